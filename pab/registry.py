@@ -1,0 +1,38 @@
+"""Every registry of pab: children of mmengine's roots, and two of our own.
+
+A child finds what its root holds (``type='CheckpointHook'`` works as it always did) and imports its own modules when it
+is first asked for a name, so nothing has to be imported by hand.
+"""
+
+from mmengine import registry as roots
+from mmengine.registry import Registry
+
+SCOPE = 'pab'
+
+
+def _child(root: Registry, *locations: str) -> Registry:
+    return Registry(root.name, parent=root, scope=SCOPE, locations=list(locations))
+
+
+MODELS = _child(roots.MODELS, 'pab.models')  # networks, the classifier, data preprocessors
+DATASETS = _child(roots.DATASETS, 'pab.datasets')  # digits, CIFAR, image folders
+DATA_SAMPLERS = _child(roots.DATA_SAMPLERS, 'pab.datasets')  # orders of samples that can be resumed
+TRANSFORMS = _child(roots.TRANSFORMS, 'pab.datasets')  # what happens to one sample, or to a batch on the device
+METRICS = _child(roots.METRICS, 'pab.evaluation')  # accuracy
+OPTIMIZERS = _child(roots.OPTIMIZERS, 'pab.optim')  # Bop
+OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, 'pab.optim')  # one backward for several optimizers
+OPTIM_WRAPPER_CONSTRUCTORS = _child(roots.OPTIM_WRAPPER_CONSTRUCTORS, 'pab.optim')  # which optimizer owns which parameter
+HOOKS = _child(roots.HOOKS, 'pab.hooks')  # pruning, adaptivity decay, flip counts, reports
+RUNNERS = _child(roots.RUNNERS, 'pab.engine')  # mmengine's runner with a short console log and safe resume
+LOOPS = _child(roots.LOOPS, 'pab.engine')  # the epoch loop that can be resumed inside an epoch
+
+PRUNERS = Registry('pruner', scope=SCOPE, locations=['pab.pruners'])  # how weights are scored before training
+CONVERTERS = Registry('converter', scope=SCOPE, locations=['pab.psg'])  # what turns layers of a network into others
+
+# mmengine warns about each root that has no child in the default scope, so the rest get an empty one.
+_HELD = {registry.name for registry in list(globals().values()) if isinstance(registry, Registry)}
+_REST = [
+    Registry(root.name, parent=root, scope=SCOPE)
+    for root in vars(roots).values()
+    if isinstance(root, Registry) and root.name not in _HELD
+]
