@@ -1,0 +1,193 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pab.optim import Bop
+
+
+def test_two_steps_by_hand():
+    w = nn.Parameter(torch.tensor([0.5, -0.5]))
+    opt = Bop([w], adaptivity_rate=0.5, threshold=0.1)
+    steps = [
+        (0.4, [-0.5, -0.5], 1),  # m = 0.2: only the first agrees in sign
+        (-1.0, [0.5, 0.5], 2),  # m = -0.4: both agree
+    ]
+    for grad, want, flips in steps:
+        w.grad = torch.full_like(w, grad)
+        opt.step()
+        assert w.tolist() == want
+        assert int(opt.last_flips) == flips
+    assert int(opt.state[w]['flips']) == 3
+
+
+def test_first_step_gradient_starts_like_the_reference():
+    w = nn.Parameter(torch.tensor([1.0, 1.0]))
+    opt = Bop([w], adaptivity_rate=0.25, threshold=0.0, first_step='gradient')
+    w.grad = torch.tensor([4.0, -4.0])
+    opt.step()
+    assert opt.state[w]['moving_average'].tolist() == [5.0, -5.0]  # (1 + gamma) g
+    assert w.tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize('foreach', [True, False, None])
+def test_sixty_steps_of_the_reference(shared, foreach):
+    gold = np.load(shared / 'golden' / 'bop.npz')
+    mask = torch.from_numpy(gold['mask']).bool()
+    w = nn.Parameter(torch.from_numpy(gold['w0']) * mask)
+    opt = Bop([w], adaptivity_rate=0.5, threshold=float(gold['tau']), first_step='gradient', foreach=foreach)
+    for step, grad in enumerate(gold['grads']):
+        opt.param_groups[0]['adaptivity_rate'] = float(gold['ar'][step])
+        w.grad = torch.from_numpy(grad) * mask
+        opt.step()
+        assert torch.equal(w.detach(), torch.from_numpy(gold['weights'][step])), f'step {step}'
+        assert int(opt.last_flips) == gold['flips'][step], f'step {step}'
+    torch.testing.assert_close(opt.state[w]['moving_average'], torch.from_numpy(gold['moving_average']))
+
+
+def test_equality_flips_and_below_does_not():
+    w = nn.Parameter(torch.tensor([1.0, 1.0]))
+    opt = Bop([w], adaptivity_rate=0.5, threshold=0.25)
+    w.grad = torch.tensor([0.5, 0.4999])
+    opt.step()
+    assert w.tolist() == [-1.0, 1.0]
+
+
+def test_zero_weight_never_flips_and_keeps_a_positive_zero():
+    w = nn.Parameter(torch.zeros(3))
+    opt = Bop([w], adaptivity_rate=0.5, threshold=0.0)
+    for grad in (1.0, -1.0, 0.0):
+        w.grad = torch.full_like(w, grad)
+        opt.step()
+        assert int(opt.last_flips) == 0
+    assert not torch.signbit(w.detach()).any()
+
+
+def test_magnitudes_never_change():
+    w = nn.Parameter(torch.randn(50))
+    before = w.detach().abs().clone()
+    opt = Bop([w], adaptivity_rate=0.3, threshold=1e-4)
+    for _ in range(20):
+        w.grad = torch.randn(50)
+        opt.step()
+    assert torch.equal(w.detach().abs(), before)
+    assert int(opt.state[w]['flips']) > 0
+
+
+def test_tiny_averages_flip_at_threshold_zero():
+    # The product of these two underflows, their signs do not.
+    w = nn.Parameter(torch.tensor([1e-30]))
+    opt = Bop([w], adaptivity_rate=0.5, threshold=0.0)
+    w.grad = torch.tensor([1e-30])
+    opt.step()
+    assert int(opt.last_flips) == 1
+
+
+def test_flips_per_weight():
+    w = nn.Parameter(torch.tensor([1.0, -1.0, 0.0]))
+    opt = Bop([w], adaptivity_rate=0.9, threshold=0.0, flips_per_weight=True)
+    for grad in (1.0, -10.0, 100.0):
+        w.grad = torch.full_like(w, grad)
+        opt.step()
+    assert opt.state[w]['flips'].tolist() == [3, 2, 0]
+
+
+def test_groups_closures_and_missing_gradients():
+    a, b, c = (nn.Parameter(torch.ones(2)) for _ in range(3))
+    opt = Bop([dict(params=[a], threshold=10.0), dict(params=[b, c])], adaptivity_rate=0.5, threshold=0.0)
+
+    def closure():
+        opt.zero_grad(set_to_none=True)
+        loss = a.sum() + b.sum()
+        loss.backward()
+        return loss
+
+    assert opt.step(closure).item() == 4.0
+    assert a.tolist() == [1.0, 1.0]  # its threshold is out of reach
+    assert b.tolist() == [-1.0, -1.0]
+    assert c.tolist() == [1.0, 1.0]
+    assert c not in opt.state or not opt.state[c]
+    opt.zero_grad(set_to_none=False)
+    assert a.grad.tolist() == [0.0, 0.0]
+
+
+def test_step_without_any_gradient_does_nothing():
+    w = nn.Parameter(torch.ones(2))
+    opt = Bop([w])
+    opt.step()
+    assert opt.last_flips is None
+    assert w.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize('per_weight', [True, False])
+def test_state_dict_round_trip_is_exact(per_weight):
+    torch.manual_seed(1)
+    grads = torch.randn(12, 40)
+
+    def run(opt, w, part):
+        for grad in part:
+            w.grad = grad.clone()
+            opt.step()
+
+    w = nn.Parameter(torch.randn(40))
+    opt = Bop([w], adaptivity_rate=0.2, threshold=1e-3, flips_per_weight=per_weight)
+    run(opt, w, grads[:6])
+    w2 = nn.Parameter(w.detach().clone())
+    opt2 = Bop([w2], adaptivity_rate=0.9, threshold=1.0, flips_per_weight=per_weight)
+    opt2.load_state_dict(copy.deepcopy(opt.state_dict()))
+    assert opt2.state[w2]['flips'].dtype == opt.state[w]['flips'].dtype
+    run(opt, w, grads[6:])
+    run(opt2, w2, grads[6:])
+    assert torch.equal(w, w2)
+    for key in ('moving_average', 'flips'):
+        assert torch.equal(opt.state[w][key], opt2.state[w2][key])
+
+
+def test_half_precision_weights_are_averaged_in_float32():
+    w = nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    opt = Bop([w], adaptivity_rate=1e-3, threshold=1e-6)
+    for _ in range(3):
+        w.grad = torch.full_like(w, 1.0)
+        opt.step()
+    average = opt.state[w]['moving_average']
+    assert average.dtype == torch.float32
+    torch.testing.assert_close(average, torch.full((4,), 1 - 0.999**3))
+    other = Bop([w])
+    other.load_state_dict(opt.state_dict())
+    assert other.state[w]['moving_average'].dtype == torch.float32
+
+
+def test_channels_last_weights():
+    w = nn.Parameter(torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last))
+    plain = nn.Parameter(w.detach().clone(memory_format=torch.contiguous_format))
+    grad = torch.randn(4, 3, 3, 3)
+    for p in (w, plain):
+        opt = Bop([p], adaptivity_rate=0.5, threshold=0.1)
+        p.grad = grad.clone()
+        opt.step()
+    assert torch.equal(w, plain)
+    assert w.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        (dict(adaptivity_rate=0.0), r'Bop: adaptivity_rate must lie in \(0, 1\), got 0.0'),
+        (dict(adaptivity_rate=1.0), r'got 1.0; it is the share of the newest gradient'),
+        (dict(adaptivity_rate=float('nan')), 'adaptivity_rate .* got nan'),
+        (dict(threshold=-1e-6), r'Bop: threshold must be >= 0, got -1e-06'),
+        (dict(first_step='one'), r"Bop: first_step must be one of \('zero', 'gradient'\), got 'one'"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Bop([nn.Parameter(torch.ones(1))], **settings)
+    with pytest.raises(ValueError, match=message):
+        Bop([dict(params=[nn.Parameter(torch.ones(1))], **settings)])
+
+
+def test_integer_parameters_are_refused():
+    with pytest.raises(TypeError, match=r'floating tensors, got dtype torch.int64'):
+        Bop([nn.Parameter(torch.ones(1, dtype=torch.int64), requires_grad=False)])
