@@ -1,0 +1,14 @@
+"""Checks of arguments that every network shares."""
+
+
+def positive_int(owner: str, name: str, value: int) -> int:
+    """Return ``value`` when it is an int >= 1; else ValueError naming the class ``owner`` and the argument ``name``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f'{owner}: {name} must be an int >= 1, got {value!r}')
+    return value
+
+
+def known_choice(owner: str, name: str, value, known) -> None:
+    """ValueError listing ``known`` when ``value`` is not one of them."""
+    if value not in known:
+        raise ValueError(f'{owner}: unknown {name} {value!r}; known: {", ".join(map(str, known))}')
