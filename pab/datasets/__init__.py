@@ -1,0 +1,9 @@
+"""Datasets, the order of their samples, and how samples become batches."""
+
+from pab.datasets.cifar import CIFAR, CIFAR10, CIFAR100
+from pab.datasets.collate import collate_images
+from pab.datasets.digits import Digits
+from pab.datasets.in_memory import InMemoryDataset
+from pab.datasets.root import data_folder
+
+__all__ = ['CIFAR', 'CIFAR10', 'CIFAR100', 'Digits', 'InMemoryDataset', 'collate_images', 'data_folder']
