@@ -1,5 +1,8 @@
 """Optimizers, and the rule that says which parameter belongs to which."""
 
 from .bop import Bop
+from .constructor import OwnershipConstructor
+from .ownership import assign_owners
+from .wrapper import SharedBackward
 
-__all__ = ['Bop']
+__all__ = ['Bop', 'OwnershipConstructor', 'SharedBackward', 'assign_owners']

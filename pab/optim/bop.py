@@ -164,5 +164,5 @@ def average_(averages: list[Tensor], grads: list[Tensor], rate: float, foreach: 
 
 
 def flips_of(weight: Tensor, average: Tensor, threshold: float) -> Tensor:
-    """Which weights flip: the average is at least the threshold, not zero, and has the weight's sign (bool, its shape)."""
+    """Which weights flip (bool, their shape): the average reaches the threshold and has the weight's sign, not 0."""
     return (average.abs() >= threshold) & (average.sign() == weight.sign()) & (weight != 0)

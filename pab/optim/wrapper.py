@@ -1,0 +1,160 @@
+"""Several optimizers behind one backward pass, in the shape mmengine's runner expects."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from mmengine.logging import MessageHub
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from torch import Tensor, nn
+
+from ..registry import OPTIM_WRAPPERS
+
+PRECISIONS = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+@OPTIM_WRAPPERS.register_module()
+class SharedBackward(OptimWrapperDict):
+    """One backward pass, then one step of every optimizer.
+
+    mmengine's own dict of wrappers leaves backward and step to a hand-written ``train_step``; this one does them, so
+    accumulation, clipping, autocast, param schedulers and resume work as with a single optimizer.
+
+    Args:
+        accumulative_counts: backward passes for one step; the loss is divided by it. >= 1.
+        clip_grad: keyword arguments of ``torch.nn.utils.clip_grad_norm_`` (or ``clip_grad_value_`` with
+            ``type='value'``), applied once over the gradients of all optimizers; None does not clip.
+        precision: 'float32', or 'bfloat16' / 'float16' to run the forward pass under autocast on any device; float16
+            scales the loss by one scaler that all optimizers share, and skips every step when a gradient overflows.
+        **optimizers: the optimizers by name.
+    """
+
+    def __init__(
+        self,
+        accumulative_counts: int = 1,
+        clip_grad: dict | None = None,
+        precision: str = 'float32',
+        **optimizers: torch.optim.Optimizer,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f'SharedBackward: precision must be one of {sorted(PRECISIONS)}, got {precision!r}')
+        if not isinstance(accumulative_counts, int) or accumulative_counts < 1:
+            raise ValueError(
+                f'SharedBackward: accumulative_counts must be an integer >= 1, got {accumulative_counts!r}'
+            )
+        super().__init__(
+            **{
+                name: OptimWrapper(optimizer, accumulative_counts=accumulative_counts)
+                for name, optimizer in optimizers.items()
+            }
+        )
+        self._first = next(iter(self.optim_wrappers.values()))
+        self.clip_grad = dict(clip_grad) if clip_grad else None
+        self.dtype = PRECISIONS[precision]
+        self.device_type = self._parameters()[0].device.type
+        self.scaler = torch.amp.GradScaler(self.device_type) if self.dtype is torch.float16 else None
+
+    def update_params(self, loss: Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None) -> None:
+        """Scale the loss, run one backward pass and, every ``accumulative_counts`` calls, step every optimizer."""
+        self.backward(self._first.scale_loss(loss))
+        if self._first.should_update():
+            self.step(**(step_kwargs or {}))
+            self.zero_grad(**(zero_kwargs or {}))
+
+    def backward(self, loss: Tensor, **kwargs) -> None:
+        """Back-propagate once for all optimizers."""
+        (self.scaler.scale(loss) if self.scaler else loss).backward(**kwargs)
+        for wrapper in self.optim_wrappers.values():
+            wrapper._inner_count += 1
+
+    def step(self, **kwargs) -> None:
+        """Clip the gradients of all parameters together, then step every optimizer."""
+        optimizers = [wrapper.optimizer for wrapper in self.optim_wrappers.values()]
+        if self.scaler is None:
+            self._clip()
+            for optimizer in optimizers:
+                optimizer.step(**kwargs)
+            return
+        for optimizer in optimizers:
+            self.scaler.unscale_(optimizer)
+        # The scaler judges each optimizer by its own gradients; a step of one without the other would split the update.
+        if all(bool(torch.isfinite(p.grad).all()) for p in self._parameters() if p.grad is not None):
+            self._clip()
+            for optimizer in optimizers:
+                self.scaler.step(optimizer, **kwargs)
+        self.scaler.update()
+
+    def zero_grad(self, **kwargs) -> None:
+        """Clear the gradients of all parameters."""
+        for wrapper in self.optim_wrappers.values():
+            wrapper.zero_grad(**kwargs)
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Autocast, and no gradient synchronisation in a step that only accumulates."""
+        with self._first.optim_context(model):
+            if self.dtype is None:
+                yield
+            else:
+                with torch.autocast(self.device_type, self.dtype):
+                    yield
+
+    def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
+        """Tell every optimizer how many backward passes there were and will be."""
+        for wrapper in self.optim_wrappers.values():
+            wrapper.initialize_count_status(model, init_counts, max_counts)
+
+    def get_lr(self) -> dict[str, list[float]]:
+        """The rates that govern the steps, for the log: learning rates, and Bop's adaptivity rate."""
+        return {**self._logged('lr'), **self._logged('adaptivity_rate')}
+
+    def get_momentum(self) -> dict[str, list[float]]:
+        """The momenta of the optimizers that have one."""
+        return self._logged('momentum')
+
+    def state_dict(self) -> dict:
+        """The state of every optimizer by name, and the loss scaler's where there is one."""
+        state = super().state_dict()
+        if self.scaler:
+            state['scaler'] = self.scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore every optimizer.
+
+        Raises:
+            ValueError: the state belongs to other optimizers, or to another precision.
+        """
+        if set(state_dict) != set(self.state_dict()):
+            raise ValueError(
+                f'SharedBackward: the checkpoint holds the state of {sorted(state_dict)}, this run has '
+                f'{sorted(self.state_dict())}; resume with the optimizers and the precision the run was started with'
+            )
+        state = dict(state_dict)
+        if self.scaler:
+            self.scaler.load_state_dict(state.pop('scaler'))
+        super().load_state_dict(state)
+
+    def _logged(self, key: str) -> dict[str, list[float]]:
+        values = {
+            name: [group[key] for group in wrapper.optimizer.param_groups]
+            for name, wrapper in self.optim_wrappers.items()
+            if key in wrapper.optimizer.defaults
+        }
+        return {key if len(values) == 1 else f'{name}.{key}': value for name, value in values.items()}
+
+    def _parameters(self) -> list[Tensor]:
+        groups = chain.from_iterable(wrapper.optimizer.param_groups for wrapper in self.optim_wrappers.values())
+        return [param for group in groups for param in group['params']]
+
+    def _clip(self) -> None:
+        if self.clip_grad is None:
+            return
+        kwargs = dict(self.clip_grad)
+        params = [p for p in self._parameters() if p.grad is not None]
+        if kwargs.pop('type', 'norm') == 'value':
+            nn.utils.clip_grad_value_(params, **kwargs)
+        else:
+            norm = nn.utils.clip_grad_norm_(params, **kwargs)
+            MessageHub.get_current_instance().update_scalar('train/grad_norm', norm)
