@@ -1,0 +1,7 @@
+"""Predictive sign gradient: the weight gradient of a layer from a quantised input and a quantised output gradient."""
+
+from .config import PSGConfig
+from .convert import PSGConverter, convert_psg_, exact_gradients
+from .layers import PSGConv2d, PSGLayer, PSGLinear
+
+__all__ = ['PSGConfig', 'PSGConv2d', 'PSGConverter', 'PSGLayer', 'PSGLinear', 'convert_psg_', 'exact_gradients']

@@ -1,0 +1,67 @@
+"""Numbers of the research code: the quantiser, and 38 layers with every kind of setting."""
+
+import json
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+
+from pab.psg import PSGConfig, PSGConv2d, quantize as q
+
+SCALES = {
+    'per-tensor mean of per-sample max': q.input_scale,
+    'per-row max': q.channel_scale,
+    'per-tensor max': q.tensor_scale,
+}
+
+
+def load(folder, name):
+    with np.load(folder / 'golden' / f'{name}.npz') as file:
+        arrays = {key: torch.from_numpy(file[key]) for key in file.files if key != 'meta'}
+        return json.loads(str(file['meta'])), arrays
+
+
+def relative_error(got, want):
+    got, want = got.detach().double(), want.double()
+    return float((got - want).norm() / want.norm())
+
+
+@pytest.mark.parametrize('case', range(5))
+def test_quantizer(shared, case):
+    meta, arrays = load(shared, 'quantize')
+    setting, x = meta[case], arrays[f'{case}_x']
+    scale = SCALES[setting['range']](x)
+    assert torch.equal(scale.flatten(), arrays[f'{case}_scale'].flatten())
+    got = q.quantize(x, setting['bits'], setting['signed'], scale)
+    assert relative_error(got, arrays[f'{case}_q']) < 1e-6
+
+
+@pytest.mark.parametrize('channels_last', [False, True])
+@pytest.mark.parametrize('case', range(38))
+def test_layer(shared, case, channels_last):
+    meta, arrays = load(shared, 'psg_conv')
+    setting = meta[case]
+    x, w, mask, grad_out, y, grad_x, grad_w = (
+        arrays[f'{case}_{key}'] for key in ('x', 'w', 'mask', 'grad_out', 'y', 'grad_x', 'grad_w')
+    )
+    layer = PSGConv2d(
+        setting['cin'],
+        setting['cout'],
+        setting['k'],
+        bias=False,
+        input_signed=setting['input_signed'],
+        psg=PSGConfig(**{field.name: setting[field.name] for field in fields(PSGConfig)}),
+        **{key: setting[key] for key in ('stride', 'padding', 'dilation', 'groups')},
+    )
+    layer.weight.data = w * mask
+    x.requires_grad_()
+    inputs = x
+    if channels_last:
+        layer.to(memory_format=torch.channels_last)
+        inputs = x.contiguous(memory_format=torch.channels_last)
+    out = layer(inputs)
+    out.backward(grad_out)
+    assert relative_error(out, y) < 1e-6
+    assert relative_error(x.grad, grad_x) < 1e-6
+    assert relative_error(layer.weight.grad * mask, grad_w) < 1e-6
