@@ -1,7 +1,21 @@
 """Ordinary networks, each written once, their initial weights, and the classifier that mmengine trains."""
 
 from .classifier import ImageClassifier
+from .conv_net import ConvNet
 from .initialization import SCHEMES, initialize_
 from .resnet_cifar import CIFARResNet
+from .torchvision_model import TORCHVISION_NAMES, TorchvisionModel
+from .vgg import CIFARVGG
+from .wide_resnet import WideResNet
 
-__all__ = ['SCHEMES', 'CIFARResNet', 'ImageClassifier', 'initialize_']
+__all__ = [
+    'CIFARVGG',
+    'SCHEMES',
+    'TORCHVISION_NAMES',
+    'CIFARResNet',
+    'ConvNet',
+    'ImageClassifier',
+    'TorchvisionModel',
+    'WideResNet',
+    'initialize_',
+]

@@ -41,7 +41,7 @@ class ImageClassifier(BaseModel):
         self,
         network: dict | nn.Module,
         converter: dict | list[dict] | None = None,
-        init: dict | None = dict(scheme='kaiming_normal', seed=None),  # noqa: B006, C408 (only read)
+        init: dict | None = dict(scheme='kaiming_normal', seed=None),  # noqa: B006 (only read)
         channels_last: bool = True,
         data_preprocessor: dict | nn.Module | None = None,
         input_shape: tuple[int, int, int] | None = None,

@@ -109,5 +109,5 @@ class CIFARResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(images)))
         for stage in range(self.num_stages):
-            x = self.get_submodule(f'layer{stage + 1}')(x)
+            x = getattr(self, f'layer{stage + 1}')(x)
         return self.linear(x.mean((2, 3)))

@@ -1,0 +1,62 @@
+"""The small plain networks of the lottery ticket papers."""
+
+from torch import Tensor, nn
+
+from ..registry import MODELS
+from .checks import known_choice, positive_int
+
+
+@MODELS.register_module()
+class ConvNet(nn.Module):
+    """Conv-2, Conv-4 or Conv-6: pairs of 3x3 convolutions, a max pool after each pair, three linear layers.
+
+    images (N, in_channels, image_size, image_size) -> logits (N, num_classes). No BatchNorm.
+
+    Args:
+        depth: number of convolutions, a key of ``WIDTHS``, else ValueError.
+        num_classes: number of logits, >= 1.
+        in_channels: channels of the images, >= 1.
+        image_size: height and width of the images in pixels; at least 2 for each pair of convolutions.
+        bias: whether convolutions and linear layers have biases: they do in arXiv 1803.03635 (the lottery ticket
+            hypothesis), they don't in arXiv 1911.13299 (edge-popup).
+    """
+
+    # depth -> channels of each pair
+    WIDTHS = {2: (64,), 4: (64, 128), 6: (64, 128, 256)}
+
+    def __init__(
+        self, depth: int, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, bias: bool = True
+    ):
+        super().__init__()
+        known_choice('ConvNet', 'depth', depth, self.WIDTHS)
+        positive_int('ConvNet', 'num_classes', num_classes)
+        positive_int('ConvNet', 'in_channels', in_channels)
+        widths = self.WIDTHS[depth]
+        left = positive_int('ConvNet', 'image_size', image_size) >> len(widths)  # each pool halves, rounding down
+        if left < 1:
+            raise ValueError(
+                f'ConvNet: depth {depth} pools {len(widths)} times and needs image_size >= {1 << len(widths)}, '
+                f'got {image_size!r}'
+            )
+        layers, channels = [], in_channels
+        for width in widths:
+            layers += [nn.Conv2d(channels, width, 3, padding=1, bias=bias), nn.ReLU()]
+            layers += [nn.Conv2d(width, width, 3, padding=1, bias=bias), nn.ReLU(), nn.MaxPool2d(2)]
+            channels = width
+        self.image_size = image_size
+        self.features = nn.Sequential(*layers)
+        self.hidden = nn.Sequential(
+            nn.Linear(channels * left * left, 256, bias=bias),
+            nn.ReLU(),
+            nn.Linear(256, 256, bias=bias),
+            nn.ReLU(),
+        )
+        self.linear = nn.Linear(256, num_classes, bias=bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[2:] != (self.image_size, self.image_size):
+            raise ValueError(
+                f'ConvNet: images must be {self.image_size}x{self.image_size}, got {tuple(images.shape[2:])}; '
+                'set image_size to that of the data'
+            )
+        return self.linear(self.hidden(self.features(images).flatten(1)))
