@@ -35,7 +35,9 @@ class InMemoryDataset(Dataset):
         sample_seed: int | None = None,
     ):
         kept = subset(type(self).__name__, len(labels), indices, num_samples, sample_seed)
-        self.images = images if kept is None else images[kept]
+        images = images if kept is None else images[kept]
+        # channels last: a batch is augmented and normalised in that layout, and converting here costs once, not always
+        self.images = images.contiguous(memory_format=torch.channels_last)
         self.labels = labels if kept is None else labels[kept]
         self.metainfo = {'classes': tuple(classes)}
 
@@ -48,7 +50,8 @@ class InMemoryDataset(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> dict:
         rows = torch.as_tensor(indices)
         # index_select copies whole images; plain indexing would visit them element by element
-        return {'images': self.images.index_select(0, rows), 'labels': self.labels.index_select(0, rows)}
+        images = self.images.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
+        return {'images': images, 'labels': self.labels.index_select(0, rows)}
 
 
 def subset(

@@ -20,8 +20,8 @@ class Accuracy(BaseMetric):
     when there are any. A sample with such a logit counts as wrong, and the loss then shows it. A negative label marks a
     sample that is left out. Each sample is counted once, also when ranks were padded to the same number of samples.
 
-    Per batch only a few numbers a sample are kept, on the device of the logits; nothing waits for that device before the
-    end of the run.
+    Per batch only a few numbers a sample are kept, on the device of the logits; nothing waits for that device before
+    the end of the run.
 
     Args:
         topk: the k, each 1 or more; a label is within the top k when fewer than k classes go before it. Of equal logits
@@ -71,7 +71,7 @@ class Accuracy(BaseMetric):
 
 
 def sample_rows(logits: Tensor, labels: Tensor, topk: Sequence[int]) -> Tensor:
-    """Return (N, 2 + len(topk)) float64: loss, 1 if a logit is not finite (NaN: left out), and 1 per k if within the top k.
+    """Return (N, 2 + len(topk)) float64: loss, whether a logit is not finite (NaN: left out), whether in each top k.
 
     Args:
         logits: (N, num_classes), floating.
@@ -80,7 +80,8 @@ def sample_rows(logits: Tensor, labels: Tensor, topk: Sequence[int]) -> Tensor:
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(
-            f'Accuracy: needs logits (N, num_classes) and labels (N,), got {tuple(logits.shape)} and {tuple(labels.shape)}'
+            f'Accuracy: logits must be (N, num_classes) and labels (N,), '
+            f'got {tuple(logits.shape)} and {tuple(labels.shape)}'
         )
     num_classes = logits.shape[1]
     if max(topk) > num_classes:

@@ -3,6 +3,7 @@
 from .classifier import ImageClassifier
 from .conv_net import ConvNet
 from .initialization import SCHEMES, initialize_
+from .preprocessor import ImagePreprocessor
 from .resnet_cifar import CIFARResNet
 from .torchvision_model import TORCHVISION_NAMES, TorchvisionModel
 from .vgg import CIFARVGG
@@ -15,6 +16,7 @@ __all__ = [
     'CIFARResNet',
     'ConvNet',
     'ImageClassifier',
+    'ImagePreprocessor',
     'TorchvisionModel',
     'WideResNet',
     'initialize_',

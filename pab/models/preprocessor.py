@@ -1,0 +1,156 @@
+"""From the loader's pixels to what a network sees: augmentation and normalisation of a whole batch on its device."""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.model import BaseDataPreprocessor
+from torch import Tensor
+
+from pab.registry import MODELS
+
+
+@MODELS.register_module()
+class ImagePreprocessor(BaseDataPreprocessor):
+    """Move a batch to the device, crop and flip it at random when training, and normalise it.
+
+    ``forward(dict(images=..., labels=...), training)`` returns the same keys. Images come in as (N, C, H, W), either
+    uint8 in 0..255 or floating in [0, 1] (checked on the first batch), and leave as float32 (x - mean) / std of the
+    same shape. Random numbers come from the default generator of the images' device, so a saved RNG state restores
+    them; nothing waits for the device.
+
+    Args:
+        mean: of each channel, in units of [0, 1].
+        std: of each channel, in units of [0, 1], > 0.
+        crop_padding: pixels added on each side before a random crop of the old size; 0 for no crop.
+        padding_value: 'black' pads with pixel 0; 'mean' with ``mean``, which becomes 0 after normalisation (for uint8
+            images the nearest of the 256 levels).
+        flip: mirror left and right with probability 1/2.
+        channels_last: memory layout of the output.
+        non_blocking: do not wait for the copy of pinned memory to the device.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        crop_padding: int = 0,
+        padding_value: str = 'black',
+        flip: bool = False,
+        channels_last: bool = True,
+        non_blocking: bool = True,
+    ):
+        super().__init__(non_blocking=non_blocking)
+        if len(mean) == 0 or len(mean) != len(std):
+            raise ValueError(
+                f'ImagePreprocessor: mean and std need one number for each channel, got {len(mean)} and {len(std)}'
+            )
+        if not all(0 <= value <= 1 for value in mean):
+            raise ValueError(f'ImagePreprocessor: mean must lie in [0, 1], the range of pixels / 255, got {mean!r}')
+        if not all(0 < value < float('inf') for value in std):
+            raise ValueError(f'ImagePreprocessor: std must be finite and > 0, got {std!r}')
+        if not isinstance(crop_padding, int) or isinstance(crop_padding, bool) or crop_padding < 0:
+            raise ValueError(f'ImagePreprocessor: crop_padding must be 0 or more pixels, got {crop_padding!r}')
+        if padding_value not in ('black', 'mean'):
+            raise ValueError(f"ImagePreprocessor: padding_value must be 'black' or 'mean', got {padding_value!r}")
+        self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.register_buffer('std', torch.tensor(std, dtype=torch.float32), persistent=False)
+        self.crop_padding = crop_padding
+        self.padding_value = padding_value
+        self.flip = flip
+        self.channels_last = channels_last
+        self._range_checked = False
+        self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
+
+    @torch.no_grad()
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Return the batch as the network takes it; ``training`` turns the augmentation on."""
+        self._check(data['images'])
+        data = self.cast_data(data)
+        images = data['images']
+        if training and (self.crop_padding or self.flip):
+            images = crop_and_flip(images, self.crop_padding, self._padding(images.dtype), self.flip)
+        data['images'] = self._normalise(images)
+        return data
+
+    def _check(self, images: Tensor) -> None:
+        if images.ndim != 4 or images.shape[1] != len(self.mean):
+            raise ValueError(
+                f'ImagePreprocessor: mean and std have {len(self.mean)} channels, so images must be '
+                f'(N, {len(self.mean)}, H, W), got {tuple(images.shape)}'
+            )
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise TypeError(
+                f'ImagePreprocessor: images must be uint8 (0..255) or floating ([0, 1]), got {images.dtype}'
+            )
+        # once, and before the transfer: looking at numbers on a GPU would wait for it
+        if images.is_floating_point() and not self._range_checked:
+            low, high = float(images.min()), float(images.max())
+            if not (low >= 0 and high <= 1):
+                raise ValueError(
+                    f'ImagePreprocessor: floating images must lie in [0, 1], got [{low:g}, {high:g}]; '
+                    'pass uint8 for 0..255, and leave the normalisation to the preprocessor'
+                )
+            self._range_checked = True
+
+    def _padding(self, dtype: torch.dtype) -> Tensor:
+        if self.padding_value == 'black':
+            return torch.zeros_like(self.mean, dtype=dtype)
+        return (self.mean * 255).round().to(dtype) if dtype == torch.uint8 else self.mean.to(dtype)
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        scale, shift = self._table(images, layout)
+        # a fresh tensor, so the two passes may run in place
+        out = torch.empty(images.shape, dtype=torch.float32, device=images.device, memory_format=layout)
+        return out.copy_(images).mul_(scale).sub_(shift)
+
+    def _table(self, images: Tensor, layout: torch.memory_format) -> tuple[Tensor, Tensor]:
+        """Return factor and offset of every pixel, (1, C, H, W): dense, so that the passes vectorise."""
+        key = (images.shape[1:], images.dtype == torch.uint8, images.device)
+        if key not in self._tables:
+            unit = 255.0 if images.dtype == torch.uint8 else 1.0
+            mean, std = (value.to(images.device).double()[None, :, None, None] for value in (self.mean, self.std))
+            self._tables[key] = tuple(
+                value.float().expand(1, *images.shape[1:]).contiguous(memory_format=layout)
+                for value in (1 / (unit * std), mean / std)
+            )
+        return self._tables[key]
+
+
+def crop_and_flip(images: Tensor, padding: int, padding_value: Tensor, flip: bool) -> Tensor:
+    """Pad each image, crop it back to its size at a random place, and mirror it with probability 1/2.
+
+    All images at once and without waiting for the device: rows of pixels are copied from a padded batch that holds
+    every image and, for ``flip``, its mirror image.
+
+    Args:
+        images: (N, C, H, W), any layout; channels_last is the fastest.
+        padding: pixels on each side; the 2 * padding + 1 places of each direction are equally likely.
+        padding_value: (C,), of the images' dtype and device.
+        flip: whether to mirror.
+
+    Returns:
+        (N, C, H, W), channels_last.
+    """
+    n, channels, height, width = images.shape
+    device = images.device
+    top, left = torch.randint(0, 2 * padding + 1, (2, n), device=device)
+    mirrored = torch.randint(0, 2, (n,), device=device) if flip else torch.zeros_like(top)
+
+    rows, row = height + 2 * padding, (width + 2 * padding) * channels
+    # (1 or 2, N, rows * row), channels innermost: a row of a crop is then one run of numbers
+    padded = padding_value.repeat(rows * row // channels).expand(1 + flip, n, -1).contiguous()
+    inner = padded.view(1 + flip, n, rows, row // channels, channels)
+    inner = inner[:, :, padding : padding + height, padding : padding + width]
+    images = images.contiguous(memory_format=torch.channels_last)
+    inner[0] = images.permute(0, 2, 3, 1)
+    if flip:
+        inner[1] = images.flip(3).permute(0, 2, 3, 1)
+
+    first = (mirrored * n + torch.arange(n, device=device)) * rows + top  # (N,) first padded row of each crop
+    starts = (first[:, None] + torch.arange(height, device=device)) * row + (left * channels)[:, None]
+    # overlapping windows of one row each: window i begins at number i
+    windows = padded.view(-1).as_strided((padded.numel() - width * channels + 1, width * channels), (1, 1))
+    crops = windows.index_select(0, starts.view(-1))
+    return crops.view(n, height, width, channels).permute(0, 3, 1, 2)

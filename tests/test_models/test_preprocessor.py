@@ -1,0 +1,169 @@
+import copy
+
+import pytest
+import torch
+
+from pab.models.preprocessor import ImagePreprocessor, crop_and_flip
+from pab.registry import MODELS
+
+MEAN, STD = (0.5, 0.25, 0.0), (0.5, 0.25, 1.0)
+
+
+def numbered(n=4, channels=3, height=6, width=5):
+    """Every pixel different within an image, none 0."""
+    pixels = torch.arange(n * channels * height * width, dtype=torch.int64).reshape(n, channels, height, width)
+    return (pixels % 254 + 1).to(torch.uint8)
+
+
+def batch(images):
+    return {'images': images, 'labels': torch.arange(len(images))}
+
+
+def test_is_registered():
+    assert isinstance(MODELS.build({'type': 'ImagePreprocessor', 'mean': MEAN, 'std': STD}), ImagePreprocessor)
+
+
+def test_normalises_by_hand():
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(1, 3, 1, 1)  # 0, 0.2, 1 of full range
+    out = ImagePreprocessor(MEAN, STD)(batch(images))
+    assert out['images'].dtype == torch.float32
+    torch.testing.assert_close(out['images'].flatten(), torch.tensor([-1.0, -0.2, 1.0]))
+    assert out['labels'].tolist() == [0]
+
+
+@pytest.mark.parametrize('channels_last', [True, False])
+def test_floating_and_uint8_images_agree(channels_last):
+    images = numbered()
+    preprocessor = ImagePreprocessor(MEAN, STD, channels_last=channels_last)
+    whole = preprocessor(batch(images))['images']
+    floating = preprocessor(batch(images / 255))['images']
+    torch.testing.assert_close(whole, floating)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    assert whole.is_contiguous(memory_format=layout)
+    mean, std = torch.tensor(MEAN).reshape(1, 3, 1, 1), torch.tensor(STD).reshape(1, 3, 1, 1)
+    torch.testing.assert_close(whole, (images / 255 - mean) / std)
+
+
+def test_augments_in_training_only():
+    preprocessor = ImagePreprocessor(MEAN, STD, crop_padding=2, flip=True)
+    images = numbered(32)
+    plain = preprocessor(batch(images), training=False)['images']
+    assert torch.equal(plain, preprocessor(batch(images), training=False)['images'])
+    assert not torch.equal(plain, preprocessor(batch(images), training=True)['images'])
+
+
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.float32])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_every_crop_is_a_window_of_the_padded_image_or_its_mirror(channels, layout, dtype):
+    n, padding = 200, 2
+    images = numbered(n, channels).to(dtype).contiguous(memory_format=layout)
+    value = torch.arange(channels).to(dtype)
+    crops = crop_and_flip(images, padding, value, flip=True)
+    height, width = images.shape[2:]
+    seen = set()
+    for image, crop in zip(images, crops, strict=True):
+        padded = value[:, None, None].repeat(1, height + 2 * padding, width + 2 * padding)
+        padded[:, padding:-padding, padding:-padding] = image
+        # the mirror of a window of an image is a window of the mirrored image
+        places = [
+            (top, left, mirrored)
+            for top in range(2 * padding + 1)
+            for left in range(2 * padding + 1)
+            for mirrored, source in ((False, padded), (True, padded.flip(2)))
+            if torch.equal(crop, source[:, top : top + height, left : left + width])
+        ]
+        assert len(places) == 1
+        seen.update(places)
+    # 50 equally likely outcomes, 200 draws: on average 1 % of them are missed
+    assert len(seen) >= 45
+
+
+def test_crop_alone_never_mirrors_and_flip_alone_never_moves():
+    images = numbered(64)
+    zero = torch.zeros(3, dtype=torch.uint8)
+    flipped = crop_and_flip(images, 0, zero, flip=True)
+    same = (flipped == images).flatten(1).all(1)
+    mirror = (flipped == images.flip(3)).flatten(1).all(1)
+    assert torch.equal(same, ~mirror)
+    assert 16 <= int(mirror.sum()) <= 48
+    assert torch.equal(crop_and_flip(images, 0, zero, flip=False), images)
+
+
+@pytest.mark.parametrize('padding_value', ['black', 'mean'])
+def test_padding_value(padding_value):
+    mean = (51 / 255, 102 / 255, 153 / 255)
+    preprocessor = ImagePreprocessor(mean, STD, crop_padding=3, padding_value=padding_value)
+    images = torch.full((64, 3, 4, 4), 255, dtype=torch.uint8)
+    out = preprocessor(batch(images), training=True)['images']
+    bright = (1 - torch.tensor(mean)) / torch.tensor(STD)
+    padding = torch.zeros(3) if padding_value == 'mean' else -torch.tensor(mean) / torch.tensor(STD)
+    for channel in range(3):
+        values = out[:, channel].unique()
+        expected = sorted([bright[channel].item(), padding[channel].item()])
+        torch.testing.assert_close(values[[0, -1]], torch.tensor(expected), atol=1e-6, rtol=0)
+        assert ((out[:, channel] - expected[0]).abs() < 1e-6).any()
+
+
+def test_random_numbers_follow_the_global_state():
+    preprocessor = ImagePreprocessor(MEAN, STD, crop_padding=4, flip=True)
+    state = torch.get_rng_state()
+    first = preprocessor(batch(numbered(16)), training=True)['images']
+    torch.set_rng_state(state)
+    again = copy.deepcopy(preprocessor)(batch(numbered(16)), training=True)['images']
+    assert torch.equal(first, again)
+
+
+def test_input_is_left_alone_and_state_dict_empty():
+    images = numbered()
+    before = images.clone()
+    preprocessor = ImagePreprocessor(MEAN, STD, crop_padding=1, flip=True)
+    preprocessor(batch(images), training=True)
+    floating = images / 255
+    preprocessor(batch(floating))
+    assert torch.equal(images, before)
+    assert torch.equal(floating, before / 255)
+    assert not preprocessor.state_dict()  # nothing that a checkpoint must hold
+
+
+@pytest.mark.parametrize(
+    ('options', 'text'),
+    [
+        ({'mean': (0.5,), 'std': (0.5, 0.5)}, 'mean and std need one number for each channel, got 1 and 2'),
+        ({'mean': (), 'std': ()}, 'need one number for each channel'),
+        ({'mean': (123.7,), 'std': (58.4,)}, r'mean must lie in \[0, 1\].*123.7'),
+        ({'mean': (0.5,), 'std': (0.0,)}, 'std must be finite and > 0'),
+        ({'crop_padding': -1}, 'crop_padding must be 0 or more pixels, got -1'),
+        ({'crop_padding': 1.5}, 'crop_padding must be 0 or more pixels, got 1.5'),
+        ({'padding_value': 'grey'}, "padding_value must be 'black' or 'mean', got 'grey'"),
+    ],
+)
+def test_bad_settings(options, text):
+    with pytest.raises(ValueError, match=text):
+        ImagePreprocessor(**{'mean': MEAN, 'std': STD, **options})
+
+
+def test_bad_images():
+    preprocessor = ImagePreprocessor(MEAN, STD)
+    with pytest.raises(ValueError, match=r'images must be \(N, 3, H, W\), got \(2, 1, 4, 4\)'):
+        preprocessor(batch(torch.zeros(2, 1, 4, 4)))
+    with pytest.raises(TypeError, match='uint8 .* or floating .* got torch.int64'):
+        preprocessor(batch(torch.zeros(2, 3, 4, 4, dtype=torch.int64)))
+    with pytest.raises(ValueError, match=r'floating images must lie in \[0, 1\], got \[0, 255\]; pass uint8'):
+        preprocessor(batch(torch.tensor([0.0, 255.0]).repeat(2, 3, 4, 1)))
+    with pytest.raises(ValueError, match=r'floating images must lie in \[0, 1\], got \[nan, nan\]'):
+        preprocessor(batch(torch.full((2, 3, 4, 4), torch.nan)))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
+def test_does_not_wait_for_the_gpu():
+    preprocessor = ImagePreprocessor(MEAN, STD, crop_padding=2, flip=True).to('cuda')
+    pinned = {'images': numbered().pin_memory(), 'labels': torch.arange(4).pin_memory()}
+    preprocessor(pinned, training=True)  # the first call fills the tables
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        out = preprocessor(pinned, training=True)
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    assert out['images'].is_cuda
