@@ -30,10 +30,7 @@ class PSGLayer:
         self.psg, self.input_signed, self.exact = psg, input_signed, False
 
     def _is_plain(self) -> bool:
-        if self.exact:
-            return True
-        trains = torch.is_grad_enabled() and self.weight.requires_grad
-        return not (trains or self.psg.predictive_forward)
+        return self.exact or not (torch.is_grad_enabled() or self.psg.predictive_forward)
 
     def _psg_repr(self) -> str:
         return f'input_signed={self.input_signed}, psg={self.psg}'

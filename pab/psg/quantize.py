@@ -3,8 +3,8 @@ r"""The quantiser Q, its scales and the 8-bit code, as plain functions on tensor
 .. math:: Q(x; b) = \mathrm{round}(\mathrm{clamp}((x - lo) / \delta, 0, 2^b - 1))\, \delta + lo, \quad
           \delta = (s - lo) / 2^b, \quad lo = -s \text{ if signed else } 0
 
-with halves rounded to even. lo is a whole number of deltas, so Q(x) / delta is an integer and an exact 0 stays exactly 0.
-Narrow types (float16, bfloat16) are quantised in float32. Source: Peek-a-Boo's reference code (arXiv 2105.07533).
+with halves rounded to even. lo is a whole number of deltas, so Q(x) / delta is an integer and an exact 0 stays one.
+Narrow types (float16, bfloat16) are quantised in float32. Source: the published code of Peek-a-Boo (ICLR 2022).
 """
 
 import torch

@@ -1,0 +1,98 @@
+"""What a step runs and keeps: numbers of convolutions, bytes saved for the backward pass."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pab.psg import PSGConfig, PSGConv2d, PSGLinear
+
+
+class ConvolutionCounter(TorchDispatchMode):
+    """One for a forward convolution, one for each of the two gradients asked of a backward one."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name == 'convolution':
+            self.count += 1
+        elif name == 'convolution_backward':
+            self.count += sum(args[-1][:2])
+        return func(*args, **(kwargs or {}))
+
+
+class SavedBytes:
+    """Bytes of the distinct storages that autograd keeps, parameters left out."""
+
+    def __init__(self, model):
+        parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        self.storages = {}
+
+        def pack(t):
+            storage = t.untyped_storage()
+            if storage.data_ptr() not in parameters:
+                self.storages[storage.data_ptr()] = storage
+            return t
+
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
+
+    @property
+    def total(self):
+        return sum(storage.nbytes() for storage in self.storages.values())
+
+
+@pytest.mark.parametrize(
+    ('psg', 'want'),
+    [
+        (PSGConfig(), 3),
+        (PSGConfig(take_sign=True, threshold=0.05), 3),
+        (PSGConfig(sparsify=False), 4),
+        (PSGConfig(predictive_forward=True), 4),
+    ],
+)
+def test_convolutions_in_a_step(psg, want):
+    layer = PSGConv2d(3, 4, 3, psg=psg)
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    with ConvolutionCounter() as counter:
+        layer(x).sum().backward()
+    assert counter.count == want
+
+
+def test_first_layer_and_frozen_layer_run_two():
+    layer = PSGConv2d(3, 4, 3)
+    with ConvolutionCounter() as counter:
+        layer(torch.randn(2, 3, 8, 8)).sum().backward()
+    assert counter.count == 2
+    layer.weight.requires_grad_(False)
+    with ConvolutionCounter() as counter:
+        layer(torch.randn(2, 3, 8, 8, requires_grad=True)).sum().backward()
+    assert counter.count == 2
+
+
+@pytest.mark.parametrize(
+    ('psg', 'size'),
+    [
+        (PSGConfig(), 1),
+        (PSGConfig(input_bits=4), 1),
+        (PSGConfig(input_bits=12), 2),
+        (PSGConfig(input_bits=24), 4),
+        (PSGConfig(sparsify=False), 4),
+    ],
+)
+@pytest.mark.parametrize('linear', [False, True])
+def test_bytes_for_each_entry_of_the_input(psg, size, linear):
+    layer = PSGLinear(32, 3, psg=psg) if linear else PSGConv2d(3, 4, 3, psg=psg)
+    x = torch.rand(16, 32) if linear else torch.rand(2, 3, 16, 16)
+    saved = SavedBytes(layer)
+    with saved.hooks:
+        layer(x)
+    assert x.numel() * size <= saved.total <= x.numel() * size + 4  # the scale
+
+
+def test_nothing_is_encoded_without_a_weight_gradient():
+    layer = PSGConv2d(3, 4, 3)
+    layer.weight.requires_grad_(False)
+    saved = SavedBytes(layer)
+    with saved.hooks:
+        layer(torch.rand(2, 3, 16, 16, requires_grad=True))
+    assert saved.total == 0
