@@ -48,8 +48,8 @@ def channel_scale(w: Tensor) -> Tensor:
 def _abs_max(x: Tensor, dim: int) -> Tensor:
     if x.shape[dim] == 0:
         return x.new_zeros(x.shape[:dim], dtype=working_dtype(x.dtype))
-    low, high = torch.aminmax(x, dim=dim)  # one pass, and |x| is never written; a NaN comes through
-    return torch.maximum(-low, high).to(working_dtype(x.dtype))
+    # |x| is never written, and two vectorised reductions are faster than torch.aminmax; a NaN comes through
+    return torch.maximum(x.amax(dim), -x.amin(dim)).to(working_dtype(x.dtype))
 
 
 def step_size(scale: Tensor, bits: int, signed: bool) -> Tensor:

@@ -94,7 +94,7 @@ def test_subclasses_are_left_alone_and_named():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match='ReLU has nothing to convert: no layer of the kinds .*Conv2d'):
+    with pytest.raises(ValueError, match=r'ReLU has nothing to convert: no layer of the kinds .*Conv2d'):
         convert_psg_(nn.ReLU())
     with pytest.raises(ValueError, match=r"names layers that are not converted: \['conv1'\]; known are \['0', '2.0'\]"):
         convert_psg_(small_net(), input_signed={'conv1': True})
@@ -104,9 +104,9 @@ def test_errors():
         convert_psg_(small_net(), layers='Conv2d')
     with pytest.raises(TypeError, match="layer '0' must be True or False, got 1"):
         convert_psg_(small_net(), input_signed={'0': 1})
-    with pytest.raises(TypeError, match='input_signed must be a dict .* got True'):
+    with pytest.raises(TypeError, match=r'input_signed must be a dict .* got True'):
         convert_psg_(small_net(), input_signed=True)
-    with pytest.raises(TypeError, match='model must be an nn.Module, got dict'):
+    with pytest.raises(TypeError, match=r'model must be an nn.Module, got dict'):
         convert_psg_({})
     with pytest.raises(TypeError, match=r'cfg must be a PSGConfig, got .* write PSGConfig\(\*\*cfg\)'):
         convert_psg_(small_net(), dict(input_bits=8))

