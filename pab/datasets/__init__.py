@@ -5,5 +5,16 @@ from pab.datasets.collate import collate_images
 from pab.datasets.digits import Digits
 from pab.datasets.in_memory import InMemoryDataset
 from pab.datasets.root import data_folder
+from pab.datasets.sampler import EpochSampler, SampleIndex
 
-__all__ = ['CIFAR', 'CIFAR10', 'CIFAR100', 'Digits', 'InMemoryDataset', 'collate_images', 'data_folder']
+__all__ = [
+    'CIFAR',
+    'CIFAR10',
+    'CIFAR100',
+    'Digits',
+    'EpochSampler',
+    'InMemoryDataset',
+    'SampleIndex',
+    'collate_images',
+    'data_folder',
+]

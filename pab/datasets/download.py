@@ -1,14 +1,14 @@
 """Fetch an archive of data, check it, and take only the files that are expected out of it."""
 
+import hashlib
 import os
 import shutil
 import tarfile
-import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.dist import barrier, is_main_process
-from torchvision.datasets.utils import download_url
 
 
 def fetch_files(who: str, url: str, md5: str, folder: Path, members: Sequence[str]) -> None:
@@ -39,17 +39,20 @@ def fetch_files(who: str, url: str, md5: str, folder: Path, members: Sequence[st
 
 
 def _fetch(who: str, url: str, md5: str, folder: Path, members: Sequence[str]) -> None:
-    archive = folder / os.path.basename(url)
-    try:
-        download_url(url, str(folder), md5=md5)
-    except (urllib.error.URLError, OSError) as error:
-        raise RuntimeError(
-            f'{who}: cannot download {url} to {archive} ({error}); fetch it by other means, unpack it below {folder}'
-        ) from error
-    except RuntimeError as error:
-        raise RuntimeError(
-            f'{who}: {archive}, downloaded from {url}, does not have the md5 checksum {md5}; delete it and try again'
-        ) from error
+    archive = folder / url.rsplit('/', 1)[-1]
+    if not (archive.is_file() and _md5(archive) == md5):
+        try:
+            _download(url, archive)
+        except OSError as error:  # URLError is one
+            raise RuntimeError(
+                f'{who}: cannot download {url} to {archive} ({error}); '
+                f'fetch it by other means and unpack it below {folder}'
+            ) from error
+        if _md5(archive) != md5:
+            raise RuntimeError(
+                f'{who}: {archive}, downloaded from {url}, has the md5 checksum {_md5(archive)}, not {md5}; '
+                'delete it and try again'
+            )
     with tarfile.open(archive) as tar:
         for name in members:
             try:
@@ -64,3 +67,19 @@ def _fetch(who: str, url: str, md5: str, folder: Path, members: Sequence[str]) -
             with source, open(part, 'wb') as out:
                 shutil.copyfileobj(source, out)
             os.replace(part, target)
+
+
+def _download(url: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + '.part')
+    with urllib.request.urlopen(url, timeout=60) as source, open(part, 'wb') as out:
+        shutil.copyfileobj(source, out)
+    os.replace(part, path)
+
+
+def _md5(path: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

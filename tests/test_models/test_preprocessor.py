@@ -147,7 +147,7 @@ def test_bad_images():
     preprocessor = ImagePreprocessor(MEAN, STD)
     with pytest.raises(ValueError, match=r'images must be \(N, 3, H, W\), got \(2, 1, 4, 4\)'):
         preprocessor(batch(torch.zeros(2, 1, 4, 4)))
-    with pytest.raises(TypeError, match='uint8 .* or floating .* got torch.int64'):
+    with pytest.raises(TypeError, match=r'uint8 .* or floating .* got torch\.int64'):
         preprocessor(batch(torch.zeros(2, 3, 4, 4, dtype=torch.int64)))
     with pytest.raises(ValueError, match=r'floating images must lie in \[0, 1\], got \[0, 255\]; pass uint8'):
         preprocessor(batch(torch.tensor([0.0, 255.0]).repeat(2, 3, 4, 1)))

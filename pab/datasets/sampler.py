@@ -1,0 +1,87 @@
+"""The order of samples in an epoch: fixed by a seed, shared among ranks, and resumable in the middle."""
+
+from collections.abc import Iterator, Sized
+
+import numpy as np
+from mmengine.dataset import DefaultSampler
+
+from pab.registry import DATA_SAMPLERS
+
+
+class SampleIndex(int):
+    """An index that carries the seed of the random numbers that this sample may use.
+
+    It is an int in every respect and can be pickled, so it passes through batch samplers and to workers as it is.
+
+    Args:
+        index: the position in the dataset.
+        seed: 0..2^63 - 1.
+    """
+
+    seed: int
+
+    def __new__(cls, index: int, seed: int):
+        self = super().__new__(cls, index)
+        self.seed = seed
+        return self
+
+    def __reduce__(self):
+        return SampleIndex, (int(self), self.seed)
+
+
+@DATA_SAMPLERS.register_module()
+class EpochSampler(DefaultSampler):
+    """mmengine's DefaultSampler (same order, same shards) whose indices carry seeds and which can start in mid-epoch.
+
+    The contract with a dataset: an index is a :class:`SampleIndex`; its ``seed`` depends on (seed, epoch, index) only,
+    not on the rank, the worker or what came before. A dataset that draws all its random numbers from that seed gives
+    the same sample whatever the number of workers, and after a resume.
+
+    The contract with a training loop: ``set_epoch(epoch)`` before each epoch (mmengine's DistSamplerSeedHook does it);
+    to go on inside an epoch, call ``skip(n)`` with the number of samples that this rank has used already (batches done
+    * batch size) before the loader is iterated. That one iteration starts there, later ones at the beginning. The
+    length stays that of a whole epoch.
+
+    Args:
+        dataset: what is sampled.
+        shuffle: whether each epoch has a random order.
+        seed: of the orders and of all samples; None draws one that all ranks share.
+        round_up: repeat the first samples so that every rank has the same number (metrics drop them again).
+    """
+
+    def __init__(self, dataset: Sized, shuffle: bool = True, seed: int | None = None, round_up: bool = True):
+        if len(dataset) == 0:
+            raise ValueError(f'EpochSampler: {type(dataset).__name__} has no samples')
+        super().__init__(dataset, shuffle=shuffle, seed=seed, round_up=round_up)
+        self._skipped = 0
+
+    def skip(self, num_samples: int) -> None:
+        """Let the next iteration leave out the first ``num_samples`` of this rank, 0..len(self)."""
+        if not 0 <= num_samples <= len(self):
+            raise ValueError(
+                f'EpochSampler: an epoch has {len(self)} samples on this rank, so {num_samples!r} cannot be skipped'
+            )
+        self._skipped = num_samples
+
+    def __iter__(self) -> Iterator[SampleIndex]:
+        start, self._skipped = self._skipped, 0
+        indices = list(super().__iter__())[start:]
+        return map(SampleIndex, indices, sample_seeds(self.seed, self.epoch, indices))
+
+
+def sample_seeds(seed: int, epoch: int, indices: list[int]) -> list[int]:
+    """Return one seed in 0..2^63 - 1 for each index: a hash of (seed, epoch, index).
+
+    Samples of one epoch share a seed with a probability of about 2^-63 a pair.
+    """
+    state = np.full(len(indices), seed % 2**64, dtype=np.uint64)
+    state = _mix(_mix(state) ^ np.uint64(epoch))
+    return (_mix(state ^ np.asarray(indices, dtype=np.uint64)) >> np.uint64(1)).tolist()
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """SplitMix64's scrambling of 64-bit numbers, a bijection (Steele et al. 2014)."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

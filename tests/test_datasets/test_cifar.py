@@ -1,0 +1,235 @@
+import hashlib
+import os
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+
+from pab.datasets import CIFAR10, CIFAR100
+from pab.registry import DATASETS
+
+PER_FILE = 4
+NAMES10 = [f'class{label}'.encode() for label in range(10)]
+
+
+def pixels_of(seed):
+    return np.random.RandomState(seed).randint(0, 256, (PER_FILE, 3072)).astype(np.uint8)
+
+
+def write(path, content, protocol=2):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+
+
+@pytest.fixture
+def cifar10(tmp_path):
+    """A root with six small files: data_batch_k holds the pixels of seed k, test_batch those of seed 6."""
+    folder = tmp_path / 'cifar-10-batches-py'
+    for seed, name in enumerate([*(f'data_batch_{part}' for part in range(1, 6)), 'test_batch'], start=1):
+        labels = [(seed + i) % 10 for i in range(PER_FILE)]
+        write(folder / name, {b'data': pixels_of(seed), b'labels': labels, b'batch_label': b'text'})
+    write(folder / 'batches.meta', {b'label_names': NAMES10})
+    return tmp_path
+
+
+def test_reads_both_splits_in_order(cifar10):
+    train = DATASETS.build({'type': 'CIFAR10', 'data_root': str(cifar10)})
+    test = CIFAR10(split='test', data_root=cifar10)
+    assert train.images.shape == (5 * PER_FILE, 3, 32, 32)
+    assert train.labels.tolist()[: 2 * PER_FILE] == [1, 2, 3, 4, 2, 3, 4, 5]
+    for part in range(5):
+        stored = train.images[part * PER_FILE : (part + 1) * PER_FILE].contiguous().numpy()
+        assert np.array_equal(stored.reshape(PER_FILE, 3072), pixels_of(part + 1))
+    assert np.array_equal(test.images.contiguous().numpy().reshape(PER_FILE, 3072), pixels_of(6))
+    assert train.images.dtype == torch.uint8 and train.labels.dtype == torch.int64
+    assert train.metainfo['classes'][3] == 'class3'
+
+
+def test_class_names_are_optional(cifar10):
+    (cifar10 / 'cifar-10-batches-py' / 'batches.meta').unlink()
+    assert CIFAR10(data_root=cifar10).metainfo['classes'] == tuple('0123456789')
+
+
+def test_cifar100_reads_fine_labels(tmp_path):
+    for name, seed in (('train', 1), ('test', 2)):
+        content = {b'data': pixels_of(seed), b'fine_labels': [99, 0, 5, 7], b'coarse_labels': [1, 1, 1, 1]}
+        write(tmp_path / 'cifar-100-python' / name, content)
+    assert CIFAR100(data_root=tmp_path).labels.tolist() == [99, 0, 5, 7]
+    assert len(CIFAR100(split='test', data_root=tmp_path)) == PER_FILE
+
+
+@pytest.mark.parametrize('protocol', range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_every_protocol_and_string_keys(cifar10, protocol):
+    content = {'data': pixels_of(9), 'labels': np.arange(PER_FILE)}
+    write(cifar10 / 'cifar-10-batches-py' / 'test_batch', content, protocol)
+    test = CIFAR10(split='test', data_root=cifar10)
+    assert np.array_equal(test.images.contiguous().numpy().reshape(PER_FILE, 3072), pixels_of(9))
+
+
+def test_names_of_both_numpy_versions(cifar10):
+    path = cifar10 / 'cifar-10-batches-py' / 'test_batch'
+    content = path.read_bytes()
+    new, old = b'cnumpy._core.multiarray\n', b'cnumpy.core.multiarray\n'
+    other = content.replace(new, old) if new in content else content.replace(old, new)
+    assert other != content
+    path.write_bytes(other)
+    assert len(CIFAR10(split='test', data_root=cifar10)) == PER_FILE
+
+
+def test_python2_files_load(cifar10):
+    # as Python 2 wrote the official files: protocol 2, byte strings by SHORT_BINSTRING ('U')
+    raw = pixels_of(3)[:1].tobytes()
+    content = (
+        b'\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R'
+        b'(K\x01K\x01M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff'
+        b'K\x00tb\x89T\x00\x0c\x00\x00' + raw + b'tbU\x06labels]K\x07au.'
+    )
+    (cifar10 / 'cifar-10-batches-py' / 'test_batch').write_bytes(content)
+    test = CIFAR10(split='test', data_root=cifar10)
+    assert test.images.contiguous().numpy().tobytes() == raw
+    assert test.labels.tolist() == [7]
+
+
+class Hostile:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize('name', ['data_batch_3', 'batches.meta'])
+def test_a_file_that_tries_to_run_code_is_refused(cifar10, tmp_path, name):
+    marker, path = tmp_path / 'marker', cifar10 / 'cifar-10-batches-py' / name
+    hostile = {b'data': pixels_of(1), b'labels': Hostile(marker)}
+    pickle.loads(pickle.dumps(hostile))
+    assert marker.is_dir()  # the file would do what it says
+    marker.rmdir()
+    write(path, hostile)
+    with pytest.raises(ValueError, match=rf'{name}: refused, it asks for \w+\.mkdir; data files hold arrays'):
+        CIFAR10(data_root=cifar10)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'cbuiltins\neval\n(V1\ntR.',
+        b'cnumpy\nload\n(Vx\ntR.',
+        b'cnumpy.core.multiarray\nscalar\n.',
+        b'c_codecs\nencode\n(Vabc\nVzlib_codec\ntR.',
+        b'cnumpy.core.multiarray\n_reconstruct\n(cnumpy\ndtype\n(I0\ntVb\ntR.',
+    ],
+)
+def test_every_other_global_is_refused(cifar10, content):
+    (cifar10 / 'cifar-10-batches-py' / 'test_batch').write_bytes(content)
+    with pytest.raises(ValueError, match='test_batch: refused, it asks for'):
+        CIFAR10(split='test', data_root=cifar10)
+
+
+@pytest.mark.parametrize('keep', [0, 1, 100, 5000, -1])
+def test_truncated_file_is_named(cifar10, keep):
+    path = cifar10 / 'cifar-10-batches-py' / 'data_batch_2'
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match='data_batch_2: truncated or damaged'):
+        CIFAR10(data_root=cifar10)
+
+
+@pytest.mark.parametrize(
+    ('change', 'text'),
+    [
+        (
+            {b'data': pixels_of(1).astype(np.float32)},
+            r'data in .*_1 must be a uint8 .* got float32 \(4, 3072\)',
+        ),
+        ({b'data': pixels_of(1)[:, :100]}, r'must be a uint8 array of shape \(N, 3072\), got uint8 \(4, 100\)'),
+        ({b'data': None}, 'must be a uint8 array .* got NoneType'),
+        ({b'labels': [0, 1, 2]}, 'labels in .*data_batch_1 must be 4 integers'),
+        ({b'labels': [0.5] * 4}, 'must be 4 integers'),
+        ({b'labels': [[0], [1, 2], 3, 4]}, 'must be 4 integers'),
+        ({b'labels': [0, 1, 2, 10]}, r'labels in .*data_batch_1 must lie in 0\.\.9'),
+        ({b'labels': [0, 1, 2, -1]}, r'must lie in 0\.\.9'),
+    ],
+)
+def test_wrong_content_is_named(cifar10, change, text):
+    write(cifar10 / 'cifar-10-batches-py' / 'data_batch_1', {b'data': pixels_of(1), b'labels': [0, 1, 2, 3], **change})
+    with pytest.raises(ValueError, match=f'CIFAR10: .*{text}'):
+        CIFAR10(data_root=cifar10)
+
+
+def test_another_pickle_is_named(cifar10):
+    write(cifar10 / 'cifar-10-batches-py' / 'test_batch', [1, 2])
+    with pytest.raises(ValueError, match=r'CIFAR10: .*test_batch must hold a dict, got list'):
+        CIFAR10(split='test', data_root=cifar10)
+
+
+def test_missing_file_says_where_and_how(tmp_path, monkeypatch):
+    monkeypatch.setenv('PAB_DATA', str(tmp_path / 'elsewhere'))
+    with pytest.raises(FileNotFoundError) as caught:
+        CIFAR10()
+    for part in ('CIFAR10: data_batch_1 is missing', str(tmp_path / 'elsewhere'), 'download=True', 'PAB_DATA'):
+        assert part in str(caught.value)
+    monkeypatch.delenv('PAB_DATA')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / 'data' / 'cifar-100-python')):
+        CIFAR100()
+
+
+def test_environment_is_read_when_the_dataset_is_built(cifar10, monkeypatch):
+    monkeypatch.setenv('PAB_DATA', str(cifar10))
+    assert len(CIFAR10()) == 5 * PER_FILE
+
+
+@pytest.fixture
+def archive(cifar10, tmp_path_factory, monkeypatch):
+    """The official archive's stand-in, reached by a file:// address."""
+    path = tmp_path_factory.mktemp('server') / 'cifar-10-python.tar.gz'
+    with tarfile.open(path, 'w:gz') as tar:
+        tar.add(cifar10 / 'cifar-10-batches-py', 'cifar-10-batches-py')
+        tar.add(__file__, '../outside')  # a path that would leave the folder
+    monkeypatch.setattr(CIFAR10, 'url', path.as_uri())
+    monkeypatch.setattr(CIFAR10, 'md5', hashlib.md5(path.read_bytes()).hexdigest())
+    return path
+
+
+def test_download_checks_and_unpacks(archive, tmp_path):
+    root = tmp_path / 'new' / 'root'
+    assert len(CIFAR10(data_root=root, download=True)) == 5 * PER_FILE
+    assert not (root.parent / 'outside').exists()
+    archive.unlink()  # the second time nothing is fetched
+    assert len(CIFAR10(data_root=root, split='test', download=True)) == PER_FILE
+    assert not list(root.rglob('*.part'))
+
+
+def test_download_with_another_checksum(archive, tmp_path, monkeypatch):
+    right = CIFAR10.md5
+    monkeypatch.setattr(CIFAR10, 'md5', '0' * 32)
+    with pytest.raises(RuntimeError, match=rf'CIFAR10: .*python\.tar\.gz.* has the md5 checksum {right}, not 0000'):
+        CIFAR10(data_root=tmp_path / 'new', download=True)
+    assert not (tmp_path / 'new' / 'cifar-10-batches-py').exists()
+
+
+def test_download_without_network(archive, tmp_path):
+    archive.unlink()
+    with pytest.raises(RuntimeError, match=r'CIFAR10: cannot download file:.*unpack it below'):
+        CIFAR10(data_root=tmp_path / 'new', download=True)
+
+
+def test_download_of_another_archive(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(CIFAR100, 'url', archive.as_uri())
+    monkeypatch.setattr(CIFAR100, 'md5', CIFAR10.md5)
+    with pytest.raises(RuntimeError, match=r'CIFAR100: .* holds no file cifar-100-python/train'):
+        CIFAR100(data_root=tmp_path / 'new', download=True)
+
+
+@pytest.mark.slow
+def test_real_images(cifar10_root):
+    train, test = CIFAR10(data_root=cifar10_root), CIFAR10(split='test', data_root=cifar10_root)
+    assert torch.bincount(train.labels).tolist() == [5000] * 10
+    assert torch.bincount(test.labels).tolist() == [1000] * 10
+    # the published channel means of the set; the stored pixels differ slightly by recompression
+    mean = train.images.float().mean(dim=(0, 2, 3)) / 255
+    torch.testing.assert_close(mean, torch.tensor([0.4914, 0.4822, 0.4465]), atol=2e-3, rtol=0)
+    assert train.metainfo['classes'][:2] == ('airplane', 'automobile')

@@ -1,0 +1,50 @@
+import builtins
+
+import numpy as np
+import pytest
+import torch
+
+from pab.registry import DATASETS
+
+sklearn_datasets = pytest.importorskip('sklearn.datasets', reason='needs scikit-learn')
+
+
+def test_split_is_fixed_stratified_and_complete():
+    train, test = DATASETS.build({'type': 'Digits'}), DATASETS.build({'type': 'Digits', 'split': 'test'})
+    assert (len(train), len(test)) == (1442, 355)
+    images, labels = sklearn_datasets.load_digits(return_X_y=True)
+    assert torch.equal(
+        torch.bincount(train.labels) + torch.bincount(test.labels), torch.bincount(torch.from_numpy(labels))
+    )
+    assert torch.equal(torch.bincount(test.labels), torch.bincount(torch.from_numpy(labels)) // 5)
+    # the fifth zero of the file is the first zero of the test set
+    fifth_zero = images[np.flatnonzero(labels == 0)[4]].reshape(8, 8)
+    first_zero = test.images[test.labels == 0][0, 0].numpy()
+    assert np.array_equal(first_zero, np.rint(fifth_zero * 255 / 16))
+    assert train.metainfo['classes'] == tuple('0123456789')
+
+
+def test_items_are_uint8_images_over_the_whole_range():
+    train = DATASETS.build({'type': 'Digits'})
+    assert train[0]['images'].shape == (1, 8, 8)
+    assert train[0]['images'].dtype == torch.uint8
+    assert (int(train.images.min()), int(train.images.max())) == (0, 255)
+    assert len(train.images.unique()) == 17
+
+
+def test_unknown_split():
+    with pytest.raises(ValueError, match="Digits: split must be one of 'train', 'test', got 'val'"):
+        DATASETS.build({'type': 'Digits', 'split': 'val'})
+
+
+def test_without_scikit_learn(monkeypatch):
+    real_import = builtins.__import__
+
+    def no_sklearn(name, *args, **kwargs):
+        if name.startswith('sklearn'):
+            raise ImportError(name)
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, '__import__', no_sklearn)
+    with pytest.raises(ImportError, match=r'Digits: .*scikit-learn.*pip install -e "\.\[demo\]"'):
+        DATASETS.build({'type': 'Digits'})
