@@ -1,0 +1,49 @@
+"""GraSP: how much removing a weight weakens the gradient flow."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from pab.pruners.base import Pruner
+from pab.pruners.network import ScoringNetwork, as_leaves, gradients
+from pab.registry import PRUNERS
+
+TEMPERATURE = 200  # of the softmax: an untrained network is confident by accident
+
+
+@PRUNERS.register_module()
+class GraSP(Pruner):
+    r"""Score a weight by its share in the gradient flow, the highest stay; reads one batch or more.
+
+    .. math:: S = \frac{(H g) \odot w}{|\sum (H g) \odot w| + 10^{-10}}, \quad
+              g = \sum_{b} \nabla L_b, \quad H g = \sum_{b} \nabla (g \cdot \nabla L_b)
+
+    where L_b is the mean cross-entropy of batch b for logits divided by 200, the gradients are those of the weights
+    that earlier rounds have kept, and g counts as a constant.
+
+    Source: Wang et al. 2020 (arXiv 2002.07376), with the sign turned so that the highest stay.
+    """
+
+    def score(
+        self,
+        weights: dict[str, Tensor],
+        masks: dict[str, Tensor],
+        network: ScoringNetwork,
+        batches: list[tuple[Tensor, Tensor]],
+    ) -> dict[str, Tensor]:
+        leaves = as_leaves(weights)
+
+        def loss(images: Tensor, labels: Tensor) -> Tensor:
+            return F.cross_entropy(network(leaves, images) / TEMPERATURE, labels)
+
+        flow = dict.fromkeys(leaves, 0)
+        for batch in batches:
+            grads = gradients(loss(*batch), leaves)
+            flow = {name: flow[name] + grads[name] * masks[name] for name in flow}
+        scores = dict.fromkeys(leaves, 0)
+        for batch in batches:
+            grads = gradients(loss(*batch), leaves, create_graph=True)
+            product = sum((flow[name] * grads[name]).sum() for name in leaves)
+            curved = gradients(product, leaves)
+            scores = {name: scores[name] + curved[name] * weights[name] for name in scores}
+        total = sum(score.sum() for score in scores.values()).abs() + 1e-10
+        return {name: score / total for name, score in scores.items()}

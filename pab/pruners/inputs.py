@@ -1,0 +1,70 @@
+"""Check and convert what the caller of a pruning hands in for the score."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+Batches = list[tuple[Tensor, Tensor]]
+
+
+def as_batches(batches, owner: str) -> Batches | None:
+    """Check that batches are pairs of tensors; None stays None.
+
+    Raises:
+        ValueError: there is no batch at all.
+        TypeError: an entry is not a pair of tensors.
+    """
+    if batches is None:
+        return None
+    if isinstance(batches, Tensor | Mapping):
+        raise TypeError(f'{owner}: batches must be a list of (images, labels), got a {type(batches).__name__}')
+    batches = list(batches)  # an iterator too: every round reads them again
+    if not batches:
+        raise ValueError(f'{owner}: batches is empty; give at least one (images, labels)')
+    for batch in batches:
+        if not (isinstance(batch, Sequence) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
+            raise TypeError(
+                f'{owner}: batches must hold pairs of tensors (images, labels), got a {type(batch).__name__}'
+            )
+    return batches
+
+
+def to_double(batches: Batches, device: torch.device) -> Batches:
+    """Move batches to the device, images in float64."""
+    return [(images.to(device, torch.float64), labels.to(device)) for images, labels in batches]
+
+
+def as_input_shape(shape: Sequence[int] | None, batches: Batches | None, model: nn.Module, owner: str):
+    """Find the shape of one image: as given, else of the batches, else ``model.input_shape``, else None.
+
+    Raises:
+        ValueError: a given shape is not made of whole numbers above 0.
+    """
+    if shape is None and batches is not None:
+        shape = batches[0][0].shape[1:]
+    if shape is None:
+        shape = getattr(model, 'input_shape', None)
+    if shape is None:
+        return None
+    if not shape or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise ValueError(f'{owner}: input_shape must be the (C, H, W) of one image, got {shape!r}')
+    return tuple(shape)
+
+
+def as_flips(flips: Mapping[str, Tensor] | None, weights: Mapping[str, Tensor], owner: str):
+    """Check that there is a count of the right shape for every weight; None stays None.
+
+    Raises:
+        ValueError: a weight has no count, or one of another shape.
+    """
+    if flips is None:
+        return None
+    for name, weight in weights.items():
+        if name not in flips:
+            raise ValueError(f'{owner}: flips has no entry for {name!r}; it holds {", ".join(flips) or "nothing"}')
+        if flips[name].shape != weight.shape:
+            raise ValueError(
+                f'{owner}: flips of {name!r} have shape {tuple(flips[name].shape)}, its weight {tuple(weight.shape)}'
+            )
+    return dict(flips)

@@ -1,0 +1,96 @@
+"""The network as scores see it: float64, evaluation mode, exact gradients; the model itself is left as it was."""
+
+import contextlib
+import random
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+class ScoringNetwork:
+    """Call a model with float64 copies of its parameters and buffers, some of them replaced.
+
+    ``network(weights, images)`` returns the logits, float64 of shape (N, K), and is differentiable with respect to
+    ``weights``, a dict from parameter name to float64 tensor; whatever it does not name comes from the copies. Because
+    the caller hands in the effective weight (pruned entries are 0), one network serves every mask.
+
+    Args:
+        model: called as ``model(images)``; returns logits.
+    """
+
+    def __init__(self, model: nn.Module, _tensors: dict[str, Tensor] | None = None):
+        self._model = model
+        self._tensors = _double_copies(model) if _tensors is None else _tensors
+
+    def __call__(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        return functional_call(self._model, {**self._tensors, **weights}, (images,))
+
+    def absolute(self) -> 'ScoringNetwork':
+        """Return the network whose every floating parameter and buffer is replaced by its absolute value."""
+        tensors = {name: t.abs() if t.is_floating_point() else t for name, t in self._tensors.items()}
+        return ScoringNetwork(self._model, tensors)
+
+
+def _double_copies(model: nn.Module) -> dict[str, Tensor]:
+    # A tied parameter stands under its first name only: functional_call hands it to all of its owners.
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {
+        name: t.detach().to(torch.float64, copy=True) if t.is_floating_point() else t.detach().clone()
+        for name, t in tensors.items()
+    }
+
+
+def gradients(output: Tensor, leaves: Mapping[str, Tensor], create_graph: bool = False) -> dict[str, Tensor]:
+    """Differentiate a scalar with respect to every leaf; zeros for a leaf that the output does not depend on."""
+    grads = torch.autograd.grad(output, list(leaves.values()), create_graph=create_graph, materialize_grads=True)
+    return dict(zip(leaves, grads, strict=True))
+
+
+def as_leaves(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors with the same memory that ask for a gradient."""
+    return {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+
+
+@contextlib.contextmanager
+def scoring_mode(model: nn.Module, seed: int) -> Iterator[None]:
+    """Evaluation mode, exact gradients, random numbers fixed by ``seed``; all of it is put back, also on an error.
+
+    Inside, gradients are recorded and autocast is off, whatever the caller had set.
+    """
+    from pab.psg import exact_gradients  # here: layers with sign gradients are optional to a model, and to its scores
+
+    device = next((p.device for p in model.parameters()), torch.device('cpu'))
+    flags = [(module, module.training) for module in model.modules()]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_seeded(seed, device))
+        stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        stack.enter_context(exact_gradients(model))
+        try:
+            for module, _ in flags:  # one by one: a model's own train() may refuse, or do more than set a flag
+                module.training = False
+            yield
+        finally:
+            for module, training in flags:
+                module.training = training
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.default_generator.manual_seed(seed)
+            if device.type == 'cuda':
+                torch.cuda.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

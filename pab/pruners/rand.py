@@ -1,0 +1,16 @@
+"""Random pruning, the baseline that every score has to beat."""
+
+import torch
+from torch import Tensor
+
+from pab.pruners.base import Pruner
+from pab.pruners.streams import Streams
+from pab.registry import PRUNERS
+
+
+@PRUNERS.register_module()
+class Rand(Pruner):
+    """Score a weight by a normal random number fixed by seed, tensor name and position; reads no data."""
+
+    def score(self, weights: dict[str, Tensor], generator: Streams) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(generator(name).standard_normal(tuple(w.shape))) for name, w in weights.items()}

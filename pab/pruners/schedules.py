@@ -1,0 +1,74 @@
+"""Densities over the rounds of one pruning and over the shots of one training, and how many weights a density keeps.
+
+Densities travel as exact fractions of the number the user wrote: in binary floating point ``(1 - 0.9) * 10`` is
+0.99999..., so counting with floats would keep one weight too many.
+"""
+
+import math
+from fractions import Fraction
+from numbers import Real
+
+
+def as_density(value: Real, owner: str, argument: str = 'density') -> Fraction:
+    """Read a density in (0, 1] as the exact fraction that its decimal notation means: 0.3 is 3/10.
+
+    Args:
+        value: int, float, ``Decimal`` or ``Fraction``.
+        owner: class or function named by the error.
+        argument: argument named by the error.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: outside (0, 1], or not finite.
+    """
+    rule = f'{owner}: {argument} must lie in (0, 1], got {value!r}; it is the share of weights that is kept'
+    if isinstance(value, bool | str):
+        raise TypeError(rule)
+    try:
+        density = Fraction(str(value))
+    except ValueError:
+        not_finite = isinstance(value, Real) and not math.isfinite(value)
+        raise (ValueError if not_finite else TypeError)(rule) from None
+    if not 0 < density <= 1:
+        raise ValueError(rule)
+    return density
+
+
+def kept_count(total: int, density: Fraction) -> int:
+    r"""Count the weights that stay, :math:`N - \lfloor (1 - d) N \rfloor`; at least 1 for every ``total`` above 0."""
+    return total - math.floor((1 - density) * total)
+
+
+def exponential(density: Fraction, done: int, rounds: int) -> Fraction:
+    r"""Compute :math:`d_t = d^{t/T}`: every round removes the same share of what is left (arXiv 2006.05467)."""
+    if done == rounds:
+        return density
+    # 15 digits: the last bit of the power must not decide a count where the root is a short decimal (0.81 -> 0.9)
+    return Fraction(f'{float(density) ** (done / rounds):.15g}')
+
+
+def linear(density: Fraction, done: int, rounds: int) -> Fraction:
+    r"""Compute :math:`d_t = 1 - (1 - d)\, t / T`: every round removes the same number of weights."""
+    return 1 - (1 - density) * Fraction(done, rounds)
+
+
+SCHEDULES = {'exponential': exponential, 'linear': linear}
+
+
+def shot_density(density: Real, shot: int, shots: int) -> Fraction:
+    r"""Compute the density after shot s of S prunings spread over the training, :math:`1 - (1 - d)\, s / S`.
+
+    Args:
+        density: d, the density after the last shot, in (0, 1].
+        shot: s, from 1 to ``shots``.
+        shots: S, at least 1.
+
+    Returns:
+        An exact fraction, which ``Pruner.prune(density=...)`` takes as it is.
+
+    Raises:
+        ValueError: ``shot`` outside 1..``shots``, or a density outside (0, 1].
+    """
+    if not 1 <= shot <= shots:
+        raise ValueError(f'shot_density: shot must lie in 1..{shots} (shots), got {shot!r}')
+    return linear(as_density(density, 'shot_density'), shot, shots)

@@ -1,0 +1,124 @@
+"""The two networks of the reference numbers, written out by hand, and their files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class ShortcutNet(nn.Module):
+    """Two convolutions and a 1x1 shortcut; the layers of golden/pruners.npz."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(16)
+        self.short = nn.Conv2d(8, 16, 1, stride=2, bias=False)
+        self.bns = nn.BatchNorm2d(16)
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, images):
+        x = F.relu(self.bn1(self.conv1(images)))
+        x = F.relu(self.bn2(self.conv2(x)) + self.bns(self.short(x)))
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+class Block(nn.Module):
+    def __init__(self, inside, outside, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outside)
+        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outside)
+        self.shortcut = nn.Sequential()
+        if stride != 1:
+            self.shortcut = nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
+
+    def forward(self, x):
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(out + self.shortcut(x))
+
+
+class ResNet20(nn.Module):
+    """The layers of golden/synflow_resnet20.npz."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = nn.Sequential(Block(16, 16, 1), Block(16, 16, 1), Block(16, 16, 1))
+        self.layer2 = nn.Sequential(Block(16, 32, 2), Block(32, 32, 1), Block(32, 32, 1))
+        self.layer3 = nn.Sequential(Block(32, 64, 2), Block(64, 64, 1), Block(64, 64, 1))
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, images):
+        x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(images))))))
+        return self.linear(x.mean(dim=(2, 3)))
+
+
+class Golden:
+    """Arrays of one file, read on demand, with the state dict it holds."""
+
+    def __init__(self, path):
+        self.arrays = np.load(path)
+        self.meta = json.loads(str(self.arrays['meta'])) if 'meta' in self.arrays.files else None
+
+    def __getitem__(self, key):
+        return torch.from_numpy(np.array(self.arrays[key]))
+
+    def keys(self, prefix):
+        return [key[len(prefix) :] for key in self.arrays.files if key.startswith(prefix)]
+
+    def load_into(self, model):
+        model.load_state_dict({key: self[f'state/{key}'] for key in self.keys('state/')})
+        return model
+
+
+@pytest.fixture(scope='session')
+def golden(shared):
+    return Golden(shared / 'golden' / 'pruners.npz')
+
+
+@pytest.fixture(scope='session')
+def golden_resnet20(shared):
+    return Golden(shared / 'golden' / 'synflow_resnet20.npz')
+
+
+@pytest.fixture
+def resnet20():
+    return ResNet20()
+
+
+@pytest.fixture
+def net():
+    """A small network with statistics and biases that are not the identity."""
+    torch.manual_seed(1)
+    model = ShortcutNet()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.normal_(module.running_mean, std=0.1)
+    return model
+
+
+@pytest.fixture
+def batches():
+    stream = torch.Generator().manual_seed(2)
+    return [(torch.randn(6, 3, 8, 8, generator=stream), torch.randint(10, (6,), generator=stream)) for _ in range(2)]
+
+
+@pytest.fixture
+def flips(net):
+    stream = torch.Generator().manual_seed(3)
+    return {
+        f'{name}.weight': torch.randint(0, 9, module.weight.shape, generator=stream)
+        for name, module in net.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }

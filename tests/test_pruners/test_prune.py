@@ -1,0 +1,400 @@
+"""What every pruner must do, and the settings they share."""
+
+import copy
+import itertools
+import logging
+import random
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.logging import MMLogger
+from torch import nn
+
+from pab.pruners import Pruner, apply_masks_, density_table, empty_tensors, kept_count
+from pab.psg import convert_psg_
+from pab.registry import PRUNERS
+
+ALL = ['FlipFreq', 'GraSP', 'Mag', 'Rand', 'SNIP', 'SynFlow']
+BOTH = ('Conv2d', 'Linear')
+
+
+def build(name, density=0.3, **settings):
+    return PRUNERS.build(dict(type=name, density=density, **settings))
+
+
+def total(masks):
+    return sum(mask.numel() for mask in masks.values())
+
+
+def kept(masks):
+    return sum(int(mask.sum()) for mask in masks.values())
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_registry_holds_these(net):
+    build('Mag')
+    assert set(ALL) <= set(PRUNERS.module_dict)
+
+
+@pytest.mark.parametrize('name', ALL)
+@pytest.mark.parametrize('density', [1.0, 0.9, 0.5, 0.05, 1e-4])
+@pytest.mark.parametrize('rounds', [1, 3])
+def test_every_pruner_keeps_what_was_asked(name, density, rounds, net, batches, flips):
+    masks = build(name, density, rounds=rounds, prunable=BOTH).prune(net, batches, flips=flips)
+    assert kept(masks) == kept_count(total(masks), Fraction(str(density)))
+    assert all(mask.dtype == torch.bool for mask in masks.values())
+    assert list(masks) == ['conv1.weight', 'conv2.weight', 'short.weight', 'fc.weight']
+
+
+@pytest.mark.parametrize('name', ALL)
+@pytest.mark.parametrize('density', [0.5, 0.03])
+def test_every_pruner_keeps_the_density_in_each_tensor(name, density, net, batches, flips):
+    masks = build(name, density, rounds=3, scope='local', prunable=BOTH).prune(net, batches, flips=flips)
+    for mask in masks.values():
+        assert int(mask.sum()) == kept_count(mask.numel(), Fraction(str(density)))
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_every_pruner_never_revives(name, net, batches, flips):
+    pruner = build(name, 0.2, rounds=6, schedule='linear', prunable=BOTH)
+    seen = []
+    score = pruner.score
+
+    def spy(**given):
+        seen.append({key: w.clone() for key, w in given['weights'].items()})
+        return score(**given)
+
+    pruner.score = spy
+    masks = pruner.prune(net, batches, flips=flips)
+    seen.append({key: masks[key] * net.get_parameter(key).double() for key in masks})
+    assert len(seen) == 7
+    for before, after in itertools.pairwise(seen):
+        assert all(not ((before[key] == 0) & (after[key] != 0)).any() for key in before)
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_every_pruner_never_revives_over_shots(name, net, batches, flips):
+    pruner = build(name, 0.2, rounds=2, prunable=BOTH)
+    earlier = None
+    for density in (0.7, 0.4, 0.2):
+        masks = pruner.prune(net, batches, flips=flips, density=density)
+        assert kept(masks) == kept_count(total(masks), Fraction(str(density)))
+        if earlier is not None:
+            assert not any((masks[key] & ~earlier[key]).any() for key in masks)
+        apply_masks_(net, masks)
+        earlier = masks
+        for parameter in net.parameters():  # training between the shots
+            parameter.data.mul_(torch.rand_like(parameter) + 0.5)
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_every_pruner_is_fixed_by_the_seed(name, net, batches, flips):
+    pruner = build(name, rounds=3, prunable=BOTH)
+    first = pruner.prune(net, batches, flips=flips, seed=5)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    assert same(first, pruner.prune(copy.deepcopy(net), batches, flips=flips, seed=5))
+    assert same(first, pruner.prune(net, batches, flips=flips, seed=6)) == (name != 'Rand')
+
+
+@pytest.mark.parametrize('name', ALL)
+@pytest.mark.parametrize('breaks', [False, True])
+def test_every_pruner_leaves_the_model_alone(name, breaks, net, batches, flips):
+    net.train()
+    net.bn1.eval()
+    net.fc.weight.grad = torch.ones_like(net.fc.weight)
+    state = copy.deepcopy(net.state_dict())
+    numbers = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    pruner = build(name, rounds=2, prunable=BOTH)
+
+    def on_round(*_):
+        if breaks:
+            raise KeyboardInterrupt
+
+    if breaks:
+        with pytest.raises(KeyboardInterrupt):
+            pruner.prune(net, batches, flips=flips, on_round=on_round)
+    else:
+        pruner.prune(net, batches, flips=flips)
+
+    assert same(state, net.state_dict())
+    assert net.training
+    assert net.conv1.training
+    assert not net.bn1.training
+    assert torch.equal(net.fc.weight.grad, torch.ones_like(net.fc.weight))
+    assert net.conv1.weight.grad is None
+    assert torch.equal(numbers[0], torch.get_rng_state())
+    assert np.array_equal(numbers[1], np.random.get_state()[1])
+    assert numbers[2] == random.getstate()
+    assert not net.conv1.weight._backward_hooks
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_every_pruner_takes_a_half_precision_model_and_no_grad(name, net, batches, flips):
+    net.bfloat16().requires_grad_(False)
+    with torch.inference_mode():
+        masks = build(name, prunable=BOTH).prune(net, batches, flips=flips)
+    assert kept(masks) == kept_count(total(masks), Fraction('0.3'))
+
+
+@pytest.mark.parametrize('name', ['SNIP', 'GraSP', 'SynFlow'])
+def test_sign_gradient_layers_score_as_plain_ones(name, net, batches):
+    plain = build(name, rounds=2, prunable=BOTH).prune(net, batches)
+    convert_psg_(net)
+    assert type(net.conv1).__name__ == 'PSGConv2d'
+    assert same(plain, build(name, rounds=2, prunable=BOTH).prune(net, batches))
+
+
+def test_dropout_is_off_and_integer_buffers_pass(net, batches):
+    plain = build('SNIP').prune(net, batches)
+    noisy = nn.Sequential(nn.Dropout(0.9), net)
+    noisy.register_buffer('steps', torch.tensor(3))
+    masks = build('SNIP').prune(noisy, batches)
+    assert all(torch.equal(mask, masks[f'1.{name}']) for name, mask in plain.items())
+
+
+def test_a_shared_weight_counts_once():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(4, 4, 3, padding=1)
+            self.b = nn.Conv2d(4, 4, 3, padding=1)
+            self.b.weight = self.a.weight
+
+        def forward(self, images):
+            return self.b(F.relu(self.a(images))).mean(dim=(2, 3))
+
+    model = Twice()
+    masks = build('SynFlow', rounds=2).prune(model, input_shape=(4, 6, 6))
+    assert list(masks) == ['a.weight']
+    assert kept(masks) == 44
+    apply_masks_(model, masks)
+    model(torch.ones(1, 4, 6, 6)).sum().backward()
+    assert not model.b.weight.grad[~masks['a.weight']].any()
+
+
+def test_scores_by_hand():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.Flatten())
+    model[0].weight.data = torch.tensor([3.0, -2.0]).view(2, 1, 1, 1)
+    image, label = torch.full((1, 1, 1, 1), 0.5), torch.tensor([1])
+
+    def scores(name, **given):
+        pruner, seen = build(name, 0.5), []
+        score = pruner.score
+        pruner.score = lambda **got: seen.append(score(**got)) or seen[-1]
+        pruner.prune(model, [(image, label)], **given)
+        return seen[0]['0.weight'].flatten().tolist()
+
+    # logits 1.5 and -1, p = softmax; dL/dw = (p0, p1 - 1) / 2 = (q, -q), so |g w| = (3 q, 2 q)
+    assert scores('SNIP') == pytest.approx([0.6, 0.4])
+    assert scores('Mag') == [3, 2]
+    assert scores('SynFlow') == [3, 2]  # ones in, weights summed
+    assert scores('FlipFreq', flips={'0.weight': torch.tensor([4, 1]).view(2, 1, 1, 1)}) == [-4, -1]
+    # z = w / 400; L = log(e^z0 + e^z1) - z1, g = (p, -p) / 400, H g = p q (2 p / 400) / 400^2 (1, -1); times w
+    assert scores('GraSP')[0] / scores('GraSP')[1] == pytest.approx(1.5)
+    assert scores('GraSP')[0] > 0
+
+
+def test_random_scores_differ_by_tensor_and_are_those_of_numpy():
+    from pab.pruners import Streams
+
+    first = Streams(7)('conv.weight').standard_normal(3)
+    assert np.array_equal(first, Streams(7)('conv.weight').standard_normal(3))
+    assert not np.array_equal(first, Streams(7)('fc.weight').standard_normal(3))
+    # frozen: the masks of a seed must never change
+    assert first == pytest.approx([1.3336668903820903, -0.23759322390044754, -0.6689730018288462], abs=1e-12)
+
+
+def test_a_classifier_of_its_own_density(net):
+    for scope in ('global', 'local'):
+        masks = build('Mag', 0.1, prunable=BOTH, scope=scope, classifier_density=0.5).prune(net)
+        assert int(masks['fc.weight'].sum()) == 80
+        del masks['fc.weight']
+        rest = sum(kept_count(m.numel(), Fraction('0.1')) for m in masks.values()) if scope == 'local' else 150
+        assert kept(masks) == rest
+
+
+def test_classifier_density_without_a_prunable_classifier(net):
+    with pytest.raises(ValueError, match=r"the last Linear layer, 'fc.weight', is not prunable; add 'Linear'"):
+        build('Mag', classifier_density=0.5).prune(net)
+    with pytest.raises(ValueError, match=r'classifier_density: there is no Linear layer'):
+        build('Mag', classifier_density=0.5).prune(nn.Sequential(nn.Conv2d(1, 1, 1)))
+
+
+@pytest.mark.parametrize('scope', ['global', 'local'])
+def test_a_floor_in_each_tensor(scope, net):
+    plain = build('Mag', 0.05, scope=scope, prunable=BOTH).prune(net)
+    masks = build('Mag', 0.05, scope=scope, prunable=BOTH, min_per_tensor=12, rounds=4).prune(net)
+    assert kept(masks) == kept(plain)
+    assert min(int(mask.sum()) for mask in masks.values()) == 12
+    assert min(int(mask.sum()) for mask in plain.values()) < 12
+
+
+def test_a_floor_that_does_not_fit(net):
+    with pytest.raises(ValueError, match=r'min_per_tensor: 30 weights in each of 4 tensors need 120 kept weights'):
+        build('Mag', 0.05, prunable=BOTH, min_per_tensor=30).prune(net)
+
+
+def test_emptied_tensors_are_named(net):
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    handler.setLevel(logging.WARNING)
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    try:
+        masks = build('Mag', 0.05, prunable=BOTH).prune(net)
+    finally:
+        logger.removeHandler(handler)
+    empty = empty_tensors(masks)
+    assert empty
+    assert messages == [f'Mag: no weight is left in {", ".join(empty)}; min_per_tensor keeps some']
+
+
+def test_table():
+    masks = {'a.weight': torch.tensor([True, False, True, True]), 'long.weight': torch.zeros(1000, dtype=torch.bool)}
+    assert density_table(masks).splitlines() == [
+        'tensor       kept  total  density',
+        'a.weight        3      4   0.7500',
+        'long.weight     0  1,000    empty',
+        'all             3  1,004   0.0030',
+    ]
+
+
+def test_progress(net):
+    seen = []
+    build('Mag', 0.25, rounds=2).prune(net, on_round=lambda *report: seen.append(report))
+    assert seen == [(1, 2, 0.5), (2, 2, 0.25)]
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_earlier_masks_that_left_too_little(name, net, batches, flips):
+    apply_masks_(net, build('Mag', 0.2).prune(net))
+    with pytest.raises(ValueError, match=rf'{name}: density 0.3 keeps .* earlier masks left .* never comes back'):
+        build(name, 0.3).prune(net, batches, flips=flips)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'error', 'text'),
+    [
+        (
+            dict(density=0),
+            ValueError,
+            r'Mag: density must lie in \(0, 1\], got 0; it is the share of weights that is kept',
+        ),
+        (dict(density=1.5), ValueError, r'Mag: density must lie in \(0, 1\], got 1.5'),
+        (dict(density='half'), TypeError, r"Mag: density must lie in \(0, 1\], got 'half'"),
+        (dict(rounds=0), ValueError, 'Mag: rounds must be at least 1, got 0'),
+        (dict(rounds=1.5), TypeError, 'Mag: rounds must be a whole number, got 1.5'),
+        (dict(schedule='cosine'), ValueError, "Mag: schedule must be one of exponential, linear, got 'cosine'"),
+        (dict(scope='layer'), ValueError, "Mag: scope must be one of global, local, got 'layer'"),
+        (dict(prunable='Conv2d'), TypeError, "Mag: prunable must be a list of class names .* got 'Conv2d'"),
+        (dict(prunable=()), ValueError, 'Mag: prunable is empty'),
+        (dict(classifier_density=2), ValueError, r'Mag: classifier_density must lie in \(0, 1\], got 2'),
+        (dict(min_per_tensor=-1), ValueError, 'Mag: min_per_tensor must be at least 0, got -1'),
+        (dict(min_per_tensor=0.5), TypeError, 'Mag: min_per_tensor must be a whole number, got 0.5'),
+    ],
+)
+def test_bad_settings(settings, error, text):
+    with pytest.raises(error, match=text):
+        PRUNERS.build(dict(dict(type='Mag', density=0.5), **settings))
+
+
+def test_a_type_that_matches_nothing(net):
+    with pytest.raises(
+        ValueError, match=r"no layer of ShortcutNet with a weight is a 'Conv3d'.* BatchNorm2d, Conv2d, Linear"
+    ):
+        build('Mag', prunable=('Conv2d', 'Conv3d')).prune(net)
+
+
+@pytest.mark.parametrize(
+    ('name', 'need'), [('SNIP', 'batches'), ('GraSP', 'batches'), ('SynFlow', 'input_shape'), ('FlipFreq', 'flips')]
+)
+def test_what_a_score_needs(name, need, net):
+    pruner = build(name)
+    assert need in pruner.needs
+    with pytest.raises(ValueError, match=rf'{name}: its score needs {need}, .* give prune\(\.\.\., {need}='):
+        pruner.prune(net)
+
+
+def test_where_the_input_shape_comes_from(net, batches):
+    pruner = build('SynFlow')
+    by_batch = pruner.prune(net, batches)
+    assert same(by_batch, pruner.prune(net, input_shape=[3, 8, 8]))
+    net.input_shape = (3, 8, 8)
+    assert same(by_batch, pruner.prune(net))
+    with pytest.raises(ValueError, match=r'SynFlow: input_shape must be the \(C, H, W\) of one image'):
+        pruner.prune(net, input_shape=(3, 0, 8))
+
+
+def test_bad_batches(net, batches, flips):
+    with pytest.raises(ValueError, match=r'SNIP: batches is empty'):
+        build('SNIP').prune(net, [])
+    with pytest.raises(TypeError, match=r'SNIP: batches must hold pairs of tensors \(images, labels\), got a Tensor'):
+        build('SNIP').prune(net, batches[0])
+    with pytest.raises(TypeError, match=r'SNIP: batches must be a list'):
+        build('SNIP').prune(net, batches[0][0])
+    del flips['conv1.weight']
+    with pytest.raises(ValueError, match=r"FlipFreq: flips has no entry for 'conv1.weight'"):
+        build('FlipFreq').prune(net, flips=flips)
+    with pytest.raises(ValueError, match=r"FlipFreq: flips of 'conv1.weight' have shape"):
+        build('FlipFreq').prune(net, flips=dict(flips, **{'conv1.weight': torch.zeros(3)}))
+
+
+def test_scores_that_are_not_finite(net, batches):
+    net.conv2.weight.data[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"Mag: the score of 'conv2.weight' is not finite"):
+        build('Mag').prune(net)
+
+
+@PRUNERS.register_module()
+class Power(Pruner):
+    """Score a weight by a power of its magnitude: a pruner as a user writes one."""
+
+    def __init__(self, power, **settings):
+        super().__init__(**settings)
+        self.power = power
+
+    def score(self, weights, generator=None):
+        assert generator is not None
+        return {name: w.abs() ** self.power for name, w in weights.items()}
+
+
+def test_a_pruner_of_the_users_own(net):
+    assert same(build('Power', 0.2, power=3).prune(net), build('Mag', 0.2).prune(net))
+    assert build('Power', power=3).needs == {'weights'}
+
+
+def test_a_score_that_asks_for_something_unknown():
+    with pytest.raises(TypeError, match=r"Wants: score asks for 'data'; a score may ask for weights, masks, network"):
+
+        class Wants(Pruner):
+            def score(self, data):
+                return data
+
+
+def test_a_pruner_without_a_score():
+    with pytest.raises(TypeError, match=r'Pruner: a pruner defines score\(\.\.\.\)'):
+        Pruner(density=0.5)
+
+
+def test_a_score_of_another_shape_or_name(net):
+    class Flat(Pruner):
+        def score(self, weights):
+            return {name: w.flatten() for name, w in weights.items()}
+
+    with pytest.raises(ValueError, match=r"Flat: the score of 'conv1.weight' has shape"):
+        Flat(0.5).prune(net)
+
+    class Less(Pruner):
+        def score(self, weights):
+            return {name: w for name, w in weights.items() if name != 'short.weight'}
+
+    with pytest.raises(ValueError, match=r'Less: score must return one tensor for each weight; check short.weight'):
+        Less(0.5).prune(net)

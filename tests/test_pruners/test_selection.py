@@ -1,0 +1,122 @@
+"""Counts, ties, scope and floors, by numbers that can be checked by hand."""
+
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from pab.pruners.schedules import as_density, exponential, kept_count, linear, shot_density
+from pab.pruners.selection import keep_highest, keep_highest_with_floor, make_groups, share_counts
+
+
+@pytest.mark.parametrize(
+    ('total', 'density', 'kept'),
+    [
+        (10, 0.9, 9),  # in floating point (1 - 0.9) * 10 = 0.99999..., which would keep all 10
+        (10, 0.7, 7),
+        (10, 0.3, 3),
+        (100, 0.29, 29),
+        (7, 0.5, 4),  # floor(3.5) = 3 go
+        (8, 0.05, 1),
+        (1000, 1e-6, 1),  # never none
+        (10, 1.0, 10),
+        (10, 1, 10),
+        (3, Fraction(1, 3), 1),
+        (10, Decimal('0.9'), 9),
+        (10, np.float32(0.9), 9),
+        (10, np.float64(0.9), 9),
+    ],
+)
+def test_kept_count_reads_the_density_as_written(total, density, kept):
+    assert kept_count(total, as_density(density, 'test')) == kept
+
+
+@pytest.mark.parametrize('value', [0, -0.1, 1.0001, float('nan'), float('inf'), 30])
+def test_density_out_of_range(value):
+    with pytest.raises(ValueError, match=r'SynFlow: density must lie in \(0, 1\], got'):
+        as_density(value, 'SynFlow')
+
+
+@pytest.mark.parametrize('value', ['0.3', True, None, [0.3]])
+def test_density_of_another_type(value):
+    with pytest.raises(TypeError, match=r'SynFlow: density must lie in \(0, 1\], got'):
+        as_density(value, 'SynFlow')
+
+
+def test_schedules_by_hand():
+    quarter = Fraction(1, 4)
+    assert [linear(quarter, t, 3) for t in (1, 2, 3)] == [Fraction(3, 4), Fraction(1, 2), quarter]
+    assert [exponential(quarter, t, 2) for t in (1, 2)] == [Fraction(1, 2), quarter]
+    assert exponential(Fraction('0.81'), 1, 2) == Fraction('0.9')
+
+
+def test_shot_density_by_hand():
+    assert [shot_density(0.4, shot, 3) for shot in (1, 2, 3)] == [Fraction('0.8'), Fraction('0.6'), Fraction('0.4')]
+    with pytest.raises(ValueError, match=r'shot must lie in 1\.\.3 \(shots\), got 4'):
+        shot_density(0.4, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ('scores', 'alive', 'count', 'kept'),
+    [
+        ([3, 1, 2, 5], [1, 1, 1, 1], 2, [1, 0, 0, 1]),
+        ([4, 4, 4, 4], [1, 1, 1, 1], 2, [1, 1, 0, 0]),  # all ties: the lower index survives
+        ([4, 4, 4, 4], [0, 1, 1, 1], 2, [0, 1, 1, 0]),
+        ([2, 1, 2, 3], [1, 1, 1, 1], 2, [1, 0, 0, 1]),
+        ([9, 1, 2, 3], [0, 1, 1, 1], 2, [0, 0, 1, 1]),  # the dead do not come back, however high
+        ([0, 0, 0, 0], [1, 0, 1, 0], 1, [1, 0, 0, 0]),
+        ([-1, -2, -3, -4], [1, 1, 1, 1], 3, [1, 1, 1, 0]),
+        ([0.0, -0.0, 0.0, 1], [1, 1, 1, 1], 2, [1, 0, 0, 1]),
+        ([3, 1, 2, 5], [1, 1, 1, 1], 4, [1, 1, 1, 1]),
+        ([3, 1, 2, 5], [1, 0, 1, 1], 0, [0, 0, 0, 0]),
+    ],
+)
+def test_keep_highest_by_hand(scores, alive, count, kept):
+    alive = torch.tensor(alive, dtype=torch.bool)
+    got = keep_highest(torch.tensor(scores, dtype=torch.float64), alive, count)
+    assert got.int().tolist() == kept
+
+
+@pytest.mark.parametrize('distinct', [3, 1000, 10**9])
+@pytest.mark.parametrize('share', [0.001, 0.02, 0.5, 0.97])
+def test_keep_highest_equals_a_stable_sort(distinct, share):
+    stream = torch.Generator().manual_seed(distinct)
+    scores = torch.randint(-distinct, distinct, (300_000,), generator=stream).double()
+    alive = torch.rand(300_000, generator=stream) < 0.6
+    count = int(int(alive.sum()) * (1 - share))
+    order = scores.masked_fill(~alive, -torch.inf).argsort(descending=True, stable=True)
+    want = torch.zeros_like(alive)
+    want[order[:count]] = True
+    assert torch.equal(keep_highest(scores, alive, count), want)
+
+
+def test_floor_by_hand():
+    scores = torch.tensor([9.0, 8, 7, 6, 1, 2, 3])
+    alive = torch.ones(7, dtype=torch.bool)
+    assert keep_highest_with_floor(scores, alive, 4, [4, 3], 0).int().tolist() == [1, 1, 1, 1, 0, 0, 0]
+    assert keep_highest_with_floor(scores, alive, 4, [4, 3], 1).int().tolist() == [1, 1, 1, 0, 0, 0, 1]
+    assert keep_highest_with_floor(scores, alive, 4, [4, 3], 2).int().tolist() == [1, 1, 0, 0, 0, 1, 1]
+    assert keep_highest_with_floor(scores, alive, 5, [6, 1], 2).int().tolist() == [1, 1, 1, 1, 0, 0, 1]
+
+
+def test_groups():
+    half, tenth = Fraction(1, 2), Fraction(1, 10)
+    everything = make_groups(['a', 'b', 'fc'], 'global', half)
+    assert [(group.names, group.density) for group in everything] == [(('a', 'b', 'fc'), half)]
+    apart = make_groups(['a', 'b', 'fc'], 'global', half, 'fc', tenth)
+    assert [(group.names, group.density) for group in apart] == [(('a', 'b'), half), (('fc',), tenth)]
+    local = make_groups(['a', 'b', 'fc'], 'local', half, 'fc', tenth)
+    assert [(group.names, group.density) for group in local] == [(('a',), half), (('b',), half), (('fc',), tenth)]
+    only = make_groups(['fc'], 'global', half, 'fc', tenth)
+    assert [(group.names, group.density) for group in only] == [(('fc',), tenth)]
+
+
+def test_counts_shared_by_floors():
+    tenth = [Fraction(1, 10)] * 3
+    assert share_counts([[10], [100], [200]], tenth, 0) == [1, 10, 20]
+    assert share_counts([[10], [100], [200]], tenth, 4) == [4, 10, 17]  # the one with the most to spare pays
+    assert share_counts([[10], [100], [200]], tenth, 10) == [10, 10, 11]
+    with pytest.raises(ValueError, match='min_per_tensor: 12 weights in each of 3 tensors need 34 kept weights'):
+        share_counts([[10], [100], [200]], tenth, 12)
