@@ -1,0 +1,174 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pab.models import ImageClassifier, initialize_
+from pab.psg import PSGConv2d
+from pab.registry import CONVERTERS, MODELS
+
+NETWORK = {'type': 'CIFARResNet', 'depth': 8, 'width': 4, 'in_channels': 1}
+
+
+def build(**kwargs) -> ImageClassifier:
+    return MODELS.build({'type': 'ImageClassifier', 'network': NETWORK, **kwargs})
+
+
+@pytest.fixture
+def images():
+    return torch.randn(6, 1, 8, 8)
+
+
+@pytest.fixture
+def labels():
+    return torch.tensor([0, 9, 1, 2, 3, 3])
+
+
+def test_three_modes(images, labels):
+    model = build().eval()
+    logits = model(images)
+    assert logits.shape == (6, 10)
+    assert torch.equal(logits, model(images, labels, mode='tensor'))
+    loss = model(images, labels, mode='loss')
+    assert loss.keys() == {'loss'}
+    by_hand = -logits.log_softmax(1)[torch.arange(6), labels].mean()
+    torch.testing.assert_close(loss['loss'], by_hand)
+    (prediction,) = model(images, labels, mode='predict')
+    assert torch.equal(prediction['logits'], logits)
+    assert prediction['labels'] is labels
+
+
+def test_label_smoothing(images, labels):
+    model = build(label_smoothing=0.2).eval()
+    target = 0.8 * F.one_hot(labels, 10) + 0.02
+    by_hand = -(target * model(images).log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(model(images, labels, mode='loss')['loss'], by_hand)
+
+
+def test_class_probabilities_as_labels(images, labels):
+    model = build().eval()
+    mixed = F.one_hot(labels, 10).float()
+    torch.testing.assert_close(model(images, mixed, mode='loss'), model(images, labels, mode='loss'))
+
+
+def test_initial_weights_are_those_of_the_network_alone():
+    model = build(init={'scheme': 'kaiming_laplace', 'seed': 4})
+    model.init_weights()
+    alone = initialize_(MODELS.build(NETWORK), 'kaiming_laplace', 4)
+    for (name, got), want in zip(model.network.named_parameters(), alone.parameters(), strict=True):
+        assert torch.equal(got, want), name
+
+
+def test_seed_defaults_to_the_seed_of_torch():
+    torch.manual_seed(11)
+    model = build()
+    torch.rand(3)  # drawing doesn't matter
+    model.init_weights()
+    want = initialize_(MODELS.build(NETWORK), 'kaiming_normal', 11)
+    assert torch.equal(model.network.conv1.weight, want.conv1.weight)
+
+
+def test_init_weights_acts_once():
+    model = build()
+    model.init_weights()
+    assert model.is_init
+    with torch.no_grad():
+        model.network.conv1.weight.fill_(3)
+    model.init_weights()
+    assert (model.network.conv1.weight == 3).all()
+
+
+def test_init_none_leaves_the_network_as_it_was_built():
+    model = build(init=None)
+    before = copy.deepcopy(model.network.state_dict())
+    model.init_weights()
+    assert all(torch.equal(before[key], value) for key, value in model.network.state_dict().items())
+
+
+def test_channels_last_changes_the_layout_only(images):
+    last, first = build(channels_last=True).eval(), build(channels_last=False).eval()
+    first.load_state_dict(last.state_dict())
+    weight = last.network.layer1[0].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+    assert first.network.layer1[0].conv1.weight.is_contiguous()
+    torch.testing.assert_close(last(images), first(images))
+    last.init_weights()
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_converter():
+    psg = {'type': 'PSG', 'input_bits': 4}
+    for converter in (psg, [psg]):
+        model = build(converter=converter)
+        convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+        assert len(convs) == 9
+        assert all(type(m) is PSGConv2d for m in convs)
+
+
+def test_converters_run_in_their_order(monkeypatch):
+    monkeypatch.setattr(CONVERTERS, 'build', lambda config: lambda network: calls.append((config['type'], network)))
+    calls = []
+    model = build(converter=[{'type': 'first'}, {'type': 'second'}])
+    assert [name for name, _ in calls] == ['first', 'second']
+    assert all(network is model.network for _, network in calls)
+
+
+def test_a_built_network_is_taken_as_it_is():
+    network = MODELS.build(NETWORK)
+    assert ImageClassifier(network).network is network
+
+
+def test_train_step_of_mmengine_learns(images, labels):
+    from mmengine.optim import OptimWrapper
+
+    model = build()
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    losses = [model.train_step({'images': images, 'labels': labels}, wrapper)['loss'].item() for _ in range(8)]
+    assert losses[-1] < losses[0] / 2
+    (prediction,) = model.val_step({'images': images, 'labels': labels})
+    assert prediction['logits'].shape == (6, 10)
+
+
+def test_input_shape():
+    assert build(input_shape=[1, 8, 8]).input_shape == (1, 8, 8)
+    assert build().input_shape is None
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'init': {'sede': 1}}, "unknown key of init 'sede'; known: scheme, seed"),
+        ({'init': {'scheme': 'he'}}, "initialize_: unknown scheme 'he'; known: standard"),
+        ({'init': {'seed': -3}}, 'seed must be an int >= 0, got -3'),
+        ({'label_smoothing': 1}, r'ImageClassifier: label_smoothing must lie in \[0, 1\), got 1'),
+        ({'input_shape': (8, 8)}, r'ImageClassifier: input_shape must be \(channels, height, width\), got \(8, 8\)'),
+        ({'input_shape': (1, 8, 0)}, 'ImageClassifier: each entry of input_shape must be an int >= 1, got 0'),
+    ],
+)
+def test_bad_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
+
+
+def test_unknown_mode(images):
+    with pytest.raises(ValueError, match="ImageClassifier: unknown mode 'train'; known: tensor, loss, predict"):
+        build()(images, mode='train')
+
+
+def test_loss_without_labels(images):
+    with pytest.raises(ValueError, match="ImageClassifier: mode='loss' needs labels, got None"):
+        build()(images, mode='loss')
+
+
+def test_images_that_nobody_normalised():
+    with pytest.raises(TypeError, match=r'images must be floating point, got torch\.uint8; data_preprocessor='):
+        build()(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize('wrong', [10, -1])
+def test_labels_out_of_range(images, labels, wrong):
+    labels[2] = wrong
+    with pytest.raises(ValueError, match=r'labels must lie in \[0, 10\), the number of logits, got .* num_classes'):
+        build()(images, labels, mode='loss')
