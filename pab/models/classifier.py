@@ -65,14 +65,16 @@ class ImageClassifier(BaseModel):
 
     def init_weights(self) -> None:
         """Initialise the network; only the first call does anything, as mmengine's runner may call it again."""
-        if self.init is None:
-            super().init_weights()
-        elif not self.is_init:
+        if self.is_init:
+            return
+        if self.init is not None:
             scheme, seed = self.init['scheme'], self.init['seed']
             seed = torch.initial_seed() if seed is None else seed
             initialize_(self.network, scheme, seed)
-            self.is_init = True
             print_log(f'Initial weights: scheme {scheme!r}, seed {seed}', logger='current')
+        elif hasattr(self.network, 'init_weights'):
+            self.network.init_weights()
+        self.is_init = True
 
     def forward(
         self, images: Tensor, labels: Tensor | None = None, mode: str = 'tensor'

@@ -87,6 +87,31 @@ def test_init_none_leaves_the_network_as_it_was_built():
     assert all(torch.equal(before[key], value) for key, value in model.network.state_dict().items())
 
 
+def test_init_none_asks_the_network_itself():
+    class OwnRule(nn.Conv2d):
+        def init_weights(self):
+            nn.init.ones_(self.weight)
+
+    model = ImageClassifier(OwnRule(1, 1, 1), init=None)
+    model.init_weights()
+    assert model.network.weight.item() == 1
+
+
+def test_conversion_does_not_change_the_initial_weights():
+    plain, converted = build(init={'seed': 1}), build(init={'seed': 1}, converter={'type': 'PSG'})
+    plain.init_weights()
+    converted.init_weights()
+    for got, want in zip(converted.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(got, want)
+
+
+def test_the_log_tells_scheme_and_seed(monkeypatch):
+    lines = []
+    monkeypatch.setattr('pab.models.classifier.print_log', lambda text, logger: lines.append(text))
+    build(init={'seed': 12}).init_weights()
+    assert lines == ["Initial weights: scheme 'kaiming_normal', seed 12"]
+
+
 def test_channels_last_changes_the_layout_only(images):
     last, first = build(channels_last=True).eval(), build(channels_last=False).eval()
     first.load_state_dict(last.state_dict())

@@ -68,6 +68,13 @@ def test_the_table_is_complete():
     assert [config['name'] for config in listed if config['type'] == 'TorchvisionModel'] == list(TORCHVISION_NAMES)
 
 
+def test_every_entry_describes_itself_in_one_line():
+    for name, entry in MODELS.module_dict.items():
+        first, *rest = entry.__doc__.splitlines()
+        assert first.endswith('.'), name
+        assert not rest or not rest[0].strip(), name
+
+
 @every_network
 def test_parameters_and_shape(config, size, parameters):
     with torch.device('meta'):
