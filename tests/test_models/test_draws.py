@@ -1,6 +1,9 @@
 import hashlib
 import math
+import os
 import statistics
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -78,3 +81,17 @@ def test_log_against_the_library():
     x = np.concatenate([rng.random_sample(20_000), 10 ** rng.uniform(-300, 300, 20_000), 1 + 1e-8 * rng.randn(1000)])
     assert draws.log(x) == pytest.approx([math.log(value) for value in x], rel=1e-15)
     assert draws.log(np.array([1.0])).tolist() == [0.0]
+
+
+def test_the_vector_units_of_the_cpu_change_nothing():
+    """The same numbers from a second interpreter whose numpy uses the oldest instructions only."""
+    found = np.show_config(mode='dicts')['SIMD Extensions'].get('found', [])
+    if not found:
+        pytest.skip('numpy found no vector units beyond its baseline')
+    code = 'import runpy, sys; d = runpy.run_path(sys.argv[1]); rng = d["stream"](0, "a"); '
+    code += 'print(d["normal"](rng, 5000).tobytes().hex() + d["laplace"](rng, 5000).tobytes().hex())'
+    environment = {**os.environ, 'NPY_DISABLE_CPU_FEATURES': ' '.join(found)}
+    command = [sys.executable, '-W', 'ignore', '-c', code, draws.__file__]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    rng = draws.stream(0, 'a')
+    assert printed.strip() == draws.normal(rng, 5000).tobytes().hex() + draws.laplace(rng, 5000).tobytes().hex()
