@@ -70,19 +70,20 @@ class SharedBackward(OptimWrapperDict):
 
     def step(self, **kwargs) -> None:
         """Clip the gradients of all parameters together, then step every optimizer."""
-        optimizers = [wrapper.optimizer for wrapper in self.optim_wrappers.values()]
+        wrappers = list(self.optim_wrappers.values())
         if self.scaler is None:
             self._clip()
-            for optimizer in optimizers:
-                optimizer.step(**kwargs)
+            for wrapper in wrappers:
+                wrapper.step(**kwargs)
             return
-        for optimizer in optimizers:
-            self.scaler.unscale_(optimizer)
-        # The scaler judges each optimizer by its own gradients; a step of one without the other would split the update.
-        if all(bool(torch.isfinite(p.grad).all()) for p in self._parameters() if p.grad is not None):
+        for wrapper in wrappers:
+            self.scaler.unscale_(wrapper.optimizer)
+        # The scaler would judge each optimizer by its own gradients; a step of one without the other splits the update.
+        grads = [param.grad for param in self._parameters() if param.grad is not None]
+        if torch.isfinite(nn.utils.get_total_norm(grads, norm_type=float('inf'))):
             self._clip()
-            for optimizer in optimizers:
-                self.scaler.step(optimizer, **kwargs)
+            for wrapper in wrappers:
+                wrapper.step(**kwargs)
         self.scaler.update()
 
     def zero_grad(self, **kwargs) -> None:
@@ -106,8 +107,8 @@ class SharedBackward(OptimWrapperDict):
             wrapper.initialize_count_status(model, init_counts, max_counts)
 
     def get_lr(self) -> dict[str, list[float]]:
-        """The rates that govern the steps, for the log: learning rates, and Bop's adaptivity rate."""
-        return {**self._logged('lr'), **self._logged('adaptivity_rate')}
+        """The learning rates of the optimizers that have one (Bop has none), for the log."""
+        return self._logged('lr')
 
     def get_momentum(self) -> dict[str, list[float]]:
         """The momenta of the optimizers that have one."""

@@ -1,0 +1,1 @@
+_base_ = ['../_base_/models/vgg16_cifar.py', '../_base_/datasets/cifar10.py', '../_base_/schedules/pab_cifar.py']

@@ -1,0 +1,58 @@
+"""The training images that a pruner is shown."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PruneData:
+    """A sample of the training set, drawn by the run's seed and not augmented.
+
+    Args:
+        num_samples: how many images; at most the training set has.
+        batch_size: how many of them at a time; the last batch may be smaller.
+    """
+
+    num_samples: int = 100
+    batch_size: int = 100
+
+    def __post_init__(self) -> None:
+        for key in ('num_samples', 'batch_size'):
+            value = getattr(self, key)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f'PruneHook: data.{key} must be an integer >= 1, got {value!r}')
+
+    def batches(self, runner: Runner) -> list[tuple[Tensor, Tensor]]:
+        """(images (N, C, H, W), labels (N,)) as the network sees them in evaluation."""
+        size = len(runner.train_dataloader.dataset)
+        if self.num_samples > size:
+            raise ValueError(
+                f'PruneHook: data.num_samples must not exceed the training set, {size}, got {self.num_samples}'
+            )
+        chosen = np.random.RandomState(runner.seed % 2**32).permutation(size)[: self.num_samples].tolist()
+        parts = [chosen[i : i + self.batch_size] for i in range(0, len(chosen), self.batch_size)]
+        return [_load(runner, part) for part in parts]
+
+    def input_shape(self, runner: Runner) -> tuple[int, ...]:
+        """(C, H, W) of one image: the model's ``input_shape``, else that of a training image."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if getattr(model, 'input_shape', None) is not None:
+            return tuple(model.input_shape)
+        return tuple(_load(runner, [0])[0].shape[1:])
+
+
+def _load(runner: Runner, indices: list[int]) -> tuple[Tensor, Tensor]:
+    loader = runner.train_dataloader
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    # a dataset may transform its samples at random, and the draws of the training must not depend on the pruning
+    with torch.random.fork_rng():
+        torch.manual_seed(runner.seed)
+        dataset = loader.dataset
+        samples = dataset.__getitems__(indices) if hasattr(dataset, '__getitems__') else [dataset[i] for i in indices]
+        batch = model.data_preprocessor(loader.collate_fn(samples), False)
+    return batch['images'], batch['labels']

@@ -1,0 +1,47 @@
+"""Randomness that depends on the step alone, so that a resumed run draws what an uninterrupted one would have drawn."""
+
+import hashlib
+import random
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ..registry import HOOKS
+
+
+@HOOKS.register_module()
+class RandomStateHook(Hook):
+    """Seed python, numpy and torch anew for every step from (seed, step, rank).
+
+    Whatever a step draws, in the data loader of the main process, the augmentation or the network, then follows from
+    the number of the step: there is no random state to store, and resuming is exact at any step. What data loader
+    workers draw is seeded sample by sample instead (see :class:`~pab.datasets.EpochSampler`).
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Seed the epoch's first step, before its batch is fetched."""
+        self._seed(runner, runner.iter)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Seed the next step, before its batch is fetched."""
+        self._seed(runner, runner.iter + 1)
+
+    @staticmethod
+    def _seed(runner: Runner, step: int) -> None:
+        seed_all(step_seed(runner.seed, step, runner.rank))
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """A 64-bit seed from (seed, step, rank), different ones being unrelated."""
+    return int.from_bytes(hashlib.sha256(f'{seed}/{step}/{rank}'.encode()).digest()[:8], 'little')
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global generators of python, numpy and torch (every device)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

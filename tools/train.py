@@ -1,0 +1,49 @@
+"""Train the model of a config.
+
+python tools/train.py configs/pab/quickstart.py
+python tools/train.py configs/pab/r18_cifar10.py --seed 1 --cfg-options default_hooks.prune.pruner.density=0.1
+"""
+
+import argparse
+
+from pab.engine.launch import add_run_arguments, load_config, run
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_run_arguments(parser)
+    parser.add_argument(
+        '--seed', type=int, help='seed of weights, pruning and data order (default: that of the config)'
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from a checkpoint; without a file, from the newest good one in the work dir',
+    )
+    parser.add_argument(
+        '--amp',
+        nargs='?',
+        const='bfloat16',
+        choices=['bfloat16', 'float16'],
+        help='run the forward pass under autocast (default when given alone: bfloat16)',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    if args.seed is not None:
+        cfg.randomness = dict(cfg.get('randomness', {}), seed=args.seed)
+    if args.amp:
+        cfg.optim_wrapper.precision = args.amp
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    run(cfg, lambda runner: runner.train())
+
+
+if __name__ == '__main__':
+    main()
