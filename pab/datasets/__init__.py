@@ -2,7 +2,9 @@
 
 from pab.datasets.cifar import CIFAR, CIFAR10, CIFAR100
 from pab.datasets.collate import collate_images
+from pab.datasets.decode import UnreadableImageError, decode_rgb
 from pab.datasets.digits import Digits
+from pab.datasets.imagenet import ImageNet
 from pab.datasets.in_memory import InMemoryDataset
 from pab.datasets.root import data_folder
 from pab.datasets.sampler import EpochSampler, SampleIndex
@@ -13,8 +15,11 @@ __all__ = [
     'CIFAR100',
     'Digits',
     'EpochSampler',
+    'ImageNet',
     'InMemoryDataset',
     'SampleIndex',
+    'UnreadableImageError',
     'collate_images',
     'data_folder',
+    'decode_rgb',
 ]

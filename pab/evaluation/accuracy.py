@@ -1,12 +1,13 @@
 """The share of samples whose label is among the highest logits."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmengine.evaluator import BaseMetric
-from mmengine.logging import MMLogger, print_log
+from mmengine.logging import print_log
 from torch import Tensor
 
 from pab.registry import METRICS
@@ -64,8 +65,8 @@ class Accuracy(BaseMetric):
             metrics['nonfinite'] = nonfinite
             print_log(
                 f'Accuracy: {nonfinite} of {len(rows)} samples have NaN or infinite logits and count as wrong',
-                logger='current' if MMLogger.check_instance_created('mmengine') else None,
-                level=30,
+                'current',
+                logging.WARNING,
             )
         return metrics
 

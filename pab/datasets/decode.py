@@ -1,0 +1,58 @@
+"""From the bytes of an image file to RGB pixels, whatever the file turns out to hold."""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+try:  # a third faster than Pillow, pixel for pixel the same; torchvision has announced that it will go
+    from torchvision.io import ImageReadMode, decode_jpeg
+except ImportError:
+    decode_jpeg = None
+
+MAX_ASPECT = 100  # a resized strip would need hundreds of times the memory of a photograph
+
+
+class UnreadableImageError(ValueError):
+    """The bytes are not an image that can be used; the message says why."""
+
+
+def decode_rgb(data: bytes) -> Tensor:
+    """Decode an image file to (3, H, W) uint8.
+
+    What a file is, its content says, not its name. Colour and grey JPEGs, the usual case, are decoded by torchvision
+    where it still can, everything else by Pillow. Grey is repeated in three channels, CMYK and palettes are converted
+    to RGB, alpha is dropped, 16-bit grey keeps its upper 8 bits, of an animation the first frame is used, orientation
+    tags are ignored.
+
+    Raises:
+        UnreadableImageError: truncated, damaged, not an image, of a mode without a known range (32-bit floating), more
+            than about 179 million pixels (Pillow's limit), or sides in a ratio above 100.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:  # reads the header only
+            width, height = image.size
+            if max(width, height) > MAX_ASPECT * min(width, height):
+                raise UnreadableImageError(f'its sides are {width} x {height}, a ratio above {MAX_ASPECT}')
+            if decode_jpeg is not None and image.format == 'JPEG' and image.mode in ('RGB', 'L'):
+                return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+            return _with_pillow(image)
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # decoders of damaged files fail in every way there is
+        raise UnreadableImageError(f'{type(error).__name__}: {error}') from error
+
+
+def _with_pillow(image: Image.Image) -> Tensor:
+    if image.mode == 'F':
+        raise UnreadableImageError('floating pixels have no known range')
+    if image.mode.startswith('I'):  # Pillow would clip 16 bits to 255
+        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return torch.from_numpy(grey).expand(3, *grey.shape).contiguous()
+    if 'transparency' in image.info:
+        image = image.convert('RGBA')
+    if image.mode != 'RGB':
+        image = image.convert('RGB')
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

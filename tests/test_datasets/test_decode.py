@@ -1,0 +1,112 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pab.datasets import UnreadableImageError, decode_rgb
+
+# torchvision announces that its decoder will go; without it Pillow does the work, see the fixture decoder
+pytestmark = pytest.mark.filterwarnings('ignore:The image decoding and encoding:DeprecationWarning')
+
+RAMP = np.arange(32 * 48, dtype=np.int64).reshape(32, 48)
+COLOUR = np.stack([RAMP % 256, RAMP // 6, 255 - RAMP % 256], axis=2).astype(np.uint8)
+
+
+def encode(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def expect(data, pixels):
+    decoded = decode_rgb(data)
+    assert decoded.dtype == torch.uint8
+    assert torch.equal(decoded, torch.from_numpy(np.array(pixels)).permute(2, 0, 1))
+
+
+def pillow(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert('RGB'))
+
+
+@pytest.fixture(params=['torchvision', 'Pillow'])
+def decoder(request, monkeypatch):
+    """Both ways to decode a JPEG."""
+    if request.param == 'Pillow':
+        monkeypatch.setattr('pab.datasets.decode.decode_jpeg', None)
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'CMYK'])
+def test_jpegs_equal_pillow(decoder, mode):
+    data = encode(Image.fromarray(COLOUR).convert(mode), 'JPEG', quality=90)
+    decoded = decode_rgb(data).permute(1, 2, 0).numpy()
+    # two builds of libjpeg-turbo may round differently
+    assert np.abs(decoded.astype(int) - pillow(data).astype(int)).max() <= 1
+
+
+def test_progressive_jpeg():
+    data = encode(Image.fromarray(COLOUR), 'JPEG', progressive=True)
+    assert decode_rgb(data).shape == (3, 32, 48)
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'BMP', 'TIFF', 'WEBP'])
+def test_other_kinds_whatever_their_name(kind):
+    data = encode(Image.fromarray(COLOUR), kind, **({'lossless': True} if kind == 'WEBP' else {}))
+    expect(data, COLOUR)
+
+
+def test_alpha_is_dropped():
+    alpha = np.concatenate([COLOUR, np.full((32, 48, 1), 7, dtype=np.uint8)], axis=2)
+    expect(encode(Image.fromarray(alpha), 'PNG'), COLOUR)
+
+
+@pytest.mark.filterwarnings('error')
+def test_palette_with_transparency():
+    image = Image.fromarray(COLOUR).quantize(16)
+    pixels = np.asarray(image.convert('RGB'))
+    expect(encode(image, 'PNG', transparency=bytes(range(16))), pixels)
+
+
+def test_sixteen_bits_keep_the_upper_eight():
+    deep = (RAMP * 40).astype(np.uint16)
+    upper = (deep >> 8).astype(np.uint8)[..., None].repeat(3, axis=2)
+    for kind in ('PNG', 'TIFF'):
+        expect(encode(Image.fromarray(deep), kind), upper)
+
+
+@pytest.mark.parametrize('kind', ['GIF', 'WEBP', 'PNG'])
+def test_of_an_animation_the_first_frame_is_used(kind):
+    frames = [Image.new('RGB', (8, 8), colour) for colour in ((255, 0, 0), (0, 255, 0))]
+    options = {'lossless': True} if kind == 'WEBP' else {}
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    expect(data, np.asarray(frames[0]))
+
+
+def test_a_single_pixel():
+    assert decode_rgb(encode(Image.new('RGB', (1, 1)), 'JPEG')).shape == (3, 1, 1)
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'GIF', 'WEBP'])
+@pytest.mark.parametrize('keep', [0, 1, 20, 0.5, 0.9])
+def test_truncated_files_are_unreadable(decoder, kind, keep):
+    noise = np.random.RandomState(0).randint(0, 256, (32, 48, 3)).astype(np.uint8)
+    data = encode(Image.fromarray(noise), kind)
+    with pytest.raises(UnreadableImageError):
+        decode_rgb(data[: keep if isinstance(keep, int) else int(keep * len(data))])
+
+
+@pytest.mark.parametrize('data', [b'<html>not found</html>', bytes(1000), b'\xff\xd8\xff' + bytes(100)])
+def test_other_bytes_are_unreadable(data):
+    with pytest.raises(UnreadableImageError, match=r'\w+Error: '):
+        decode_rgb(data)
+
+
+def test_strips_bombs_and_floats_are_unreadable():
+    with pytest.raises(UnreadableImageError, match=r'its sides are 1 x 101, a ratio above 100'):
+        decode_rgb(encode(Image.new('RGB', (1, 101)), 'PNG'))
+    with pytest.raises(UnreadableImageError, match='DecompressionBombError'):
+        decode_rgb(encode(Image.new('1', (20000, 20000)), 'PNG'))
+    with pytest.raises(UnreadableImageError, match='floating pixels have no known range'):
+        decode_rgb(encode(Image.fromarray(RAMP.astype(np.float32)), 'TIFF'))
