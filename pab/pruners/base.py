@@ -23,11 +23,13 @@ from pab.pruners.targets import classifier_weight, prunable_layers
 
 INGREDIENTS = {  # what a score may ask for, by the names of its arguments
     'weights': 'parameter name -> float64 weight with the earlier rounds pruned to 0',
+    'magnitudes': 'parameter name -> float64 absolute value of these weights',
     'masks': 'parameter name -> bool tensor of what earlier rounds kept',
     'network': 'network(weights, images) -> logits; float64, evaluation mode, exact gradients',
     'batches': 'list of (images, labels), images in float64',
     'input_shape': '(C, H, W) of one image',
     'flips': 'parameter name -> number of sign flips of each weight',
+    'out': 'parameter name -> float64 tensor that may take the score, to save memory',
     'generator': 'generator(name) -> numpy RandomState fixed by seed and name',
 }
 
@@ -36,8 +38,7 @@ class Pruner:
     r"""Mask the weights with the lowest score, in one round or more.
 
     A subclass is one method, ``score``, that returns a tensor of scores for each weight tensor; the highest stay. Its
-    argument names say what it needs, any of ``weights``, ``masks``, ``network``, ``batches``, ``input_shape``,
-    ``flips`` and ``generator`` (see ``INGREDIENTS``)::
+    argument names say what it needs, out of ``INGREDIENTS``::
 
         @PRUNERS.register_module()
         class Cube(Pruner):
@@ -147,11 +148,14 @@ class Pruner:
             ingredients = {
                 'weights': rounds.weights,
                 'masks': rounds.masks,
+                'out': rounds.scores,
                 'generator': Streams(seed),
                 **self._given(model, batches, flips, input_shape, rounds),
             }
             if 'network' in self._asked:
-                ingredients['network'] = ScoringNetwork(model)
+                ingredients['network'] = ScoringNetwork(model, given=rounds.weights)
+            if 'magnitudes' in self._asked:
+                ingredients['magnitudes'] = rounds.magnitudes()
             ingredients = {name: ingredients[name] for name in self._asked if name in ingredients}
             for done, kept_density in rounds.run(lambda: self.score(**ingredients)):
                 if on_round is not None:

@@ -1,8 +1,9 @@
 """The network as scores see it: float64, evaluation mode, exact gradients; the model itself is left as it was."""
 
 import contextlib
+import copy
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -19,27 +20,32 @@ class ScoringNetwork:
 
     Args:
         model: called as ``model(images)``; returns logits.
+        given: names of parameters that every call names, so that no copy of them is kept.
     """
 
-    def __init__(self, model: nn.Module, _tensors: dict[str, Tensor] | None = None):
+    def __init__(self, model: nn.Module, given: Collection[str] = ()):
         self._model = model
-        self._tensors = _double_copies(model) if _tensors is None else _tensors
+        self._tensors = _double_copies(model, given)
+        self._absolute: ScoringNetwork | None = None
 
     def __call__(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         return functional_call(self._model, {**self._tensors, **weights}, (images,))
 
     def absolute(self) -> 'ScoringNetwork':
         """Return the network whose every floating parameter and buffer is replaced by its absolute value."""
-        tensors = {name: t.abs() if t.is_floating_point() else t for name, t in self._tensors.items()}
-        return ScoringNetwork(self._model, tensors)
+        if self._absolute is None:  # the same in every round
+            self._absolute = copy.copy(self)
+            self._absolute._tensors = {n: t.abs() if t.is_floating_point() else t for n, t in self._tensors.items()}
+        return self._absolute
 
 
-def _double_copies(model: nn.Module) -> dict[str, Tensor]:
+def _double_copies(model: nn.Module, without: Collection[str]) -> dict[str, Tensor]:
     # A tied parameter stands under its first name only: functional_call hands it to all of its owners.
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {
         name: t.detach().to(torch.float64, copy=True) if t.is_floating_point() else t.detach().clone()
         for name, t in tensors.items()
+        if name not in without
     }
 
 

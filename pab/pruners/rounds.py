@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pab.pruners.schedules import SCHEDULES, kept_count
-from pab.pruners.selection import Group, keep_highest_with_floor, share_counts
+from pab.pruners.selection import Group, lowest, share_counts
 from pab.pruners.settings import PruneSettings
 
 
@@ -15,6 +15,7 @@ class Rounds:
 
     Attributes:
         weights: parameter name -> float64 view, 0 where pruned.
+        scores: parameter name -> float64 view, where a score may be computed in place.
         masks: parameter name -> bool view, True where kept.
         device: of all of them.
 
@@ -45,17 +46,24 @@ class Rounds:
         self._flat_masks = torch.ones(total, dtype=torch.bool, device=self.device)
         self.weights = _views(self._flat_weights, shapes)
         self.masks = _views(self._flat_masks, shapes)
-        self._scores = _views(self._flat_scores, shapes)
+        self.scores = _views(self._flat_scores, shapes)
+        self._flat_magnitudes: Tensor | None = None
         for name in names:
             self.weights[name].copy_(weights[name].detach())
             if name in masks:
                 self.masks[name].copy_(masks[name])
-        self._flat_weights.masked_fill_(~self._flat_masks, 0)
+        self._flat_weights *= self._flat_masks
         sizes = [sum(part) for part in self._sizes]
         self._parts = list(zip(self._flat_scores.split(sizes), self._flat_masks.split(sizes), strict=True))
         self._final = share_counts(self._sizes, [group.density for group in groups], settings.min_per_tensor)
-        self._living = [int(alive.sum()) for _, alive in self._parts]
+        self._living = [int(alive.count_nonzero()) for _, alive in self._parts]
         self._check_earlier_masks()
+
+    def magnitudes(self) -> dict[str, Tensor]:
+        """Return the absolute weights, parameter name -> float64 view; once asked for they are kept up to date."""
+        if self._flat_magnitudes is None:
+            self._flat_magnitudes = self._flat_weights.abs()
+        return _views(self._flat_magnitudes, {name: weight.shape for name, weight in self.weights.items()})
 
     def run(self, score: Callable[[], Mapping[str, Tensor]]) -> Iterator[tuple[int, float]]:
         """Do the rounds; yield (rounds done, density reached) after each.
@@ -71,10 +79,14 @@ class Rounds:
             counts = [min(count, living) for count, living in zip(self._counts(done), self._living, strict=True)]
             if counts != self._living:
                 self._take(score())
-                for part, (scores, alive), count in zip(self._sizes, self._parts, counts, strict=True):
-                    floor = self._settings.min_per_tensor
-                    alive.copy_(keep_highest_with_floor(scores, alive, count, part, floor))
-                self._flat_weights.masked_fill_(~self._flat_masks, 0)
+                start = 0
+                for part, (scores, alive), living, count in zip(
+                    self._sizes, self._parts, self._living, counts, strict=True
+                ):
+                    gone = lowest(scores, alive, living - count, part, self._settings.min_per_tensor)
+                    alive[gone] = False
+                    self._forget(gone + start)
+                    start += len(alive)
                 self._living = counts
             yield done, sum(self._living) / self._flat_masks.numel()
 
@@ -86,18 +98,27 @@ class Rounds:
         own = [kept_count(sum(part), density) for part, density in zip(self._sizes, densities, strict=True)]
         return [max(last, count) for last, count in zip(self._final, own, strict=True)]  # no group falls below its end
 
+    def _forget(self, gone: Tensor) -> None:
+        for flat in (self._flat_weights, self._flat_magnitudes):
+            if flat is not None:
+                flat[gone] = 0
+
     def _take(self, scores: Mapping[str, Tensor]) -> None:
-        if odd := set(self._scores) ^ set(scores):
+        if odd := set(self.scores) ^ set(scores):
             raise ValueError(
                 f'{self._owner}: score must return one tensor for each weight; check {", ".join(sorted(odd))}'
             )
-        for name, buffer in self._scores.items():
+        for name, buffer in self.scores.items():
             if scores[name].shape != buffer.shape:
                 raise ValueError(
                     f'{self._owner}: the score of {name!r} has shape {tuple(scores[name].shape)}, '
                     f'its weight {tuple(buffer.shape)}'
                 )
-            buffer.copy_(scores[name].detach())
+            if scores[name].data_ptr() != buffer.data_ptr():
+                buffer.copy_(scores[name].detach())
+        if self._flat_scores.sum().isfinite():  # one pass; only a sum that is not finite makes us look closer
+            return
+        for name, buffer in self.scores.items():
             if not buffer.isfinite().all():
                 raise ValueError(
                     f'{self._owner}: the score of {name!r} is not finite; look for NaN or infinity in weights and data'
@@ -108,11 +129,12 @@ class Rounds:
             if living < count:
                 raise ValueError(
                     f'{self._owner}: density {float(group.density):g} keeps {count} weights of '
-                    f'{", ".join(group.names)}, but earlier masks left {living}; a pruned weight never comes back, so ask for a lower density'
+                    f'{", ".join(group.names)}, but earlier masks left {living}; '
+                    'a pruned weight never comes back, so ask for a lower density'
                 )
         for name, mask in self.masks.items():
             least = min(self._settings.min_per_tensor, mask.numel())
-            if (living := int(mask.sum())) < least:
+            if (living := int(mask.count_nonzero())) < least:
                 raise ValueError(
                     f'{self._owner}: min_per_tensor asks for {least} weights in {name!r}, '
                     f'but earlier masks left {living}'

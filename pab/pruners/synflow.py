@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pab.pruners.base import Pruner
+from pab.pruners.flow import OneImageConvolutions
 from pab.pruners.network import ScoringNetwork, as_leaves, gradients
 from pab.registry import PRUNERS
 
@@ -24,10 +25,16 @@ class SynFlow(Pruner):
     """
 
     def score(
-        self, weights: dict[str, Tensor], network: ScoringNetwork, input_shape: tuple[int, int, int]
+        self,
+        magnitudes: dict[str, Tensor],
+        network: ScoringNetwork,
+        input_shape: tuple[int, int, int],
+        out: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        leaves = as_leaves({name: w.abs() for name, w in weights.items()})
-        first = next(iter(weights.values()))
-        ones = torch.ones(1, *input_shape, dtype=first.dtype, device=first.device)
-        grads = gradients(network.absolute()(leaves, ones).sum(), leaves)
-        return {name: (leaves[name].detach() * grads[name]).abs() for name in leaves}
+        leaves = as_leaves(magnitudes)
+        first = next(iter(out.values()))
+        with OneImageConvolutions([(leaf, out[name]) for name, leaf in leaves.items()]):
+            flow = network.absolute()(leaves, first.new_ones(1, *input_shape)).sum()
+        grads = gradients(flow, leaves)
+        # nothing in the network of absolute values is negative, so neither is w * dR/dw
+        return {name: torch.mul(magnitudes[name], grads[name], out=out[name]) for name in leaves}

@@ -13,7 +13,7 @@ RUNS = 16
 def first_scores(pruner: Pruner) -> list:
     """Note what the score returns in every round."""
     seen, score = [], pruner.score
-    pruner.score = lambda **given: seen.append(score(**given)) or seen[-1]
+    pruner.score = lambda **given: seen.append({k: s.clone() for k, s in score(**given).items()}) or seen[-1]
     return seen
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pab.pruners.schedules import as_density, exponential, kept_count, linear, shot_density
-from pab.pruners.selection import keep_highest, keep_highest_with_floor, make_groups, share_counts
+from pab.pruners.selection import keep_highest, make_groups, share_counts
 
 
 @pytest.mark.parametrize(
@@ -95,10 +95,10 @@ def test_keep_highest_equals_a_stable_sort(distinct, share):
 def test_floor_by_hand():
     scores = torch.tensor([9.0, 8, 7, 6, 1, 2, 3])
     alive = torch.ones(7, dtype=torch.bool)
-    assert keep_highest_with_floor(scores, alive, 4, [4, 3], 0).int().tolist() == [1, 1, 1, 1, 0, 0, 0]
-    assert keep_highest_with_floor(scores, alive, 4, [4, 3], 1).int().tolist() == [1, 1, 1, 0, 0, 0, 1]
-    assert keep_highest_with_floor(scores, alive, 4, [4, 3], 2).int().tolist() == [1, 1, 0, 0, 0, 1, 1]
-    assert keep_highest_with_floor(scores, alive, 5, [6, 1], 2).int().tolist() == [1, 1, 1, 1, 0, 0, 1]
+    assert keep_highest(scores, alive, 4, [4, 3], 0).int().tolist() == [1, 1, 1, 1, 0, 0, 0]
+    assert keep_highest(scores, alive, 4, [4, 3], 1).int().tolist() == [1, 1, 1, 0, 0, 0, 1]
+    assert keep_highest(scores, alive, 4, [4, 3], 2).int().tolist() == [1, 1, 0, 0, 0, 1, 1]
+    assert keep_highest(scores, alive, 5, [6, 1], 2).int().tolist() == [1, 1, 1, 1, 0, 0, 1]
 
 
 def test_groups():
