@@ -6,15 +6,13 @@ python tools/train.py configs/pab/r18_cifar10.py --seed 1 --cfg-options default_
 
 import argparse
 
-from pab.engine.launch import add_run_arguments, load_config, run
+from pab.engine.launch import add_run_arguments, add_seed_argument, load_config, run
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_run_arguments(parser)
-    parser.add_argument(
-        '--seed', type=int, help='seed of weights, pruning and data order (default: that of the config)'
-    )
+    add_seed_argument(parser)
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -35,8 +33,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    if args.seed is not None:
-        cfg.randomness = dict(cfg.get('randomness', {}), seed=args.seed)
     if args.amp:
         cfg.optim_wrapper.precision = args.amp
     if args.resume:

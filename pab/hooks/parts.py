@@ -1,8 +1,10 @@
 """The parts of a run that several hooks look at."""
 
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
+from torch.optim import Optimizer
 
 from ..optim import Bop
 
@@ -14,12 +16,14 @@ def network_of(model: nn.Module) -> nn.Module:
     return getattr(model, 'network', model)
 
 
-def optimizers_of(runner: Runner) -> dict:
-    """Every optimizer of a run by its name in the config ('optimizer' when there is one without a name)."""
+def optimizers_of(runner: Runner) -> list[Optimizer]:
+    """The optimizers of a run; none while they are not built yet."""
     wrapper = runner.optim_wrapper
-    return {name: w.optimizer for name, w in wrapper.items()} if hasattr(wrapper, 'items') else {'': wrapper.optimizer}
+    if isinstance(wrapper, OptimWrapperDict):
+        return [single.optimizer for single in wrapper.values()]
+    return [wrapper.optimizer] if isinstance(wrapper, OptimWrapper) else []
 
 
 def bops_of(runner: Runner) -> list[Bop]:
     """The Bop optimizers of a run."""
-    return [optimizer for optimizer in optimizers_of(runner).values() if isinstance(optimizer, Bop)]
+    return [optimizer for optimizer in optimizers_of(runner) if isinstance(optimizer, Bop)]

@@ -93,8 +93,7 @@ class PruneHook(Hook):
         network = network_of(runner.model)
         density = shot_density(self.pruner.settings.density, self.shots_done + 1, self.shots)
         masks = self._same_on_all_ranks(network, lambda: self._masks(runner, network, density))
-        optimizers = [] if runner.optim_wrapper is None else optimizers_of(runner).values()
-        apply_masks_(network, masks, optimizers)
+        apply_masks_(network, masks, optimizers_of(runner))
         for hook in runner.hooks:  # an averaged copy still holds what was just removed
             if getattr(hook, 'ema_model', None) is not None:
                 apply_masks_(network_of(hook.ema_model.module), masks)
