@@ -25,6 +25,8 @@ class InMemoryDataset(Dataset):
             (numpy's RandomState, so the same on every machine).
     """
 
+    random_items = False  # augmentation is the preprocessor's work, so indices need no seeds
+
     def __init__(
         self,
         images: Tensor,

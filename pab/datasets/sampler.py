@@ -35,7 +35,8 @@ class EpochSampler(DefaultSampler):
 
     The contract with a dataset: an index is a :class:`SampleIndex`; its ``seed`` depends on (seed, epoch, index) only,
     not on the rank, the worker or what came before. A dataset that draws all its random numbers from that seed gives
-    the same sample whatever the number of workers, and after a resume.
+    the same sample whatever the number of workers, and after a resume. A dataset that draws none says
+    ``random_items = False`` and gets plain ints.
 
     The contract with a training loop: ``set_epoch(epoch)`` before each epoch (mmengine's DistSamplerSeedHook does it);
     to go on inside an epoch, call ``skip(n)`` with the number of samples that this rank has used already (batches done
@@ -63,9 +64,11 @@ class EpochSampler(DefaultSampler):
             )
         self._skipped = num_samples
 
-    def __iter__(self) -> Iterator[SampleIndex]:
+    def __iter__(self) -> Iterator[int]:
         start, self._skipped = self._skipped, 0
         indices = list(super().__iter__())[start:]
+        if not getattr(self.dataset, 'random_items', True):
+            return iter(indices)
         return map(SampleIndex, indices, sample_seeds(self.seed, self.epoch, indices))
 
 

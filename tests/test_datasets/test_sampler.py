@@ -6,7 +6,7 @@ import torch
 from mmengine.dataset import DefaultSampler
 from torch.utils.data import DataLoader
 
-from pab.datasets import EpochSampler, SampleIndex
+from pab.datasets import EpochSampler, InMemoryDataset, SampleIndex
 from pab.datasets.sampler import sample_seeds
 from pab.registry import DATA_SAMPLERS
 
@@ -92,6 +92,15 @@ def test_starts_in_the_middle_once(num_workers):
     assert list(loader) == whole
     sampler.set_epoch(1)
     assert list(loader) != whole
+
+
+def test_datasets_without_randomness_get_plain_ints():
+    dataset = InMemoryDataset(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.zeros(10, dtype=torch.int64), ['a'])
+    sampler = EpochSampler(dataset, seed=3)
+    assert {type(index) for index in sampler} == {int}
+    assert list(sampler) == list(EpochSampler(Drawing(), seed=3))
+    sampler.skip(8)
+    assert len(list(sampler)) == 2
 
 
 def test_skipping_all_and_too_much():
