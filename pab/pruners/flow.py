@@ -48,62 +48,91 @@ def _pair(value) -> tuple[int, int]:
 
 
 class _OneImage(torch.autograd.Function):
-    """y (O, L) = W (O, K) @ windows (K, L), for L positions and K = C * kernel height * kernel width."""
+    """y (O, L) = W (O, K) @ windows (K, L), for L positions and K = C * kernel height * kernel width.
+
+    In an image of equal pixels most windows are equal, and likewise most output gradients before a global average:
+    equal rows and columns are computed once.
+    """
 
     @staticmethod
     def forward(ctx, input, weight, bias, stride, padding, dilation, out):
         kernel = weight.shape[2:]
-        size = [
-            (input.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
-        ]
-        ctx.pointwise = tuple(kernel) == (1, 1) and padding == (0, 0)
-        if ctx.pointwise:
-            windows = input[0, :, :: stride[0], :: stride[1]].flatten(1)
-        else:
-            windows = F.unfold(input, kernel, dilation, padding, stride)[0]
+        image = F.pad(input[0], (padding[1], padding[1], padding[0], padding[0]))
+        rows, ctx.row_of = _distinct(image, 1, stride[0], [dilation[0] * tap for tap in range(kernel[0])])
+        columns, ctx.column_of = _distinct(image, 2, stride[1], [dilation[1] * tap for tap in range(kernel[1])])
+        windows = image.index_select(1, rows.flatten()).index_select(2, columns.flatten())
+        windows = windows.view(-1, *rows.shape, *columns.shape)  # (C, rows, kernel height, columns, kernel width)
+        positions, size = len(rows) * len(columns), weight[0].numel()
         # (L, K) for few positions and a large weight: the products then read the weight in the order it lies in memory
-        ctx.tall = windows.shape[1] < windows.shape[0]
-        flat = weight.flatten(1)
+        ctx.tall = positions < size
         if ctx.tall:
-            windows = windows.t().contiguous()
-            result = (windows @ flat.t()).t()
+            windows = windows.permute(1, 3, 0, 2, 4).reshape(positions, size)
+            result = (windows @ weight.flatten(1).t()).t()
         else:
-            result = flat @ windows
+            windows = windows.permute(0, 2, 4, 1, 3).reshape(size, positions)
+            result = weight.flatten(1) @ windows
         if bias is not None:
             result = result + bias[:, None]
         ctx.save_for_backward(windows, weight)
-        ctx.settings = input.shape, kernel, stride, padding, dilation
+        ctx.settings = input.shape[2:], tuple(kernel), dilation, padding, stride
         ctx.out, ctx.key = out, id(weight)
-        return result.reshape(1, -1, *size)
+        return _repeat(result.reshape(-1, len(rows), len(columns)), ctx.row_of, ctx.column_of)[None]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         windows, weight = ctx.saved_tensors
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        grad = grad[0].flatten(1)  # (O, L)
-        if ctx.tall:
-            grad = grad.t().contiguous().t()
+        grad = grad[0]  # (O, H, W)
         grad_input = grad_weight = grad_bias = None
         if needs_weight:
             buffer = ctx.out.pop(ctx.key, None)
             grad_weight = torch.empty_like(weight) if buffer is None else buffer
-            torch.mm(grad, windows if ctx.tall else windows.t(), out=grad_weight.view(weight.shape[0], -1))
+            gathered = _gather(_gather(grad, 1, ctx.row_of), 2, ctx.column_of).flatten(1)
+            torch.mm(gathered, windows if ctx.tall else windows.t(), out=grad_weight.view(weight.shape[0], -1))
         if needs_bias:
-            grad_bias = grad.sum(1)
+            grad_bias = grad.sum((1, 2))
         if needs_input:
-            shape, kernel, stride, padding, dilation = ctx.settings
-            flat = weight.flatten(1)
-            spread = (grad.t() @ flat).t() if ctx.tall else flat.t() @ grad  # (K, L)
-            if not ctx.pointwise:
-                grad_input = F.fold(spread[None], shape[2:], kernel, dilation, padding, stride)
-            elif stride == (1, 1):
-                grad_input = spread.reshape(shape)
+            rows, row_of = _distinct(grad, 1, 1, [0])
+            columns, column_of = _distinct(grad, 2, 1, [0])
+            few = grad.index_select(1, rows[:, 0]).index_select(2, columns[:, 0]).flatten(1)
+            if few.shape[1] < weight[0].numel():
+                spread = (few.t().contiguous() @ weight.flatten(1)).t()
             else:
-                grad_input = grad.new_zeros(shape)
-                grad_input[0, :, :: stride[0], :: stride[1]] = spread.reshape(shape[1], *_strided(shape, stride))
+                spread = weight.flatten(1).t() @ few
+            spread = _repeat(spread.reshape(-1, len(rows), len(columns)), row_of, column_of)
+            grad_input = F.fold(spread.flatten(1)[None], *ctx.settings)
         return grad_input, grad_weight, grad_bias, None, None, None, None
 
 
-def _strided(shape, stride) -> list[int]:
-    return [-(-shape[2 + i] // stride[i]) for i in (0, 1)]
+def _distinct(image: Tensor, axis: int, step: int, taps: list[int]) -> tuple[Tensor, Tensor]:
+    """Find the windows along an axis that differ from the one before.
+
+    Returns:
+        (windows, taps) coordinates along the axis that each distinct window reads, and (all windows,) which of the
+        distinct ones each window equals.
+    """
+    size = image.shape[axis]
+    count = (size - taps[-1] - 1) // step + 1
+    other = [dim for dim in range(image.dim()) if dim != axis]
+    same = (image.narrow(axis, step, size - step) == image.narrow(axis, 0, size - step)).all(other).tolist()
+    fresh = [not i or not all(same[(i - 1) * step + tap] for tap in taps) for i in range(count)]
+    first = torch.tensor([i * step for i in range(count) if fresh[i]])
+    return first[:, None] + torch.tensor(taps), torch.tensor(fresh).cumsum(0) - 1
+
+
+def _repeat(values: Tensor, row_of: Tensor, column_of: Tensor) -> Tensor:
+    """Lay out (C, distinct rows, distinct columns) as (C, rows, columns)."""
+    if values.shape[1:] == (len(row_of), len(column_of)):
+        return values
+    return values.index_select(1, row_of).index_select(2, column_of)
+
+
+def _gather(values: Tensor, axis: int, group_of: Tensor) -> Tensor:
+    """Add up what belongs to the same distinct row or column: the transpose of repeating it."""
+    groups = int(group_of[-1]) + 1
+    if groups == len(group_of):
+        return values
+    shape = list(values.shape)
+    shape[axis] = groups
+    return values.new_zeros(shape).index_add_(axis, group_of, values)

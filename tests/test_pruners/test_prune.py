@@ -373,9 +373,7 @@ def test_a_pruner_of_the_users_own(net):
 
 
 def test_a_score_that_asks_for_something_unknown():
-    with pytest.raises(
-        TypeError, match=r"Wants: score asks for 'data'; a score may ask for weights, magnitudes"
-    ):
+    with pytest.raises(TypeError, match=r"Wants: score asks for 'data'; a score may ask for weights, magnitudes"):
 
         class Wants(Pruner):
             def score(self, data):
