@@ -78,6 +78,17 @@ def test_names_of_both_numpy_versions(cifar10):
     assert len(CIFAR10(split='test', data_root=cifar10)) == PER_FILE
 
 
+def test_byte_order_and_layout_of_labels(cifar10):
+    for labels in (np.array([1, 2, 3, 4], dtype='>i4'), np.asfortranarray([[1, 9], [2, 9], [3, 9], [4, 9]])[:, 0]):
+        write(
+            cifar10 / 'cifar-10-batches-py' / 'test_batch',
+            {b'data': np.asfortranarray(pixels_of(9)), b'labels': labels},
+        )
+        test = CIFAR10(split='test', data_root=cifar10)
+        assert test.labels.tolist() == [1, 2, 3, 4]
+        assert np.array_equal(test.images.contiguous().numpy().reshape(PER_FILE, 3072), pixels_of(9))
+
+
 def test_python2_files_load(cifar10):
     # as Python 2 wrote the official files: protocol 2, byte strings by SHORT_BINSTRING ('U')
     raw = pixels_of(3)[:1].tobytes()
@@ -120,7 +131,8 @@ def test_a_file_that_tries_to_run_code_is_refused(cifar10, tmp_path, name):
         b'cnumpy\nload\n(Vx\ntR.',
         b'cnumpy.core.multiarray\nscalar\n.',
         b'c_codecs\nencode\n(Vabc\nVzlib_codec\ntR.',
-        b'cnumpy.core.multiarray\n_reconstruct\n(cnumpy\ndtype\n(I0\ntVb\ntR.',
+        b'cnumpy\ndtype\n(VO8\nI0\nI1\ntR.',  # objects: numpy would take bytes for addresses
+        b'cnumpy\nndarray\n)R(I1\n(I1\ntNI00\nVtext\ntb.',
     ],
 )
 def test_every_other_global_is_refused(cifar10, content):
