@@ -1,0 +1,3 @@
+_base_ = ['./r18_cifar10.py']
+
+model = dict(converter=None)

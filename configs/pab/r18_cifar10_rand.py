@@ -1,0 +1,3 @@
+_base_ = ['./r18_cifar10.py']
+
+default_hooks = dict(prune=dict(pruner=dict(type='Rand', rounds=1)))
