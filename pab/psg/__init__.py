@@ -2,6 +2,19 @@
 
 from .config import PSGConfig
 from .convert import PSGConverter, convert_psg_, exact_gradients
+from .kernels import is_compiled, use_compiled
 from .layers import PSGConv2d, PSGLayer, PSGLinear
+from .relu import ByteMaskReLU
 
-__all__ = ['PSGConfig', 'PSGConv2d', 'PSGConverter', 'PSGLayer', 'PSGLinear', 'convert_psg_', 'exact_gradients']
+__all__ = [
+    'ByteMaskReLU',
+    'PSGConfig',
+    'PSGConv2d',
+    'PSGConverter',
+    'PSGLayer',
+    'PSGLinear',
+    'convert_psg_',
+    'exact_gradients',
+    'is_compiled',
+    'use_compiled',
+]

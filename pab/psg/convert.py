@@ -9,6 +9,7 @@ from torch import nn
 from ..registry import CONVERTERS
 from .config import PSGConfig
 from .layers import PSGConv2d, PSGLayer, PSGLinear
+from .relu import ByteMaskReLU
 
 PSG_CLASSES = {'Conv2d': (nn.Conv2d, PSGConv2d), 'Linear': (nn.Linear, PSGLinear)}
 SignedRule = Mapping[str, bool] | Callable[[str, nn.Module], bool | None]
@@ -20,6 +21,7 @@ def convert_psg_(
     *,
     layers: Sequence[str] = ('Conv2d',),
     input_signed: SignedRule | None = None,
+    byte_mask_relu: bool = True,
 ) -> nn.Module:
     """Make every ``nn.Conv2d`` (or what ``layers`` names) of a network a PSG layer, in place, and return the network.
 
@@ -34,6 +36,8 @@ def convert_psg_(
         layers: some of 'Conv2d' and 'Linear'.
         input_signed: which layers read signed values: a dict from layer name to bool, or a function of (name, layer)
             that returns a bool, or None for the default.
+        byte_mask_relu: also make every ``nn.ReLU`` a :class:`ByteMaskReLU`, which changes no number and lets the float
+            activation between ReLU and PSG layer be freed.
 
     Raises:
         TypeError: ``model`` is no module, ``cfg`` no PSGConfig, or a sign no bool.
@@ -49,6 +53,9 @@ def convert_psg_(
     for name, (layer, psg_class) in found.items():
         layer.__class__ = psg_class
         layer._init_psg(cfg, signs[name])
+    for module in model.modules() if byte_mask_relu else ():
+        if type(module) is nn.ReLU:
+            module.__class__ = ByteMaskReLU
     return model
 
 
@@ -111,7 +118,7 @@ def exact_gradients(model: nn.Module) -> Iterator[None]:
     Blocks nest, and an exception restores the layers too. A model without PSG layers is left as it is. A copy of the
     model made within the block stays exact.
     """
-    before = [(module, module.exact) for module in model.modules() if isinstance(module, PSGLayer)]
+    before = [(module, module.exact) for module in model.modules() if isinstance(module, (PSGLayer, ByteMaskReLU))]
     for module, _ in before:
         module.exact = True
     try:
@@ -126,15 +133,22 @@ class PSGConverter:
     """Make a network's layers PSG layers: :func:`convert_psg_` as a config names it.
 
     Args:
-        layers, input_signed: as in :func:`convert_psg_`.
+        layers, input_signed, byte_mask_relu: as in :func:`convert_psg_`.
         **settings: the fields of :class:`PSGConfig`.
     """
 
-    def __init__(self, layers: Sequence[str] = ('Conv2d',), input_signed: SignedRule | None = None, **settings):
+    def __init__(
+        self,
+        layers: Sequence[str] = ('Conv2d',),
+        input_signed: SignedRule | None = None,
+        byte_mask_relu: bool = True,
+        **settings,
+    ):
         unknown = sorted(set(settings) - set(PSGConfig.__dataclass_fields__))
         if unknown:
             raise TypeError(f'PSG: unknown settings {unknown}; known are {sorted(PSGConfig.__dataclass_fields__)}')
-        self.config, self.layers, self.input_signed = PSGConfig(**settings), tuple(layers), input_signed
+        self.config = PSGConfig(**settings)
+        self.options = dict(layers=layers, input_signed=input_signed, byte_mask_relu=byte_mask_relu)
 
     def __call__(self, model: nn.Module) -> nn.Module:
-        return convert_psg_(model, self.config, layers=self.layers, input_signed=self.input_signed)
+        return convert_psg_(model, self.config, **self.options)

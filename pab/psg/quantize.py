@@ -27,7 +27,7 @@ def code_dtype(bits: int, signed: bool) -> torch.dtype | None:
 
 def sample_max(x: Tensor) -> Tensor:
     """max|x| of each sample: (N, ...) -> (N,), in the working type. NaN if the sample has one."""
-    return _abs_max(x.flatten(1), dim=1)
+    return _abs_max(_in_storage_order(x).flatten(1), dim=1)
 
 
 def input_scale(x: Tensor) -> Tensor:
@@ -37,12 +37,17 @@ def input_scale(x: Tensor) -> Tensor:
 
 def tensor_scale(x: Tensor) -> Tensor:
     """Scale of an output gradient, any shape -> (): max|x| over the whole tensor."""
-    return _abs_max(x.flatten(), dim=0)
+    return _abs_max(_in_storage_order(x).flatten(), dim=0)
 
 
 def channel_scale(w: Tensor) -> Tensor:
     """Scale of a weight, (C_out, ...) -> (C_out, 1, ...): max|w| of each output channel."""
-    return _abs_max(w.flatten(1), dim=1).view(-1, *[1] * (w.dim() - 1))
+    return _abs_max(_in_storage_order(w).flatten(1), dim=1).view(-1, *[1] * (w.dim() - 1))
+
+
+def _in_storage_order(x: Tensor) -> Tensor:
+    # (N, C, H, W) channels_last -> (N, H, W, C): flattened without a copy, and a maximum does not ask for the order
+    return x if x.dim() != 4 or x.is_contiguous() else x.permute(0, 2, 3, 1)
 
 
 def _abs_max(x: Tensor, dim: int) -> Tensor:

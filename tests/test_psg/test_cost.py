@@ -96,3 +96,30 @@ def test_nothing_is_encoded_without_a_weight_gradient():
     with saved.hooks:
         layer(torch.rand(2, 3, 16, 16, requires_grad=True))
     assert saved.total == 0
+
+
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_bytes_of_a_residual_block(channels_last):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2 = (nn.Conv2d(8, 8, 3, padding=1, bias=False) for _ in range(2))
+            self.bn1, self.bn2 = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+            self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
+
+        def forward(self, x):
+            return self.relu2(x + self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))))
+
+    x = torch.randn(4, 8, 16, 16)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    totals = {}
+    for kind in ('dense', 'psg'):
+        net = nn.Sequential(*(Block() for _ in range(3)))
+        if kind == 'psg':
+            convert_psg_(net)
+        saved = SavedBytes(net)
+        with saved.hooks:
+            net(x)
+        totals[kind] = saved.total
+    # for each convolution: its float output (BatchNorm), and the float input or else a code and a mask
+    assert totals['psg'] <= 0.78 * totals['dense']

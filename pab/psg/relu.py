@@ -1,0 +1,43 @@
+"""A ReLU that keeps one byte an entry for its backward pass, so that the float activation can be freed."""
+
+import torch
+from torch import Tensor, nn
+
+from . import kernels
+
+
+class ByteMaskReLU(nn.ReLU):
+    """``nn.ReLU`` whose backward pass reads a mask of bytes; outputs and gradients are the same bit for bit.
+
+    ``nn.ReLU`` keeps its float output. A plain convolution keeps the same tensor, so the two pay once; a PSG layer
+    keeps a code of one byte instead, and then the float would be held for the ReLU alone.
+
+    exact: whether to be the plain ReLU; switched by :func:`pab.psg.exact_gradients`.
+    """
+
+    exact: bool = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.exact or not torch.is_grad_enabled():
+            return super().forward(input)
+        return _ByteMaskReLU.apply(input, self.inplace)
+
+
+class _ByteMaskReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, inplace: bool) -> Tensor:
+        if inplace:
+            ctx.mark_dirty(x)
+            y, passes = x.relu_(), kernels.positive(x)
+        else:
+            y, passes = kernels.relu_with_mask(x)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(passes)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (passes,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second backward pass will follow: it needs operations torch can differentiate
+            return torch.where(passes, grad, 0), None
+        return kernels.pass_where(grad, passes), None

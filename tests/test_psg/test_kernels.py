@@ -1,0 +1,168 @@
+"""Compiled passes give the numbers of the plain ones, bit for bit; without a compiler there is a warning, no crash."""
+
+import functools
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from pab.psg import (
+    ByteMaskReLU,
+    PSGConfig,
+    PSGConv2d,
+    convert_psg_,
+    exact_gradients,
+    is_compiled,
+    kernels,
+    use_compiled,
+)
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Compile every pass, however small; skip where there is no compiler."""
+    monkeypatch.setattr(kernels, 'SMALLEST_COMPILED', 0)
+    use_compiled(True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        kernels.positive(torch.ones(2))
+    if not is_compiled():
+        pytest.skip(f'no compiler: {caught[-1].message}')
+    yield
+    use_compiled(None)
+
+
+def images(shape, channels_last):
+    x = torch.randn(shape)
+    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+
+
+def same(got, want):
+    if isinstance(got, tuple):
+        return all(same(a, b) for a, b in zip(got, want, strict=True))
+    return torch.equal(got, want) and got.stride() == want.stride() and got.dtype == want.dtype
+
+
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_compiled_equals_plain(compiled, channels_last):
+    for shape in ((2, 3, 5, 7), (3, 16, 8, 8)):
+        x = images(shape, channels_last)
+        calls = [
+            lambda x=x: kernels.encode_input(x, 8, True),
+            lambda x=x: kernels.encode_input(x.relu(), 8, False),
+            lambda x=x: kernels.decode_input((x * 40).to(torch.uint8), 8, False, torch.float32),
+            lambda x=x: kernels.decode_input((x * 40).to(torch.int8), 8, True, torch.float32),
+            lambda x=x: kernels.quantize_gradient(x, 16),
+            lambda x=x: kernels.quantize_gradient(x * 0, 16),
+            lambda x=x: kernels.relu_with_mask(x),
+            lambda x=x: kernels.positive(x),
+            lambda x=x: kernels.pass_where(x, x > 0.5),
+        ]
+        for call in calls:
+            use_compiled(True)
+            got = call()
+            assert is_compiled()
+            use_compiled(False)
+            assert same(got, call())
+
+
+def test_many_settings_stay_compiled(compiled, monkeypatch):
+    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='eager'))  # only dynamo is asked
+    kernels._compiled.cache_clear()
+    x = torch.randn(2, 3, 5, 7)
+    for bits in range(2, 12):  # more than the eight variants that one function may have
+        got = kernels.quantize_gradient(x, bits)
+        assert is_compiled()
+        use_compiled(False)
+        assert same(got, kernels.quantize_gradient(x, bits))
+        use_compiled(True)
+    kernels._compiled.cache_clear()
+
+
+def test_step_of_a_layer(compiled):
+    layer = PSGConv2d(3, 4, 3, psg=PSGConfig(), input_signed=True)
+    x = images((2, 3, 9, 9), True)
+    grads = []
+    for wanted in (True, False):
+        use_compiled(wanted)
+        layer.zero_grad()
+        layer(x).square().sum().backward()
+        grads.append(layer.weight.grad)
+    assert torch.equal(*grads)
+
+
+def test_without_a_compiler(monkeypatch):
+    def fail(*args):
+        raise RuntimeError('no C++ compiler\nand a long story')
+
+    monkeypatch.setattr(kernels, 'SMALLEST_COMPILED', 0)
+    monkeypatch.setattr(kernels, '_compiled', fail)
+    monkeypatch.setenv('PAB_COMPILE', '1')
+    use_compiled(None)
+    x = torch.randn(2, 3, 4, 4)
+    with pytest.warns(UserWarning, match=r'run uncompiled.*RuntimeError: no C\+\+ compiler\. Install .*PAB_COMPILE=0'):
+        got = kernels.quantize_gradient(x, 8)
+    assert not is_compiled()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert torch.equal(kernels.quantize_gradient(x, 8), got)
+    use_compiled(None)
+    assert is_compiled()
+
+
+def test_small_tensors_are_not_worth_a_compilation(monkeypatch):
+    monkeypatch.setattr(kernels, '_compiled', lambda *args: pytest.fail('compiled'))
+    use_compiled(True)
+    kernels.quantize_gradient(torch.randn(2, 3, 4, 4), 8)
+    use_compiled(None)
+
+
+def test_the_switch(monkeypatch):
+    monkeypatch.setenv('PAB_COMPILE', '0')
+    assert not is_compiled()
+    use_compiled(True)
+    assert is_compiled()
+    use_compiled(None)
+    monkeypatch.setenv('PAB_COMPILE', 'yes')
+    with pytest.raises(ValueError, match="PAB_COMPILE must be 0 or 1, got 'yes'"):
+        is_compiled()
+    with pytest.raises(TypeError, match='wanted must be True, False or None, got 1'):
+        use_compiled(1)
+
+
+@pytest.mark.parametrize('inplace', [False, True])
+def test_byte_mask_relu(inplace):
+    x = torch.tensor([-1.0, -0.0, 0.0, 2.0, torch.nan, torch.inf])
+    grads = []
+    for cls in (nn.ReLU, ByteMaskReLU):
+        leaf = x.clone().requires_grad_()
+        y = cls(inplace)(leaf * 1)
+        (grad,) = torch.autograd.grad(y, leaf, torch.arange(1.0, 7.0))
+        grads.append((y.detach(), grad))
+    for got, want in zip(*grads, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
+
+
+def test_byte_mask_relu_keeps_bytes_and_differentiates_twice():
+    relu, kept = ByteMaskReLU(), []
+    x = torch.randn(4, 5, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y = relu(x)
+    assert [t.dtype for t in kept] == [torch.bool]
+    assert torch.autograd.gradcheck(relu, (torch.randn(4, 5, dtype=torch.float64) + 3).requires_grad_())
+    (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    grad.sum().backward()
+    assert torch.equal(x.grad, 2.0 * (x > 0))
+
+
+def test_conversion_of_relus():
+    def net():
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.ReLU6())
+
+    model = convert_psg_(net())
+    assert [type(m) for m in model] == [PSGConv2d, ByteMaskReLU, nn.ReLU6]
+    with exact_gradients(model):
+        assert model[1].exact
+    assert not model[1].exact
+    assert type(convert_psg_(net(), byte_mask_relu=False)[1]) is nn.ReLU
