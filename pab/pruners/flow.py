@@ -3,6 +3,7 @@
 torch has no fast float64 convolution on a CPU, and a score of many rounds spends nearly all its time in it.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -113,12 +114,26 @@ def _distinct(image: Tensor, axis: int, step: int, taps: list[int]) -> tuple[Ten
         distinct ones each window equals.
     """
     size = image.shape[axis]
+    same = _equal_slices(image[:1], axis, step)
+    if not any(same):  # settled by one channel, as in all but the first layers
+        return _all_windows(size, step, tuple(taps))
+    same = _equal_slices(image, axis, step)
     count = (size - taps[-1] - 1) // step + 1
-    other = [dim for dim in range(image.dim()) if dim != axis]
-    same = (image.narrow(axis, step, size - step) == image.narrow(axis, 0, size - step)).all(other).tolist()
     fresh = [not i or not all(same[(i - 1) * step + tap] for tap in taps) for i in range(count)]
     first = torch.tensor([i * step for i in range(count) if fresh[i]])
     return first[:, None] + torch.tensor(taps), torch.tensor(fresh).cumsum(0) - 1
+
+
+def _equal_slices(image: Tensor, axis: int, step: int) -> list[bool]:
+    length = image.shape[axis] - step
+    equal = image.narrow(axis, step, length) == image.narrow(axis, 0, length)
+    return equal.all(0).all(2 - axis).tolist()  # channels first, then the other axis of (H, W)
+
+
+@functools.lru_cache(maxsize=256)
+def _all_windows(size: int, step: int, taps: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    first = torch.arange(0, size - taps[-1], step)
+    return first[:, None] + torch.tensor(taps), torch.arange(len(first))
 
 
 def _repeat(values: Tensor, row_of: Tensor, column_of: Tensor) -> Tensor:

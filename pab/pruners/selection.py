@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -131,7 +132,13 @@ def _below_pivot(scores: Tensor, alive: Tensor, drop: int) -> Tensor:
     expected = drop / SAMPLE_STEP
     rank = int(expected + 5 * expected**0.5) + 5  # five standard deviations more than needed
     if rank < len(sample) // 2:
-        candidates = ((scores <= torch.kthvalue(sample, rank).values) & alive).nonzero().flatten()
+        candidates = _where((scores <= torch.kthvalue(sample, rank).values) & alive)
         if len(candidates) >= drop:
             return candidates
-    return alive.nonzero().flatten()
+    return _where(alive)
+
+
+def _where(mask: Tensor) -> Tensor:
+    if mask.device.type == 'cpu':
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))  # several times faster than torch's on few hits
+    return mask.nonzero().flatten()
