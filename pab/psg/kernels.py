@@ -117,6 +117,8 @@ def _run(function: Callable, constants: tuple, x: Tensor, *others: Tensor):
             torch._dynamo.mark_dynamic(flat, 0)
     try:
         out = _compiled(function, constants, x.dtype, x.device.type)(*tensors)
+    except torch.cuda.OutOfMemoryError:
+        raise
     except Exception as error:
         # Whatever a compiler or its absence raises. A fault of ours is raised again by the plain call.
         _failed = True

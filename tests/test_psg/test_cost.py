@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pab.psg import PSGConfig, PSGConv2d, PSGLinear
+from pab.psg import PSGConfig, PSGConv2d, PSGLinear, convert_psg_
 
 
 class ConvolutionCounter(TorchDispatchMode):

@@ -2,10 +2,12 @@
 
 import os
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import torch
-import torch.multiprocessing as mp
 from torch import distributed as dist, nn
 
 from pab.psg import PSGConfig, convert_psg_
@@ -39,8 +41,13 @@ def test_gradients_are_the_mean_over_ranks(tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    mp.spawn(work, (port, tmp_path), nprocs=WORLD)
+    workers = [subprocess.Popen([sys.executable, __file__, str(r), str(port), str(tmp_path)]) for r in range(WORLD)]
+    assert [worker.wait(timeout=120) for worker in workers] == [0] * WORLD
     alone = [gradients(network(), rank) for rank in range(WORLD)]
     for rank in range(WORLD):
         for got, *each in zip(torch.load(tmp_path / f'{rank}.pth'), *alone, strict=True):
             torch.testing.assert_close(got, sum(each) / WORLD)
+
+
+if __name__ == '__main__':
+    work(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
