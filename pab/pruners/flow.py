@@ -88,7 +88,7 @@ class _OneImage(torch.autograd.Function):
         grad_input = grad_weight = grad_bias = None
         if needs_weight:
             buffer = ctx.out.pop(ctx.key, None)
-            grad_weight = torch.empty_like(weight) if buffer is None else buffer
+            grad_weight = weight.new_empty(weight.shape) if buffer is None else buffer
             gathered = _gather(_gather(grad, 1, ctx.row_of), 2, ctx.column_of).flatten(1)
             torch.mm(gathered, windows if ctx.tall else windows.t(), out=grad_weight.view(weight.shape[0], -1))
         if needs_bias:

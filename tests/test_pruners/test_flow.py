@@ -45,6 +45,15 @@ def test_equals_the_ordinary_convolution(case, image, outside):
     torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
 
 
+def test_channels_last():
+    image = torch.rand(1, 4, 6, 5, dtype=torch.float64).to(memory_format=torch.channels_last)
+    weight = torch.rand(7, 4, 3, 3, dtype=torch.float64).to(memory_format=torch.channels_last)
+    bias = torch.rand(7, dtype=torch.float64)
+    want = gradients(image, weight, bias, torch.enable_grad(), {})
+    got = gradients(image, weight, bias, OneImageConvolutions(), {})
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
+
+
 def test_the_gradient_lands_in_the_buffer_and_a_second_use_is_added():
     weight = torch.rand(4, 4, 3, 3, dtype=torch.float64, requires_grad=True)
     image, buffer = torch.ones(1, 4, 6, 6, dtype=torch.float64), torch.empty(4, 4, 3, 3, dtype=torch.float64)

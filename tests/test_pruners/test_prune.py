@@ -152,6 +152,12 @@ def test_sign_gradient_layers_score_as_plain_ones(name, net, batches):
     assert same(plain, build(name, rounds=2, prunable=BOTH).prune(net, batches))
 
 
+def test_the_order_of_memory_changes_nothing(net):
+    pruner = build('SynFlow', 0.1, rounds=5, prunable=BOTH)
+    plain = pruner.prune(net, input_shape=(3, 8, 8))
+    assert same(plain, pruner.prune(net.to(memory_format=torch.channels_last), input_shape=(3, 8, 8)))
+
+
 def test_dropout_is_off_and_integer_buffers_pass(net, batches):
     plain = build('SNIP').prune(net, batches)
     noisy = nn.Sequential(nn.Dropout(0.9), net)
