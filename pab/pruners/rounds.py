@@ -119,7 +119,7 @@ class Rounds:
         if self._flat_scores.sum().isfinite():  # one pass; only a sum that is not finite makes us look closer
             return
         for name, buffer in self.scores.items():
-            if not buffer.isfinite().all():
+            if not (buffer.isfinite() | ~self.masks[name]).all():  # what is pruned takes no part any more
                 raise ValueError(
                     f'{self._owner}: the score of {name!r} is not finite; look for NaN or infinity in weights and data'
                 )

@@ -378,6 +378,16 @@ def test_a_pruner_of_the_users_own(net):
     assert build('Power', power=3).needs == {'weights'}
 
 
+def test_the_score_of_a_pruned_weight_does_not_matter(net):
+    class Small(Pruner):
+        def score(self, weights):
+            return {name: 1 / w.abs() for name, w in weights.items()}  # infinite once pruned
+
+    masks = Small(0.2, rounds=3).prune(net)
+    assert same(masks, Small(0.2).prune(net))
+    assert kept(masks) == kept_count(total(masks), Fraction('0.2'))
+
+
 def test_a_score_that_asks_for_something_unknown():
     with pytest.raises(TypeError, match=r"Wants: score asks for 'data'; a score may ask for weights, magnitudes"):
 
