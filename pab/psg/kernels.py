@@ -69,17 +69,17 @@ def quantize_gradient(grad: Tensor, bits: int) -> Tensor:
 
 
 def relu_with_mask(x: Tensor) -> tuple[Tensor, Tensor]:
-    """relu(x), and where its gradient passes (bool), both in the layout of ``x``; a NaN passes, as with torch's."""
+    """relu(x), and 1 where its gradient passes (uint8), both in the layout of ``x``; a NaN passes, as with torch's."""
     return _run(_relu_with_mask, (), x)
 
 
 def positive(x: Tensor) -> Tensor:
-    """Where the gradient of a ReLU with the output ``x`` passes (bool), in the layout of ``x``."""
+    """1 where the gradient of a ReLU with the output ``x`` passes (uint8), in the layout of ``x``."""
     return _run(_positive, (), x)
 
 
 def pass_where(grad: Tensor, passes: Tensor) -> Tensor:
-    """``grad`` where ``passes``, else 0, in the layout of ``grad``."""
+    """``grad`` where ``passes`` is 1, else 0, in the layout of ``grad``."""
     return _run(_pass_where, (), grad, passes)
 
 
@@ -88,11 +88,12 @@ def _relu_with_mask(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _positive(x: Tensor) -> Tensor:
-    return ~(x <= 0)
+    # by way of floats: a compiled loop that stores comparisons works entry by entry, 40 times slower
+    return torch.where(x <= 0, 0.0, 1.0).to(torch.uint8)
 
 
 def _pass_where(grad: Tensor, passes: Tensor) -> Tensor:
-    return torch.where(passes, grad, 0)
+    return torch.where(passes.to(q.working_dtype(grad.dtype)) == 0, 0, grad)
 
 
 def _quantize_signed(grad: Tensor, scale: Tensor, bits: int) -> Tensor:

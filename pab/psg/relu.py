@@ -39,5 +39,5 @@ class _ByteMaskReLU(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         (passes,) = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second backward pass will follow: it needs operations torch can differentiate
-            return torch.where(passes, grad, 0), None
+            return torch.where(passes == 0, 0, grad), None
         return kernels.pass_where(grad, passes), None
