@@ -7,8 +7,14 @@ env_cfg = dict(cudnn_benchmark=True)
 default_hooks = dict(
     random_state=dict(type='RandomStateHook'),
     logger=dict(type='LoggerHook', interval=100),
-    # two, because the older of them survives whatever happens while the newer is written
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_best='accuracy/top1', rule='greater'),
+    checkpoint=dict(
+        type='CheckpointHook',
+        interval=1,
+        max_keep_ckpts=2,
+        save_best='accuracy/top1',
+        rule='greater',
+        backend_args=dict(backend='atomic'),  # a file is there whole or not at all, and old ones go after new ones came
+    ),
     report=dict(type='ReportHook'),
 )
 visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])

@@ -1,23 +1,38 @@
-"""mmengine's runner with a short console log and a config that is checked before anything is built."""
+"""mmengine's runner with a short console log, a config checked before anything is built, and checkpoints that last."""
 
 import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
-from mmengine.hooks import Hook
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MMLogger
-from mmengine.runner import Runner
+from mmengine.model import is_model_wrapper
+from mmengine.runner import CheckpointLoader, Runner, load_state_dict
 
 from ..registry import RUNNERS
+from .checkpoints import UnusableCheckpoint, check_fits, check_resumable, find_newest, load_safely
 from .config import check_config
+from .plain import history_from_plain, to_plain
+from .storage import ATOMIC, check_writable
 
 
 @RUNNERS.register_module()
 class PabRunner(Runner):
     """The runner that ``tools/`` use.
 
-    It differs from :class:`mmengine.runner.Runner` in three ways: a key of the config that nothing reads is an error;
-    the console shows progress, results and warnings only, while the log file in the work dir has everything; and
-    ``default_hooks=dict(name=None)`` also drops hooks that mmengine does not know.
+    It differs from :class:`mmengine.runner.Runner` in four ways: a key of the config that nothing reads is an error;
+    the console shows progress, results and warnings only, while the log file in the work dir has everything;
+    ``default_hooks=dict(name=None)`` also drops hooks that mmengine does not know; and checkpoints are plain data,
+    written atomically, found by what they hold and not by a note of where they were, and loaded only when they run no
+    code and fit the model.
+
+    Hooks may have two more methods: ``before_checkpoint(runner)``, called before a checkpoint's content is collected,
+    and ``check_resume(runner, checkpoint)``, called with the content of a checkpoint before anything is taken from it.
     """
 
     @classmethod
@@ -26,8 +41,10 @@ class PabRunner(Runner):
 
         Raises:
             ValueError: the config has a key that nothing reads.
+            OSError: the work dir cannot be written.
         """
         check_config(cfg)
+        check_writable(cfg['work_dir'])
         return super().from_cfg(cfg)
 
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs) -> MMLogger:
@@ -46,6 +63,150 @@ class PabRunner(Runner):
         super().register_default_hooks(
             {name: hook for name, hook in (hooks or {}).items() if hook is not None or name in known}
         )
+
+    def register_hooks(
+        self, default_hooks: dict[str, Hook | dict | None] | None = None, custom_hooks: list[Hook | dict] | None = None
+    ) -> None:
+        """Register the config's hooks, and behind them the one that makes checkpoints plain."""
+        super().register_hooks(default_hooks, custom_hooks)
+        self.register_hook(dict(type='pab.PlainCheckpointHook'))
+
+    def save_checkpoint(self, out_dir: str, filename: str, *args, backend_args: dict | None = None, **kwargs) -> None:
+        """Save a checkpoint, atomically unless ``backend_args`` says otherwise.
+
+        Raises:
+            OSError: the file cannot be written; those written before are untouched.
+        """
+        self.call_hook('before_checkpoint')
+        if backend_args is None and '://' not in str(out_dir):
+            backend_args = dict(backend=ATOMIC)
+        super().save_checkpoint(out_dir, filename, *args, backend_args=backend_args, **kwargs)
+
+    def load_or_resume(self) -> None:
+        """Load or resume what the config says; without a file's name, resume from the newest good one.
+
+        Where there is none to resume from, a run begins anew with a warning, so that a job which is restarted by a
+        cluster can always be started with ``--resume``.
+
+        Raises:
+            UnusableCheckpoint: there are checkpoints, but all of them are damaged.
+        """
+        if self._resume and self._load_from is None and not self._has_loaded:
+            self._load_from = self._find_newest()
+            if self._load_from is None:
+                self._resume = False
+                self.logger.warning(
+                    f'There is no checkpoint to resume from in {self.work_dir}: training starts from the beginning'
+                )
+        super().load_or_resume()
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        """Go on from a checkpoint; a run whose config leaves the seed open goes on with the one it had drawn."""
+        seed_was_drawn = self._randomness_cfg.get('seed') is None
+        super().resume(filename, *args, **kwargs)
+        if seed_was_drawn and hasattr(self.train_dataloader.sampler, 'seed'):
+            self.train_dataloader.sampler.seed = self.seed  # the loader was built before that seed was known
+
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: str | Callable = 'cpu',
+        strict: bool = True,
+        revise_keys: list[tuple[str, str]] = [(r'^module\.', '')],  # noqa: B006
+    ) -> dict:
+        """Load a checkpoint into the model; nothing is taken from one that runs code, is damaged or does not fit.
+
+        Args:
+            filename: a file, or an address that mmengine's ``CheckpointLoader`` knows.
+            map_location: where its tensors go.
+            strict: refuse tensors that are missing, too many or of another shape; False reports them as mmengine does.
+            revise_keys: (pattern, replacement) for the names of its tensors.
+
+        Raises:
+            UnusableCheckpoint: says what is wrong with it.
+            FileNotFoundError: there is no such file.
+        """
+        if '://' in str(filename):
+            checkpoint = CheckpointLoader.load_checkpoint(filename, map_location, self.logger)
+        else:
+            checkpoint = load_safely(filename, map_location)
+        if not isinstance(checkpoint, Mapping):
+            raise UnusableCheckpoint(f'{filename} is no checkpoint: it holds a {type(checkpoint).__name__}')
+        if 'state_dict' not in checkpoint:
+            checkpoint = {'state_dict': checkpoint}
+        if self._resume:
+            check_resumable(checkpoint, filename)
+            self.call_hook('check_resume', checkpoint=checkpoint)
+        for pattern, replacement in revise_keys:
+            checkpoint['state_dict'] = {
+                re.sub(pattern, replacement, name): value for name, value in checkpoint['state_dict'].items()
+            }
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        if strict:
+            check_fits(model, checkpoint['state_dict'], filename)
+        self._restore_objects(checkpoint)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        load_state_dict(model, checkpoint['state_dict'], strict=strict, logger=self.logger)
+        self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {filename}')
+        return checkpoint
+
+    def _find_newest(self) -> str | None:
+        """The newest checkpoint, as the first process sees it; the others are told, errors included."""
+        outcome: list = [None]
+        if is_main_process():
+            try:
+                outcome[0] = find_newest([self.work_dir, *self._checkpoint_folders()], self.logger.warning)
+            except UnusableCheckpoint as error:
+                outcome[0] = error
+        broadcast_object_list(outcome)
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return None if outcome[0] is None else str(outcome[0])
+
+    def _checkpoint_folders(self) -> list[str]:
+        """Where the config's CheckpointHooks write beside the work dir."""
+        out_dirs = [h.out_dir for h in self.hooks if isinstance(h, CheckpointHook) and h.out_dir]
+        return [os.path.join(folder, os.path.basename(self.work_dir)) for folder in out_dirs]
+
+    def _restore_objects(self, checkpoint: dict) -> None:
+        """Turn plain data into what mmengine's ``resume`` and other hooks expect."""
+        meta = checkpoint.setdefault('meta', {})
+        meta.pop('config', None)  # mmengine's resume would run it
+        if self._randomness_cfg.get('seed') is not None:
+            meta['seed'] = self._randomness_cfg['seed']  # a changed seed was allowed, so it is the one that counts
+        hub = checkpoint.get('message_hub')
+        if not isinstance(hub, dict):
+            return
+        hub['log_scalars'] = {name: history_from_plain(value) for name, value in hub['log_scalars'].items()}
+        known = {*hub['log_scalars'], *hub['runtime_info']}
+        hub['resumed_keys'] = {key: value for key, value in hub['resumed_keys'].items() if key in known}
+        folder = next(iter(self._checkpoint_folders()), self.work_dir)
+        for key, value in hub['runtime_info'].items():
+            # the folder may have been moved or copied; what is in another one is not this run's to remove
+            if key.startswith(('best_ckpt', 'last_ckpt')) and isinstance(value, str):
+                hub['runtime_info'][key] = os.path.join(folder, Path(value).name)
+        if self._resume:
+            self._settle_epoch(meta)
+            self._settle_dataset_meta(meta)
+
+    def _settle_epoch(self, meta: dict[str, Any]) -> None:
+        """Count the steps so far in epochs of this run's length, which can only be done between epochs."""
+        before, here = meta.get('epoch_length'), len(self.train_dataloader)
+        if before is None or before == here:
+            return
+        if meta['iter'] != meta['epoch'] * before:
+            raise UnusableCheckpoint(
+                f'resume: the checkpoint was written in the middle of an epoch of {before} steps, and an epoch now has '
+                f'{here}; resume with the batch size and number of processes it was trained with, or from an epoch_*.pth'
+            )
+        meta['iter'] = meta['epoch'] * here
+
+    def _settle_dataset_meta(self, meta: dict[str, Any]) -> None:
+        """Spare a warning: mmengine compares the pickled forms, which differ for equal objects."""
+        here = getattr(self.train_dataloader.dataset, 'metainfo', None)
+        if repr(to_plain(here, 'metainfo', [])) == repr(meta.get('dataset_meta')):
+            meta['dataset_meta'] = here
 
 
 class ConsoleFilter(logging.Filter):

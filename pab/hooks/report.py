@@ -26,7 +26,7 @@ class ReportHook(Hook):
         metric: the validation metric that is reported, in per cent.
     """
 
-    priority = 'LOWEST'  # after the last checkpoint is written
+    priority = 'LOW'  # a checkpoint that is written after a validation then holds its result
 
     def __init__(self, metric: str = 'accuracy/top1') -> None:
         self.metric = metric

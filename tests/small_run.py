@@ -1,0 +1,161 @@
+"""A whole run in two seconds: a tiny network on made-up images, with every hook of the recipes, in a process of its own."""
+
+import copy
+import os
+import pickle
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from pab.datasets.in_memory import InMemoryDataset
+from pab.registry import DATASETS, MODELS, RUNNERS
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+EPOCHS, STEPS = 3, 10  # of 8 images, the last of an epoch of 4
+
+
+@DATASETS.register_module()
+class Stripes(InMemoryDataset):
+    """76 images of 1 x 6 x 6: brighter where the label, one of four, says, under noise from a fixed seed."""
+
+    def __init__(self, num: int = 76) -> None:
+        generator = torch.Generator().manual_seed(5)
+        labels = torch.arange(num) % 4
+        images = torch.randint(0, 90, (num, 1, 6, 6), generator=generator)
+        images[torch.arange(num), 0, labels] += 120
+        super().__init__(images.to(torch.uint8), labels, classes=['a', 'b', 'c', 'd'])
+
+
+@MODELS.register_module()
+class TinyNet(nn.Module):
+    """Two convolutions, batch norm and dropout, one linear layer: (N, 1, 6, 6) -> (N, 4)."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, width, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.dropout = nn.Dropout(0.1)  # draws random numbers in every step
+        self.linear = nn.Linear(width, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        out = torch.relu(self.bn1(self.conv1(images)))
+        return self.linear(self.dropout(torch.relu(self.conv2(out)).mean((2, 3))))
+
+
+def small_config(work_dir: str | os.PathLike, **options: Any) -> Config:
+    """The quickstart, made small; options are merged last, as ``--cfg-options`` would be (dots as double underscores)."""
+    cfg = Config.fromfile(str(CONFIGS / 'pab' / 'quickstart.py'))
+    loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+    cfg.merge_from_dict(
+        dict(
+            **{name: dict(batch_size=8, dataset=dict(_delete_=True, type='Stripes')) for name in loaders},
+            model=dict(network=dict(_delete_=True, type='TinyNet'), input_shape=(1, 6, 6)),
+            train_cfg=dict(max_epochs=EPOCHS),
+            optim_wrapper=dict(optimizers=dict(bop=dict(adaptivity_rate=0.2))),  # so that some signs flip at every step
+            default_hooks=dict(
+                prune=dict(pruner=dict(rounds=3, density=0.5), epoch=1, shots=2),
+                ar_decay=dict(interval=1, gamma=0.8),
+                logger=dict(interval=4),
+                report=None,
+            ),
+            param_scheduler=dict(
+                sgd=[
+                    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=7),
+                    dict(type='MultiStepLR', milestones=[1, 2], gamma=0.1),
+                ]
+            ),
+            visualizer=dict(vis_backends=[]),
+        )
+    )
+    cfg.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
+    cfg.work_dir, cfg.launcher = str(work_dir), 'none'
+    return cfg
+
+
+def run_in_child(act: Callable[[], Any]) -> tuple[int, Any]:
+    """Fork, act, and return the child's status (negative: the signal that ended it) and what it returned or raised."""
+    sys.stdout.flush()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 99
+        try:
+            os.close(reader)
+            torch.set_num_threads(1)
+            result, status = act(), 0
+        except SystemExit as stop:
+            result, status = None, stop.code
+        except BaseException as error:
+            traceback.print_exc()
+            result = error
+        try:
+            with os.fdopen(writer, 'wb') as pipe:
+                pickle.dump(result, pipe)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader, 'rb') as pipe:
+        data = pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), pickle.loads(data) if data else None
+
+
+def train(cfg: Config, prepare: Callable[[Any], None] | None = None) -> dict:
+    """Train a config here and return the state it ends in; ``prepare`` gets the runner first."""
+    runner = RUNNERS.build(copy.deepcopy(cfg))
+    if prepare:
+        prepare(runner)
+    runner.train()
+    return final_state(runner)
+
+
+def final_state(runner: Any) -> dict:
+    """Everything that must be the same after a resume, as comparable data."""
+    hub = runner.message_hub
+    timings = ('train/time', 'train/data_time', 'val/time', 'val/data_time')
+    return {
+        'weights': {name: _bytes(value) for name, value in runner.model.state_dict().items()},
+        'optimizers': _comparable(runner.optim_wrapper.state_dict()),
+        'schedulers': _comparable(
+            {name: [s.state_dict() for s in group] for name, group in runner.param_schedulers.items()}
+        ),
+        'scalars': {
+            name: [column.tolist() for column in buffer.data]
+            for name, buffer in hub.log_scalars.items()
+            if name not in timings
+        },
+        'best': hub.get_info('best_score'),
+        'progress': (runner.epoch, runner.iter),
+        'pruning': {key: value for key, value in runner_hook(runner, 'PruneHook').record(runner).items()},
+    }
+
+
+def runner_hook(runner: Any, name: str) -> Any:
+    """The hook of a runner by the name of its class."""
+    return next(hook for hook in runner.hooks if type(hook).__name__ == name)
+
+
+def _comparable(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return _bytes(value)
+    if isinstance(value, dict):
+        return {key: _comparable(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_comparable(v) for v in value]
+    return value if isinstance(value, (bool, int, float, str, type(None))) else repr(value)
+
+
+def _bytes(value: Tensor) -> tuple:
+    return (
+        str(value.dtype),
+        tuple(value.shape),
+        value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes(),
+    )
