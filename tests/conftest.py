@@ -19,3 +19,34 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny_config(tmp_path):
+    """A function that returns the config of a whole run in seconds: 128 digits, a ResNet-8 of width 2, two epochs.
+
+    Keyword arguments are merged over it, so ``tiny_config(train_cfg=dict(max_epochs=1))`` shortens it.
+    """
+    from mmengine.config import Config
+
+    def make(**changes) -> Config:
+        quickstart = Path(__file__).parents[1] / 'configs' / 'pab' / 'quickstart.py'
+        cfg = Config.fromfile(str(quickstart))
+        cfg.merge_from_dict(
+            dict(
+                work_dir=str(tmp_path / 'run'),
+                model=dict(network=dict(width=2)),
+                train_dataloader=dict(batch_size=32, dataset=dict(num_samples=128)),
+                val_dataloader=dict(dataset=dict(num_samples=32)),
+                test_dataloader=dict(dataset=dict(num_samples=32)),
+                train_cfg=dict(max_epochs=2),
+                param_scheduler=dict(sgd=[dict(type='MultiStepLR', milestones=[1], gamma=0.1)]),
+                default_hooks=dict(
+                    prune=dict(pruner=dict(rounds=3)), ar_decay=dict(interval=1), logger=dict(interval=1)
+                ),
+            )
+        )
+        cfg.merge_from_dict(changes)
+        return cfg
+
+    return make

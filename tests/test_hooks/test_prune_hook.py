@@ -1,0 +1,189 @@
+import copy
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pab.engine import PabRunner
+from pab.engine.pruned import prune_to_file
+from pab.hooks import PruneHook
+from pab.hooks.prune import hash_masks
+from pab.pruners import check_masks, get_masks
+
+
+def density_of(runner):
+    masks = get_masks(runner.model.network).values()
+    return sum(int(m.sum()) for m in masks), sum(m.numel() for m in masks)
+
+
+def with_pruner(tiny_config, hook=None, changes=None, **pruner):
+    cfg = tiny_config(**(changes or {}))
+    cfg.default_hooks.prune = dict(type='PruneHook', pruner=dict(density=0.3, **pruner), **(hook or {}))
+    return cfg
+
+
+@pytest.mark.parametrize('name', ['Rand', 'Mag', 'SNIP', 'GraSP', 'SynFlow'])
+def test_a_run_ends_at_the_density_that_was_asked_for(tiny_config, name):
+    runner = PabRunner.from_cfg(with_pruner(tiny_config, type=name))
+    runner.train()
+    kept, total = density_of(runner)
+    assert kept == total - int(0.7 * total)
+    check_masks(runner.model)
+
+
+def test_shots_are_spread_and_masks_only_shrink(tiny_config, monkeypatch):
+    seen, prune = [], PruneHook.prune
+
+    def watched(self, runner):
+        prune(self, runner)
+        seen.append((runner.epoch, {name: mask.clone() for name, mask in get_masks(runner.model.network).items()}))
+
+    monkeypatch.setattr(PruneHook, 'prune', watched)
+    cfg = with_pruner(tiny_config, dict(epoch=3, shots=3), dict(train_cfg=dict(max_epochs=4)), type='Mag')
+    runner = PabRunner.from_cfg(cfg)
+    runner.train()
+    assert [epoch for epoch, _ in seen] == [1, 2, 3]
+    for (_, before), (_, after) in itertools.pairwise(seen):
+        assert all((before[name] | ~mask).all() for name, mask in after.items())
+    kept, total = density_of(runner)
+    assert kept == total - int(0.7 * total)
+    check_masks(runner.model)  # momentum from before a shot moved nothing
+
+
+def test_every_shot_happens_when_they_fall_on_one_epoch(tiny_config):
+    assert PruneHook(dict(type='Mag', density=0.5), epoch=0, shots=3).shot_epochs == [0, 0, 0]
+    assert PruneHook(dict(type='Mag', density=0.5), epoch=2, shots=4).shot_epochs == [0, 1, 1, 2]
+
+
+def test_flipfreq_keeps_what_settled(tiny_config):
+    cfg = with_pruner(tiny_config, dict(epoch=1), type='FlipFreq')
+    cfg.optim_wrapper.optimizers.bop.flips_per_weight = True
+    runner = PabRunner.from_cfg(cfg)
+    runner.train()
+    kept, total = density_of(runner)
+    assert kept == total - int(0.7 * total)
+
+
+def test_masks_follow_from_the_seed(tiny_config, tmp_path):
+    def masks(seed, run):
+        runner = PabRunner.from_cfg(tiny_config(randomness=dict(seed=seed), work_dir=str(tmp_path / run)))
+        prune_to_file(runner, tmp_path / run / 'pruned.pth')
+        return hash_masks(get_masks(runner.model.network))
+
+    assert masks(1, 'a') == masks(1, 'b') != masks(2, 'c')
+
+
+def test_average_of_the_weights_is_pruned_too(tiny_config):
+    cfg = with_pruner(tiny_config, dict(epoch=1), type='Mag')
+    cfg.custom_hooks = [dict(type='EMAHook')]
+    runner = PabRunner.from_cfg(cfg)
+    runner.train()
+    average = next(hook for hook in runner.hooks if hasattr(hook, 'ema_model')).ema_model.module
+    check_masks(average)
+    assert hash_masks(get_masks(average.network)) == hash_masks(get_masks(runner.model.network))
+
+
+def test_two_stages_equal_one(tiny_config, tmp_path):
+    one = PabRunner.from_cfg(tiny_config())
+    one.train()
+    prune_to_file(PabRunner.from_cfg(tiny_config(work_dir=str(tmp_path / 'a'))), tmp_path / 'pruned.pth')
+    two = PabRunner.from_cfg(tiny_config(work_dir=str(tmp_path / 'b'), load_from=str(tmp_path / 'pruned.pth')))
+    two.train()
+    for (name, a), b in zip(one.model.state_dict().items(), two.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    hook = next(hook for hook in two.hooks if isinstance(hook, PruneHook))
+    assert hook.record(two)['pruned_from']['path'] == str(tmp_path / 'pruned.pth')
+    assert len(hook.record(two)['pruned_from']['sha256']) == 64
+
+
+def test_a_pruned_file_is_not_written_over(tiny_config, tmp_path):
+    runner = PabRunner.from_cfg(tiny_config())
+    (tmp_path / 'p.pth').write_text('mine')
+    with pytest.raises(FileExistsError, match=r'p.pth exists; choose another file, or pass --force'):
+        prune_to_file(runner, tmp_path / 'p.pth')
+    assert (tmp_path / 'p.pth').read_text() == 'mine'
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (dict(randomness=dict(seed=5)), r'was pruned with seed 0 \(here 5\)'),
+        (dict(default_hooks=dict(prune=dict(pruner=dict(density=0.2)))), r'was pruned with density 0.3 \(here 0.2\)'),
+    ],
+)
+def test_a_pruned_file_of_another_run_is_refused(tiny_config, tmp_path, changes, message):
+    prune_to_file(PabRunner.from_cfg(tiny_config()), tmp_path / 'p.pth')
+    runner = PabRunner.from_cfg(tiny_config(load_from=str(tmp_path / 'p.pth'), **changes))
+    with pytest.raises(ValueError, match=message):
+        runner.train()
+
+
+def test_a_resumed_run_does_not_prune_again(tiny_config, monkeypatch):
+    PabRunner.from_cfg(tiny_config(train_cfg=dict(max_epochs=1))).train()
+    monkeypatch.setattr(PruneHook, 'prune', lambda *_: pytest.fail('pruned again'))
+    runner = PabRunner.from_cfg(tiny_config(resume=True))
+    runner.train()
+    assert runner.epoch == 2
+
+
+def test_epoch_beyond_the_schedule(tiny_config):
+    with pytest.raises(ValueError, match=r'PruneHook: epoch must be below the number of epochs, 2, got 7'):
+        PabRunner.from_cfg(tiny_config(default_hooks=dict(prune=dict(epoch=7)))).train()
+
+
+def test_flipfreq_before_training_is_refused(tiny_config):
+    with pytest.raises(ValueError, match=r'FlipFreq scores by the flips so far, and before epoch 0 there are none'):
+        PabRunner.from_cfg(with_pruner(tiny_config, type='FlipFreq')).train()
+    with pytest.raises(ValueError, match=r'which no optimizer keeps; set .*flips_per_weight=True'):
+        PabRunner.from_cfg(with_pruner(tiny_config, dict(epoch=1), type='FlipFreq')).train()
+
+
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        (dict(epoch=-1), 'PruneHook: epoch must be an integer >= 0, got -1'),
+        (dict(shots=0), 'PruneHook: shots must be an integer >= 1, got 0'),
+        (dict(data=dict(num_samples=0)), 'PruneHook: data.num_samples must be an integer >= 1, got 0'),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PruneHook(dict(type='Mag', density=0.5), **settings)
+
+
+def test_more_pruning_images_than_there_are(tiny_config):
+    cfg = with_pruner(tiny_config, dict(data=dict(num_samples=1000)), type='SNIP')
+    with pytest.raises(ValueError, match=r'data.num_samples must not exceed the training set, 128, got 1000'):
+        PabRunner.from_cfg(cfg).train()
+
+
+def test_flips_are_counted_and_reported(tiny_config):
+    runner = PabRunner.from_cfg(tiny_config())
+    before = copy.deepcopy(runner.model.network.state_dict())
+    runner.train()
+    hub = runner.message_hub
+    steps = hub.get_scalar('flips/step').data[0]
+    epochs = hub.get_scalar('flips/epoch').data[0]
+    assert steps.reshape(2, 4).sum(axis=1).tolist() == epochs.tolist()
+    assert hub.get_scalar('flips/total').current() == epochs.sum() > 0
+    bop = runner.optim_wrapper['bop'].optimizer
+    assert sum(int(state['flips']) for state in bop.state.values()) == epochs.sum()
+    kept, _ = density_of(runner)
+    assert hub.get_scalar('flips/rate').data[0] == pytest.approx(epochs / (4 * kept))
+    assert before.keys() <= runner.model.network.state_dict().keys()
+
+
+def test_report_after_a_run(tiny_config, tmp_path):
+    runner = PabRunner.from_cfg(tiny_config())
+    runner.train()
+    assert (tmp_path / 'run' / 'report.png').read_bytes().startswith(b'\x89PNG')
+    log = next(Path(runner.log_dir).glob('*.log')).read_text()
+    summary = log[log.index('Trained 2 epochs') :]
+    for part in ('accuracy', 'density', '0.3', 'flips', 'epoch_2.pth', 'scalars.json', 'report.png'):
+        assert part in summary
+    scalars = [
+        json.loads(line) for line in (Path(runner.log_dir) / 'vis_data' / 'scalars.json').read_text().splitlines()
+    ]
+    assert any('flips/epoch' in line and line['step'] == 2 for line in scalars)
