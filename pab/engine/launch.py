@@ -50,12 +50,13 @@ def load_config(args: argparse.Namespace) -> Config:
     path = Path(args.config)
     if not path.is_file():
         sys.exit(f'error: there is no config {path}; those that come with pab are in configs/pab/')
+    sys.path.append(str(path.parent.resolve()))  # modules of custom_imports may lie beside the config
     try:
         cfg = Config.fromfile(str(path))
         if args.cfg_options:
             cfg.merge_from_dict(args.cfg_options)
         check_config(cfg)
-    except (ValueError, KeyError, OSError, SyntaxError) as error:
+    except (ValueError, KeyError, OSError, SyntaxError, ImportError) as error:
         sys.exit(f'error: {path}: {_message(error)}')
     if getattr(args, 'seed', None) is not None:
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)
