@@ -1,5 +1,6 @@
 """The two passes of a PSG layer: plain in the forward pass and the input gradient, quantised in the weight gradient."""
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -53,7 +54,7 @@ class _PSGProduct(torch.autograd.Function):
         weight_dtype, bias_dtype, input_dtype = weight.dtype, None if bias is None else bias.dtype, x.dtype
         x = x.to(dtype)
         cast_bias = None if bias is None else bias.to(dtype)
-        with torch.autocast(x.device.type, enabled=False):
+        with _without_autocast(x.device.type):
             y = _product(x, weight.to(dtype), cast_bias, geometry)
             if config.predictive_forward:
                 y = _predict(y, x, weight.to(dtype), cast_bias, settings)
@@ -78,7 +79,7 @@ class _PSGProduct(torch.autograd.Function):
         need_x, need_w, need_b = ctx.needs_input_grad[:3]
         input_dtype, weight_dtype, bias_dtype = ctx.dtypes
         grad_x = grad_w = grad_b = None
-        with torch.autocast(grad.device.type, enabled=False):
+        with _without_autocast(grad.device.type):
             grad = grad.to(ctx.dtype)
             if need_w:
                 grad_w, grad_b, saved = _weight_gradient(grad, saved, scale, weight, settings, need_b)
@@ -128,6 +129,11 @@ def _compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(device) and torch.float64 not in (x.dtype, weight.dtype):
         return torch.get_autocast_dtype(device)
     return x.dtype
+
+
+def _without_autocast(device: str):
+    # entering torch.autocast costs as much as a small kernel
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _memory_format(x: Tensor) -> torch.memory_format:
