@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from .lr_scale import check_auto_scale_lr
+
 # What mmengine's runner reads from the config beyond its constructor's arguments.
 READ_ELSEWHERE = {
     'activation_checkpointing',
@@ -17,6 +19,7 @@ READ_ELSEWHERE = {
     'find_unused_parameters',
     'model_wrapper_cfg',
     'runner_type',
+    'sync_bn',
 }
 ENV_KEYS = {'cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'}
 
@@ -33,6 +36,7 @@ def check_config(cfg: Config) -> None:
     known = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | READ_ELSEWHERE
     _check_keys('config', [key for key in cfg if not key.startswith('_')], known)
     _check_keys('env_cfg', cfg.get('env_cfg') or {}, ENV_KEYS)
+    check_auto_scale_lr(cfg.get('auto_scale_lr') or {})
     for name, hook in (cfg.get('default_hooks') or {}).items():
         if hook is not None and 'type' not in hook:
             known_hooks = [key for key, value in cfg.default_hooks.items() if value and 'type' in value]

@@ -11,6 +11,8 @@ from mmengine.config import Config, DictAction
 
 from ..registry import RUNNERS
 from .config import check_config
+from .distributed import process_group
+from .restart import prepare_for_restarts
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,17 +69,27 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def run(cfg: Config, act: Callable[[Any], Any]) -> None:
+def run(cfg: Config, act: Callable[[Any], Any], restartable: bool = False) -> None:
     """Build the runner of a config and let it act; an error in what the user gave is one line, not a traceback.
 
     ``PAB_TRACEBACK=1`` in the environment shows where such an error came from.
+
+    Args:
+        cfg: with the launcher and work dir of the command line.
+        act: what the runner is to do.
+        restartable: whether a job that torchrun starts again goes on from its newest checkpoint.
     """
     try:
-        act(RUNNERS.build(cfg))
-    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
+        with process_group(cfg):
+            if restartable:
+                prepare_for_restarts(cfg)
+            act(RUNNERS.build(cfg))
+    except (ValueError, TypeError, KeyError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get('PAB_TRACEBACK') == '1':
             raise
-        sys.exit(f'error: {_message(error)} (PAB_TRACEBACK=1 shows where)')
+        rank = int(os.environ.get('RANK', 0)) if cfg.get('launcher', 'none') != 'none' else 0
+        who = f'process {rank}: ' if rank else ''
+        sys.exit(f'error: {who}{_message(error)} (PAB_TRACEBACK=1 shows where)')
 
 
 def _message(error: BaseException) -> str:

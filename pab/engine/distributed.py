@@ -1,0 +1,103 @@
+"""The processes of one run: brought together before its runner is built, and taken apart after it."""
+
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from torch import distributed
+
+# What torchrun tells every process; without these there is no one to join.
+RENDEZVOUS = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
+
+EXPECTED_WARNINGS = (
+    'Grad strides do not match bucket view strides',  # channels_last gradients of 1x1 convolutions: one order in memory
+    '`broadcast_buffers` is deprecated',  # its successor is unknown to older versions of torch
+)
+
+
+@contextmanager
+def process_group(cfg: Config) -> Iterator[None]:
+    """Join the other processes of a run, if its launcher started any, and leave them at the end, after errors too.
+
+    On GPUs mmengine's runner does the joining, by nccl. Without one it cannot, so it is done here, by gloo, and the
+    config is told to wrap the model without devices. ``env_cfg.dist_cfg.timeout`` holds for both: the seconds after
+    which a process gives the others up.
+
+    Args:
+        cfg: with ``launcher``; gets a ``model_wrapper_cfg`` where there is no GPU.
+
+    Raises:
+        ValueError: processes were started that the config does not know of, or the other way round; there are more of
+            them than GPUs; the launcher or ``sync_bn`` needs a GPU and there is none.
+    """
+    launcher = cfg.get('launcher', 'none')
+    _check_launched(launcher)
+    if launcher != 'none':
+        if get_device() == 'cpu':
+            _join_on_cpu(cfg, launcher)
+        elif torch.cuda.is_available():
+            _check_gpus()
+    done = False
+    try:
+        with warnings.catch_warnings():
+            for expected in EXPECTED_WARNINGS:
+                warnings.filterwarnings('ignore', expected)
+            yield
+        done = True
+    finally:
+        # After an error nccl would wait for the others' part of what is under way; the end of the process is enough.
+        if distributed.is_initialized() and (done or distributed.get_backend() == 'gloo'):
+            distributed.destroy_process_group()
+            time.sleep(1)  # threads of the group that outlive the interpreter abort it
+
+
+def _check_launched(launcher: str) -> None:
+    started = int(os.environ.get('WORLD_SIZE', 1))
+    if launcher == 'none' and 'TORCHELASTIC_RUN_ID' in os.environ and started > 1:
+        raise ValueError(
+            f'launcher: torchrun started {started} processes, each of which would train alone; add --launcher pytorch, '
+            'as tools/dist_train.sh does'
+        )
+    missing = [name for name in RENDEZVOUS if name not in os.environ]
+    if launcher == 'pytorch' and missing:
+        raise ValueError(
+            f'launcher: pytorch needs the environment that torchrun sets, and there is no {", ".join(missing)}; start '
+            'with tools/dist_train.sh CONFIG GPUS'
+        )
+
+
+def _check_gpus() -> None:
+    here, gpus = int(os.environ.get('LOCAL_WORLD_SIZE', 1)), torch.cuda.device_count()
+    if here > gpus:
+        raise ValueError(
+            f'launcher: each process needs a GPU of its own, got {here} processes and {gpus} GPUs on this machine; '
+            "start fewer, or set CUDA_VISIBLE_DEVICES='' to train on the CPU"
+        )
+
+
+def _join_on_cpu(cfg: Config, launcher: str) -> None:
+    if launcher != 'pytorch':
+        raise ValueError(f'launcher: {launcher!r} needs GPUs, and there is none here; use tools/dist_train.sh')
+    if cfg.get('sync_bn'):
+        raise ValueError(
+            f"sync_bn: torch's SyncBatchNorm runs on GPUs only, got {cfg.sync_bn!r} on a machine without one; leave it "
+            'out, and every process normalises by its own part of the batch'
+        )
+    settings = dict((cfg.get('env_cfg') or {}).get('dist_cfg') or {})
+    backend = settings.pop('backend', 'nccl')
+    if 'timeout' in settings:
+        settings['timeout'] = timedelta(seconds=settings['timeout'])
+    distributed.init_process_group('gloo' if backend == 'nccl' else backend, **settings)
+    cfg.model_wrapper_cfg = {
+        'type': 'MMDistributedDataParallel',
+        'device_ids': None,
+        'broadcast_buffers': False,  # as mmengine's own default
+        'find_unused_parameters': cfg.get('find_unused_parameters', False),
+        **(cfg.get('model_wrapper_cfg') or {}),
+    }
