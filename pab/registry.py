@@ -4,14 +4,38 @@ A child finds what its root holds (``type='CheckpointHook'`` works as it always 
 is first asked for a name, so nothing has to be imported by hand.
 """
 
+import difflib
+
 from mmengine import registry as roots
 from mmengine.registry import Registry
 
 SCOPE = 'pab'
 
 
+class NamingRegistry(Registry):
+    """mmengine's registry, which answers an unknown name with the known ones."""
+
+    def get(self, key: str):
+        """Return what is registered under a name, here or in the parent.
+
+        Raises:
+            KeyError: nothing is; the error lists what there is, or what is most like it.
+        """
+        found = super().get(key)
+        if found is None:
+            own = sorted(self.module_dict)
+            everything = own + sorted(self.parent.module_dict if self.parent else ())
+            close = difflib.get_close_matches(key, everything, n=3, cutoff=0.5)
+            hint = f'did you mean {" or ".join(close)}? ' if close else ''
+            raise KeyError(
+                f'{key!r} is not a registered {self.name}; {hint}pab has {", ".join(own) or "none of its own"}; '
+                'a class of your own must be imported first: custom_imports=dict(imports=[...])'
+            )
+        return found
+
+
 def _child(root: Registry, *locations: str) -> Registry:
-    return Registry(root.name, parent=root, scope=SCOPE, locations=list(locations))
+    return NamingRegistry(root.name, parent=root, scope=SCOPE, locations=list(locations))
 
 
 MODELS = _child(roots.MODELS, 'pab.models')  # networks, the classifier, data preprocessors
@@ -21,13 +45,17 @@ TRANSFORMS = _child(roots.TRANSFORMS, 'pab.datasets')  # what happens to one sam
 METRICS = _child(roots.METRICS, 'pab.evaluation')  # accuracy
 OPTIMIZERS = _child(roots.OPTIMIZERS, 'pab.optim')  # Bop
 OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, 'pab.optim')  # one backward for several optimizers
-OPTIM_WRAPPER_CONSTRUCTORS = _child(roots.OPTIM_WRAPPER_CONSTRUCTORS, 'pab.optim')  # which optimizer owns which parameter
+OPTIM_WRAPPER_CONSTRUCTORS = _child(
+    roots.OPTIM_WRAPPER_CONSTRUCTORS, 'pab.optim'
+)  # which optimizer owns which parameter
 HOOKS = _child(roots.HOOKS, 'pab.hooks')  # pruning, adaptivity decay, flip counts, reports
 RUNNERS = _child(roots.RUNNERS, 'pab.engine')  # mmengine's runner with a short console log and safe resume
 LOOPS = _child(roots.LOOPS, 'pab.engine')  # the epoch loop that can be resumed inside an epoch
 
-PRUNERS = Registry('pruner', scope=SCOPE, locations=['pab.pruners'])  # how weights are scored before training
-CONVERTERS = Registry('converter', scope=SCOPE, locations=['pab.psg'])  # what turns layers of a network into others
+PRUNERS = NamingRegistry('pruner', scope=SCOPE, locations=['pab.pruners'])  # how weights are scored before training
+CONVERTERS = NamingRegistry(
+    'converter', scope=SCOPE, locations=['pab.psg']
+)  # what turns layers of a network into others
 
 # mmengine warns about each root that has no child in the default scope, so the rest get an empty one.
 _HELD = {registry.name for registry in list(globals().values()) if isinstance(registry, Registry)}

@@ -43,6 +43,12 @@ class SharedBackward(OptimWrapperDict):
             raise ValueError(
                 f'SharedBackward: accumulative_counts must be an integer >= 1, got {accumulative_counts!r}'
             )
+        for name, optimizer in optimizers.items():
+            if not isinstance(optimizer, torch.optim.Optimizer):
+                raise TypeError(
+                    f'SharedBackward: {name!r} is neither an optimizer nor a setting, got {optimizer!r}; the settings '
+                    'are accumulative_counts, clip_grad and precision; optimizers stand in optim_wrapper.optimizers'
+                )
         super().__init__(
             **{
                 name: OptimWrapper(optimizer, accumulative_counts=accumulative_counts)

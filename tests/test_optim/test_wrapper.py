@@ -159,6 +159,11 @@ def test_bad_settings(cfg, message):
         OPTIM_WRAPPER_CONSTRUCTORS.build(dict(type='OwnershipConstructor', optim_wrapper_cfg=cfg))(net())
 
 
+def test_a_mistyped_setting_is_refused():
+    with pytest.raises(TypeError, match="'clip_gard' is neither an optimizer nor a setting"):
+        build(net(), clip_gard=dict(max_norm=1.0))
+
+
 def test_paramwise_settings_are_refused():
     with pytest.raises(ValueError, match='paramwise_cfg is not read'):
         OPTIM_WRAPPER_CONSTRUCTORS.build(
