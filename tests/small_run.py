@@ -1,4 +1,4 @@
-"""A whole run in two seconds: a tiny network on made-up images, with every hook of the recipes, in a process of its own."""
+"""A whole run in two seconds: a tiny network on made-up images, with the hooks of the recipes, in its own process."""
 
 import copy
 import os
@@ -50,7 +50,7 @@ class TinyNet(nn.Module):
 
 
 def small_config(work_dir: str | os.PathLike, **options: Any) -> Config:
-    """The quickstart, made small; options are merged last, as ``--cfg-options`` would be (dots as double underscores)."""
+    """The quickstart, made small; options are merged last, as ``--cfg-options`` would be (``__`` for a dot)."""
     cfg = Config.fromfile(str(CONFIGS / 'pab' / 'quickstart.py'))
     loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
     cfg.merge_from_dict(
@@ -134,7 +134,7 @@ def final_state(runner: Any) -> dict:
         },
         'best': hub.get_info('best_score'),
         'progress': (runner.epoch, runner.iter),
-        'pruning': {key: value for key, value in runner_hook(runner, 'PruneHook').record(runner).items()},
+        'pruning': runner_hook(runner, 'PruneHook').record(runner),
     }
 
 

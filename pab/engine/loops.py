@@ -1,5 +1,7 @@
 """An epoch loop that can begin in the middle of an epoch."""
 
+from collections.abc import Iterator
+
 import torch
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
@@ -46,11 +48,19 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         skips = done > 0 and hasattr(sampler, 'skip')
         if skips:  # the last batch may be a smaller one
             sampler.skip(min(done * self.dataloader.batch_size, len(sampler)))
-        for idx, data_batch in enumerate(self.dataloader, start=done if skips else 0):
-            if idx >= done:
-                self.run_iter(idx, data_batch)
+        batches = enumerate(self.dataloader, start=done if skips else 0)
+        while (fetched := self._fetch(batches)) is not None:
+            if fetched[0] >= done:
+                self.run_iter(*fetched)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
+
+    def _fetch(self, batches: Iterator[tuple[int, dict]]) -> tuple[int, dict] | None:
+        try:
+            return next(batches, None)
+        except RuntimeError:  # such as workers that were ended by the signal that ends the run
+            self.runner.call_hook('after_failed_fetch')
+            raise
 
     def _validate(self) -> None:
         """Validate when the epoch that is over calls for it and was not validated before."""

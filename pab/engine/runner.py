@@ -12,11 +12,14 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import CheckpointLoader, Runner, load_state_dict
+from torch import nn
 
 from ..registry import RUNNERS
 from .checkpoints import UnusableCheckpoint, check_fits, check_resumable, find_newest, load_safely
 from .config import check_config
+from .lr_scale import scale_lr_
 from .plain import history_from_plain, to_plain
 from .storage import ATOMIC, check_writable
 
@@ -31,8 +34,10 @@ class PabRunner(Runner):
     written atomically, found by what they hold and not by a note of where they were, and loaded only when they run no
     code and fit the model.
 
-    Hooks may have two more methods: ``before_checkpoint(runner)``, called before a checkpoint's content is collected,
-    and ``check_resume(runner, checkpoint)``, called with the content of a checkpoint before anything is taken from it.
+    Hooks may have more methods: ``before_checkpoint(runner)``, called before a checkpoint's content is collected;
+    ``check_resume(runner, checkpoint)``, called with the content of a checkpoint before anything is taken from it;
+    ``after_failed_fetch(runner)``, called when the loader raises; and ``after_exit(runner)``, called when :meth:`train`
+    ends, however it does.
     """
 
     @classmethod
@@ -44,7 +49,8 @@ class PabRunner(Runner):
             OSError: the work dir cannot be written.
         """
         check_config(cfg)
-        check_writable(cfg['work_dir'])
+        if is_main_process():
+            check_writable(cfg['work_dir'])
         return super().from_cfg(cfg)
 
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs) -> MMLogger:
@@ -70,6 +76,30 @@ class PabRunner(Runner):
         """Register the config's hooks, and behind them the one that makes checkpoints plain."""
         super().register_hooks(default_hooks, custom_hooks)
         self.register_hook(dict(type='pab.PlainCheckpointHook'))
+
+    def train(self) -> nn.Module:
+        """Train."""
+        try:
+            return super().train()
+        finally:
+            self.call_hook('after_exit')
+
+    def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
+        """Scale the learning rates by batch of a step / ``base_batch_size`` if ``auto_scale_lr.enable``.
+
+        The batch of a step is that of all processes and of all backward passes which ``accumulative_counts`` collects.
+        Optimizers without a learning rate are left alone.
+        """
+        if not (auto_scale_lr or {}).get('enable'):
+            return
+        wrappers = list(optim_wrapper.values()) if isinstance(optim_wrapper, OptimWrapperDict) else [optim_wrapper]
+        loader = self._train_dataloader
+        batch = loader['batch_size'] if isinstance(loader, dict) else loader.batch_size
+        batch *= self.world_size * wrappers[0]._accumulative_counts
+        base = auto_scale_lr['base_batch_size']
+        rates = scale_lr_([wrapper.optimizer for wrapper in wrappers], batch / base)
+        shown = ', '.join(f'{rate:g}' for rate in rates)
+        self.logger.info(f'Learning rates for a batch of {batch} instead of {base}: {shown}')
 
     def save_checkpoint(self, out_dir: str, filename: str, *args, backend_args: dict | None = None, **kwargs) -> None:
         """Save a checkpoint, atomically unless ``backend_args`` says otherwise.
@@ -198,7 +228,7 @@ class PabRunner(Runner):
         if meta['iter'] != meta['epoch'] * before:
             raise UnusableCheckpoint(
                 f'resume: the checkpoint was written in the middle of an epoch of {before} steps, and an epoch now has '
-                f'{here}; resume with the batch size and number of processes it was trained with, or from an epoch_*.pth'
+                f'{here}; resume with the batch size and number of processes of that run, or an epoch_*.pth'
             )
         meta['iter'] = meta['epoch'] * here
 
