@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pab.datasets.download import fetch_files
-from pab.datasets.in_memory import InMemoryDataset, check_split
-from pab.datasets.root import data_folder, missing_data
-from pab.datasets.safe_pickle import load_arrays
-from pab.registry import DATASETS
+from ..registry import DATASETS
+from .download import fetch_files
+from .in_memory import InMemoryDataset, check_split
+from .root import data_folder, missing_data
+from .safe_pickle import load_arrays
 
 
 class CIFAR(InMemoryDataset):

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from pab.datasets.in_memory import InMemoryDataset, check_split
-from pab.registry import DATASETS
+from ..registry import DATASETS
+from .in_memory import InMemoryDataset, check_split
 
 
 @DATASETS.register_module()

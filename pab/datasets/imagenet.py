@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
-from pab.datasets.crops import centre_crop, random_crop, seeded
-from pab.datasets.decode import UnreadableImageError, decode_rgb
-from pab.datasets.in_memory import check_split, subset
-from pab.datasets.root import data_folder, missing_data
-from pab.registry import DATASETS
+from ..registry import DATASETS
+from .crops import centre_crop, random_crop, seeded
+from .decode import UnreadableImageError, decode_rgb
+from .in_memory import check_split, subset
+from .root import data_folder, missing_data
 
 IGNORED_LABEL = -100  # cross-entropy and Accuracy leave it out
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sized
 import numpy as np
 from mmengine.dataset import DefaultSampler
 
-from pab.registry import DATA_SAMPLERS
+from ..registry import DATA_SAMPLERS
 
 
 class SampleIndex(int):

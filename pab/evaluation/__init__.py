@@ -1,5 +1,5 @@
 """Metrics of a validation run."""
 
-from pab.evaluation.accuracy import Accuracy
+from .accuracy import Accuracy
 
 __all__ = ['Accuracy']

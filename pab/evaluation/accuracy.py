@@ -10,7 +10,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from torch import Tensor
 
-from pab.registry import METRICS
+from ..registry import METRICS
 
 
 @METRICS.register_module()

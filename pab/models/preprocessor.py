@@ -6,7 +6,7 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
-from pab.registry import MODELS
+from ..registry import MODELS
 
 
 @MODELS.register_module()

@@ -1,10 +1,10 @@
 """Pruning before training: scores, exact selection, and masks on a model."""
 
-from pab.pruners.base import INGREDIENTS, Pruner
-from pab.pruners.flipfreq import FlipFreq
-from pab.pruners.grasp import GraSP
-from pab.pruners.mag import Mag
-from pab.pruners.masks import (
+from .base import INGREDIENTS, Pruner
+from .flipfreq import FlipFreq
+from .grasp import GraSP
+from .mag import Mag
+from .masks import (
     apply_masks_,
     check_masks,
     check_state_masks,
@@ -12,14 +12,14 @@ from pab.pruners.masks import (
     install_mask_hooks_,
     register_masks_,
 )
-from pab.pruners.network import ScoringNetwork
-from pab.pruners.rand import Rand
-from pab.pruners.report import density_table, empty_tensors
-from pab.pruners.schedules import SCHEDULES, kept_count, shot_density
-from pab.pruners.snip import SNIP
-from pab.pruners.streams import Streams
-from pab.pruners.synflow import SynFlow
-from pab.pruners.targets import prunable_layers
+from .network import ScoringNetwork
+from .rand import Rand
+from .report import density_table, empty_tensors
+from .schedules import SCHEDULES, kept_count, shot_density
+from .snip import SNIP
+from .streams import Streams
+from .synflow import SynFlow
+from .targets import prunable_layers
 
 __all__ = [
     'INGREDIENTS',

@@ -10,16 +10,16 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from pab.pruners.inputs import as_batches, as_flips, as_input_shape, to_double
-from pab.pruners.masks import get_masks
-from pab.pruners.network import ScoringNetwork, scoring_mode
-from pab.pruners.report import empty_tensors
-from pab.pruners.rounds import Rounds
-from pab.pruners.schedules import as_density
-from pab.pruners.selection import make_groups
-from pab.pruners.settings import PruneSettings
-from pab.pruners.streams import Streams
-from pab.pruners.targets import classifier_weight, prunable_layers
+from .inputs import as_batches, as_flips, as_input_shape, to_double
+from .masks import get_masks
+from .network import ScoringNetwork, scoring_mode
+from .report import empty_tensors
+from .rounds import Rounds
+from .schedules import as_density
+from .selection import make_groups
+from .settings import PruneSettings
+from .streams import Streams
+from .targets import classifier_weight, prunable_layers
 
 INGREDIENTS = {  # what a score may ask for, by the names of its arguments
     'weights': 'parameter name -> float64 weight with the earlier rounds pruned to 0',

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from pab.pruners.base import Pruner
-from pab.registry import PRUNERS
+from ..registry import PRUNERS
+from .base import Pruner
 
 
 @PRUNERS.register_module()

@@ -3,9 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from pab.pruners.base import Pruner
-from pab.pruners.network import ScoringNetwork, as_leaves, gradients
-from pab.registry import PRUNERS
+from ..registry import PRUNERS
+from .base import Pruner
+from .network import ScoringNetwork, as_leaves, gradients
 
 TEMPERATURE = 200  # of the softmax: an untrained network is confident by accident
 

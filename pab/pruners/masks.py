@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pab.pruners.targets import prunable_layers
+from .targets import prunable_layers
 
 SUFFIX = '_mask'
 

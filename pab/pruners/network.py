@@ -66,7 +66,7 @@ def scoring_mode(model: nn.Module, seed: int) -> Iterator[None]:
 
     Inside, gradients are recorded and autocast is off, whatever the caller had set.
     """
-    from pab.psg import exact_gradients  # here: layers with sign gradients are optional to a model, and to its scores
+    from ..psg import exact_gradients  # here: layers with sign gradients are optional to a model, and to its scores
 
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
     flags = [(module, module.training) for module in model.modules()]

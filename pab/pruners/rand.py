@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from pab.pruners.base import Pruner
-from pab.pruners.streams import Streams
-from pab.registry import PRUNERS
+from ..registry import PRUNERS
+from .base import Pruner
+from .streams import Streams
 
 
 @PRUNERS.register_module()

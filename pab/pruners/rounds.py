@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from pab.pruners.schedules import SCHEDULES, kept_count
-from pab.pruners.selection import Group, lowest, share_counts
-from pab.pruners.settings import PruneSettings
+from .schedules import SCHEDULES, kept_count
+from .selection import Group, lowest, share_counts
+from .settings import PruneSettings
 
 
 class Rounds:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pab.pruners.schedules import kept_count
+from .schedules import kept_count
 
 SCOPES = ('global', 'local')
 SAMPLE_STEP = 61  # a prime: steps through channels and kernel positions alike

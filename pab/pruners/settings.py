@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Integral, Real
 
-from pab.pruners.schedules import SCHEDULES, as_density
-from pab.pruners.selection import SCOPES
+from .schedules import SCHEDULES, as_density
+from .selection import SCOPES
 
 
 @dataclass(frozen=True)

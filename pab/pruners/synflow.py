@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from pab.pruners.base import Pruner
-from pab.pruners.flow import OneImageConvolutions
-from pab.pruners.network import ScoringNetwork, as_leaves, gradients
-from pab.registry import PRUNERS
+from ..registry import PRUNERS
+from .base import Pruner
+from .flow import OneImageConvolutions
+from .network import ScoringNetwork, as_leaves, gradients
 
 
 @PRUNERS.register_module()
