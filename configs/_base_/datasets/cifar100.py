@@ -1,25 +1,6 @@
-# The whole set is in memory and augmented in batches, so no worker processes are needed.
-train_dataloader = dict(
-    batch_size=128,
-    num_workers=0,
-    sampler=dict(type='EpochSampler', shuffle=True),
-    collate_fn=dict(type='collate_images'),
-    dataset=dict(type='CIFAR100', split='train'),
-)
-val_dataloader = dict(
-    batch_size=500,
-    num_workers=0,
-    sampler=dict(type='EpochSampler', shuffle=False),
-    collate_fn=dict(type='collate_images'),
-    dataset=dict(type='CIFAR100', split='test'),
-)
-test_dataloader = val_dataloader
-val_evaluator = dict(type='Accuracy', topk=(1,))
-test_evaluator = val_evaluator
-data_preprocessor = dict(
-    type='ImagePreprocessor',
-    mean=(0.507, 0.487, 0.441),
-    std=(0.267, 0.256, 0.276),
-    crop_padding=4,
-    flip=True,
-)
+_base_ = ['./cifar10.py']
+
+train_dataloader = dict(dataset=dict(type='CIFAR100'))
+val_dataloader = dict(dataset=dict(type='CIFAR100'))
+test_dataloader = dict(dataset=dict(type='CIFAR100'))
+data_preprocessor = dict(mean=(0.507, 0.487, 0.441), std=(0.267, 0.256, 0.276))
