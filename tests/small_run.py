@@ -1,9 +1,9 @@
 """A whole run in two seconds: a tiny network on made-up images, with the hooks of the recipes, in its own process."""
 
 import copy
+import multiprocessing
 import os
-import pickle
-import sys
+import signal
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from torch import Tensor, nn
 
 from pab.datasets.in_memory import InMemoryDataset
@@ -79,33 +80,72 @@ def small_config(work_dir: str | os.PathLike, **options: Any) -> Config:
     return cfg
 
 
-def run_in_child(act: Callable[[], Any]) -> tuple[int, Any]:
-    """Fork, act, and return the child's status (negative: the signal that ended it) and what it returned or raised."""
-    sys.stdout.flush()
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 99
-        try:
-            os.close(reader)
-            torch.set_num_threads(1)
-            result, status = act(), 0
-        except SystemExit as stop:
-            result, status = None, stop.code
-        except BaseException as error:
-            traceback.print_exc()
-            result = error
-        try:
-            with os.fdopen(writer, 'wb') as pipe:
-                pickle.dump(result, pipe)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader, 'rb') as pipe:
-        data = pipe.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), pickle.loads(data) if data else None
+def run_in_child(act: Callable[..., Any], *args: Any) -> tuple[int, Any]:
+    """Call a function of a module in a process of its own; its status (-9 for SIGKILL), and what it returned or raised.
+
+    The process is forked from a server that has everything imported and has run nothing.
+    """
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['tests.small_run', 'matplotlib.pyplot', 'mmengine.visualization'])
+    paths = os.environ.get('PYTHONPATH', '')
+    os.environ['PYTHONPATH'] = os.pathsep.join([str(Path(__file__).parents[1]), paths])  # for the server to find this file
+    try:
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=_call, args=(sender, act, args))
+        child.start()
+    finally:
+        os.environ['PYTHONPATH'] = paths
+    sender.close()
+    try:
+        result = receiver.recv()
+    except EOFError:  # it was killed, or left by SystemExit
+        result = None
+    child.join()
+    return child.exitcode, result
+
+
+def _call(sender: Any, act: Callable[..., Any], args: tuple) -> None:
+    torch.set_num_threads(1)
+    os.environ['PAB_COMPILE'] = '0'
+    try:
+        result = act(*args)
+    except Exception as error:
+        traceback.print_exc()
+        result = error
+    sender.send(result)
+    sender.close()
+
+
+class KillHook(Hook):
+    """End the process by a signal at a step, which is counted from 1: before, in or after it, or while it is saved."""
+
+    STAGES = ('before', 'in', 'after', 'save')
+    priority = 'VERY_HIGH'
+
+    def __init__(self, step: int, stage: str, number: int = signal.SIGKILL) -> None:
+        self.step, self.stage, self.number = step, stage, number
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.iter + 1 == self.step:
+            if self.stage == 'before':
+                self._kill()
+            elif self.stage == 'in':
+                bop = runner.optim_wrapper['bop'].optimizer
+                bop.register_step_post_hook(lambda *_: self._kill())  # one optimizer has stepped, the other has not
+            elif self.stage == 'save':
+                os.fsync = lambda _: self._kill()  # everything is in the temporary file, nothing is renamed
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if runner.iter + 1 == self.step and self.stage == 'after':
+            self._kill()
+
+    def _kill(self) -> None:
+        os.kill(os.getpid(), self.number)
+
+
+def train_and_kill(cfg: Config, step: int, stage: str, number: int = signal.SIGKILL) -> dict:
+    """As :func:`train`, with a :class:`KillHook`."""
+    return train(cfg, lambda runner: runner.register_hook(KillHook(step, stage, number)))
 
 
 def train(cfg: Config, prepare: Callable[[Any], None] | None = None) -> dict:

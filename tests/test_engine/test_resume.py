@@ -1,0 +1,138 @@
+"""A resumed run is the run that was never stopped, bit for bit: weights, masks, averages, schedules, counts, order."""
+
+import random
+import shutil
+import signal
+
+import pytest
+import torch
+from tests.small_run import EPOCHS, STEPS, KillHook, run_in_child, small_config, train, train_and_kill
+
+EVERY = 2  # steps between checkpoints where they are written in mid-epoch
+MID_EPOCH = dict(default_hooks__checkpoint__by_epoch=False, default_hooks__checkpoint__interval=EVERY)
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory):
+    """The end of an uninterrupted run with some options, trained once for each."""
+    ends = {}
+
+    def end(**options):
+        key = repr(sorted(options.items()))
+        if key not in ends:
+            status, ends[key] = run_in_child(train, small_config(tmp_path_factory.mktemp('whole'), **options))
+            assert status == 0
+        return ends[key]
+
+    return end
+
+
+def assert_same(got, want):
+    assert isinstance(got, dict), got
+    assert list(got) == list(want)
+    for part in want:
+        different = [k for k in want[part] if got[part].get(k) != want[part][k]] if isinstance(want[part], dict) else []
+        assert got[part] == want[part], (part, different)
+
+
+def test_ten_kills_at_random_steps_change_nothing(tmp_path, uninterrupted):
+    choose = random.Random(4)
+    cfg = small_config(tmp_path / 'run', resume=True, **MID_EPOCH)
+    saved = 0  # the steps that are safe
+    for kill in range(10):
+        # at most two steps of progress for each kill, so that there is a step left for the tenth
+        step, stage = saved + choose.randint(1, EVERY + 1), choose.choice(KillHook.STAGES)
+        status, _ = run_in_child(train_and_kill, cfg, step, stage)
+        assert status == -signal.SIGKILL, (kill, step, stage)
+        saved = max([int(f.stem.split('_')[1]) for f in (tmp_path / 'run').glob('iter_*.pth')], default=0)
+    assert 0 < saved < EPOCHS * STEPS
+    status, end = run_in_child(train, cfg)
+    assert status == 0
+    assert_same(end, uninterrupted())
+    assert not list((tmp_path / 'run').glob('.*.partial'))  # what a kill left is overwritten or removed
+
+
+@pytest.mark.parametrize(
+    ('options', 'step'),
+    [
+        (dict(), 14),  # back to the end of the first epoch
+        (dict(), STEPS + 1),  # right after it
+        (dict(optim_wrapper__precision='bfloat16', **MID_EPOCH), 15),
+        (dict(optim_wrapper__precision='float16', **MID_EPOCH), 15),  # with the state of the loss scaler
+        (dict(optim_wrapper__accumulative_counts=2, default_hooks__checkpoint__interval=4, **dict(by_epoch=False)), 7),
+        (dict(train_dataloader__num_workers=1, **MID_EPOCH), 19),
+        (dict(custom_hooks=[dict(type='mmengine.EMAHook', momentum=0.1)], **MID_EPOCH), 25),
+    ],
+    ids=['boundary', 'after-boundary', 'bfloat16', 'float16', 'accumulation', 'workers', 'ema'],
+)
+def test_a_kill_changes_nothing_with(tmp_path, uninterrupted, options, step):
+    if 'by_epoch' in options:
+        options = {k: v for k, v in options.items() if k != 'by_epoch'} | dict(
+            default_hooks__checkpoint__by_epoch=False
+        )
+    cfg = small_config(tmp_path / 'run', **options)
+    assert run_in_child(train_and_kill, cfg, step, 'in')[0] == -signal.SIGKILL
+    cfg.resume = True
+    status, end = run_in_child(train, cfg)
+    assert status == 0
+    whole = {k: v for k, v in options.items() if 'checkpoint' not in k and 'workers' not in k}
+    assert_same(end, uninterrupted(**whole))
+
+
+def test_a_folder_that_was_moved_resumes(tmp_path, uninterrupted):
+    assert run_in_child(train_and_kill, small_config(tmp_path / 'here', **MID_EPOCH), 17, 'after')[0] == -9
+    shutil.move(tmp_path / 'here', tmp_path / 'there')
+    assert (tmp_path / 'there' / 'last_checkpoint').read_text().startswith(str(tmp_path / 'here'))
+    status, end = run_in_child(train, small_config(tmp_path / 'there', resume=True, **MID_EPOCH))
+    assert status == 0
+    assert_same(end, uninterrupted())
+    assert not (tmp_path / 'here').exists()
+    assert len(list((tmp_path / 'there').glob('best_*.pth'))) == 1
+
+
+def test_a_drawn_seed_is_kept(tmp_path):
+    cfg = small_config(tmp_path / 'run', randomness__seed=None, **MID_EPOCH)
+    assert run_in_child(train_and_kill, cfg, 17, 'after')[0] == -9
+    cfg.resume = True
+    status, end = run_in_child(train, cfg)
+    assert status == 0
+    seed = end['pruning']['seed']
+    assert seed == torch.load(tmp_path / 'run' / f'iter_{EPOCHS * STEPS}.pth')['meta']['seed']
+    assert_same(end, run_in_child(train, small_config(tmp_path / 'whole', randomness__seed=seed))[1])
+
+
+def test_a_truncated_newest_file_is_named_and_the_one_before_is_used(tmp_path, uninterrupted):
+    folder = tmp_path / 'run'
+    assert run_in_child(train_and_kill, small_config(folder, **MID_EPOCH), 17, 'after')[0] == -9
+    newest = folder / 'iter_16.pth'
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    status, end = run_in_child(train, small_config(folder, resume=True, **MID_EPOCH))
+    assert status == 0
+    assert_same(end, uninterrupted())
+    log = max(folder.glob('*/*.log')).read_text()
+    assert f'passing over a damaged file: {newest} is truncated' in log
+    assert f'Load checkpoint from {folder / "iter_14.pth"}' in log
+
+
+def test_resume_without_a_checkpoint_starts_with_a_warning(tmp_path):
+    status, end = run_in_child(train, small_config(tmp_path / 'run', resume=True, train_cfg__max_epochs=2))
+    assert (status, end['progress']) == (0, (2, 2 * STEPS))
+    log = next((tmp_path / 'run').glob('*/*.log')).read_text()
+    assert f'WARNING - There is no checkpoint to resume from in {tmp_path / "run"}: training starts from the' in log
+
+
+def test_a_finished_run_resumes_to_the_same_end(tmp_path, uninterrupted):
+    cfg = small_config(tmp_path / 'run')
+    run_in_child(train, cfg)
+    cfg.resume = True
+    status, end = run_in_child(train, cfg)
+    assert status == 0
+    assert_same(end, uninterrupted())
+
+
+def test_resume_from_the_middle_of_an_epoch_of_another_length(tmp_path):
+    assert run_in_child(train_and_kill, small_config(tmp_path / 'run', **MID_EPOCH), 17, 'after')[0] == -9
+    allowed = dict(resume=True, train_dataloader__batch_size=16, default_hooks__resume_check__allow_changes=True)
+    _, error = run_in_child(train, small_config(tmp_path / 'run', **allowed, **MID_EPOCH))
+    assert isinstance(error, ValueError)
+    assert 'in the middle of an epoch of 10 steps, and an epoch now has 5; resume with the batch size' in str(error)
