@@ -18,6 +18,10 @@ from pab.datasets.in_memory import InMemoryDataset
 from pab.registry import DATASETS, MODELS, RUNNERS
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
+PRELOAD = ['tests.small_run', 'matplotlib.pyplot', 'mmengine.visualization', 'torch.utils.cpp_extension', 'yapf']
+PRELOAD += [
+    f'pab.{part}' for part in ('datasets', 'engine', 'evaluation', 'hooks', 'models', 'optim', 'pruners', 'psg')
+]
 EPOCHS, STEPS = 3, 10  # of 8 images, the last of an epoch of 4
 
 
@@ -86,9 +90,11 @@ def run_in_child(act: Callable[..., Any], *args: Any) -> tuple[int, Any]:
     The process is forked from a server that has everything imported and has run nothing.
     """
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['tests.small_run', 'matplotlib.pyplot', 'mmengine.visualization'])
+    context.set_forkserver_preload(PRELOAD)
     paths = os.environ.get('PYTHONPATH', '')
-    os.environ['PYTHONPATH'] = os.pathsep.join([str(Path(__file__).parents[1]), paths])  # for the server to find this file
+    os.environ['PYTHONPATH'] = os.pathsep.join(
+        [str(Path(__file__).parents[1]), paths]
+    )  # for the server to find this file
     try:
         receiver, sender = context.Pipe(duplex=False)
         child = context.Process(target=_call, args=(sender, act, args))

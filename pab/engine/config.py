@@ -1,6 +1,7 @@
 """Reading a config for a run, and the check that every key of it is read by somebody."""
 
 import difflib
+import functools
 import inspect
 from collections.abc import Iterable
 
@@ -22,6 +23,15 @@ READ_ELSEWHERE = {
     'sync_bn',
 }
 ENV_KEYS = {'cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'}
+
+
+class SettledConfig(Config):
+    """A config that changes no more, so that its text, which every checkpoint holds, is laid out only once."""
+
+    @functools.cached_property
+    def pretty_text(self) -> str:
+        """The config as a well-laid-out Python file; takes a quarter of a second, the first time."""
+        return super().pretty_text
 
 
 def check_config(cfg: Config) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 
 from ..registry import RUNNERS
 from .checkpoints import UnusableCheckpoint, check_fits, check_resumable, find_newest, load_safely
-from .config import check_config
+from .config import SettledConfig, check_config
 from .lr_scale import scale_lr_
 from .plain import history_from_plain, to_plain
 from .storage import ATOMIC, check_writable
@@ -51,7 +51,7 @@ class PabRunner(Runner):
         check_config(cfg)
         if is_main_process():
             check_writable(cfg['work_dir'])
-        return super().from_cfg(cfg)
+        return super().from_cfg(SettledConfig(dict(cfg), filename=getattr(cfg, 'filename', None)))
 
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs) -> MMLogger:
         """Build mmengine's logger and keep its console output short."""

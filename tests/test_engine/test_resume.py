@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+
 from tests.small_run import EPOCHS, STEPS, KillHook, run_in_child, small_config, train, train_and_kill
 
 EVERY = 2  # steps between checkpoints where they are written in mid-epoch
