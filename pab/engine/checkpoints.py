@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -160,10 +161,12 @@ def _check_bytes(path: Path) -> None:
 
 def _unpickle(path: Path, map_location: Any, mmap: bool | None = None) -> Any:
     try:
-        return torch.load(str(path), map_location=map_location, weights_only=True, mmap=mmap)
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'Detected pickle protocol')  # in files that are refused in a moment
+            return torch.load(str(path), map_location=map_location, weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r'(?:GLOBAL|Unsupported (?:global|class|operand)[: ]*)\s*(\S+)', str(error))
-        if wanted and 'nsupported' in str(error):
+        wanted = re.search(r'GLOBAL ([A-Za-z_][\w.]*)', str(error))
+        if wanted:
             raise UnusableCheckpoint(
                 f'{path} is refused: it asks for {wanted.group(1)}, and only plain data is loaded, because anything '
                 'else could run code'
