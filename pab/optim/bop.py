@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..registry import OPTIMIZERS
+from . import flips
 
 FIRST_STEPS = ('zero', 'gradient')
 
@@ -31,8 +32,9 @@ class Bop(Optimizer):
             steps.
         flips_per_weight: keep the number of flips of every single weight (int32, as large as the weights) and not only
             their sum per tensor; the FlipFreq pruner reads it.
-        foreach: average the gradients of all tensors in one call (True), tensor by tensor (False), or let torch's rule
-            choose (None). The numbers are the same.
+        foreach: treat all tensors in one call an operation (True), one after the other in blocks (False), or in the
+            fastest way (None), which for large tensors is one compiled loop (see
+            :func:`pab.compiled.use_compiled`). The numbers are the same.
 
     Source: Helwegen et al. 2019, "Latent Weights Do Not Exist" (arXiv 1906.02107), algorithm 1; the rule at equality
     (:math:`|m| = \tau` flips) is the reference's.
@@ -109,21 +111,23 @@ class Bop(Optimizer):
         return loss
 
     def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> list[Tensor]:
+        entries, totals = [], []
         for param in params:
             if param.grad.is_sparse:
                 raise RuntimeError('Bop: sparse gradients are not supported; use a dense layer')
             if not self.state[param]:
                 self._start(param, group)
-        averages = [self.state[p]['moving_average'] for p in params]
-        grads = [p.grad.to(m.dtype) for p, m in zip(params, averages, strict=True)]
-        average_(averages, grads, group['adaptivity_rate'], group['foreach'])
-        counts = []
-        for param, average in zip(params, averages, strict=True):
-            flips = flips_of(param, average, group['threshold'])
-            param.copy_(torch.where(flips, -param, param))
-            count = flips.sum()
-            self.state[param]['flips'] += flips if group['flips_per_weight'] else count
-            counts.append(count)
+            state = self.state[param]
+            state['moving_average'] = flips.like(state['moving_average'], param)
+            if group['flips_per_weight']:
+                state['flips'] = flips.like(state['flips'], param)
+            per_weight = state['flips'] if group['flips_per_weight'] else None
+            entries.append(flips.aligned(param, state['moving_average'], param.grad, per_weight))
+            totals.append(state['flips'])
+        rule = flips.Rule(group['adaptivity_rate'], group['threshold'])
+        counts = flips.step_(entries, rule, group['foreach'])
+        if not group['flips_per_weight']:
+            torch._foreach_add_(totals, counts)
         return counts
 
     def _start(self, param: Tensor, group: dict[str, Any]) -> None:
@@ -151,18 +155,3 @@ class Bop(Optimizer):
             for key, value in state_dict['state'].get(saved_id, {}).items():
                 if isinstance(value, Tensor):
                     self.state[param][key] = value.to(device=param.device, copy=True)
-
-
-def average_(averages: list[Tensor], grads: list[Tensor], rate: float, foreach: bool | None = None) -> None:
-    """Move each average toward its gradient, in place: ``m <- (1 - rate) m + rate g`` (tensors of equal shapes)."""
-    if foreach is None or foreach:
-        torch._foreach_mul_(averages, 1 - rate)
-        torch._foreach_add_(averages, grads, alpha=rate)
-    else:
-        for average, grad in zip(averages, grads, strict=True):
-            average.mul_(1 - rate).add_(grad, alpha=rate)
-
-
-def flips_of(weight: Tensor, average: Tensor, threshold: float) -> Tensor:
-    """Which weights flip (bool, their shape): the average reaches the threshold and has the weight's sign, not 0."""
-    return (average.abs() >= threshold) & (average.sign() == weight.sign()) & (weight != 0)

@@ -1,8 +1,8 @@
 """Predictive sign gradient: the weight gradient of a layer from a quantised input and a quantised output gradient."""
 
+from ..compiled import is_compiled, use_compiled
 from .config import PSGConfig
 from .convert import PSGConverter, convert_psg_, exact_gradients
-from .kernels import is_compiled, use_compiled
 from .layers import PSGConv2d, PSGLayer, PSGLinear
 from .relu import ByteMaskReLU
 

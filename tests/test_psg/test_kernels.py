@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from pab import compiled as machinery
 from pab.psg import (
     ByteMaskReLU,
     PSGConfig,
@@ -69,7 +70,7 @@ def test_compiled_equals_plain(compiled, channels_last):
 
 def test_many_settings_stay_compiled(compiled, monkeypatch):
     monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='eager'))  # only dynamo is asked
-    kernels._compiled.cache_clear()
+    machinery.compile_pass.cache_clear()
     x = torch.randn(2, 3, 5, 7)
     for bits in range(2, 12):  # more than the eight variants that one function may have
         got = kernels.quantize_gradient(x, bits)
@@ -77,7 +78,7 @@ def test_many_settings_stay_compiled(compiled, monkeypatch):
         use_compiled(False)
         assert same(got, kernels.quantize_gradient(x, bits))
         use_compiled(True)
-    kernels._compiled.cache_clear()
+    machinery.compile_pass.cache_clear()
 
 
 def test_step_of_a_layer(compiled):
@@ -97,7 +98,7 @@ def test_without_a_compiler(monkeypatch):
         raise RuntimeError('no C++ compiler\nand a long story')
 
     monkeypatch.setattr(kernels, 'SMALLEST_COMPILED', 0)
-    monkeypatch.setattr(kernels, '_compiled', fail)
+    monkeypatch.setattr(machinery, 'compile_pass', fail)
     monkeypatch.setenv('PAB_COMPILE', '1')
     use_compiled(None)
     x = torch.randn(2, 3, 4, 4)
@@ -112,7 +113,7 @@ def test_without_a_compiler(monkeypatch):
 
 
 def test_small_tensors_are_not_worth_a_compilation(monkeypatch):
-    monkeypatch.setattr(kernels, '_compiled', lambda *args: pytest.fail('compiled'))
+    monkeypatch.setattr(machinery, 'compile_pass', lambda *args: pytest.fail('compiled'))
     use_compiled(True)
     kernels.quantize_gradient(torch.randn(2, 3, 4, 4), 8)
     use_compiled(None)

@@ -1,0 +1,74 @@
+"""Which elementwise passes run as one compiled loop, and what happens where there is no compiler.
+
+The passes themselves live beside what they compute (:mod:`pab.psg.kernels`, :mod:`pab.optim.flips`); every one has a
+plain form with the same numbers bit for bit.
+"""
+
+import functools
+import os
+import types
+import warnings
+from collections.abc import Callable, Hashable
+
+import torch
+
+MODES = {'1': True, '0': False}
+
+_wanted: bool | None = None  # None: the environment decides
+_failed = False
+_names: list[str] = []
+
+
+def use_compiled(wanted: bool | None) -> None:
+    """Say whether large elementwise passes run compiled; the numbers are the same either way.
+
+    Args:
+        wanted: True or False; None gives the choice back to the environment variable ``PAB_COMPILE`` (1 or 0; unset is
+            1). Where compilation fails, a warning is given once and the passes run operation by operation;
+            ``use_compiled(True)`` tries again.
+
+    Raises:
+        TypeError: ``wanted`` is neither a bool nor None.
+    """
+    global _wanted, _failed
+    if not (wanted is None or isinstance(wanted, bool)):
+        raise TypeError(f'use_compiled: wanted must be True, False or None, got {wanted!r}')
+    _wanted, _failed = wanted, False
+
+
+def is_compiled() -> bool:
+    """Whether large elementwise passes run compiled. Raises ValueError for a ``PAB_COMPILE`` that is not 0 or 1."""
+    if _failed:
+        return False
+    if _wanted is not None:
+        return _wanted
+    setting = os.environ.get('PAB_COMPILE', '1')
+    if setting not in MODES:
+        raise ValueError(f'PAB_COMPILE must be 0 or 1, got {setting!r}; unset it for the default, 1')
+    return MODES[setting]
+
+
+@functools.cache
+def compile_pass(function: Callable, constants: tuple, *key: Hashable) -> Callable:
+    """``function(*tensors, *constants)``, compiled once for each ``constants`` and ``key`` (types, device)."""
+
+    def run(*tensors):
+        return function(*tensors, *constants)
+
+    # dynamo counts the variants of one code object and gives up at the eighth: each gets its own
+    name = f'pab_{function.__name__}_{len(_names)}'
+    _names.append(name)
+    code = run.__code__.replace(co_name=name)
+    return torch.compile(types.FunctionType(code, globals(), name, None, run.__closure__), fullgraph=True)
+
+
+def give_up(error: Exception) -> None:
+    """Run everything operation by operation from now on, and say why, once."""
+    global _failed
+    _failed = True
+    reason = (str(error).strip().splitlines() or [''])[0]
+    warnings.warn(
+        f'pab: elementwise passes run uncompiled, with the same results but slower: {type(error).__name__}: '
+        f'{reason}. Install a C++ compiler (CPU) or triton (CUDA), or set PAB_COMPILE=0 to choose this.',
+        stacklevel=3,
+    )
