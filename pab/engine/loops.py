@@ -8,7 +8,7 @@ from torch import nn
 
 from ..registry import LOOPS
 
-VALIDATED = 'validated_epochs'  # the message hub's key for how many epochs the last validation had seen
+VALIDATED = 'epochs_validated'  # the message hub's key for how many epochs the last validation had seen
 
 
 @LOOPS.register_module()

@@ -51,12 +51,8 @@ class DivergenceHook(Hook):
 
     @staticmethod
     def _rates(runner: Runner) -> str:
-        rates = [
-            f'{name}{" " if name else ""}lr {group["lr"]:.3g}'
-            for name, optimizer in optimizers_of(runner).items()
-            for group in optimizer.param_groups[:1]
-            if 'lr' in group
-        ]
+        groups = [group for optimizer in optimizers_of(runner) for group in optimizer.param_groups]
+        rates = [f'learning rate {group["lr"]:.3g}' for group in groups if 'lr' in group]
         rates += [f'adaptivity rate {bop.param_groups[0]["adaptivity_rate"]:.3g}' for bop in bops_of(runner)]
         return ', '.join(rates)
 

@@ -83,7 +83,7 @@ def layer_statistics(
         with _unchanged(model):
             with context():
                 loss = loss_of()
-            statistics.loss = float(loss)
+            statistics.loss = float(loss.detach())
             if loss.requires_grad:
                 loss.backward()
     finally:
