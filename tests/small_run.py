@@ -4,6 +4,7 @@ import copy
 import multiprocessing
 import os
 import signal
+import socket
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from mmengine.hooks import Hook
 from torch import Tensor, nn
 
 from pab.datasets.in_memory import InMemoryDataset
+from pab.engine.distributed import process_group
 from pab.registry import DATASETS, MODELS, RUNNERS
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -89,6 +91,28 @@ def run_in_child(act: Callable[..., Any], *args: Any) -> tuple[int, Any]:
 
     The process is forked from a server that has everything imported and has run nothing.
     """
+    return _finish(_start(act, args))
+
+
+def run_ranks(world_size: int, act: Callable[..., Any], *args: Any) -> list[tuple[int, Any]]:
+    """As :func:`run_in_child`, in several processes at once that find each other; ``args`` begin with a config."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    children = [_start(_as_rank, (rank, world_size, port, act, *args)) for rank in range(world_size)]
+    return [_finish(child) for child in children]
+
+
+def _as_rank(rank: int, world_size: int, port: int, act: Callable[..., Any], cfg: Config, *args: Any) -> Any:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port)
+    )
+    cfg.launcher = 'pytorch'
+    with process_group(cfg):
+        return act(cfg, *args)
+
+
+def _start(act: Callable[..., Any], args: tuple) -> tuple[Any, Any]:
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(PRELOAD)
     paths = os.environ.get('PYTHONPATH', '')
@@ -102,6 +126,11 @@ def run_in_child(act: Callable[..., Any], *args: Any) -> tuple[int, Any]:
     finally:
         os.environ['PYTHONPATH'] = paths
     sender.close()
+    return child, receiver
+
+
+def _finish(started: tuple[Any, Any]) -> tuple[int, Any]:
+    child, receiver = started
     try:
         result = receiver.recv()
     except EOFError:  # it was killed, or left by SystemExit

@@ -31,6 +31,7 @@ OBSERVERS = {
     'report',
     'resume_check',
     'runtime_info',
+    'statistics',
     'timer',
     'visualization',
 }

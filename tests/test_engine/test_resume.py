@@ -1,5 +1,6 @@
 """A resumed run is the run that was never stopped, bit for bit: weights, masks, averages, schedules, counts, order."""
 
+import os
 import random
 import shutil
 import signal
@@ -7,7 +8,7 @@ import signal
 import pytest
 import torch
 
-from tests.small_run import EPOCHS, STEPS, KillHook, run_in_child, small_config, train, train_and_kill
+from tests.small_run import EPOCHS, STEPS, KillHook, run_in_child, run_ranks, small_config, train, train_and_kill
 
 EVERY = 2  # steps between checkpoints where they are written in mid-epoch
 MID_EPOCH = dict(default_hooks__checkpoint__by_epoch=False, default_hooks__checkpoint__interval=EVERY)
@@ -137,3 +138,35 @@ def test_resume_from_the_middle_of_an_epoch_of_another_length(tmp_path):
     _, error = run_in_child(train, small_config(tmp_path / 'run', **allowed, **MID_EPOCH))
     assert isinstance(error, ValueError)
     assert 'in the middle of an epoch of 10 steps, and an epoch now has 5; resume with the batch size' in str(error)
+
+
+@pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
+def test_two_processes(tmp_path, precision):
+    options = dict(optim_wrapper__precision=precision, train_dataloader__batch_size=4)
+    whole = run_ranks(2, train, small_config(tmp_path / 'whole', **options))
+    cfg = small_config(tmp_path / 'run', **options, **MID_EPOCH)
+    assert [status for status, _ in run_ranks(2, train_and_kill, cfg, 15, 'in')] == [-signal.SIGKILL] * 2
+    cfg.resume = True
+    ends = run_ranks(2, train, cfg)
+    assert [status for status, _ in ends] == [0, 0]
+    assert_same(ends[0][1], whole[0][1])
+    for end, want in zip(ends, whole, strict=True):  # the first process writes, so the log of the other is its own
+        assert end[1]['optimizers'] == want[1]['optimizers']
+        assert end[1]['pruning'] == want[1]['pruning']
+        assert end[1]['scalars']['flips/step'] == want[1]['scalars']['flips/step']
+        parameters = [name for name in want[1]['weights'] if 'running' not in name]
+        assert {name: end[1]['weights'][name] for name in parameters} == {
+            name: whole[0][1]['weights'][name] for name in parameters
+        }
+
+
+def test_two_processes_stop_at_the_same_step_whichever_is_told(tmp_path):
+    cfg = small_config(tmp_path / 'run', train_dataloader__batch_size=4)
+    assert run_ranks(2, _tell_second, cfg) == [(143, None), (143, None)]
+    assert torch.load(tmp_path / 'run' / 'interrupted.pth')['meta']['iter'] == 15
+
+
+def _tell_second(cfg):
+    if os.environ['RANK'] == '1':
+        return train_and_kill(cfg, 15, 'in', signal.SIGTERM)
+    return train(cfg)
