@@ -9,6 +9,7 @@ a whole list of tensors. A NaN in the average reaches no threshold, so its weigh
 
 import functools
 from collections.abc import Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -16,8 +17,7 @@ from torch import Tensor
 
 from .. import compiled
 
-SMALLEST_COMPILED = 1 << 16  # entries of a tensor; below, calling a compiled loop costs as much as it saves
-SMALLEST_TOTAL = 1 << 20  # entries of all tensors of a step; below, the step is too short to repay a compilation
+SMALLEST_COMPILED = 1 << 17  # entries of a tensor; below, several together are as fast without a compiler
 BLOCK = 1 << 16  # entries: five blocks in float32 stay in 2 MiB of cache; < 2**24, so that a float32 sum counts exactly
 ROW = 64  # a multiple of every vector length, so that the compiled loop has no remainder to test for
 PROBE = 100 * ROW  # entries on which the compiled loop is compared with the plain operations
@@ -41,8 +41,13 @@ class Rule(NamedTuple):
 
     def largest_below(self, dtype: torch.dtype) -> float:
         """The largest number of a type that is still below the threshold; 0 for a threshold of 0."""
-        threshold = torch.tensor(self.threshold, dtype=dtype)
-        return 0.0 if threshold == 0 else torch.nextafter(threshold, -threshold).item()
+        return _largest_below(self.threshold, dtype)
+
+
+@functools.cache
+def _largest_below(threshold: float, dtype: torch.dtype) -> float:
+    rounded = torch.tensor(threshold, dtype=dtype)
+    return 0.0 if rounded == 0 else torch.nextafter(rounded, -rounded).item()
 
 
 def step_(entries: Sequence[Entry], rule: Rule, foreach: bool | None) -> list[Tensor]:
@@ -53,14 +58,13 @@ def step_(entries: Sequence[Entry], rule: Rule, foreach: bool | None) -> list[Te
     """
     if foreach:
         return _step_lists(entries, rule)
-    counts: list[Tensor | None] = [None] * len(entries)
-    if foreach is None and sum(entry.weight.numel() for entry in entries) >= SMALLEST_TOTAL:
-        counts = [_step_compiled(entry, rule) if _is_worth_compiling(entry) else None for entry in entries]
+    if foreach is False:
+        return _step_blocks(entries, rule)
+    counts = _step_compiled(entries, rule)
     rest = [i for i, count in enumerate(counts) if count is None]
     # a GPU gains by few calls, a CPU by what stays in its cache
-    in_lists = foreach is None and all(entries[i].weight.is_cuda for i in rest)
-    rest_counts = (_step_lists if in_lists else _step_blocks)([entries[i] for i in rest], rule)
-    for i, count in zip(rest, rest_counts, strict=True):
+    step = _step_lists if rest and all(entries[i].weight.is_cuda for i in rest) else _step_packs
+    for i, count in zip(rest, step([entries[i] for i in rest], rule), strict=True):
         counts[i] = count
     return counts
 
@@ -98,57 +102,73 @@ def _flat(tensor: Tensor, memory_format: torch.memory_format) -> Tensor:
     return (tensor.permute(0, 2, 3, 1) if memory_format is torch.channels_last else tensor).view(-1)
 
 
+def _step_packs(entries: Sequence[Entry], rule: Rule) -> list[Tensor]:
+    """Small entries are copied together, a pack being about a block, and the others take their blocks alone."""
+    counts: list[Tensor | None] = [None] * len(entries)
+    packs: dict[tuple, list[int]] = {}
+    for i, (weight, average, grad, _) in enumerate(entries):
+        if weight.dim() != 1 or 2 * weight.numel() > BLOCK:
+            counts[i] = _step_in_blocks(entries[i], rule)
+            continue
+        pack = packs.setdefault((weight.dtype, average.dtype, grad.dtype, weight.device), [])
+        pack.append(i)
+        if sum(entries[j].weight.numel() for j in pack) > BLOCK:
+            _step_pack(entries, pack, counts, rule)
+            pack.clear()
+    for pack in packs.values():
+        if pack:
+            _step_pack(entries, pack, counts, rule)
+    return counts
+
+
+def _step_pack(entries: Sequence[Entry], pack: Sequence[int], counts: list[Tensor | None], rule: Rule) -> None:
+    weights, averages, grads, per_weights = zip(*(entries[i] for i in pack), strict=True)
+    sizes = [weight.numel() for weight in weights]
+    weight, average = torch.cat(weights), torch.cat(averages)
+    flips = _average_and_flip(weight, average, torch.cat(grads), rule, _scratch(average))
+    torch._foreach_copy_(averages, average.split(sizes))
+    for i, flip, per_weight in zip(pack, flips.split(sizes), per_weights, strict=True):
+        counts[i] = flip.sum().long()
+        if per_weight is not None:
+            per_weight.add_(flip.to(torch.int32))
+    torch._foreach_copy_(weights, weight.mul_(flips.mul_(-2).add_(1)).split(sizes))
+
+
 def _step_blocks(entries: Sequence[Entry], rule: Rule) -> list[Tensor]:
-    return [_step_in_blocks(entry, rule, rule.largest_below(entry.average.dtype)) for entry in entries]
+    return [_step_in_blocks(entry, rule) for entry in entries]
 
 
-def _step_in_blocks(entry: Entry, rule: Rule, below: float) -> Tensor:
-    weight, average, grad, per_weight = entry
-    if weight.dim() != 1 or weight.numel() <= BLOCK:
-        return _step_block(weight, average, grad, per_weight, rule, below, *_scratch(average)).long()
-    scratch = _scratch(average[:BLOCK])
-    counts = []
-    for start in range(0, weight.numel(), BLOCK):
-        part = slice(start, start + BLOCK)
-        size = min(BLOCK, weight.numel() - start)
-        counts.append(
-            _step_block(
-                weight[part],
-                average[part],
-                grad[part],
-                None if per_weight is None else per_weight[part],
-                rule,
-                below,
-                *(buffer[:size] for buffer in scratch),
-            )
-        )
-    return torch.stack(counts).sum(dtype=torch.int64)
+def _step_in_blocks(entry: Entry, rule: Rule) -> Tensor:
+    if entry.weight.dim() != 1 or entry.weight.numel() <= BLOCK:
+        return _step_block(entry, rule, _scratch(entry.average))
+    scratch = _scratch(entry.average[:BLOCK])
+    parts = zip(*(t.split(BLOCK) if t is not None else repeat(None) for t in entry), strict=False)
+    counts = [_step_block(Entry(*p), rule, [t[: len(p[0])] for t in scratch]) for p in parts]
+    return torch.stack(counts).sum()
 
 
-def _scratch(average: Tensor) -> tuple[Tensor, Tensor]:
+def _scratch(average: Tensor) -> Sequence[Tensor]:
     return torch.empty_like(average), torch.empty_like(average)
 
 
-def _step_block(
-    weight: Tensor,
-    average: Tensor,
-    grad: Tensor,
-    per_weight: Tensor | None,
-    rule: Rule,
-    below: float,
-    a: Tensor,
-    b: Tensor,
-) -> Tensor:
-    """One block, in floats (comparisons, which make bools, are slow); ``a`` and ``b`` are room for two results."""
-    average.mul_(1 - rule.rate).add_(grad if grad.dtype == average.dtype else grad.to(average.dtype), alpha=rule.rate)
-    torch.ops.aten.hardshrink.out(average, below, out=a)  # 0 where below the threshold
-    b.copy_(weight)
-    flips = b.sign_().mul_(a.sign_()).clamp_min_(0)  # 1 where the signs agree, else 0
-    count = flips.sum(dtype=torch.int64 if flips.numel() > BLOCK else None)
+def _step_block(entry: Entry, rule: Rule, scratch: Sequence[Tensor]) -> Tensor:
+    weight, average, grad, per_weight = entry
+    flips = _average_and_flip(weight, average, grad, rule, scratch)
+    count = flips.sum(dtype=torch.int64 if flips.numel() > BLOCK else None).long()
     if per_weight is not None:
         per_weight.add_(flips.to(torch.int32))
     weight.mul_(flips.mul_(-2).add_(1))
     return count
+
+
+def _average_and_flip(weight: Tensor, average: Tensor, grad: Tensor, rule: Rule, scratch: Sequence[Tensor]) -> Tensor:
+    """Average in place, and return 1 where the weight is to flip, else 0, in floats: comparisons make bools, slowly."""
+    large, signs = scratch
+    average.mul_(1 - rule.rate).add_(grad if grad.dtype == average.dtype else grad.to(average.dtype), alpha=rule.rate)
+    # keeps what reaches the threshold, and NaN, which has the sign 0
+    torch.ops.aten.hardshrink.out(average, rule.largest_below(average.dtype), out=large)
+    torch.sign(weight, out=signs) if weight.dtype == signs.dtype else signs.copy_(weight).sign_()
+    return signs.mul_(large.sign_()).clamp_min_(0)
 
 
 def _step_lists(entries: Sequence[Entry], rule: Rule) -> list[Tensor]:
@@ -189,27 +209,39 @@ def _average_and_compare(weights, averages, grads, rule: Rule, below: float) -> 
     return flips
 
 
-def _is_worth_compiling(entry: Entry) -> bool:
-    weight = entry.weight
-    return (
-        weight.numel() >= SMALLEST_COMPILED
-        and weight.dim() == 1
-        and weight.numel() % ROW == 0
-        and entry.average.dtype is torch.float32
-        and not torch.compiler.is_compiling()
-        and compiled.is_compiled()
-    )
+def _step_compiled(entries: Sequence[Entry], rule: Rule) -> list[Tensor | None]:
+    """One loop over the storages of each entry; None in place of the count of an entry that cannot have it."""
+    if torch.compiler.is_compiling() or not compiled.is_compiled() or _fused_multiply_add() is None:
+        return [None] * len(entries)
+    numbers: dict[torch.device, list[Tensor]] = {}
+    counts = []
+    for entry in entries:
+        device = entry.weight.device
+        if device not in numbers:
+            numbers[device] = _numbers(rule, device)
+        counts.append(_try_compiled(entry, numbers[device]))
+    return counts
 
 
-def _step_compiled(entry: Entry, rule: Rule) -> Tensor | None:
-    """One loop over the storages; None where that is not to be had."""
-    if _fused_multiply_add() is None:
+def _numbers(rule: Rule, device: torch.device) -> list[Tensor]:
+    # tensors, so that another rate is no other loop; filled on the device, so that nothing waits for it
+    values = (1 - rule.rate, rule.rate, rule.threshold)
+    return [torch.full((), value, dtype=torch.float32, device=device) for value in values]
+
+
+def _try_compiled(entry: Entry, numbers: Sequence[Tensor]) -> Tensor | None:
+    weight, average, grad, per_weight = entry
+    whole_rows = weight.dim() == 1 and weight.numel() % ROW == 0
+    if (
+        weight.numel() < SMALLEST_COMPILED
+        or not whole_rows
+        or average.dtype is not torch.float32
+        or not compiled.is_compiled()
+    ):
         return None
-    key = (entry.weight.dtype, entry.grad.dtype, entry.weight.device.type, entry.per_weight is not None)
+    key = (weight.dtype, grad.dtype, weight.device.type, per_weight is not None)
     try:
-        if not _is_exact(*key):
-            return None
-        return _call(entry, rule, *key)
+        return _call(entry, numbers, key) if _is_exact(*key) else None
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a compiler or its absence raises, before the loop has run
@@ -217,13 +249,7 @@ def _step_compiled(entry: Entry, rule: Rule) -> Tensor | None:
         return None
 
 
-def _call(entry: Entry, rule: Rule, *key) -> Tensor:
-    device = entry.weight.device
-    # tensors, so that another rate is no other loop; filled on the device, so that nothing waits for it
-    numbers = [
-        torch.full((), value, dtype=torch.float32, device=device)
-        for value in (1 - rule.rate, rule.rate, rule.threshold)
-    ]
+def _call(entry: Entry, numbers: Sequence[Tensor], key: tuple) -> Tensor:
     rows = [None if tensor is None else tensor.view(-1, ROW) for tensor in entry]
     for tensor in rows:
         if tensor is not None:
@@ -262,7 +288,8 @@ def _is_exact(weight_dtype: torch.dtype, grad_dtype: torch.dtype, device: str, p
     for _ in range(2):
         flips = torch.zeros(PROBE, dtype=torch.int32, device=device) if per_weight else None
         pair.append(Entry(weight.to(weight_dtype, copy=True), average.clone(), grad.to(grad_dtype), flips))
-    count = _call(pair[0], rule, weight_dtype, grad_dtype, device, per_weight)
+    key = (weight_dtype, grad_dtype, device, per_weight)
+    count = _call(pair[0], _numbers(rule, pair[0].weight.device), key)
     same = [torch.equal(count, _step_blocks([pair[1]], rule)[0])]
     same += [torch.equal(a, b) for a, b in zip(*pair, strict=True) if a is not None]
     return all(same)

@@ -10,16 +10,15 @@ from torch import nn
 from pab import compiled
 from pab.optim import Bop, flips
 
-WAYS = ['compiled', 'blocks', 'lists']
+WAYS = {'compiled': None, 'packs': None, 'blocks': False, 'lists': True}
 
 
 @pytest.fixture(params=WAYS)
 def way(request, monkeypatch):
     """The ``foreach`` of one way, with limits so low that small tensors take it."""
-    monkeypatch.setattr(flips, 'BLOCK', 100)
+    monkeypatch.setattr(flips, 'BLOCK', 500)
     if request.param == 'compiled':
         monkeypatch.setattr(flips, 'SMALLEST_COMPILED', 0)
-        monkeypatch.setattr(flips, 'SMALLEST_TOTAL', 0)
         compiled.use_compiled(True)
         if flips._fused_multiply_add() is None:
             pytest.skip('this torch compiles no multiply-add with one rounding')
@@ -28,16 +27,18 @@ def way(request, monkeypatch):
             flips.step_([flips.Entry(*torch.ones(3, flips.ROW), None)], flips.Rule(0.5, 0.5), None)
         if not compiled.is_compiled():
             pytest.skip('no compiler')
-        monkeypatch.setattr(flips, '_step_blocks', only_remainders)
-    yield {'compiled': None, 'blocks': False, 'lists': True}[request.param]
+        monkeypatch.setattr(flips, '_step_packs', only_remainders)
+    else:
+        compiled.use_compiled(False)
+    yield WAYS[request.param]
     compiled.use_compiled(None)
 
 
-def only_remainders(entries, rule, step=flips._step_blocks):
+def only_remainders(entries, rule, step=flips._step_packs):
     plain_allowed = all(
         e.weight.dim() != 1 or e.weight.numel() % flips.ROW or e.average.dtype != torch.float32 for e in entries
     )
-    assert plain_allowed or all(e.weight.numel() == flips.PROBE for e in entries), 'the compiled loop was not used'
+    assert plain_allowed, 'the compiled loop was not used'
     return step(entries, rule)
 
 
@@ -151,7 +152,6 @@ def test_another_rate_or_size_is_no_other_loop(monkeypatch):
         return graph
 
     monkeypatch.setattr(flips, 'SMALLEST_COMPILED', 0)
-    monkeypatch.setattr(flips, 'SMALLEST_TOTAL', 0)
     monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend=count))
     monkeypatch.setattr(flips, '_is_exact', lambda *key: True)  # the backend runs no fused multiply-add
     if flips._fused_multiply_add() is None:
@@ -176,7 +176,6 @@ def test_without_a_compiler_there_is_a_warning_and_the_same_step(monkeypatch):
 
     if flips._fused_multiply_add() is None:
         pytest.skip('this torch compiles no multiply-add with one rounding')
-    monkeypatch.setattr(flips, 'SMALLEST_TOTAL', 0)
     monkeypatch.setattr(flips, 'SMALLEST_COMPILED', 0)
     monkeypatch.setattr(compiled, 'compile_pass', fail)
     flips._is_exact.cache_clear()
@@ -191,9 +190,8 @@ def test_without_a_compiler_there_is_a_warning_and_the_same_step(monkeypatch):
 
 
 def test_numbers_that_differ_are_not_compiled(monkeypatch):
-    monkeypatch.setattr(flips, 'SMALLEST_TOTAL', 0)
     monkeypatch.setattr(flips, 'SMALLEST_COMPILED', 0)
-    monkeypatch.setattr(flips, '_call', lambda entry, rule, *key: entry.weight.sum().long())
+    monkeypatch.setattr(flips, '_call', lambda entry, numbers, key: entry.weight.sum().long())
     flips._is_exact.cache_clear()
     compiled.use_compiled(True)
     w = nn.Parameter(torch.ones(2 * flips.ROW))
