@@ -123,7 +123,8 @@ def test_a_pruned_file_of_another_run_is_refused(tiny_config, tmp_path, changes,
 def test_a_resumed_run_does_not_prune_again(tiny_config, monkeypatch):
     PabRunner.from_cfg(tiny_config(train_cfg=dict(max_epochs=1))).train()
     monkeypatch.setattr(PruneHook, 'prune', lambda *_: pytest.fail('pruned again'))
-    runner = PabRunner.from_cfg(tiny_config(resume=True))
+    longer = dict(resume_check=dict(allow_changes=True))  # for one epoch more
+    runner = PabRunner.from_cfg(tiny_config(resume=True, default_hooks=longer))
     runner.train()
     assert runner.epoch == 2
 
