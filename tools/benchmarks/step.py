@@ -1,0 +1,131 @@
+"""A training step with PSG and Bop beside the best dense step."""
+
+import statistics
+
+import torch
+
+from benchmarks.networks import PHASES, Case, Contender, baseline, dense, make_network, ours
+from benchmarks.timing import Row, Settings, alternate, row
+from pab.pruners import apply_masks_
+
+REQUIRED = {'ResNet-18 CIFAR': 1.15, 'ResNet-20': 1.40}
+REQUIRED_CUDA = 1.10
+REQUIRED_MEMORY = 0.80
+MEMORY_BATCH = {'ResNet-18 CIFAR': 16, 'ResNet-20': 128}
+REQUIRED_EXTRAS = 1.02
+
+
+def measure(settings: Settings) -> list[Row]:
+    """All cases of the device."""
+    rows = []
+    for case in _cases(settings):
+        rows += _steps(case, settings)
+        rows += _memory(case, settings)
+    rows += _extras(_cases(settings)[-1 if settings.device == 'cpu' else 0], settings)
+    return rows
+
+
+def _cases(settings: Settings) -> list[Case]:
+    if settings.tiny:
+        return [Case('ResNet-8 tiny', dict(type='CIFARResNet', depth=8, width=4), 4, 8, 10)]
+    resnet18 = dict(type='CIFARResNet', depth=18)
+    if settings.device == 'cpu':
+        return [
+            Case('ResNet-18 CIFAR', resnet18, 64, 32, 10),
+            Case('ResNet-20', dict(type='CIFARResNet', depth=20), 128, 32, 10),
+        ]
+    resnet50 = dict(type='TorchvisionModel', name='resnet50', num_classes=1000)
+    return [
+        Case(f'{name} {kind}', network, batch, size, classes, precision)
+        for name, network, batch, size, classes in (
+            ('ResNet-18 CIFAR', resnet18, 512, 32, 10),
+            ('ResNet-50 224', resnet50, 128, 224, 1000),
+        )
+        for kind, precision in (('TF32', None), ('bfloat16', torch.bfloat16))
+    ]
+
+
+def _steps(case: Case, settings: Settings) -> list[Row]:
+    contenders = {
+        'PSG + Bop': ours(case, settings),
+        'dense SGD': dense(case, settings),
+        'baseline': baseline(case, settings),
+    }
+    if settings.compile:
+        contenders['PSG + Bop, compiled'] = ours(case, settings, compile=True)
+        contenders['dense SGD, compiled'] = dense(case, settings, compile=True)
+    seconds = alternate({name: contender.step for name, contender in contenders.items()}, settings)
+    peer = min((name for name in contenders if name.startswith('dense')), key=lambda n: statistics.median(seconds[n]))
+    required = REQUIRED_CUDA if settings.device == 'cuda' else REQUIRED.get(case.name)
+    rows = []
+    for name, contender in contenders.items():
+        rate = case.batch / statistics.median(seconds[name])
+        rows.append(
+            row(
+                'step',
+                f'{case.name}, batch {case.batch}',
+                name,
+                seconds,
+                peer=None if name == peer else peer,
+                required=required if name.startswith('PSG') else None,
+                images_per_second=round(rate, 1),
+                **_phases(contender, settings),
+            )
+        )
+    return rows
+
+
+def _phases(contender: Contender, settings: Settings) -> dict[str, str]:
+    measured = [contender.phases() for _ in range(max(3, settings.repeats // 3))]
+    return {name: f'{1e3 * statistics.median(m[name] for m in measured):.4g} ms' for name in PHASES}
+
+
+def _memory(case: Case, settings: Settings) -> list[Row]:
+    """Bytes saved for the backward pass on a CPU, the peak of a step on a GPU."""
+    on_gpu = settings.device == 'cuda'
+    batch = case.batch if on_gpu else MEMORY_BATCH.get(case.name, case.batch)
+    case = Case(case.name, case.network, batch, case.size, case.classes, case.precision)
+    megabytes = {}
+    for name, make in (('PSG + Bop', ours), ('dense SGD', dense), ('baseline', baseline)):
+        contender = make(case, settings)
+        contender.step()
+        megabytes[name] = (contender.peak_bytes() if on_gpu else contender.saved_bytes()) / 2**20
+        del contender
+    measure_name = 'peak memory' if on_gpu else 'saved for backward'
+    return [
+        Row(
+            measure_name,
+            f'{case.name}, batch {batch}',
+            name,
+            value,
+            0.0,
+            'MiB',
+            *((None, None, None) if name == 'dense SGD' else ('dense SGD', value / megabytes['dense SGD'], 0.0)),
+            required=REQUIRED_MEMORY if name.startswith('PSG') and not settings.tiny else None,
+        )
+        for name, value in megabytes.items()
+    ]
+
+
+def _extras(case: Case, settings: Settings) -> list[Row]:
+    """What masks, their hooks and the counting of flips add to a step."""
+    masked_network = make_network(case)
+    generator = torch.Generator().manual_seed(1)
+    convs = [name for name, p in masked_network.named_parameters() if p.dim() == 4]
+    shapes = {name: p.shape for name, p in masked_network.named_parameters()}
+    apply_masks_(masked_network, {name: torch.rand(shapes[name], generator=generator) < 0.3 for name in convs})
+    counts = torch.zeros(1000, dtype=torch.int64, device=settings.device)
+    steps = iter(range(10**9))
+
+    def count(contender: Contender) -> None:
+        counts[next(steps) % len(counts)] += contender.optimizers[0].last_flips
+
+    masked, bare = 'masks, hooks, flip counts', 'without'
+    contenders = {
+        masked: ours(case, settings, network=masked_network, after_step=count),
+        bare: ours(case, settings),
+    }
+    seconds = alternate({name: contender.step for name, contender in contenders.items()}, settings)
+    where = f'{case.name}, batch {case.batch}'
+    required = None if settings.tiny else REQUIRED_EXTRAS
+    return [row('step', where, masked, seconds, peer=bare, required=required), row('step', where, bare, seconds)]
