@@ -25,9 +25,9 @@ EXPECTED_WARNINGS = (
 def process_group(cfg: Config) -> Iterator[None]:
     """Join the other processes of a run, if its launcher started any, and leave them at the end, after errors too.
 
-    On GPUs mmengine's runner does the joining, by nccl. Without one it cannot, so it is done here, by gloo, and the
-    config is told to wrap the model without devices. ``env_cfg.dist_cfg.timeout`` holds for both: the seconds after
-    which a process gives the others up.
+    Processes of torchrun meet here: by nccl on GPUs; by gloo where there is none, and the config is then told to wrap
+    the model without devices. Other launchers are left to mmengine's runner. ``env_cfg.dist_cfg`` holds for all:
+    ``backend``, and ``timeout``, the seconds after which a process gives the others up.
 
     Args:
         cfg: with ``launcher``; gets a ``model_wrapper_cfg`` where there is no GPU.
@@ -38,11 +38,11 @@ def process_group(cfg: Config) -> Iterator[None]:
     """
     launcher = cfg.get('launcher', 'none')
     _check_launched(launcher)
-    if launcher != 'none':
-        if get_device() == 'cpu':
-            _join_on_cpu(cfg, launcher)
-        elif torch.cuda.is_available():
-            _check_gpus()
+    device = get_device()
+    if launcher != 'none' and device == 'cpu':
+        _prepare_for_cpu(cfg, launcher)
+    if launcher == 'pytorch' and device in ('cpu', 'cuda'):
+        _join(cfg, device)
     done = False
     try:
         with warnings.catch_warnings():
@@ -72,6 +72,22 @@ def _check_launched(launcher: str) -> None:
         )
 
 
+def _join(cfg: Config, device: str) -> None:
+    settings = dict((cfg.get('env_cfg') or {}).get('dist_cfg') or {})
+    backend = settings.pop('backend', 'nccl')
+    if device == 'cuda':
+        _check_gpus()
+        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+    elif backend == 'nccl':
+        backend = 'gloo'
+    if 'timeout' in settings:
+        settings['timeout'] = timedelta(seconds=settings['timeout'])
+    store, rank, size = next(distributed.rendezvous('env://'))
+    # The store outlives a restart, and a process would be sent to an address of one that is gone.
+    store = distributed.PrefixStore(f'attempt_{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, **settings)
+
+
 def _check_gpus() -> None:
     here, gpus = int(os.environ.get('LOCAL_WORLD_SIZE', 1)), torch.cuda.device_count()
     if here > gpus:
@@ -81,7 +97,7 @@ def _check_gpus() -> None:
         )
 
 
-def _join_on_cpu(cfg: Config, launcher: str) -> None:
+def _prepare_for_cpu(cfg: Config, launcher: str) -> None:
     if launcher != 'pytorch':
         raise ValueError(f'launcher: {launcher!r} needs GPUs, and there is none here; use tools/dist_train.sh')
     if cfg.get('sync_bn'):
@@ -89,11 +105,6 @@ def _join_on_cpu(cfg: Config, launcher: str) -> None:
             f"sync_bn: torch's SyncBatchNorm runs on GPUs only, got {cfg.sync_bn!r} on a machine without one; leave it "
             'out, and every process normalises by its own part of the batch'
         )
-    settings = dict((cfg.get('env_cfg') or {}).get('dist_cfg') or {})
-    backend = settings.pop('backend', 'nccl')
-    if 'timeout' in settings:
-        settings['timeout'] = timedelta(seconds=settings['timeout'])
-    distributed.init_process_group('gloo' if backend == 'nccl' else backend, **settings)
     cfg.model_wrapper_cfg = {
         'type': 'MMDistributedDataParallel',
         'device_ids': None,

@@ -27,13 +27,14 @@ class Accuracy(BaseMetric):
     Args:
         topk: the k, each 1 or more; a label is within the top k when fewer than k classes go before it. Of equal logits
             the lower class goes first.
-        kwargs: ``collect_device``, ``prefix``, ``collect_dir`` of mmengine's BaseMetric.
+        kwargs: ``collect_device``, ``prefix``, ``collect_dir`` of mmengine's BaseMetric. The default 'gpu' gathers by
+            messages between the ranks, on any device; 'cpu' by files in a folder that all of them must see.
     """
 
     default_prefix = ''
 
     def __init__(self, topk: int | Sequence[int] = (1,), **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(**{'collect_device': 'gpu', **kwargs})
         ks = (topk,) if isinstance(topk, int) else tuple(topk)
         if not ks or not all(isinstance(k, int) and not isinstance(k, bool) and k >= 1 for k in ks):
             raise ValueError(f'Accuracy: topk must be integers of 1 or more, got {topk!r}')

@@ -1,0 +1,127 @@
+"""What several processes do in test_distributed.py: ``torchrun distributed_job.py FOLDER`` leaves a file for each."""
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # when this file is the script
+
+from pab.engine.distributed import process_group
+from pab.hooks.parts import bops_of, network_of
+from pab.hooks.prune import hash_masks
+from pab.pruners import get_masks
+from pab.registry import HOOKS, RUNNERS
+from tests.small_run import runner_hook, small_config
+
+VALIDATION = 77  # images: no number of processes but 7, 11 and 77 divides it
+
+
+@HOOKS.register_module()
+class EvalLayersHook(Hook):
+    """Train with batch norm and dropout in evaluation mode, so that a step depends on its images only."""
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        for module in network_of(runner.model).modules():
+            if isinstance(module, (nn.BatchNorm2d, nn.Dropout)):
+                module.eval()
+
+
+def config(folder: Path, name: str, **options: Any) -> Config:
+    """A small run of its own name, with a validation set that does not split evenly."""
+    cfg = small_config(folder / name, val_dataloader__dataset__num=VALIDATION, **options)
+    cfg.experiment_name = f'{name}-{folder.name}'
+    return cfg
+
+
+def plain_config(folder: Path, name: str, batch_size: int, psg: bool = False) -> Config:
+    """A run in which the gradient of a batch is the mean of those of its parts, unless PSG scales it."""
+    cfg = config(folder, name, train_dataloader__batch_size=batch_size, custom_hooks=[dict(type='EvalLayersHook')])
+    cfg.data_preprocessor.crop_padding = 0
+    if not psg:
+        cfg.model.converter = None
+    return cfg
+
+
+def train(cfg: Config) -> dict:
+    """Train, and return what is to be compared."""
+    runner = RUNNERS.build(cfg)
+    runner.train()
+    return summary(runner)
+
+
+def summary(runner: Any) -> dict:
+    """The final state of a process: tensors, and hashes of them."""
+    network = network_of(runner.model)
+    flips = runner.message_hub.log_scalars['flips/step'].data[0].tolist()
+    averages = [state['moving_average'] for bop in bops_of(runner) for state in bop.state.values()]
+    parameters = {name: param.detach().clone() for name, param in network.named_parameters()}
+    return {
+        'parameters': parameters,
+        'hashes': {
+            'masks': hash_masks(get_masks(network)),
+            'parameters': _hash(parameters.values()),
+            'bop': _hash(averages),
+            'optimizers': hashlib.sha256(repr(runner.optim_wrapper.state_dict()).encode()).hexdigest(),
+        },
+        'recorded': runner_hook(runner, 'PruneHook').record(runner)['masks_sha256'],
+        'statistics': {name: value.clone() for name, value in network.named_buffers() if 'running' in name},
+        'flips': flips,
+        'metrics': {
+            name: runner.message_hub.log_scalars[f'val/{name}'].data[0].tolist() for name in ('accuracy/top1', 'loss')
+        },
+        'batches': len(runner.train_dataloader),
+    }
+
+
+def _hash(tensors) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    written: list[str] = []
+
+    def watch(event: str, args: tuple) -> None:
+        if event == 'open' and isinstance(args[1], str) and set(args[1]) & set('wax+'):
+            written.append(str(args[0]))
+
+    sys.addaudithook(watch)
+    launched = dict(launcher='pytorch')
+    result = {}
+    with process_group(Config(launched)):
+        rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        whole = config(folder, 'whole')
+        runs = {
+            'whole': whole,
+            'compressed': config(folder, 'compressed', custom_hooks=[dict(type='GradientCompressionHook')]),
+            'split': plain_config(folder, 'split', 8 // ranks),
+            'split_psg': plain_config(folder, 'split_psg', 8 // ranks, psg=True),
+        }
+        for name, cfg in runs.items():
+            cfg.merge_from_dict(launched)
+            cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+            result[name] = train(cfg)
+        bad = config(
+            folder, 'bad', default_hooks__prune__pruner__type='SNIP', default_hooks__prune__data=dict(num_samples=10**6)
+        )
+        bad.merge_from_dict(dict(launched, model_wrapper_cfg=whole.model_wrapper_cfg))
+        try:
+            RUNNERS.build(bad).train()
+        except ValueError as error:
+            result['error'] = str(error)
+        torch.distributed.barrier()  # nobody leaves while another may still be told of the error
+    result['written'] = [path for path in written if Path(path).is_relative_to(folder)]
+    torch.save(result, folder / f'rank{rank}.pth')
+
+
+if __name__ == '__main__':
+    main(Path(sys.argv[1]))

@@ -1,0 +1,123 @@
+"""Two processes that train together, by gloo: what they agree on, and how they compare with one process."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pab.registry import RUNNERS
+from tests.launching import ROOT, launch, torchrun
+from tests.test_engine import distributed_job
+from tests.test_engine.distributed_job import VALIDATION, config, plain_config
+
+RUNS = ('whole', 'compressed', 'split', 'split_psg')
+ACCIDENT = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+import tests.small_run
+from mmengine.hooks import Hook
+from pab.registry import HOOKS
+
+@HOOKS.register_module()
+class AccidentHook(Hook):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        now = runner.rank, runner.iter, os.environ['TORCHELASTIC_RESTART_COUNT']
+        if now == (1, 7, '0'):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if now == (1, 12, '1'):
+            raise RuntimeError('an accident of one process')
+"""
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp('job')
+
+
+@pytest.fixture(scope='module')
+def ranks(folder):
+    """What each process of the job left."""
+    job = torchrun(2, Path(distributed_job.__file__), folder)
+    assert job.returncode == 0, job.stdout
+    return [torch.load(folder / f'rank{rank}.pth') for rank in range(2)]
+
+
+@pytest.mark.parametrize('run', RUNS)
+def test_every_process_has_the_same_masks_weights_and_averages(ranks, run):
+    first, second = ranks[0][run], ranks[1][run]
+    assert first['hashes'] == second['hashes']
+    assert first['hashes']['masks'] == first['recorded'] == second['recorded']
+    assert sum(first['flips']) > 100, 'nothing would have been compared'
+
+
+def test_validation_counts_every_image_once(ranks, folder):
+    cfg = config(
+        folder, 'again', test_dataloader__dataset__num=VALIDATION, load_from=str(folder / 'whole' / 'epoch_3.pth')
+    )
+    alone = RUNNERS.build(cfg).test()
+    for rank in ranks:
+        metrics = {name: values[-1] for name, values in rank['whole']['metrics'].items()}
+        assert metrics == pytest.approx({name: alone[name] for name in metrics}, rel=1e-6)
+    counted = metrics['accuracy/top1'] / 100 * VALIDATION
+    assert counted == pytest.approx(round(counted))
+
+
+def test_statistics_of_batch_norm_are_those_of_the_checkpoint(ranks, folder):
+    saved = torch.load(folder / 'whole' / 'epoch_3.pth')['state_dict']
+    for rank in ranks:
+        for name, value in rank['whole']['statistics'].items():
+            assert torch.equal(value, saved[f'network.{name}'])
+
+
+def test_only_the_first_process_writes(ranks):
+    assert ranks[1]['written'] == []
+    assert any(path.endswith('.log') for path in ranks[0]['written'])
+
+
+def test_an_error_while_the_first_process_scores_is_raised_in_all(ranks):
+    assert 'data.num_samples must not exceed the training set, 76' in ranks[0]['error']
+    assert ranks[0]['error'] == ranks[1]['error']
+
+
+def test_two_processes_with_half_the_batch_equal_one_with_all_of_it(ranks, tmp_path):
+    """Without PSG, and with batch norm in evaluation mode: every flip, and weights up to the rounding of 30 steps."""
+    one, two = distributed_job.train(plain_config(tmp_path, 'alone', 8)), ranks[0]['split']
+    assert one['flips'] == two['flips']
+    assert one['hashes']['masks'] == two['hashes']['masks']
+    for name, param in one['parameters'].items():
+        torch.testing.assert_close(param, two['parameters'][name], atol=1e-6, rtol=0)
+
+
+def test_psg_quantises_each_part_of_the_batch_by_itself(ranks, tmp_path):
+    """The scales of images and gradients are the largest values a process sees, so some flips are others."""
+    one, two = distributed_job.train(plain_config(tmp_path, 'alone', 8, psg=True)), ranks[0]['split_psg']
+    assert one['flips'] != two['flips']
+    assert sum(two['flips'][:10]) == pytest.approx(sum(one['flips'][:10]), rel=0.1)
+
+
+def test_compressed_gradients_change_little(ranks):
+    exact, compressed = ranks[0]['whole'], ranks[0]['compressed']
+    assert exact['hashes']['bop'] != compressed['hashes']['bop']
+    assert sum(compressed['flips']) == pytest.approx(sum(exact['flips']), rel=0.05)
+
+
+def test_a_job_that_loses_a_process_goes_on_by_itself(ranks, folder, tmp_path):
+    """Killed in the second epoch, failed in the third, and in the end what it would have been."""
+    (tmp_path / 'accident.py').write_text(ACCIDENT.format(root=str(ROOT)))
+    cfg = config(folder, 'whole', custom_hooks=[dict(type='AccidentHook')])
+    cfg.custom_imports = dict(imports=['accident'])
+    cfg.work_dir, cfg.experiment_name = str(tmp_path / 'run'), None
+    cfg.dump(tmp_path / 'restarted.py')
+    job = launch(ROOT / 'tools' / 'dist_train.sh', tmp_path / 'restarted.py', 2, TORCHRUN_ARGS='--max-restarts 2')
+    assert job.returncode == 0, job.stdout
+    assert 'RuntimeError: an accident of one process' in job.stdout
+    for epoch in (1, 2):
+        assert f'Load checkpoint from {tmp_path / "run" / f"epoch_{epoch}.pth"}' in _logs(tmp_path / 'run')
+    restarted, whole = (torch.load(f / 'epoch_3.pth') for f in (tmp_path / 'run', folder / 'whole'))
+    for name, value in whole['state_dict'].items():
+        assert torch.equal(value, restarted['state_dict'][name]), name
+    assert repr(whole['optimizer']) == repr(restarted['optimizer'])
+
+
+def _logs(work_dir: Path) -> str:
+    return '\n'.join(path.read_text() for path in work_dir.glob('*/*.log'))
