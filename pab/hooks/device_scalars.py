@@ -27,6 +27,7 @@ class DeviceScalarsHook(RuntimeInfoHook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         """Keep what the step returned, and hand over where it is read."""
         if outputs is not None:
+            outputs = {**outputs, **getattr(runner.optim_wrapper, 'scalars', {})}
             values = {key: value.detach() if isinstance(value, Tensor) else value for key, value in outputs.items()}
             self._pending.append((runner.iter, values))
         if self._is_read_now(runner, batch_idx):

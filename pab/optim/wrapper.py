@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from itertools import chain
 
 import torch
-from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
@@ -57,6 +56,8 @@ class SharedBackward(OptimWrapperDict):
         )
         self._first = next(iter(self.optim_wrappers.values()))
         self.clip_grad = dict(clip_grad) if clip_grad else None
+        self.scalars: dict[str, Tensor] = {}
+        """What the last step has for the log, on the device: 'grad_norm' when it clipped by the norm."""
         self.dtype = PRECISIONS[precision]
         self.device_type = self._parameters()[0].device.type
         self.scaler = torch.amp.GradScaler(self.device_type) if self.dtype is torch.float16 else None
@@ -163,5 +164,4 @@ class SharedBackward(OptimWrapperDict):
         if kwargs.pop('type', 'norm') == 'value':
             nn.utils.clip_grad_value_(params, **kwargs)
         else:
-            norm = nn.utils.clip_grad_norm_(params, **kwargs)
-            MessageHub.get_current_instance().update_scalar('train/grad_norm', norm)
+            self.scalars['grad_norm'] = nn.utils.clip_grad_norm_(params, **kwargs)

@@ -67,3 +67,15 @@ def test_no_step_reads_its_loss(tmp_path):
     assert run_in_child(_count_reads, small_config(tmp_path / 'ours')) == (0, 0)
     cfg = small_config(tmp_path / 'theirs', default_hooks__runtime_info__type='mmengine.RuntimeInfoHook')
     assert run_in_child(_count_reads, cfg) == (0, 30)
+
+
+def test_the_norm_of_clipped_gradients_is_logged(tiny_config):
+    from pab.engine import PabRunner
+
+    runner = PabRunner.from_cfg(
+        tiny_config(train_cfg=dict(max_epochs=1), optim_wrapper=dict(clip_grad=dict(max_norm=1.0)))
+    )
+    runner.train()
+    norms = runner.message_hub.get_scalar('train/grad_norm').data[0]
+    assert len(norms) == 4
+    assert (norms > 0).all()

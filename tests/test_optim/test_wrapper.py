@@ -82,6 +82,7 @@ def test_clipping_is_over_all_optimizers_at_once():
     wrapper._clip()
     norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
     torch.testing.assert_close(norm, torch.tensor(1e-3), rtol=1e-3, atol=0)
+    assert wrapper.scalars['grad_norm'] > 1e-3  # what it was before
 
 
 def test_clipping_by_value():
