@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 
 import torch
-
 from benchmarks.timing import Settings, environment, table
 
 MEASURES = {

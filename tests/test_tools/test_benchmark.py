@@ -1,0 +1,163 @@
+"""The benchmark runs in its smallest setting, and its baseline computes what pab computes; no time is judged."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pab.optim import Bop
+from pab.psg import PSGConfig, convert_psg_
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    from benchmarks import baseline, networks, timing
+
+    return {'baseline': baseline, 'networks': networks, 'timing': timing}
+
+
+def benchmark(*args):
+    return subprocess.run(
+        [sys.executable, str(ROOT / 'tools' / 'benchmark.py'), *map(str, args)],
+        cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_tiny_measures(tmp_path):
+    file = tmp_path / 'result.json'
+    ran = benchmark('step', 'bop', 'prune', 'data', 'loop', '--tiny', '--repeats', 2, '--warmup', 1, '--json', file)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(file.read_text())
+    assert found['environment']['threads'] == 1
+    assert found['environment']['torch'] == torch.__version__
+    rows = found['rows']
+    assert 'Epoch(train)' not in ran.stdout
+    assert {row['measure'] for row in rows} == {'step', 'saved for backward', 'bop', 'prune', 'data', 'loop'}
+    for row in rows:
+        assert row['median'] > 0
+        assert (row['peer'] is None) == (row['ratio'] is None)
+        assert f'| {row["name"]} ' in ran.stdout
+        if row['ratio'] is not None:
+            assert f'{row["ratio"]:.3f}' in ran.stdout
+    ours = next(row for row in rows if row['name'] == 'PSG + Bop' and row['measure'] == 'step')
+    assert {'forward', 'backward', 'optimizer', 'images_per_second'} <= set(ours['details'])
+
+
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (
+            ['stepp'],
+            "there is no measure ['stepp']; there are ['step', 'bop', 'prune', 'data', 'loop', 'start', 'all']",
+        ),
+        (['bop', '--repeats', '0'], '--repeats must be at least 1, got 0'),
+    ],
+)
+def test_wrong_arguments(args, message):
+    ran = benchmark(*args)
+    assert ran.returncode == 2
+    assert message in ran.stderr
+
+
+def test_ratios_are_medians_of_pairs(benchmarks):
+    timing = benchmarks['timing']
+    seconds = {'a': [2.0, 9.0, 4.0, 4.0, 6.0], 'b': [1.0, 3.0, 4.0, 2.0, 2.0]}  # ratios 2 3 1 2 3
+    row = timing.row('m', 'c', 'a', seconds, peer='b', required=2.0)
+    assert (row.median, row.ratio, row.met) == (4000.0, 2.0, True)
+    assert row.ratio_spread == 0.5
+    assert timing.row('m', 'c', 'b', seconds).met is None
+    assert timing.Row('m', 'c', 'b', 7.0, 0.0, 's', required=6.0).met is False
+    assert '| NO ' in timing.table([timing.Row('m', 'c', 'b', 7.0, 0.0, 's', required=6.0)])
+
+
+def test_contenders_take_turns_and_warm_up(benchmarks):
+    timing, calls = benchmarks['timing'], []
+    runs = {'a': lambda: calls.append('a'), 'b': lambda: calls.append('b') or 0.5}
+    seconds = timing.alternate(runs, timing.Settings(repeats=3, warmup=1))
+    assert calls == ['a', 'b'] * 4
+    assert len(seconds['a']) == 3
+    assert seconds['b'] == [0.5] * 3
+
+
+def make_net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(6, 4, 3, stride=2, padding=1, bias=False)
+    ).double()
+
+
+def test_baseline_layers_compute_what_pab_computes(benchmarks):
+    nets = benchmarks['baseline'].convert_to_baseline_(make_net()), convert_psg_(make_net(), PSGConfig())
+    x, grad = torch.randn(2, 3, 8, 8).double(), torch.randn(2, 4, 4, 4).double()
+    outputs, grads = [], []
+    for net in nets:
+        leaf = x.clone().requires_grad_()
+        outputs.append(net(leaf))
+        outputs[-1].backward(grad)
+        grads.append([leaf.grad, *(p.grad for p in net.parameters())])
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(*grads)
+    assert all(g.count_nonzero() for g in grads[0])
+
+
+def test_baseline_layer_computes_the_references_numbers(benchmarks, shared):
+    plain = dict(sparsify=True, take_sign=False, predictive_forward=False, relative=True, dilation=1, groups=1)
+    checked = 0
+    with np.load(shared / 'golden' / 'psg_conv.npz') as gold:
+        for i, case in enumerate(json.loads(str(gold['meta']))):
+            if any(case[key] != value for key, value in plain.items()):
+                continue
+            x, w, mask, grad, y, grad_x, grad_w = (
+                torch.from_numpy(gold[f'{i}_{key}']) for key in ('x', 'w', 'mask', 'grad_out', 'y', 'grad_x', 'grad_w')
+            )
+            x, w = x.requires_grad_(), (w * mask).requires_grad_()
+            settings = [case[k] for k in ('input_signed', 'input_bits', 'weight_bits', 'grad_bits', 'threshold')]
+            if max(settings[1:4]) >= 32:  # 32 bits and more are the identity there
+                continue
+            stride, padding = (case['stride'],) * 2, (case['padding'],) * 2
+            got = benchmarks['baseline'].FiveConvolutions.apply(x, w, stride, padding, *settings)
+            got.backward(grad)
+            torch.testing.assert_close(got, y)
+            torch.testing.assert_close(x.grad, grad_x)
+            torch.testing.assert_close(w.grad * mask, grad_w * mask, rtol=1e-4, atol=1e-5)
+            checked += 1
+    assert checked >= 2
+
+
+def test_baseline_bop_is_pabs(benchmarks):
+    weights = [nn.Parameter(torch.randn(40)) for _ in range(2)]
+    with torch.no_grad():
+        weights[0][::5] = 0
+        weights[1].copy_(weights[0])
+    settings = dict(adaptivity_rate=0.2, threshold=0.01)
+    optimizers = benchmarks['baseline'].PerParameterBop([weights[0]], **settings), Bop([weights[1]], **settings)
+    for _ in range(8):
+        grad = torch.randn(40)
+        for weight, optimizer in zip(weights, optimizers, strict=True):
+            weight.grad = grad.clone()
+            optimizer.step()
+        assert torch.equal(*weights)
+        assert int(optimizers[0].last_flips) == int(optimizers[1].last_flips) > 0
+
+
+def test_saved_bytes_by_hand(benchmarks):
+    networks, timing = benchmarks['networks'], benchmarks['timing']
+    case = networks.Case('one layer', {}, batch=2, size=4, classes=5)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
+    contender = networks.Contender(case, network, lambda n: [torch.optim.SGD(n.parameters())], timing.Settings())
+    contender.images = contender.images.contiguous()
+    # the images (shared by the view), the log-softmax, the labels, and the weight's sum of the cross-entropy
+    assert contender.saved_bytes() == 4 * 2 * 48 + 4 * 2 * 5 + 8 * 2 + 4

@@ -1,0 +1,118 @@
+"""Training input beside the usual pipelines of PIL images and torchvision transforms."""
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from benchmarks.images import cifar, photographs
+from benchmarks.timing import Row, Settings, alternate, row
+from pab.datasets import EpochSampler, ImageNet, collate_images
+from pab.datasets.in_memory import InMemoryDataset
+from pab.models import ImagePreprocessor
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+REQUIRED_CIFAR = 0.1  # of the peer's time
+WORKERS = 2
+
+
+class PILImages(Dataset):
+    """The same images as a list of PIL images, each transformed on its own: what torchvision's datasets do."""
+
+    def __init__(self, images: Callable[[int], Image.Image], labels: Iterable[int], transform: Callable) -> None:
+        self.images, self.labels, self.transform = images, list(labels), transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int):
+        return self.transform(self.images(index)), self.labels[index]
+
+
+def measure(settings: Settings) -> list[Row]:
+    """CIFAR-10, and photographs at 224 x 224."""
+    batch, batches, photos = (4, 3, 4) if settings.tiny else (128, 60, 64)
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = _cifar(batch, batches, settings)
+        return rows + _photographs(photos, Path(scratch), settings)
+
+
+def _cifar(batch: int, batches: int, settings: Settings) -> list[Row]:
+    dataset, source = cifar(batch * batches)
+    peer = f'PIL, DataLoader, {WORKERS} workers'
+    seconds = alternate(
+        {
+            'pab, one process': _our_epoch(dataset, batch, settings, crop_padding=4),
+            peer: _pil_epoch(_as_pil(dataset), batch, WORKERS, settings),
+        },
+        settings,
+    )
+    required = None if settings.tiny else REQUIRED_CIFAR
+    return [
+        _with_rate(row('data', f'{source}, batch {batch}', name, seconds, **options), batch * batches, batch)
+        for name, options in (('pab, one process', dict(peer=peer, required=required)), (peer, {}))
+    ]
+
+
+def _photographs(count: int, scratch: Path, settings: Settings) -> list[Row]:
+    dataset, source = photographs(count, scratch)
+    transform = transforms.Compose([transforms.RandomResizedCrop(224), *_common()])
+    pil = PILImages(lambda i: Image.open(dataset.path(i)).convert('RGB'), dataset.labels.tolist(), transform)
+    batch, peer = min(count, 32), 'PIL, one process'
+    few = Settings(settings.device, min(settings.repeats, 5), min(settings.warmup, 1))
+    seconds = alternate(
+        {
+            'pab, one process': _our_epoch(dataset, batch, settings, crop_padding=0),
+            peer: _pil_epoch(pil, batch, 0, settings),
+        },
+        few,
+    )
+    return [
+        _with_rate(row('data', f'{source}, 224 x 224', name, seconds, peer=p), count, batch)
+        for name, p in (('pab, one process', peer), (peer, None))
+    ]
+
+
+def _our_epoch(
+    dataset: InMemoryDataset | ImageNet, batch: int, settings: Settings, crop_padding: int
+) -> Callable[[], None]:
+    loader = DataLoader(dataset, batch, sampler=EpochSampler(dataset, seed=0), collate_fn=collate_images)
+    flip = crop_padding > 0  # a photograph is flipped where it is cropped
+    preprocessor = ImagePreprocessor(MEAN, STD, crop_padding=crop_padding, flip=flip).to(settings.device)
+
+    def run() -> None:
+        for item in loader:
+            preprocessor(item, training=True)
+
+    return run
+
+
+def _pil_epoch(dataset: Dataset, batch: int, workers: int, settings: Settings) -> Callable[[], None]:
+    loader = DataLoader(dataset, batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+
+    def run() -> None:
+        for images, labels in loader:
+            images.to(settings.device), labels.to(settings.device)
+
+    return run
+
+
+def _as_pil(dataset: InMemoryDataset) -> PILImages:
+    pixels = dataset.images.permute(0, 2, 3, 1).contiguous().numpy()
+    transform = transforms.Compose([transforms.RandomCrop(32, padding=4), *_common()])
+    return PILImages(lambda i: Image.fromarray(pixels[i]), dataset.labels.tolist(), transform)
+
+
+def _common() -> list[Callable]:
+    return [transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+
+
+def _with_rate(line: Row, images: int, batch: int) -> Row:
+    line.details |= {
+        'images_per_second': round(1e3 * images / line.median),
+        'per_batch': f'{line.median * batch / images:.3g} ms',
+    }
+    return line

@@ -1,0 +1,65 @@
+"""SynFlow over 100 rounds: seconds, and on the large network the peak of memory, in a process of its own."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.timing import Row, Settings, alternate, median_and_spread
+from pab.models import initialize_
+from pab.registry import MODELS, PRUNERS
+
+REQUIRED_SECONDS = {'ResNet-18 CIFAR': 6.0, 'ResNet-50 224': 90.0}
+REQUIRED_GIB = 4.0
+ROUNDS = 100
+
+
+def measure(settings: Settings) -> list[Row]:
+    """ResNet-18 on CIFAR; with ``--full`` ResNet-50 at 224 x 224, once."""
+    if settings.tiny:
+        return [_seconds('ResNet-8 tiny', dict(type='CIFARResNet', depth=8, width=4), (3, 8, 8), 5, settings)]
+    rows = [_seconds('ResNet-18 CIFAR', dict(type='CIFARResNet', depth=18), (3, 32, 32), ROUNDS, settings)]
+    return rows + (_large(settings) if settings.full else [])
+
+
+def _seconds(case: str, network: dict, shape: tuple[int, int, int], rounds: int, settings: Settings) -> Row:
+    model = MODELS.build(network)
+    initialize_(model, 'kaiming_normal', 0)
+    model.to(settings.device)
+    pruner = PRUNERS.build(dict(type='SynFlow', density=0.3, rounds=rounds))
+    few = Settings(settings.device, min(settings.repeats, 3), min(settings.warmup, 1))
+    seconds = alternate({'SynFlow': lambda: pruner.prune(model, input_shape=shape) and None}, few)['SynFlow']
+    median, spread = median_and_spread(seconds)
+    required = REQUIRED_SECONDS.get(case)
+    return Row('prune', f'{case}, {rounds} rounds', 'SynFlow', median, spread, 's', required=required)
+
+
+def _large(settings: Settings) -> list[Row]:
+    command = [sys.executable, '-m', 'benchmarks.prune', settings.device]
+    found = json.loads(
+        subprocess.run(command, cwd=Path(__file__).parents[1], check=True, capture_output=True, text=True).stdout
+    )
+    case = f'ResNet-50 224, {ROUNDS} rounds'
+    required = REQUIRED_SECONDS['ResNet-50 224']
+    return [
+        Row('prune', case, 'SynFlow', found['seconds'], 0.0, 's', required=required),
+        Row('peak memory', case, 'SynFlow, whole process', found['gib'], 0.0, 'GiB', required=REQUIRED_GIB),
+    ]
+
+
+def _run_large(device: str) -> None:
+    model = MODELS.build(dict(type='TorchvisionModel', name='resnet50', num_classes=1000))
+    initialize_(model, 'kaiming_normal', 0)
+    model.to(device)
+    pruner = PRUNERS.build(dict(type='SynFlow', density=0.3, rounds=ROUNDS))
+    start = time.perf_counter()
+    pruner.prune(model, input_shape=(3, 224, 224))
+    seconds = time.perf_counter() - start
+    gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == 'darwin' else 2**20)
+    print(json.dumps(dict(seconds=seconds, gib=gib)))
+
+
+if __name__ == '__main__':
+    _run_large(sys.argv[1])

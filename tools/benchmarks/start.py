@@ -1,0 +1,62 @@
+"""Imports, and what passes from the start of tools/train.py to its first step."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.timing import Row, Settings, alternate, median_and_spread, row
+
+ROOT = Path(__file__).parents[2]
+REQUIRED_IMPORT = 1.5
+REQUIRED_SECONDS = 8.0
+PEER = 'import torch, mmengine'
+IMPORTS = {
+    'import pab': 'import pab',
+    'import every part of pab': 'import pab.engine, pab.hooks, pab.models, pab.optim, pab.datasets, pab.evaluation',
+    PEER: PEER,
+}
+
+
+def measure(settings: Settings) -> list[Row]:
+    """Each run is a new process."""
+    few = Settings('cpu', min(settings.repeats, 5), min(settings.warmup, 1))
+    seconds = alternate({name: _python(code) for name, code in IMPORTS.items()}, few)
+    rows = [row('start', 'new process', name, seconds, None if name == PEER else PEER) for name in IMPORTS]
+    rows[0].required = REQUIRED_IMPORT
+    median, spread = median_and_spread(alternate({'train': _first_step}, few)['train'])
+    name = 'tools/train.py to its first step'
+    rows.append(Row('start', 'quickstart, not compiled', name, median, spread, 's', required=REQUIRED_SECONDS))
+    return rows
+
+
+def _python(code: str):
+    # in the root, so that a checkout that is not installed is found, too
+    return lambda: subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True) and None
+
+
+def _first_step() -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, 'tools/train.py', 'configs/pab/quickstart.py', '--work-dir', folder]
+        command += ['--cfg-options', 'default_hooks.logger.interval=1']
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, 'PAB_COMPILE': '0', 'PYTHONUNBUFFERED': '1'},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        printed = []
+        try:
+            for line in process.stdout:
+                printed.append(line)
+                if 'Epoch(train)' in line:
+                    return time.perf_counter() - start
+        finally:
+            process.kill()
+            process.communicate()
+    raise RuntimeError(f'{" ".join(command)} ended before its first step:\n{"".join(printed[-20:])}')
