@@ -1,5 +1,6 @@
 """Pruning as a stage of its own: a freshly initialised network, masked, in a file that training can start from."""
 
+import io
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from ..checkpoints import write_atomically
 from ..hooks import PruneHook
 from ..hooks.parts import network_of
 from ..hooks.prune import RECORD, hash_file
@@ -40,6 +42,9 @@ def prune_to_file(runner: Runner, path: Path, overwrite: bool = False) -> None:
     while hook.shots_done < hook.shots:
         hook.prune(runner)
     if is_main_process():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({'meta': {'seed': runner.seed}, 'state_dict': model.state_dict(), RECORD: hook.record(runner)}, path)
+        content = io.BytesIO()
+        torch.save(
+            {'meta': {'seed': runner.seed}, 'state_dict': model.state_dict(), RECORD: hook.record(runner)}, content
+        )
+        write_atomically(content.getvalue(), path)
         runner.logger.info(f'The pruned network is in {path}, sha256 {hash_file(path)}')

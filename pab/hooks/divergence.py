@@ -9,7 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..engine.checkpoints import NOT_FOR_RESUME
+from ..checkpoints.loading import NOT_FOR_RESUME
 from ..registry import HOOKS
 from .layer_statistics import PassStatistics, layer_statistics
 from .parts import bops_of, optimizers_of

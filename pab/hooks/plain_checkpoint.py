@@ -4,7 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..engine.plain import to_plain
+from ..checkpoints.plain import to_plain
 from ..registry import HOOKS
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..engine.plain import to_plain
+from ..checkpoints.plain import to_plain
 from ..registry import HOOKS
 
 KEY = 'settings'  # of a checkpoint
