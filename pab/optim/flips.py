@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .. import compiled
 
-SMALLEST_COMPILED = 1 << 17  # entries of a tensor; below, several together are as fast without a compiler
+SMALLEST_COMPILED = 1 << 15  # entries of a tensor; below, several together are as fast without a compiler
+SMALLEST_TOTAL = 1 << 20  # entries of all tensors of a step; below, the step is too short to repay a compilation
 BLOCK = 1 << 16  # entries: five blocks in float32 stay in 2 MiB of cache; < 2**24, so that a float32 sum counts exactly
 ROW = 64  # a multiple of every vector length, so that the compiled loop has no remainder to test for
 PROBE = 100 * ROW  # entries on which the compiled loop is compared with the plain operations
@@ -60,7 +61,8 @@ def step_(entries: Sequence[Entry], rule: Rule, foreach: bool | None) -> list[Te
         return _step_lists(entries, rule)
     if foreach is False:
         return _step_blocks(entries, rule)
-    counts = _step_compiled(entries, rule)
+    large = sum(entry.weight.numel() for entry in entries) >= SMALLEST_TOTAL
+    counts = _step_compiled(entries, rule) if large else [None] * len(entries)
     rest = [i for i, count in enumerate(counts) if count is None]
     # a GPU gains by few calls, a CPU by what stays in its cache
     step = _step_lists if rest and all(entries[i].weight.is_cuda for i in rest) else _step_packs

@@ -18,6 +18,7 @@ def way(request, monkeypatch):
     """The ``foreach`` of one way, with limits so low that small tensors take it."""
     monkeypatch.setattr(flips, 'BLOCK', 500)
     if request.param == 'compiled':
+        monkeypatch.setattr(flips, 'SMALLEST_TOTAL', 0)
         monkeypatch.setattr(flips, 'SMALLEST_COMPILED', 0)
         compiled.use_compiled(True)
         if flips._fused_multiply_add() is None:
@@ -151,6 +152,7 @@ def test_another_rate_or_size_is_no_other_loop(monkeypatch):
         compilations.append(graph)
         return graph
 
+    monkeypatch.setattr(flips, 'SMALLEST_TOTAL', 0)
     monkeypatch.setattr(flips, 'SMALLEST_COMPILED', 0)
     monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend=count))
     monkeypatch.setattr(flips, '_is_exact', lambda *key: True)  # the backend runs no fused multiply-add
@@ -176,6 +178,7 @@ def test_without_a_compiler_there_is_a_warning_and_the_same_step(monkeypatch):
 
     if flips._fused_multiply_add() is None:
         pytest.skip('this torch compiles no multiply-add with one rounding')
+    monkeypatch.setattr(flips, 'SMALLEST_TOTAL', 0)
     monkeypatch.setattr(flips, 'SMALLEST_COMPILED', 0)
     monkeypatch.setattr(compiled, 'compile_pass', fail)
     flips._is_exact.cache_clear()
@@ -190,6 +193,7 @@ def test_without_a_compiler_there_is_a_warning_and_the_same_step(monkeypatch):
 
 
 def test_numbers_that_differ_are_not_compiled(monkeypatch):
+    monkeypatch.setattr(flips, 'SMALLEST_TOTAL', 0)
     monkeypatch.setattr(flips, 'SMALLEST_COMPILED', 0)
     monkeypatch.setattr(flips, '_call', lambda entry, numbers, key: entry.weight.sum().long())
     flips._is_exact.cache_clear()
