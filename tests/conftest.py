@@ -1,6 +1,8 @@
 """What tests of every part share: small seeded networks, and the folder of reference numbers and real data."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,33 @@ def shared() -> Path:
     if not (folder / 'golden').is_dir():
         pytest.skip(f'no reference numbers at {folder}: set PAB_SHARED to the folder that holds golden/ and data/')
     return folder
+
+
+@pytest.fixture(scope='session')
+def unpacked(shared, tmp_path_factory):
+    """A function: name of a data set -> the folder it is in, unpacked once: in ``$PAB_TEST_CACHE``, else anew."""
+    folder = Path(os.environ.get('PAB_TEST_CACHE') or tmp_path_factory.mktemp('data'))
+    script = shared / 'tools' / 'unpack_data.py'
+
+    def unpack(name: str) -> Path:
+        if not script.is_file():
+            pytest.skip(f'no real data: {script} is missing')
+        subprocess.run([sys.executable, str(script), str(folder), name], check=True, capture_output=True)
+        return folder
+
+    return unpack
+
+
+@pytest.fixture(scope='session')
+def photographs(unpacked) -> Path:
+    """The folder with imagenet/train and imagenet/val: 1,000 photographs of 1,000 classes."""
+    return unpacked('imagenet')
+
+
+@pytest.fixture(scope='session')
+def cifar10_root(unpacked) -> Path:
+    """The folder with cifar-10-batches-py."""
+    return unpacked('cifar10')
 
 
 @pytest.fixture(autouse=True)

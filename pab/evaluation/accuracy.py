@@ -17,8 +17,9 @@ from ..registry import METRICS
 class Accuracy(BaseMetric):
     """Accuracy in per cent, and the mean cross-entropy.
 
-    Keys: ``accuracy/top{k}`` for each k, ``loss``, and ``nonfinite`` (number of samples with a NaN or infinite logit)
-    when there are any. A sample with such a logit counts as wrong, and the loss then shows it. A negative label marks a
+    Keys: ``accuracy/top{k}`` for each k, ``cross_entropy``, and ``nonfinite`` (number of samples with a NaN or infinite
+    logit) when there are any. A sample with such a logit counts as wrong, and the cross-entropy shows it. (A key with
+    'loss' in it would be logged as the mean over the validations so far.) A negative label marks a
     sample that is left out. Each sample is counted once, also when ranks were padded to the same number of samples.
 
     Per batch only a few numbers a sample are kept, on the device of the logits; nothing waits for that device before
@@ -60,7 +61,7 @@ class Accuracy(BaseMetric):
         if len(rows) == 0:
             raise ValueError('Accuracy: there is no sample with a label to evaluate; is the dataset empty?')
         metrics = {f'accuracy/top{k}': 100 * rows[:, 2 + i].mean().item() for i, k in enumerate(self.topk)}
-        metrics['loss'] = rows[:, 0].mean().item()
+        metrics['cross_entropy'] = rows[:, 0].mean().item()
         nonfinite = int(rows[:, 1].sum())
         if nonfinite:
             metrics['nonfinite'] = nonfinite

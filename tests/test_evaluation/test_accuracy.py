@@ -22,7 +22,7 @@ def evaluate(metric, *batches, size=None):
 def test_by_hand():
     metrics = evaluate(METRICS.build({'type': 'Accuracy', 'topk': (1, 2)}), (LOGITS, LABELS))
     loss = -(LOGITS.double().softmax(1)[range(4), LABELS]).log().mean().item()
-    assert metrics == {'accuracy/top1': 50.0, 'accuracy/top2': 75.0, 'loss': pytest.approx(loss)}
+    assert metrics == {'accuracy/top1': 50.0, 'accuracy/top2': 75.0, 'cross_entropy': pytest.approx(loss)}
 
 
 def test_against_topk_over_several_batches():
@@ -56,13 +56,13 @@ def test_logits_that_are_not_finite_count_as_wrong_and_are_reported():
     metrics = evaluate(Accuracy(topk=3), (logits, LABELS))
     assert metrics['accuracy/top3'] == 50
     assert metrics['nonfinite'] == 2
-    assert math.isnan(metrics['loss'])
+    assert math.isnan(metrics['cross_entropy'])
 
 
 def test_negative_labels_are_left_out():
     metrics = evaluate(Accuracy(), (LOGITS, torch.tensor([0, -100, -100, 0])))
     assert metrics['accuracy/top1'] == 100
-    assert metrics['loss'] == pytest.approx(-LOGITS.double().log_softmax(1)[[0, 3], 0].mean().item())
+    assert metrics['cross_entropy'] == pytest.approx(-LOGITS.double().log_softmax(1)[[0, 3], 0].mean().item())
 
 
 def test_half_precision_logits_and_no_graph():
