@@ -2,7 +2,9 @@
 
 import hashlib
 import sys
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.dist import broadcast, broadcast_object_list, is_main_process
@@ -24,9 +26,10 @@ class PruneHook(Hook):
     r"""Score the network, mask it, and keep a record of it in every checkpoint.
 
     Shot s of S (from 1) happens before the epoch with index :math:`\lfloor s E / S \rfloor`, E being ``epoch``, with
-    density :math:`1 - (1 - d) s / S`; with one shot and ``epoch=0`` that is before training. Every shot happens, also
-    where several fall on one epoch. The masks are computed by the first process and sent to the others. After a resume,
-    and after ``load_from`` of a file that ``tools/prune.py`` wrote, what is pruned already is not pruned again.
+    density :math:`1 - (1 - d) s / S`, and likewise for a classifier that has a density of its own; with one shot and
+    ``epoch=0`` that is before training. Every shot happens, also where several fall on one epoch. The masks are
+    computed by the first process and sent to the others. After a resume, and after ``load_from`` of a file that
+    ``tools/prune.py`` wrote, what is pruned already is not pruned again.
 
     Args:
         pruner: config of a pruner in PRUNERS.
@@ -90,9 +93,14 @@ class PruneHook(Hook):
 
     def prune(self, runner: Runner) -> None:
         """Do the next shot: compute the masks, send them to all processes, apply them, report."""
-        network = network_of(runner.model)
-        density = shot_density(self.pruner.settings.density, self.shots_done + 1, self.shots)
-        masks = self._same_on_all_ranks(network, lambda: self._masks(runner, network, density))
+        network, settings = network_of(runner.model), self.pruner.settings
+        asked = {'density': settings.density, 'classifier_density': settings.classifier_density}
+        densities = {
+            name: shot_density(density, self.shots_done + 1, self.shots)
+            for name, density in asked.items()
+            if density is not None
+        }
+        masks = self._same_on_all_ranks(network, lambda: self._masks(runner, network, densities))
         apply_masks_(network, masks, optimizers_of(runner))
         for hook in runner.hooks:  # an averaged copy still holds what was just removed
             if getattr(hook, 'ema_model', None) is not None:
@@ -100,7 +108,7 @@ class PruneHook(Hook):
         self.shots_done += 1
         self._mask_hash = hash_masks(masks)
         runner.logger.info(
-            f'{self._pruner_name}, shot {self.shots_done} of {self.shots}: density {float(density):.4g}, '
+            f'{self._pruner_name}, shot {self.shots_done} of {self.shots}: density {float(densities["density"]):.4g}, '
             f'masks sha256 {self._mask_hash[:12]}\n{density_table(masks)}'
         )
 
@@ -152,8 +160,8 @@ class PruneHook(Hook):
     def _pruner_name(self) -> str:
         return type(self.pruner).__name__
 
-    def _masks(self, runner: Runner, network: nn.Module, density) -> dict[str, Tensor]:
-        given = {}
+    def _masks(self, runner: Runner, network: nn.Module, densities: dict[str, Fraction]) -> dict[str, Tensor]:
+        given: dict[str, Any] = {**densities}
         if 'batches' in self.pruner.needs:
             given['batches'] = self.data.batches(runner)
         if 'flips' in self.pruner.needs:
@@ -163,7 +171,7 @@ class PruneHook(Hook):
             given['input_shape'] = getattr(network, 'input_shape', None) or self.data.input_shape(runner)
         rounds = self.pruner.settings.rounds
         bar = RoundsBar(self._pruner_name, rounds) if rounds > 1 else None
-        return self.pruner.prune(network, density=density, seed=runner.seed, on_round=bar, **given)
+        return self.pruner.prune(network, seed=runner.seed, on_round=bar, **given)
 
     @staticmethod
     def _same_on_all_ranks(network: nn.Module, compute) -> dict[str, Tensor]:

@@ -57,6 +57,19 @@ def test_every_shot_happens_when_they_fall_on_one_epoch(tiny_config):
     assert PruneHook(dict(type='Mag', density=0.5), epoch=2, shots=4).shot_epochs == [0, 1, 1, 2]
 
 
+def test_shots_spread_the_density_of_the_classifier_too(tiny_config, monkeypatch):
+    kept, prune = [], PruneHook.prune
+
+    def watched(self, runner):
+        prune(self, runner)
+        kept.append(int(get_masks(runner.model.network)['linear.weight'].sum()))
+
+    monkeypatch.setattr(PruneHook, 'prune', watched)
+    settings = dict(type='Mag', prunable=['Conv2d', 'Linear'], classifier_density=0.5)
+    PabRunner.from_cfg(with_pruner(tiny_config, dict(epoch=1, shots=2), **settings)).train()
+    assert kept == [60, 40]  # of 80: densities 0.75 and 0.5
+
+
 def test_flipfreq_keeps_what_settled(tiny_config):
     cfg = with_pruner(tiny_config, dict(epoch=1), type='FlipFreq')
     cfg.optim_wrapper.optimizers.bop.flips_per_weight = True
