@@ -39,8 +39,8 @@ class PruneHook(Hook):
             augmented, a pruner that reads data is shown. None for the defaults.
 
     Raises:
-        ValueError: a setting out of range, an epoch beyond the schedule, or a loaded file that was pruned to another
-            density or from another seed.
+        ValueError: a setting out of range, an epoch beyond the schedule, or a loaded file that was pruned by another
+            pruner, to another density or from another seed.
     """
 
     priority = 'HIGH'
@@ -144,7 +144,7 @@ class PruneHook(Hook):
         self._mask_hash = record['masks_sha256']
 
     def _check_record(self, record: dict, runner: Runner) -> None:
-        here = {'density': float(self.pruner.settings.density), 'seed': runner.seed}
+        here = {'pruner': self._pruner_name, 'density': float(self.pruner.settings.density), 'seed': runner.seed}
         wrong = [f'{key} {record[key]!r} (here {value!r})' for key, value in here.items() if record[key] != value]
         if wrong and not self._only_evaluates(runner):
             raise ValueError(

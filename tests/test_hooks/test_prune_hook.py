@@ -124,6 +124,10 @@ def test_a_pruned_file_is_not_written_over(tiny_config, tmp_path):
     [
         (dict(randomness=dict(seed=5)), r'was pruned with seed 0 \(here 5\)'),
         (dict(default_hooks=dict(prune=dict(pruner=dict(density=0.2)))), r'was pruned with density 0.3 \(here 0.2\)'),
+        (
+            dict(default_hooks=dict(prune=dict(pruner=dict(type='Mag')))),
+            r"was pruned with pruner 'SynFlow' \(here 'Mag'\)",
+        ),
     ],
 )
 def test_a_pruned_file_of_another_run_is_refused(tiny_config, tmp_path, changes, message):
