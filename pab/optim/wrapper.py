@@ -1,6 +1,7 @@
 """Several optimizers behind one backward pass, in the shape mmengine's runner expects."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from ..registry import OPTIM_WRAPPERS
 
+CLIPPINGS = {'norm': nn.utils.clip_grad_norm_, 'value': nn.utils.clip_grad_value_}
 PRECISIONS = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
@@ -27,6 +29,9 @@ class SharedBackward(OptimWrapperDict):
         precision: 'float32', or 'bfloat16' / 'float16' to run the forward pass under autocast on any device; float16
             scales the loss by one scaler that all optimizers share, and skips every step when a gradient overflows.
         **optimizers: the optimizers by name.
+
+    Raises:
+        TypeError, ValueError: a setting that is unknown or out of range, or an optimizer that is none.
     """
 
     def __init__(
@@ -55,7 +60,7 @@ class SharedBackward(OptimWrapperDict):
             }
         )
         self._first = next(iter(self.optim_wrappers.values()))
-        self.clip_grad = dict(clip_grad) if clip_grad else None
+        self.clip_grad = None if clip_grad is None else _check_clipping(clip_grad)
         self.scalars: dict[str, Tensor] = {}
         """What the last step has for the log, on the device: 'grad_norm' when it clipped by the norm."""
         self.dtype = PRECISIONS[precision]
@@ -161,7 +166,18 @@ class SharedBackward(OptimWrapperDict):
             return
         kwargs = dict(self.clip_grad)
         params = [p for p in self._parameters() if p.grad is not None]
-        if kwargs.pop('type', 'norm') == 'value':
-            nn.utils.clip_grad_value_(params, **kwargs)
-        else:
-            self.scalars['grad_norm'] = nn.utils.clip_grad_norm_(params, **kwargs)
+        norm = CLIPPINGS[kwargs.pop('type', 'norm')](params, **kwargs)
+        if norm is not None:
+            self.scalars['grad_norm'] = norm
+
+
+def _check_clipping(clip_grad: Mapping) -> dict:
+    settings = dict(clip_grad)
+    kind = settings.pop('type', 'norm')
+    if kind not in CLIPPINGS:
+        raise ValueError(f'SharedBackward: clip_grad.type must be one of {sorted(CLIPPINGS)}, got {kind!r}')
+    try:
+        inspect.signature(CLIPPINGS[kind]).bind([], **settings)
+    except TypeError as error:
+        raise TypeError(f'SharedBackward: clip_grad does not fit {CLIPPINGS[kind].__name__}: {error}') from None
+    return dict(clip_grad)

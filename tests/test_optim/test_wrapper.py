@@ -160,6 +160,15 @@ def test_bad_settings(cfg, message):
         OPTIM_WRAPPER_CONSTRUCTORS.build(dict(type='OwnershipConstructor', optim_wrapper_cfg=cfg))(net())
 
 
+def test_clipping_that_could_not_be_done_is_refused():
+    with pytest.raises(ValueError, match=r"clip_grad.type must be one of \['norm', 'value'\], got 'valu'"):
+        build(net(), clip_grad=dict(type='valu', max_norm=1.0))
+    with pytest.raises(TypeError, match=r"clip_grad does not fit clip_grad_norm_: .*'max_n"):
+        build(net(), clip_grad=dict(max_nrom=1.0))
+    with pytest.raises(TypeError, match=r"clip_grad does not fit clip_grad_value_: missing .*'clip_value'"):
+        build(net(), clip_grad=dict(type='value'))
+
+
 def test_a_mistyped_setting_is_refused():
     with pytest.raises(TypeError, match="'clip_gard' is neither an optimizer nor a setting"):
         build(net(), clip_gard=dict(max_norm=1.0))
