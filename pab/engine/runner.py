@@ -109,6 +109,23 @@ class PabRunner(Runner):
         shown = ', '.join(f'{rate:g}' for rate in rates)
         self.logger.info(f'Learning rates for a batch of {batch} instead of {base}: {shown}')
 
+    def build_param_scheduler(self, scheduler):
+        """Build the schedules of the optimizers.
+
+        Raises:
+            ValueError: several optimizers, and not one entry for each of them.
+        """
+        if isinstance(self.optim_wrapper, OptimWrapperDict):
+            names = sorted(self.optim_wrapper.keys())
+            known = isinstance(scheduler, Mapping) and 'type' not in scheduler
+            if not known or sorted(scheduler) != names:
+                got = sorted(scheduler) if known else scheduler
+                raise ValueError(
+                    f'param_scheduler: needs one entry for each optimizer, {", ".join(names)}, such as dict('
+                    f'{", ".join(f"{name}=[]" for name in names)}), where [] keeps what is set; got {got!r}'
+                )
+        return super().build_param_scheduler(scheduler)
+
     def save_checkpoint(self, out_dir: str, filename: str, *args, backend_args: dict | None = None, **kwargs) -> None:
         """Save a checkpoint, atomically unless ``backend_args`` says otherwise.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from pab.engine import check_config
+from pab.engine import PabRunner, check_config
 from pab.hooks import ARDecayHook, PruneHook
 from pab.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, PRUNERS
 
@@ -76,6 +76,22 @@ def test_recipes_hold_the_published_numbers(name, density, rounds, rate, interva
     assert cfg.optim_wrapper.optimizers.bop.threshold == 1e-6
     if milestones:
         assert cfg.param_scheduler.sgd[0].milestones == milestones
+
+
+@pytest.mark.parametrize(
+    'scheduler, got',
+    [
+        (dict(sgd=[]), r"\['sgd'\]"),
+        (dict(bop=[], sgd=[], sdg=[]), r"\['bop', 'sdg', 'sgd'\]"),
+        ([dict(type='MultiStepLR', milestones=[1])], 'MultiStepLR'),
+        (dict(type='MultiStepLR', milestones=[1]), 'MultiStepLR'),
+    ],
+)
+def test_schedules_that_belong_to_no_optimizer_are_refused(tiny_config, scheduler, got):
+    cfg = tiny_config()
+    cfg.param_scheduler = scheduler
+    with pytest.raises(ValueError, match=rf'param_scheduler: needs one entry for each optimizer, bop, sgd, .*{got}'):
+        PabRunner.from_cfg(cfg).train()
 
 
 @pytest.mark.parametrize('name', CONFIGS)
