@@ -27,6 +27,7 @@ class CIFAR(InMemoryDataset):
 
     Raises:
         FileNotFoundError: a file is missing and ``download`` is off.
+        OSError: the download failed.
         ValueError: a file is damaged, tries to run code, or does not hold what it should.
 
     Source: Krizhevsky 2009, Learning multiple layers of features from tiny images.
@@ -53,8 +54,7 @@ class CIFAR(InMemoryDataset):
     def _download(self, root: Path) -> None:
         members = [f'{self.folder}/{name}' for names in self.files.values() for name in names]
         members.append(f'{self.folder}/{self.meta[0]}')
-        if not all((root / member).is_file() for member in members):
-            fetch_files(type(self).__name__, self.url, self.md5, root, members)
+        fetch_files(type(self).__name__, self.url, self.md5, root, members)
 
     def _load(self, path: Path) -> dict[bytes, object]:
         who = type(self).__name__

@@ -14,8 +14,8 @@ from mmengine.dist import barrier, is_main_process
 def fetch_files(who: str, url: str, md5: str, folder: Path, members: Sequence[str]) -> None:
     """Download a tar archive into ``folder`` and write the files named ``members`` there, each whole or not at all.
 
-    Only the main process works, the others wait. An archive that is there already and has the right checksum is used
-    as it is.
+    Only the main process works, the others wait; all have to call it. When all members are there, nothing is done. An
+    archive that is there already and has the right checksum is used as it is.
 
     Args:
         who: the dataset, for messages.
@@ -25,13 +25,13 @@ def fetch_files(who: str, url: str, md5: str, folder: Path, members: Sequence[st
         members: paths inside the archive, and below ``folder``; nothing else is taken out.
 
     Raises:
-        RuntimeError: no network, another checksum, or an archive without one of the members.
+        OSError: no network, another checksum, or an archive without one of the members.
     """
     error = None
-    if is_main_process():
+    if is_main_process() and not all((folder / member).is_file() for member in members):
         try:
             _fetch(who, url, md5, folder, members)
-        except RuntimeError as failure:
+        except Exception as failure:  # raised after the barrier, at which the others wait
             error = failure
     barrier()
     if error is not None:
@@ -44,12 +44,12 @@ def _fetch(who: str, url: str, md5: str, folder: Path, members: Sequence[str]) -
         try:
             _download(url, archive)
         except OSError as error:  # URLError is one
-            raise RuntimeError(
+            raise OSError(
                 f'{who}: cannot download {url} to {archive} ({error}); '
                 f'fetch it by other means and unpack it below {folder}'
             ) from error
         if _md5(archive) != md5:
-            raise RuntimeError(
+            raise OSError(
                 f'{who}: {archive}, downloaded from {url}, has the md5 checksum {_md5(archive)}, not {md5}; '
                 'delete it and try again'
             )
@@ -60,7 +60,7 @@ def _fetch(who: str, url: str, md5: str, folder: Path, members: Sequence[str]) -
             except KeyError:
                 source = None
             if source is None:
-                raise RuntimeError(f'{who}: {archive} holds no file {name}; it is another archive')
+                raise OSError(f'{who}: {archive} holds no file {name}; it is another archive')
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             part = target.with_name(target.name + '.part')

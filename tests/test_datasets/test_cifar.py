@@ -218,21 +218,29 @@ def test_download_checks_and_unpacks(archive, tmp_path):
 def test_download_with_another_checksum(archive, tmp_path, monkeypatch):
     right = CIFAR10.md5
     monkeypatch.setattr(CIFAR10, 'md5', '0' * 32)
-    with pytest.raises(RuntimeError, match=rf'CIFAR10: .*python\.tar\.gz.* has the md5 checksum {right}, not 0000'):
+    with pytest.raises(OSError, match=rf'CIFAR10: .*python\.tar\.gz.* has the md5 checksum {right}, not 0000'):
         CIFAR10(data_root=tmp_path / 'new', download=True)
     assert not (tmp_path / 'new' / 'cifar-10-batches-py').exists()
 
 
 def test_download_without_network(archive, tmp_path):
     archive.unlink()
-    with pytest.raises(RuntimeError, match=r'CIFAR10: cannot download file:.*unpack it below'):
+    with pytest.raises(OSError, match=r'CIFAR10: cannot download file:.*unpack it below'):
         CIFAR10(data_root=tmp_path / 'new', download=True)
+
+
+def test_every_process_waits_for_the_download(archive, tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr('pab.datasets.download.barrier', lambda: waited.append(1))
+    CIFAR10(data_root=tmp_path, download=True)
+    CIFAR10(data_root=tmp_path, download=True)  # also a process that finds everything there
+    assert len(waited) == 2
 
 
 def test_download_of_another_archive(archive, tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR100, 'url', archive.as_uri())
     monkeypatch.setattr(CIFAR100, 'md5', CIFAR10.md5)
-    with pytest.raises(RuntimeError, match=r'CIFAR100: .* holds no file cifar-100-python/train'):
+    with pytest.raises(OSError, match=r'CIFAR100: .* holds no file cifar-100-python/train'):
         CIFAR100(data_root=tmp_path / 'new', download=True)
 
 
