@@ -23,6 +23,9 @@ class GradientCompressionHook(Hook):
     Args:
         dtype: 'bfloat16' (8 bits of mantissa, the range of float32) or 'float16' (11 bits; what is below 6e-8 in
             magnitude becomes 0, which small PSG gradients are), else ValueError.
+
+    Example:
+        ``tools/dist_train.sh CONFIG 8 --cfg-options default_hooks.compression.type=GradientCompressionHook``
     """
 
     def __init__(self, dtype: str = 'bfloat16') -> None:
