@@ -4,7 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
-from .parts import bops_of
+from .parts import bops_of, need_epochs
 
 TIMINGS = ('after', 'before')
 
@@ -24,7 +24,7 @@ class ARDecayHook(Hook):
         timing: 'after' or 'before' the interval's last epoch.
 
     Raises:
-        ValueError: a value outside its range, or a run without Bop.
+        ValueError: a value outside its range, a run without Bop, or one whose loop is not over epochs.
     """
 
     priority = 'HIGH'
@@ -42,6 +42,7 @@ class ARDecayHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Refuse a run in which there is nothing to decay."""
+        need_epochs(runner, 'ARDecayHook')
         if not bops_of(runner):
             raise ValueError(
                 'ARDecayHook: no optimizer of this run is a Bop, so there is no adaptivity rate to decay; drop the '

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..pruners import get_masks
 from ..registry import HOOKS
-from .parts import bops_of, network_of
+from .parts import bops_of, need_epochs, network_of
 
 
 @HOOKS.register_module()
@@ -20,7 +20,7 @@ class FlipCountHook(Hook):
     checkpoints; those of an epoch go to the visualizer too.
 
     Raises:
-        ValueError: a run without Bop.
+        ValueError: a run without Bop, or one whose loop is not over epochs.
     """
 
     priority = 'ABOVE_NORMAL'  # the epoch's count is there when the logger and the checkpoint ask
@@ -31,6 +31,7 @@ class FlipCountHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Refuse a run in which there is nothing to count."""
+        need_epochs(runner, 'FlipCountHook')
         if not bops_of(runner):
             raise ValueError(
                 'FlipCountHook: no optimizer of this run is a Bop, so no sign flips; drop the hook with '

@@ -2,7 +2,7 @@
 
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.optim import Optimizer
 
@@ -27,3 +27,12 @@ def optimizers_of(runner: Runner) -> list[Optimizer]:
 def bops_of(runner: Runner) -> list[Bop]:
     """The Bop optimizers of a run."""
     return [optimizer for optimizer in optimizers_of(runner) if isinstance(optimizer, Bop)]
+
+
+def need_epochs(runner: Runner, who: str) -> None:
+    """Raise a ValueError naming the hook ``who`` unless the training loop is one over epochs."""
+    if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+        raise ValueError(
+            f'{who}: counts in epochs, and the training loop is {type(runner.train_loop).__name__}; set '
+            "train_cfg.type='ResumableEpochLoop', or drop the hook"
+        )
