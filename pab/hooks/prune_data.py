@@ -11,7 +11,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PruneData:
-    """A sample of the training set, drawn by the run's seed and not augmented.
+    """A sample of the training set, drawn by the run's seed, without the preprocessor's augmentation.
+
+    What a dataset itself does at random (ImageNet's crops) it does here too, fixed by the seed.
 
     Args:
         num_samples: how many images; at most the training set has.
