@@ -66,7 +66,10 @@ def _config(batch: int, steps: int, folder: str, settings: Settings) -> Config:
             work_dir=folder,
             log_level='WARNING',
             train_cfg=dict(type='PairedLoop', max_epochs=10**6),
-            default_hooks=dict(checkpoint=dict(interval=-1, save_best=None), prune=dict(pruner=dict(rounds=2))),
+            default_hooks=dict(
+                checkpoint=dict(interval=-1, save_best=None),
+                prune=dict(pruner=dict(_delete_=True, type='Mag', density=0.3)),
+            ),
             param_scheduler=dict(sgd=[]),
         )
     )

@@ -22,7 +22,7 @@ IMPORTS = {
 
 def measure(settings: Settings) -> list[Row]:
     """Each run is a new process."""
-    few = Settings('cpu', min(settings.repeats, 5), min(settings.warmup, 1))
+    few = Settings('cpu', min(settings.repeats, 3), min(settings.warmup, 1))
     seconds = alternate({name: _python(code) for name, code in IMPORTS.items()}, few)
     rows = [row('start', 'new process', name, seconds, None if name == PEER else PEER) for name in IMPORTS]
     rows[0].required = REQUIRED_IMPORT
