@@ -41,7 +41,6 @@ def _child(root: Registry, *locations: str) -> Registry:
 MODELS = _child(roots.MODELS, 'pab.models')  # networks, the classifier, data preprocessors
 DATASETS = _child(roots.DATASETS, 'pab.datasets')  # digits, CIFAR, image folders
 DATA_SAMPLERS = _child(roots.DATA_SAMPLERS, 'pab.datasets')  # orders of samples that can be resumed
-TRANSFORMS = _child(roots.TRANSFORMS, 'pab.datasets')  # what happens to one sample, or to a batch on the device
 METRICS = _child(roots.METRICS, 'pab.evaluation')  # accuracy
 OPTIMIZERS = _child(roots.OPTIMIZERS, 'pab.optim')  # Bop
 OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, 'pab.optim')  # one backward for several optimizers

@@ -14,6 +14,7 @@ if [ $# -lt 2 ]; then
     sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
+export PAB_COMMAND="${PAB_COMMAND:-$(printf '%q ' "$0" "$@")}" # what to say when the run is interrupted
 config=$1 gpus=$2
 shift 2
 exec "$(dirname "$0")/torchrun.sh" "$gpus" train.py "$config" "$@"

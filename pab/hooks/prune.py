@@ -162,12 +162,14 @@ class PruneHook(Hook):
 
     def _masks(self, runner: Runner, network: nn.Module, densities: dict[str, Fraction]) -> dict[str, Tensor]:
         given: dict[str, Any] = {**densities}
-        if 'batches' in self.pruner.needs:
+        if 'batches' in self.pruner.asks:
             given['batches'] = self.data.batches(runner)
-        if 'flips' in self.pruner.needs:
+        if 'flips' in self.pruner.asks:
             states = {param: state for bop in bops_of(runner) for param, state in bop.state.items()}
-            given['flips'] = {n: states[p]['flips'] for n, p in network.named_parameters() if p in states}
-        if 'input_shape' in self.pruner.needs:
+            flips = {n: states[p]['flips'] for n, p in network.named_parameters() if p in states}
+            if 'flips' in self.pruner.needs or (flips and all(count.dim() for count in flips.values())):
+                given['flips'] = flips
+        if 'input_shape' in self.pruner.asks:
             given['input_shape'] = getattr(network, 'input_shape', None) or self.data.input_shape(runner)
         rounds = self.pruner.settings.rounds
         bar = RoundsBar(self._pruner_name, rounds) if rounds > 1 else None
@@ -201,13 +203,16 @@ class RoundsBar:
     """A progress bar over rounds; where the output is no terminal it moves ten times only."""
 
     def __init__(self, title: str, rounds: int) -> None:
+        self._title, self._rounds = title, rounds
         self._step = 1 if sys.stdout.isatty() else max(1, rounds // 10)
         self._shown = 0
-        sys.stdout.write(f'{title}, {rounds} rounds ')
-        self._bar = ProgressBar(rounds, bar_width=30)
+        self._bar: ProgressBar | None = None
 
     def __call__(self, done: int, total: int, density: float) -> None:
         """Show that ``done`` of ``total`` rounds are over."""
+        if self._bar is None:  # not before there is progress: an error would land on the bar's line
+            sys.stdout.write(f'{self._title}, {self._rounds} rounds ')
+            self._bar = ProgressBar(self._rounds, bar_width=30)
         if done - self._shown >= self._step or done == total:
             self._bar.update(done - self._shown)
             self._shown = done

@@ -3,6 +3,7 @@
 from mmengine.model import is_model_wrapper
 from torch import nn
 
+from ..psg import PSGLayer
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from .ownership import assign_owners
 
@@ -56,4 +57,20 @@ class OwnershipConstructor:
         for name, cfg in self.optimizer_cfgs.items():
             settings = {key: value for key, value in cfg.items() if key != 'owns'}
             optimizers[name] = OPTIMIZERS.build(dict(settings, params=list(owned[name].values())))
+        if self.wrapper_cfg.get('precision') == 'float16':
+            _check_loss_scale(model)
         return OPTIM_WRAPPERS.build(dict(self.wrapper_cfg, **optimizers))
+
+
+def _check_loss_scale(model: nn.Module) -> None:
+    """Refuse PSG settings that a scaled loss would change: they compare gradients with numbers, or drop their size."""
+    for name, module in model.named_modules():
+        if isinstance(module, PSGLayer) and (
+            module.psg.take_sign or (module.psg.threshold and not module.psg.relative)
+        ):
+            raise ValueError(
+                f'OwnershipConstructor: precision float16 scales the loss, and {name} has PSG settings that depend on '
+                f"the gradient's scale (take_sign={module.psg.take_sign}, absolute threshold {module.psg.threshold}); "
+                'use '
+                "precision='bfloat16', or a relative threshold without take_sign"
+            )

@@ -98,8 +98,10 @@ class Pruner:
             min_per_tensor=min_per_tensor,
         )
         asked = inspect.signature(self.score).parameters.values()
-        self._asked = tuple(parameter.name for parameter in asked)
+        self.asks = tuple(parameter.name for parameter in asked)
+        """What the score can use, by name."""
         self.needs = frozenset(parameter.name for parameter in asked if parameter.default is parameter.empty)
+        """What of that it cannot do without."""
 
     @property
     def _name(self) -> str:
@@ -152,11 +154,11 @@ class Pruner:
                 'generator': Streams(seed),
                 **self._given(model, batches, flips, input_shape, rounds),
             }
-            if 'network' in self._asked:
+            if 'network' in self.asks:
                 ingredients['network'] = ScoringNetwork(model, given=rounds.weights)
-            if 'magnitudes' in self._asked:
+            if 'magnitudes' in self.asks:
                 ingredients['magnitudes'] = rounds.magnitudes()
-            ingredients = {name: ingredients[name] for name in self._asked if name in ingredients}
+            ingredients = {name: ingredients[name] for name in self.asks if name in ingredients}
             for done, kept_density in rounds.run(lambda: self.score(**ingredients)):
                 if on_round is not None:
                     on_round(done, settings.rounds, kept_density)
@@ -182,9 +184,9 @@ class Pruner:
         """Collect what the caller gave of what the score asks for, and refuse to go on without."""
         batches = as_batches(batches, self._name)
         given = {
-            'batches': to_double(batches, rounds.device) if batches and 'batches' in self._asked else None,
+            'batches': to_double(batches, rounds.device) if batches and 'batches' in self.asks else None,
             'input_shape': as_input_shape(input_shape, batches, model, self._name),
-            'flips': as_flips(flips, rounds.weights, self._name) if 'flips' in self._asked else None,
+            'flips': as_flips(flips, rounds.weights, self._name) if 'flips' in self.asks else None,
         }
         for name, value in given.items():
             if value is None and name in self.needs:

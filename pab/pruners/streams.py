@@ -1,4 +1,4 @@
-"""Random numbers that depend on a seed and a tensor's name alone: not on device, order or version."""
+"""Random numbers that depend on a seed and a tensor's name alone: not on device, order or torch's version."""
 
 import hashlib
 

@@ -37,6 +37,7 @@ def test_every_key_is_read(name):
     check_config(load(name))
 
 
+# the large networks are others of the same classes, and building them takes most of a second
 @pytest.mark.parametrize('name', [n for n in CONFIGS if not n.startswith(('wrn28', 'r50'))])
 def test_model_hooks_and_owners_fit_together(name):
     cfg = load(name)
@@ -94,7 +95,27 @@ def test_schedules_that_belong_to_no_optimizer_are_refused(tiny_config, schedule
         PabRunner.from_cfg(cfg).train()
 
 
+def load_base(path) -> dict:
+    return Config.fromfile(str(path)).to_dict()
+
+
+def leaves(settings: dict, path=()):
+    """(path, value) of everything a config sets; below a ``_delete_`` nothing is inherited."""
+    for key, value in settings.items():
+        if not isinstance(value, dict):
+            yield (*path, key), value
+        elif '_delete_' not in value:
+            yield from leaves(value, (*path, key))
+
+
 @pytest.mark.parametrize('name', CONFIGS)
 def test_leaves_show_only_what_they_vary(name):
-    lines = [line for line in (FOLDER / name).read_text().splitlines() if line.strip() and not line.startswith('#')]
-    assert len(lines) <= 20
+    own = {}
+    exec((FOLDER / name).read_text(), own)
+    bases = [load_base(FOLDER / base) for base in own.pop('_base_')]
+    merged = {key: value for base in bases for key, value in base.items()}
+    for path, value in leaves({key: value for key, value in own.items() if not key.startswith('__')}):
+        inherited = merged
+        for key in path:
+            inherited = inherited.get(key) if isinstance(inherited, dict) else None
+        assert inherited is None or inherited != value, f'{".".join(path)} repeats what is inherited'

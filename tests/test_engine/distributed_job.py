@@ -73,7 +73,8 @@ def summary(runner: Any) -> dict:
         'statistics': {name: value.clone() for name, value in network.named_buffers() if 'running' in name},
         'flips': flips,
         'metrics': {
-            name: runner.message_hub.log_scalars[f'val/{name}'].data[0].tolist() for name in ('accuracy/top1', 'cross_entropy')
+            name: runner.message_hub.log_scalars[f'val/{name}'].data[0].tolist()
+            for name in ('accuracy/top1', 'cross_entropy')
         },
         'batches': len(runner.train_dataloader),
     }

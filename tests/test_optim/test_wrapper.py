@@ -6,6 +6,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 import pab.optim
+from pab.psg import PSGConfig, convert_psg_
 from pab.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 
@@ -179,3 +180,14 @@ def test_paramwise_settings_are_refused():
         OPTIM_WRAPPER_CONSTRUCTORS.build(
             dict(type='OwnershipConstructor', optim_wrapper_cfg=dict(), paramwise_cfg=dict(norm_decay_mult=0))
         )
+
+
+@pytest.mark.parametrize('settings', [dict(take_sign=True), dict(relative=False, threshold=1e-3)])
+def test_a_scaled_loss_and_gradients_that_are_compared_with_numbers(settings):
+    model = convert_psg_(net(), PSGConfig(**settings))
+    with pytest.raises(
+        ValueError, match=r"0 has PSG settings that depend on the gradient's scale .* precision='bfloat16'"
+    ):
+        build(model, precision='float16')
+    build(model, precision='bfloat16')
+    build(convert_psg_(net()), precision='float16')

@@ -1,5 +1,5 @@
-# 1,797 real handwritten digits, 8 x 8 grey, that come with scikit-learn; not augmented: a mirrored digit is another sign,
-# and 2 x 2 pixels a channel are too few for batch norm to average the crops of so short a training.
+# 1,797 real handwritten digits, 8 x 8 grey, that come with scikit-learn. Not augmented: a mirrored digit is another
+# sign, and with random crops the running statistics of batch norm do not settle in so short a training.
 train_dataloader = dict(
     batch_size=64,
     num_workers=0,
