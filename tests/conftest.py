@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
+# Tests are small and some start processes: threads would only wait for each other. Set before torch is imported.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 import torch
 
 
