@@ -18,6 +18,8 @@ from pathlib import Path
 import torch
 from benchmarks.timing import Settings, environment, table
 
+from pab.engine.allocator import keep_freed_memory
+
 MEASURES = {
     'step': 'a training step: time, phases, memory; what masks, hooks and counting add',
     'bop': "an optimizer step, beside torch's SGD",
@@ -63,6 +65,8 @@ def main() -> None:
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision('high')
         torch.backends.cudnn.allow_tf32 = True
+    else:
+        keep_freed_memory()  # as tools/train.py does; for all contenders
     settings = Settings(args.device, args.repeats, args.warmup, args.tiny, args.full, args.compile)
     info = environment(settings)
     print(', '.join(f'{key} {value}' for key, value in info.items()), flush=True)

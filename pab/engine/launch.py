@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 
 from ..registry import RUNNERS
+from .allocator import keep_freed_memory
 from .config import check_config
 from .distributed import process_group
 from .restart import prepare_for_restarts
@@ -79,6 +81,8 @@ def run(cfg: Config, act: Callable[[Any], Any], restartable: bool = False) -> No
         act: what the runner is to do.
         restartable: whether a job that torchrun starts again goes on from its newest checkpoint.
     """
+    if get_device() == 'cpu':
+        keep_freed_memory()
     try:
         with process_group(cfg):
             if restartable:
