@@ -22,7 +22,11 @@ READ_ELSEWHERE = {
     'runner_type',
     'sync_bn',
 }
-ENV_KEYS = {'cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'}
+ENV_KEYS = {
+    '': {'cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'},
+    'dist_cfg': {'backend', 'port', 'timeout'},
+    'mp_cfg': {'mp_start_method', 'opencv_num_threads'},
+}
 
 
 class SettledConfig(Config):
@@ -45,7 +49,10 @@ def check_config(cfg: Config) -> None:
     """
     known = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | READ_ELSEWHERE
     _check_keys('config', [key for key in cfg if not key.startswith('_')], known)
-    _check_keys('env_cfg', cfg.get('env_cfg') or {}, ENV_KEYS)
+    env = cfg.get('env_cfg') or {}
+    for part, known in ENV_KEYS.items():
+        _check_keys(f'env_cfg.{part}'.rstrip('.'), (env.get(part) if part else env) or {}, known)
+    _check_topk(cfg)
     check_auto_scale_lr(cfg.get('auto_scale_lr') or {})
     for name, hook in (cfg.get('default_hooks') or {}).items():
         if hook is not None and 'type' not in hook:
@@ -54,6 +61,18 @@ def check_config(cfg: Config) -> None:
                 f'config: default_hooks.{name} has no type, got {dict(hook)!r}; '
                 f'{_suggest(name, known_hooks, "the hooks of this config are")}'
             )
+
+
+def _check_topk(cfg: Config) -> None:
+    """Refuse before the first epoch what would fail after it."""
+    classes = ((cfg.get('model') or {}).get('network') or {}).get('num_classes')
+    for key in ('val_evaluator', 'test_evaluator'):
+        metrics = cfg.get(key) or []
+        for metric in metrics if isinstance(metrics, list) else [metrics]:
+            topk = metric.get('topk', 1) if metric.get('type') == 'Accuracy' else 1
+            most = max(topk, default=1) if isinstance(topk, list | tuple) else topk
+            if isinstance(classes, int) and isinstance(most, int) and most > classes:
+                raise ValueError(f'{key}: topk must not exceed the number of classes, {classes}, got {most}')
 
 
 def _check_keys(where: str, keys: Iterable[str], known: set[str]) -> None:

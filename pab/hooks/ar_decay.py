@@ -30,7 +30,7 @@ class ARDecayHook(Hook):
     priority = 'HIGH'
 
     def __init__(self, interval: int = 45, gamma: float = 0.15, timing: str = 'after') -> None:
-        if not isinstance(interval, int) or interval < 1:
+        if type(interval) is not int or interval < 1:
             raise ValueError(f'ARDecayHook: interval must be an integer of epochs >= 1, got {interval!r}')
         if not 0 < gamma <= 1:
             raise ValueError(f'ARDecayHook: gamma must lie in (0, 1], got {gamma!r}; 1 keeps the rate')

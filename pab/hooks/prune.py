@@ -46,9 +46,9 @@ class PruneHook(Hook):
     priority = 'HIGH'
 
     def __init__(self, pruner: dict, epoch: int = 0, shots: int = 1, data: dict | None = None) -> None:
-        if not isinstance(epoch, int) or epoch < 0:
+        if type(epoch) is not int or epoch < 0:
             raise ValueError(f'PruneHook: epoch must be an integer >= 0, got {epoch!r}')
-        if not isinstance(shots, int) or shots < 1:
+        if type(shots) is not int or shots < 1:
             raise ValueError(f'PruneHook: shots must be an integer >= 1, got {shots!r}')
         self.pruner = PRUNERS.build(pruner)
         self.epoch = epoch
