@@ -6,7 +6,7 @@ over its distinct windows. (torch, besides, has no fast float64 convolution on a
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -74,7 +74,7 @@ class FewWindows(TorchFunctionMode):
         if func in _CONVOLUTIONS:
             return _convolve(self._out, func, *args, **kwargs)
         # not from types: handle_torch_function leaves subclasses out of it while a mode is active
-        if func in _FACTS or not pytree.tree_any(_is_repetitive, (args, kwargs)):
+        if func in _FACTS or not (_holds_image(args) or _holds_image(kwargs.values())):
             return func(*args, **kwargs)
         _refuse_without_gradients(func)
         if func in _KEEPERS:
@@ -85,8 +85,11 @@ class FewWindows(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _is_repetitive(value: Any) -> bool:
-    return isinstance(value, RepetitiveImage)
+def _holds_image(values: Iterable[Any]) -> bool:
+    return any(
+        isinstance(value, RepetitiveImage) or (isinstance(value, list | tuple) and _holds_image(value))
+        for value in values
+    )
 
 
 def _refuse_without_gradients(func: Callable) -> None:
@@ -103,10 +106,10 @@ def _may_change_its_input(func: Callable, args: tuple, kwargs: Mapping[str, Any]
     name = func.__name__
     if _is_in_place(func) or name.startswith('__i') or name in ('__setitem__', '__set__'):
         return True
-    inplace = getattr(func, '__module__', None) == F.__name__ and any(
-        arg is True for arg in args
-    )  # its arguments may come by position
-    return inplace or bool(kwargs.get('inplace')) or kwargs.get('out') is not None
+    if kwargs.get('inplace') or kwargs.get('out') is not None:
+        return True
+    # 'inplace' may also come by position, where it is one True among others
+    return getattr(func, '__module__', None) == F.__name__ and any(arg is True for arg in args)
 
 
 def _image(values: Tensor, rows: Runs, columns: Runs) -> Tensor:
@@ -135,8 +138,13 @@ def _take(values: Tensor, rows: Runs, columns: Runs) -> Tensor:
     """Pick rows and columns, some of them several times."""
     for dim, picked in ((2, rows), (3, columns)):
         if picked != tuple(range(values.shape[dim])):
-            values = values.index_select(dim, torch.tensor(picked, device=values.device))
+            values = values.index_select(dim, _index(picked, values.device))
     return values
+
+
+@functools.lru_cache(maxsize=512)
+def _index(picked: Runs, device: torch.device) -> Tensor:
+    return torch.tensor(picked, device=device)
 
 
 # ---- functions that keep an image repetitive
@@ -321,8 +329,8 @@ def _fold(windows: Tensor, shape: torch.Size, geometry: _Geometry, axes: tuple[_
     for dim, padding, axis in zip((2, 3), geometry.padding, axes, strict=True):
         border = min(padding, 1)
         lengths = [*image.shape[:dim], shape[dim] + 2 * border, *image.shape[dim + 1 :]]
-        reads = torch.tensor(axis.reads, device=image.device)
-        image = image.new_zeros(lengths).index_add_(dim, reads, image).narrow(dim, border, shape[dim])
+        index = _index(axis.reads, image.device)
+        image = image.new_zeros(lengths).index_add_(dim, index, image).narrow(dim, border, shape[dim])
     return image
 
 
