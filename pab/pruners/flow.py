@@ -1,33 +1,60 @@
 """The flow through a network for one image of equal pixels, in which most rows and columns are computed once.
 
 A convolution that pads with zeros changes such an image at its border only, one ring a layer. So neighbouring rows stay
-equal, and columns likewise: an image is kept as its distinct rows and columns, and a convolution is one matrix product
-over its distinct windows. (torch, besides, has no fast float64 convolution on a CPU.)
+equal, and columns likewise: an image is kept as its distinct rows and columns while it passes through the network.
 """
 
-import functools
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
-Runs = tuple[int, ...]
-"""For each position along an axis the distinct one it equals: 0, then its neighbour's or one more."""
+from .windows import Geometry, Runs, WindowProduct, common, take
+
+
+def total_flow(
+    network: Callable[[Mapping[str, Tensor], Tensor], Tensor],
+    weights: Mapping[str, Tensor],
+    shape: tuple[int, int, int],
+    out: Mapping[str, Tensor],
+) -> Tensor:
+    """Return the sum of a network's outputs for an image of ones, which can be differentiated once.
+
+    Args:
+        network: called as ``network(weights, images)``.
+        weights: parameter name -> float64 tensor.
+        shape: (C, H, W) of the image.
+        out: parameter name -> float64 tensor of its shape, where the gradient of a convolution's weight may go.
+    """
+    ones = next(iter(weights.values())).new_ones(1, *shape)
+    flow = None
+    if ones.device.type == 'cpu':  # a GPU adds up repeated rows in any order, and has fast convolutions
+        mode = FewWindows([(weight, out[name]) for name, weight in weights.items()])
+        # whatever comes out of it: an error that is the network's own will come again
+        with contextlib.suppress(Exception), mode:
+            flow = network(weights, RepetitiveImage.of_ones(shape)).sum()
+        if mode.refused:
+            flow = None
+    return network(weights, ones).sum() if flow is None else flow
 
 
 class NeedsEveryPixel(Exception):
-    """The network does something that the gradients of a :class:`RepetitiveImage` cannot follow."""
+    """The network does something that gradients of a :class:`RepetitiveImage` cannot follow."""
 
 
 class RepetitiveImage(Tensor):
-    """An image (1, C, H, W) kept as its distinct rows and columns; understood inside :class:`FewWindows` alone.
+    """A float64 image (1, C, H, W) on the CPU, kept as its distinct rows and columns under :class:`FewWindows`.
+
+    It stays small through functions that treat all pixels of a channel alike or read windows of them. The first other
+    function turns it into an ordinary tensor, for good: from then on that is what every use of the image, every view
+    and every change in place works on.
 
     Args:
-        values: (1, C, distinct rows, distinct columns), a plain tensor.
+        values: (1, C, distinct rows, distinct columns), an ordinary tensor.
         rows: of length H, which of the distinct rows each row is.
         columns: of length W, likewise.
     """
@@ -39,11 +66,35 @@ class RepetitiveImage(Tensor):
 
     def __init__(self, values: Tensor, rows: Runs, columns: Runs):
         self.values, self.rows, self.columns = values, rows, columns
+        self._plain: Tensor | None = None
 
     @classmethod
-    def of_ones(cls, shape: tuple[int, int, int], like: Tensor) -> 'RepetitiveImage':
-        """Return an image of ones; shape is (C, H, W), type and device are those of ``like``."""
-        return cls(like.new_ones(1, shape[0], 1, 1), (0,) * shape[1], (0,) * shape[2])
+    def of_ones(cls, shape: tuple[int, int, int]) -> 'RepetitiveImage':
+        """Return an image of ones; shape is (C, H, W)."""
+        return cls(torch.ones(1, shape[0], 1, 1, dtype=torch.float64), (0,) * shape[1], (0,) * shape[2])
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is an ordinary tensor by now."""
+        return self._plain is not None
+
+    def plain(self) -> Tensor:
+        """Turn it into an ordinary tensor; the same one at every call."""
+        if self._plain is None:
+            self._plain = take(self.values, self.rows, self.columns)
+        return self._plain
+
+    def replace(self, values: Tensor, rows: Runs, columns: Runs) -> 'RepetitiveImage':
+        """Change it in place, which nothing but this object can see while it is not plain."""
+        self.values, self.rows, self.columns = values, rows, columns
+        return self
+
+    @classmethod
+    def __torch_function__(cls, func: Callable, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None):
+        if func in _FACTS:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args)
+        return func(*_with_plain(args), **_with_plain(kwargs or {}))
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
@@ -51,38 +102,51 @@ class RepetitiveImage(Tensor):
 
 
 class FewWindows(TorchFunctionMode):
-    """Inside the context torch functions understand a :class:`RepetitiveImage`.
+    """Inside the context a :class:`RepetitiveImage` stays small as long as possible; results are the ordinary ones.
 
-    Convolution, max pooling, BatchNorm in evaluation mode, ReLU and addition keep it; all other functions get the
-    plain image. A plain float64 image on the CPU is convolved by a matrix product, too. Results are the ordinary ones
-    but for the order of the sums. Second derivatives are not available.
+    That is so up to the order of sums. An ordinary float64 image on the CPU is convolved by a matrix product, too,
+    which torch does not do. Convolutions can be differentiated once.
+
+    Attributes:
+        refused: whether the network did something that cannot be followed; what came out of it is of no use then, even
+            if the network caught the error.
 
     Args:
         out: (weight, buffer of its shape): where to put the gradient of a convolution's weight, so that no memory has
-            to be found for it. A buffer serves once; a weight that is used again gets fresh memory.
+            to be found for it. A buffer serves once; a weight that is used again gets fresh memory. The weights must
+            live as long as the context.
 
     Raises:
-        NeedsEveryPixel: from inside the network.
+        NeedsEveryPixel: from inside the network: an image was used where no gradient is recorded, such as in a custom
+            autograd function, or gradients were asked for or changed there.
     """
 
-    def __init__(self, out: list[tuple[Tensor, Tensor]] = ()):
+    def __init__(self, out: Sequence[tuple[Tensor, Tensor]] = ()):
         super().__init__()
         self._out = {id(weight): buffer for weight, buffer in out}
+        self.refused = False
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None):
         kwargs = dict(kwargs or {})
+        if func in _OF_GRADIENTS:
+            self._refuse(f'{func} asks for gradients inside the network')
         if func in _CONVOLUTIONS:
+            self._check_gradients(func, args, kwargs)
             return _convolve(self._out, func, *args, **kwargs)
-        # not from types: handle_torch_function leaves subclasses out of it while a mode is active
         if func in _FACTS or not (_holds_image(args) or _holds_image(kwargs.values())):
             return func(*args, **kwargs)
-        _refuse_without_gradients(func)
-        if func in _KEEPERS:
-            return _KEEPERS[func](func, *args, **kwargs)
-        if _may_change_its_input(func, args, kwargs):
-            raise NeedsEveryPixel(f'{func} may change an image in place')
-        args, kwargs = _plain_everywhere((args, kwargs))
-        return func(*args, **kwargs)
+        self._check_gradients(func, args, kwargs)
+        result = _KEEPERS[func](func, *args, **kwargs) if func in _KEEPERS else NotImplemented
+        return func(*_with_plain(args), **_with_plain(kwargs)) if result is NotImplemented else result
+
+    def _check_gradients(self, func: Callable, args: tuple, kwargs: Mapping[str, Any]) -> None:
+        # the forward pass of a custom autograd function runs so, and its backward pass would never be asked
+        if not torch.is_grad_enabled() and (_holds_image(args) or _holds_image(kwargs.values())):
+            self._refuse(f'{func} was called where no gradient is recorded')
+
+    def _refuse(self, reason: str) -> None:
+        self.refused = True
+        raise NeedsEveryPixel(reason)
 
 
 def _holds_image(values: Iterable[Any]) -> bool:
@@ -92,253 +156,160 @@ def _holds_image(values: Iterable[Any]) -> bool:
     )
 
 
-def _refuse_without_gradients(func: Callable) -> None:
-    # the forward pass of a custom autograd function runs so, and its backward pass would never be asked
-    if not torch.is_grad_enabled():
-        raise NeedsEveryPixel(f'{func} was called where no gradient is recorded')
+def _with_plain(value: Any) -> Any:
+    if isinstance(value, RepetitiveImage):
+        return value.plain()
+    if isinstance(value, Mapping):
+        return {key: _with_plain(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_with_plain, value))
+    return value
 
 
-def _is_in_place(func: Callable) -> bool:
-    return func.__name__.endswith('_') and not func.__name__.startswith('__')
+def _is_small(value: Any) -> bool:
+    return isinstance(value, RepetitiveImage) and not value.is_plain
 
 
-def _may_change_its_input(func: Callable, args: tuple, kwargs: Mapping[str, Any]) -> bool:
-    name = func.__name__
-    if _is_in_place(func) or name.startswith('__i') or name in ('__setitem__', '__set__'):
-        return True
-    if kwargs.get('inplace') or kwargs.get('out') is not None:
-        return True
-    # 'inplace' may also come by position, where it is one True among others
-    return getattr(func, '__module__', None) == F.__name__ and any(arg is True for arg in args)
+def _parts(image: Tensor) -> tuple[Tensor, Runs, Runs]:
+    """Return values, rows and columns of an image of either kind."""
+    if _is_small(image):
+        return image.values, image.rows, image.columns
+    image = _with_plain(image)
+    return image, tuple(range(image.shape[2])), tuple(range(image.shape[3]))
 
 
 def _image(values: Tensor, rows: Runs, columns: Runs) -> Tensor:
-    """Return a plain tensor if all is distinct, which everything runs on as it is."""
+    """Return an ordinary tensor if all is distinct."""
     if values.shape[2:] == (len(rows), len(columns)):
         return values
     return RepetitiveImage(values, rows, columns)
 
 
-def _plain(image: RepetitiveImage) -> Tensor:
-    return _take(image.values, image.rows, image.columns)
-
-
-def _plain_everywhere(tree: Any) -> Any:
-    return pytree.tree_map_only(RepetitiveImage, _plain, tree)
-
-
-def _parts(image: Tensor) -> tuple[Tensor, Runs, Runs]:
-    """Return values, rows and columns of an image of either kind."""
-    if isinstance(image, RepetitiveImage):
-        return image.values, image.rows, image.columns
-    return image, tuple(range(image.shape[2])), tuple(range(image.shape[3]))
-
-
-def _take(values: Tensor, rows: Runs, columns: Runs) -> Tensor:
-    """Pick rows and columns, some of them several times."""
-    for dim, picked in ((2, rows), (3, columns)):
-        if picked != tuple(range(values.shape[dim])):
-            values = values.index_select(dim, _index(picked, values.device))
-    return values
-
-
-@functools.lru_cache(maxsize=512)
-def _index(picked: Runs, device: torch.device) -> Tensor:
-    return torch.tensor(picked, device=device)
-
-
-# ---- functions that keep an image repetitive
+# Functions that keep an image small. They take what the function takes, and return NotImplemented where they cannot.
 
 
 def _normalize(func, input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
-    settings = running_mean, running_var, weight, bias, training, momentum, eps
-    if training or not isinstance(input, RepetitiveImage):  # statistics over the image need every pixel
-        return func(_plain_everywhere(input), *settings)
-    return RepetitiveImage(func(input.values, *settings), input.rows, input.columns)
+    if training or not _is_small(input):  # statistics over the image need every pixel
+        return NotImplemented
+    values = func(input.values, running_mean, running_var, weight, bias, training, momentum, eps)
+    return RepetitiveImage(values, input.rows, input.columns)
 
 
-def _relu(func, input, inplace=False):
-    result = RepetitiveImage(torch.relu(input.values), input.rows, input.columns)
-    return _store(input, result) if inplace or _is_in_place(func) else result
+def _pointwise(func, input, *args, **kwargs):
+    if not _is_small(input) or _holds_image(args) or _holds_image(kwargs.values()) or 'out' in kwargs:
+        return NotImplemented
+    given = input.values.clone()  # which the function may change in place
+    result = func(given, *args, **kwargs)
+    parts = result, input.rows, input.columns
+    return input.replace(*parts) if result is given else RepetitiveImage(*parts)
 
 
-def _add(func, input, other, *, alpha=1, out=None):
-    if not isinstance(other, Tensor) or other.shape != input.shape or input.dim() != 4 or out is not None:
-        raise NeedsEveryPixel(f'{func} adds something of another shape to an image')
-    (first, *runs), (second, *second_runs) = _parts(input), _parts(other)
-    if runs != second_runs:
-        rows, columns = (_common(*of_axis) for of_axis in zip(runs, second_runs, strict=True))
-        first = _take(first, rows.of_first, columns.of_first)
-        second = _take(second, rows.of_second, columns.of_second)
+def _combine(func, first, second, **kwargs):
+    if 'out' in kwargs or not isinstance(first, Tensor):
+        return NotImplemented
+    if not isinstance(second, Tensor) or _is_per_channel(second, first):
+        return _pointwise(func, first, second, **kwargs)
+    if _is_small(second) and _is_per_channel(first, second) and not _is_in_place(func):
+        return RepetitiveImage(func(first, second.values, **kwargs), second.rows, second.columns)
+    if second.shape != first.shape or first.dim() != 4 or (_is_in_place(func) and not _is_small(first)):
+        return NotImplemented
+    (one, *runs), (other, *other_runs) = _parts(first), _parts(second)
+    if runs != other_runs:
+        rows, columns = (common(*of_axis) for of_axis in zip(runs, other_runs, strict=True))
+        one = take(one, rows.of_first, columns.of_first)
+        other = take(other, rows.of_second, columns.of_second)
         runs = [rows.runs, columns.runs]
-    result = torch.add(first, second, alpha=alpha)
-    return _store(input, RepetitiveImage(result, *runs)) if _is_in_place(func) else _image(result, *runs)
+    if _is_in_place(func):
+        return first.replace(func(one.clone(), other, **kwargs), *runs)
+    return _image(func(one, other, **kwargs), *runs)
 
 
-def _store(image: Tensor, result: RepetitiveImage) -> Tensor:
-    """Do what an operation in place does: later uses of the image see the result."""
-    if not isinstance(image, RepetitiveImage):
-        return image.copy_(_plain(result))
-    image.values, image.rows, image.columns = result.values, result.rows, result.columns
-    return image
+def _is_per_channel(tensor: Tensor, image: Tensor) -> bool:
+    if isinstance(tensor, RepetitiveImage) or tensor.dim() > 4 or image.dim() != 4:
+        return False
+    channels = tensor.shape[-3] if tensor.dim() > 2 else 1
+    return all(size == 1 for size in tensor.shape[-2:] + tensor.shape[:-3]) and channels in (1, image.shape[1])
 
 
-class _Common(NamedTuple):
-    runs: Runs
-    of_first: Runs
-    of_second: Runs
+def _is_in_place(func: Callable) -> bool:
+    return func.__name__.endswith('_')
 
 
-@functools.lru_cache(maxsize=256)
-def _common(first: Runs, second: Runs) -> _Common:
-    """Tell positions apart that either of two images tells apart."""
-    distinct, runs = _distinct(list(zip(first, second, strict=True)))
-    return _Common(runs, tuple(a for a, _ in distinct), tuple(b for _, b in distinct))
+def _concatenate(func, tensors, dim=0):
+    if dim not in (1, -3) or any(tensor.dim() != 4 or tensor.shape[2:] != tensors[0].shape[2:] for tensor in tensors):
+        return NotImplemented
+    values, *runs = zip(*map(_parts, tensors), strict=True)
+    rows, columns = (_refine(of_axis) for of_axis in runs)
+    picked = [take(*parts) for parts in zip(values, rows[1], columns[1], strict=True)]
+    return _image(func(picked, 1), rows[0], columns[0])
 
 
-def _distinct(items: list[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], Runs]:
-    """Keep one of equal neighbours; tell which of the kept each item is."""
-    kept, runs = [], []
-    for item in items:
-        if not kept or item != kept[-1]:
-            kept.append(item)
-        runs.append(len(kept) - 1)
-    return kept, tuple(runs)
-
-
-# ---- functions that read windows
-
-
-class _Axis(NamedTuple):
-    """The windows along one axis."""
-
-    reads: Runs
-    """For each distinct window the distinct rows that it reads, one after the other; 0 is the border, if there is."""
-    runs: Runs
-    """Which of the distinct windows each window is."""
-
-
-@functools.lru_cache(maxsize=256)
-def _windows(runs: Runs, kernel: int, stride: int, padding: int, dilation: int) -> _Axis:
-    rows = (0,) * padding + tuple(row + 1 for row in runs) + (runs[-1] + 2,) * padding if padding else runs
-    starts = range(0, len(rows) - dilation * (kernel - 1), stride)
-    windows, runs = _distinct([tuple(rows[start + dilation * tap] for tap in range(kernel)) for start in starts])
-    return _Axis(tuple(row for window in windows for row in window), runs)
-
-
-class _Geometry(NamedTuple):
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-
-    def axes(self, rows: Runs, columns: Runs) -> tuple[_Axis, _Axis]:
-        settings = zip((rows, columns), *self, strict=True)
-        return tuple(_windows(*of_axis) for of_axis in settings)
-
-    @property
-    def border(self) -> tuple[int, int, int, int]:
-        """As ``F.pad`` takes it: one row stands for all of a border."""
-        height, width = (min(padding, 1) for padding in self.padding)
-        return width, width, height, height
-
-
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value) * (2 if len(value) == 1 else 1)
+def _refine(runs: Sequence[Runs]) -> tuple[Runs, list[Runs]]:
+    """Tell positions apart that any of the images tells apart; for each image, the row of each distinct position."""
+    finest = runs[0]
+    for others in runs[1:]:
+        finest = common(finest, others).runs
+    return finest, [common(finest, own).of_second for own in runs]
 
 
 def _max_pool(func, input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
-    if ceil_mode or return_indices or input.dim() != 4:
-        return func(_plain(input), kernel_size, stride, padding, dilation, ceil_mode, return_indices)
-    geometry = _Geometry(_pair(kernel_size), _pair(stride or kernel_size), _pair(padding), _pair(dilation))
-    rows, columns = geometry.axes(input.rows, input.columns)
-    bordered = F.pad(input.values, geometry.border, value=-torch.inf)
-    values = F.max_pool2d(_take(bordered, rows.reads, columns.reads), geometry.kernel)
+    if not _is_small(input) or ceil_mode or return_indices:
+        return NotImplemented
+    geometry = Geometry.of(kernel_size, stride or kernel_size, padding, dilation)
+    if any(2 * padding > kernel for padding, kernel in zip(geometry.padding, geometry.kernel, strict=True)):
+        return NotImplemented  # for torch to refuse
+    return _pool(F.max_pool2d, input, geometry, -torch.inf)
+
+
+def _average_pool(
+    func, input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
+):
+    geometry = Geometry.of(kernel_size, stride or kernel_size, padding, 1)
+    if not _is_small(input) or geometry.padding != (0, 0) or ceil_mode or divisor_override is not None:
+        return NotImplemented
+    return _pool(F.avg_pool2d, input, geometry, 0.0)
+
+
+def _pool(func: Callable, input: RepetitiveImage, geometry: Geometry, border: float):
+    rows, columns = axes = geometry.axes(input.rows, input.columns)
+    if not rows.runs or not columns.runs:
+        return NotImplemented
+    values = func(geometry.side_by_side(input.values, axes, border), geometry.kernel)
     return _image(values, rows.runs, columns.runs)
 
 
 def _convolve(out, func, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    repetitive = isinstance(input, RepetitiveImage)
-    if repetitive:
-        _refuse_without_gradients(func)
-    alone = input.dim() == 4 and len(input) == 1 and input.dtype == torch.float64 and input.device.type == 'cpu'
-    if not (repetitive or alone) or groups != 1 or isinstance(padding, str):
-        return func(_plain_everywhere(input), weight, bias, stride, padding, dilation, groups)
-    values, *runs = _parts(input)
-    geometry = _Geometry(tuple(weight.shape[2:]), _pair(stride), _pair(padding), _pair(dilation))
-    rows, columns = geometry.axes(*runs)
-    result = _Product.apply(values, weight, bias, geometry, (rows, columns) if repetitive else None, out)
+    image = input if _is_small(input) else _with_plain(input)
+    settings = bias, stride, padding, dilation, groups
+    alone = image.dim() == 4 and image.shape[0] == 1 and image.dtype == torch.float64 and image.device.type == 'cpu'
+    if not alone or isinstance(padding, str) or not (groups == 1 or _is_small(image)):
+        return func(_with_plain(image), weight, *settings)
+    values, *runs = _parts(image)
+    geometry = Geometry.of(weight.shape[2:], stride, padding, dilation)
+    rows, columns = axes = geometry.axes(*runs)
+    if not rows.runs or not columns.runs or image.shape[1] != weight.shape[1] * groups:
+        return func(_with_plain(image), weight, *settings)  # for torch to refuse
+    if groups != 1:
+        values = func(geometry.side_by_side(values, axes), weight, bias, geometry.kernel, 0, 1, groups)
+        return _image(values, rows.runs, columns.runs)
+    result = WindowProduct.apply(values, weight, bias, geometry, axes if _is_small(image) else None, out)
     # a view from here, not from inside of the function: such a one could not be changed in place
     return _image(result.view(1, len(weight), rows.runs[-1] + 1, columns.runs[-1] + 1), rows.runs, columns.runs)
 
 
-class _Product(torch.autograd.Function):
-    """y (O, L) = W (O, K) @ windows (K, L), for L positions and K = C * kernel height * kernel width.
-
-    With ``axes`` only their distinct windows are computed, else every one.
-    """
-
-    @staticmethod
-    def forward(ctx, values, weight, bias, geometry: _Geometry, axes: tuple[_Axis, _Axis] | None, out):
-        ctx.geometry, ctx.axes, ctx.out, ctx.key, ctx.shape = geometry, axes, out, id(weight), values.shape
-        windows = _unfold(values, geometry, axes)
-        # (L, K) for few positions and a large weight: the products then read the weight in the order it lies in memory
-        ctx.tall = windows.shape[1] < windows.shape[0]
-        if ctx.tall:
-            windows = windows.t().contiguous()
-            # contiguous: torch's backward pass of an evaluated BatchNorm errs on the strides of a lone transposed image
-            result = (windows @ weight.flatten(1).t()).t().contiguous()
-        else:
-            result = weight.flatten(1) @ windows
-        if bias is not None:
-            result = result + bias[:, None]
-        ctx.save_for_backward(windows, weight)
-        return result
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        windows, weight = ctx.saved_tensors
-        needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        grad_input = grad_weight = grad_bias = None
-        if needs_weight:
-            buffer = ctx.out.pop(ctx.key, None)
-            grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format) if buffer is None else buffer
-            torch.mm(grad, windows if ctx.tall else windows.t(), out=grad_weight.view(len(weight), -1))
-        if needs_bias:
-            grad_bias = grad.sum(1)
-        if needs_input:
-            spread = (grad.t().contiguous() @ weight.flatten(1)).t() if ctx.tall else weight.flatten(1).t() @ grad
-            grad_input = _fold(spread, ctx.shape, ctx.geometry, ctx.axes)
-        return grad_input, grad_weight, grad_bias, None, None, None
-
-
-def _unfold(values: Tensor, geometry: _Geometry, axes: tuple[_Axis, _Axis] | None) -> Tensor:
-    """Lay out the windows, (K, L)."""
-    if axes is None:
-        return F.unfold(values, geometry.kernel, geometry.dilation, geometry.padding, geometry.stride)[0]
-    side_by_side = _take(F.pad(values, geometry.border), axes[0].reads, axes[1].reads)
-    return F.unfold(side_by_side, geometry.kernel, stride=geometry.kernel)[0]
-
-
-def _fold(windows: Tensor, shape: torch.Size, geometry: _Geometry, axes: tuple[_Axis, _Axis] | None) -> Tensor:
-    """Add up (K, L) to an image (1, C, H, W): the transpose of :func:`_unfold`."""
-    if axes is None:
-        return F.fold(windows[None], shape[2:], geometry.kernel, geometry.dilation, geometry.padding, geometry.stride)
-    image = F.fold(windows[None], tuple(len(axis.reads) for axis in axes), geometry.kernel, stride=geometry.kernel)
-    for dim, padding, axis in zip((2, 3), geometry.padding, axes, strict=True):
-        border = min(padding, 1)
-        lengths = [*image.shape[:dim], shape[dim] + 2 * border, *image.shape[dim + 1 :]]
-        index = _index(axis.reads, image.device)
-        image = image.new_zeros(lengths).index_add_(dim, index, image).narrow(dim, border, shape[dim])
-    return image
-
-
 _FACTS = {Tensor.dim, Tensor.size, *(getattr(Tensor, name).__get__ for name in ('shape', 'ndim', 'dtype', 'device'))}
+_OF_GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward, Tensor.register_hook}
 _CONVOLUTIONS = {torch.conv2d, F.conv2d}
+_ELEMENTWISE = (
+    *(F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.hardtanh, F.leaky_relu, F.elu),
+    *(F.silu, F.gelu, F.hardswish, F.hardsigmoid, F.mish, torch.sigmoid, Tensor.sigmoid, torch.tanh, Tensor.tanh),
+)
+_COMBINING = (torch.add, torch.sub, torch.mul, torch.div, Tensor.add, Tensor.sub, Tensor.mul, Tensor.div)
 _KEEPERS = {
     F.batch_norm: _normalize,
-    **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), _relu),
-    **dict.fromkeys((torch.add, Tensor.add, Tensor.add_), _add),
-    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), _max_pool),
+    **dict.fromkeys(_ELEMENTWISE, _pointwise),
+    **dict.fromkeys((*_COMBINING, Tensor.add_, Tensor.sub_, Tensor.mul_, Tensor.div_), _combine),
+    torch.cat: _concatenate,
+    F.max_pool2d: _max_pool,
+    F.avg_pool2d: _average_pool,
 }

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..registry import PRUNERS
 from .base import Pruner
-from .flow import FewWindows, NeedsEveryPixel, RepetitiveImage
+from .flow import total_flow
 from .network import ScoringNetwork, as_leaves, gradients
 
 
@@ -32,12 +32,6 @@ class SynFlow(Pruner):
         out: dict[str, Tensor],
     ) -> dict[str, Tensor]:
         leaves = as_leaves(magnitudes)
-        first = next(iter(out.values()))
-        with FewWindows([(leaf, out[name]) for name, leaf in leaves.items()]):
-            try:
-                flow = network.absolute()(leaves, RepetitiveImage.of_ones(input_shape, first)).sum()
-            except NeedsEveryPixel:
-                flow = network.absolute()(leaves, first.new_ones(1, *input_shape)).sum()
-        grads = gradients(flow, leaves)
+        grads = gradients(total_flow(network.absolute(), leaves, input_shape, out), leaves)
         # nothing in the network of absolute values is negative, so neither is w * dR/dw
         return {name: torch.mul(magnitudes[name], grads[name], out=out[name]) for name in leaves}
