@@ -10,13 +10,13 @@ SETTINGS_OF_THE_USER = ('MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_', 'GLI
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep the memory that it frees, for its own next use; tell whether the C library can.
+    """Let the process keep the memory that it frees, for its own next use; tell whether that was done.
 
     By default glibc returns large blocks to the system at once. A training step frees and asks again for the same
     activations, and the system has to clear every page of them each time, which on a CPU is a good tenth of a step. The
-    price is that memory once used stays with the process until it ends.
+    price is that up to 2 GiB which are free stay with the process. An old glibc keeps blocks of up to 32 MiB only.
 
-    Nothing is changed where a user set glibc's own variables (``SETTINGS_OF_THE_USER``).
+    Nothing is changed with another C library, nor where a user set glibc's own variables (``SETTINGS_OF_THE_USER``).
     """
     if any(name in os.environ for name in SETTINGS_OF_THE_USER):
         return False

@@ -22,11 +22,8 @@ READ_ELSEWHERE = {
     'runner_type',
     'sync_bn',
 }
-ENV_KEYS = {
-    '': {'cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'},
-    'dist_cfg': {'backend', 'port', 'timeout'},
-    'mp_cfg': {'mp_start_method', 'opencv_num_threads'},
-}
+ENV_KEYS = {'cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'}
+MP_KEYS = {'mp_start_method', 'opencv_num_threads'}
 
 
 class SettledConfig(Config):
@@ -50,8 +47,8 @@ def check_config(cfg: Config) -> None:
     known = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | READ_ELSEWHERE
     _check_keys('config', [key for key in cfg if not key.startswith('_')], known)
     env = cfg.get('env_cfg') or {}
-    for part, known in ENV_KEYS.items():
-        _check_keys(f'env_cfg.{part}'.rstrip('.'), (env.get(part) if part else env) or {}, known)
+    _check_keys('env_cfg', env, ENV_KEYS)
+    _check_keys('env_cfg.mp_cfg', env.get('mp_cfg') or {}, MP_KEYS)
     _check_topk(cfg)
     check_auto_scale_lr(cfg.get('auto_scale_lr') or {})
     for name, hook in (cfg.get('default_hooks') or {}).items():
@@ -68,11 +65,11 @@ def _check_topk(cfg: Config) -> None:
     classes = ((cfg.get('model') or {}).get('network') or {}).get('num_classes')
     for key in ('val_evaluator', 'test_evaluator'):
         metrics = cfg.get(key) or []
-        for metric in metrics if isinstance(metrics, list) else [metrics]:
+        for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
             topk = metric.get('topk', 1) if metric.get('type') == 'Accuracy' else 1
-            most = max(topk, default=1) if isinstance(topk, list | tuple) else topk
-            if isinstance(classes, int) and isinstance(most, int) and most > classes:
-                raise ValueError(f'{key}: topk must not exceed the number of classes, {classes}, got {most}')
+            for k in topk if isinstance(topk, list | tuple) else [topk]:
+                if isinstance(classes, int) and isinstance(k, int) and k > classes:
+                    raise ValueError(f'{key}: topk must not exceed the number of classes, {classes}, got {k}')
 
 
 def _check_keys(where: str, keys: Iterable[str], known: set[str]) -> None:

@@ -74,6 +74,7 @@ def load_config(args: argparse.Namespace) -> Config:
 def run(cfg: Config, act: Callable[[Any], Any], restartable: bool = False) -> None:
     """Build the runner of a config and let it act; an error in what the user gave is one line, not a traceback.
 
+    On a CPU the process keeps the memory that it frees from here on (:func:`keep_freed_memory`).
     ``PAB_TRACEBACK=1`` in the environment shows where such an error came from.
 
     Args:

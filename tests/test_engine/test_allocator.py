@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from mmengine.config import Config
 
+from pab.engine import launch
 from pab.engine.allocator import SETTINGS_OF_THE_USER
 
 CODE = """
@@ -15,7 +17,7 @@ from pab.engine.allocator import keep_freed_memory
 import torch
 print(keep_freed_memory())
 for _ in range(5):
-    torch.ones(1 << 22)  # 16 MiB: 4,096 pages
+    torch.ones(1 << 22)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
     torch.ones(1 << 22)  # 16 MiB: 4,096 pages
@@ -40,6 +42,14 @@ def test_freed_memory_serves_again():
 
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='only glibc has the setting')
 def test_a_setting_of_the_user_stays():
-    done, count = faults(MALLOC_MMAP_THRESHOLD_='1000000', MALLOC_TRIM_THRESHOLD_='1000000')
+    done, _ = faults(MALLOC_MMAP_THRESHOLD_='1000000')
     assert not done
-    assert count > 20 * 4000
+
+
+def test_every_tool_on_the_cpu_keeps_it(monkeypatch):
+    called = []
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(launch, 'keep_freed_memory', lambda: called.append(True))
+    with pytest.raises(SystemExit):
+        launch.run(Config(dict(work_dir='')), lambda runner: None)
+    assert called

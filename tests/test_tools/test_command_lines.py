@@ -103,7 +103,7 @@ def test_print_config_shows_the_whole_config():
             ['env_cfg.cudnn_benchmrk=True'],
             "env_cfg: nothing reads the key 'cudnn_benchmrk'; did you mean cudnn_benchmark",
         ),
-        (['env_cfg.dist_cfg.bakend=gloo'], 'env_cfg.dist_cfg: nothing reads the key'),
+        (['env_cfg.mp_cfg.start_method=fork'], "env_cfg.mp_cfg: nothing reads the key 'start_method'"),
         (['val_evaluator.topk=11'], 'val_evaluator: topk must not exceed the number of classes, 10, got 11'),
         (['default_hooks.prune.pruner.type=SinFlow'], 'SynFlow'),
         (['default_hooks.prune.pruner.density=1.5'], r'density must lie in (0, 1], got 1.5'),

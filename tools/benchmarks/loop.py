@@ -21,7 +21,6 @@ from pab.registry import LOOPS, RUNNERS
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'pab' / 'r20_cifar10.py'
 REQUIRED = 1.03
-TIMES_THE_REPEATS = 4  # a few per cent are asked for: less than two rounds of the same contender may differ by
 OURS, BARE = 'mmengine loop, hooks', 'bare loop'
 
 
@@ -42,10 +41,9 @@ class PairedLoop(ResumableEpochLoop):
 
 def measure(settings: Settings) -> list[Row]:
     """ResNet-20, batch 128, random images; nothing is validated or saved meanwhile."""
-    batch, steps = (8, 2) if settings.tiny else (128, 2)
+    batch, steps = 8 if settings.tiny else 128, 2
     # mmengine takes a GPU where there is one
-    repeats = settings.repeats if settings.tiny else TIMES_THE_REPEATS * settings.repeats
-    PairedLoop.settings = replace(settings, device=get_device(), repeats=repeats)
+    PairedLoop.settings = replace(settings.for_small_ratios(), device=get_device())
     with tempfile.TemporaryDirectory() as folder:
         cfg = _config(batch, steps, folder, settings)
         with contextlib.redirect_stdout(sys.stderr):  # the run's own reports

@@ -1,7 +1,6 @@
 """A training step with PSG and Bop beside the best dense step."""
 
 import statistics
-from dataclasses import replace
 
 import torch
 
@@ -14,7 +13,6 @@ REQUIRED_CUDA = 1.10
 REQUIRED_MEMORY = 0.80
 MEMORY_BATCH = {'ResNet-18 CIFAR': 16, 'ResNet-20': 128}
 REQUIRED_EXTRAS = 1.02
-TIMES_THE_REPEATS = 4  # of the extras: so little takes more rounds to see
 
 
 def measure(settings: Settings) -> list[Row]:
@@ -127,8 +125,8 @@ def _extras(case: Case, settings: Settings) -> list[Row]:
         masked: ours(case, settings, network=masked_network, after_step=count),
         bare: ours(case, settings),
     }
-    more = settings if settings.tiny else replace(settings, repeats=TIMES_THE_REPEATS * settings.repeats)
-    seconds = alternate({name: contender.step for name, contender in contenders.items()}, more)
+    runs = {name: contender.step for name, contender in contenders.items()}
+    seconds = alternate(runs, settings.for_small_ratios())
     where = f'{case.name}, batch {case.batch}'
     required = None if settings.tiny else REQUIRED_EXTRAS
     return [row('step', where, masked, seconds, peer=bare, required=required), row('step', where, bare, seconds)]

@@ -5,7 +5,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +24,10 @@ class Settings:
     """also what takes minutes"""
     compile: bool = False
     """also networks compiled as a whole"""
+
+    def for_small_ratios(self) -> 'Settings':
+        """With more rounds, for contenders that differ by less than two rounds of one of them may."""
+        return self if self.tiny else replace(self, repeats=4 * self.repeats)
 
     def synchronize(self) -> None:
         """Wait for the device."""

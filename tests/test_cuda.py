@@ -56,16 +56,13 @@ def test_a_step_waits_for_nothing(tiny_config, precision):
 
 
 def test_a_layer_gives_the_numbers_of_the_cpu():
-    torch.backends.cudnn.allow_tf32, before = False, torch.backends.cudnn.allow_tf32
-    try:
-        here = PSGConv2d(8, 16, 3, padding=1, psg=PSGConfig())
-        there = copy.deepcopy(here).cuda()
-        x, grad = torch.rand(4, 8, 10, 10), torch.randn(4, 16, 10, 10)
-        xs = [x.clone().requires_grad_(), x.cuda().requires_grad_()]
+    here = PSGConv2d(8, 16, 3, padding=1, psg=PSGConfig())
+    there = copy.deepcopy(here).cuda()
+    x, grad = torch.rand(4, 8, 10, 10), torch.randn(4, 16, 10, 10)
+    xs = [x.clone().requires_grad_(), x.cuda().requires_grad_()]
+    with torch.backends.cudnn.flags(allow_tf32=False):
         for layer, images in zip((here, there), xs, strict=True):
             layer(images).backward(grad.to(images.device))
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
     torch.testing.assert_close(xs[1].grad.cpu(), xs[0].grad, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(there.weight.grad.cpu(), here.weight.grad, rtol=1e-3, atol=1e-3)
 
