@@ -93,7 +93,7 @@ class RepetitiveImage(Tensor):
     def __torch_function__(cls, func: Callable, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None):
         if func in _FACTS:
             with torch._C.DisableTorchFunctionSubclass():
-                return func(*args)
+                return func(*args, **(kwargs or {}))
         return func(*_with_plain(args), **_with_plain(kwargs or {}))
 
     @classmethod
@@ -130,7 +130,7 @@ class FewWindows(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func in _OF_GRADIENTS:
             self._refuse(f'{func} asks for gradients inside the network')
-        if func in _CONVOLUTIONS:
+        if func is torch.conv2d:  # F.conv2d is the same object
             self._check_gradients(func, args, kwargs)
             return _convolve(self._out, func, *args, **kwargs)
         if func in _FACTS or not (_holds_image(args) or _holds_image(kwargs.values())):
@@ -264,10 +264,11 @@ def _max_pool(func, input, kernel_size, stride=None, padding=0, dilation=1, ceil
 def _average_pool(
     func, input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
 ):
-    geometry = Geometry.of(kernel_size, stride or kernel_size, padding, 1)
-    if not _is_small(input) or geometry.padding != (0, 0) or ceil_mode or divisor_override is not None:
+    if not _is_small(input) or ceil_mode or divisor_override is not None:
         return NotImplemented
-    return _pool(F.avg_pool2d, input, geometry, 0.0)
+    geometry = Geometry.of(kernel_size, stride or kernel_size, padding, 1)
+    # padding is left to torch: whether it counts is a setting, and the border would have to know
+    return NotImplemented if any(geometry.padding) else _pool(F.avg_pool2d, input, geometry, 0.0)
 
 
 def _pool(func: Callable, input: RepetitiveImage, geometry: Geometry, border: float):
@@ -299,7 +300,6 @@ def _convolve(out, func, input, weight, bias=None, stride=1, padding=0, dilation
 
 _FACTS = {Tensor.dim, Tensor.size, *(getattr(Tensor, name).__get__ for name in ('shape', 'ndim', 'dtype', 'device'))}
 _OF_GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward, Tensor.register_hook}
-_CONVOLUTIONS = {torch.conv2d, F.conv2d}
 _ELEMENTWISE = (
     *(F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.hardtanh, F.leaky_relu, F.elu),
     *(F.silu, F.gelu, F.hardswish, F.hardsigmoid, F.mish, torch.sigmoid, Tensor.sigmoid, torch.tanh, Tensor.tanh),

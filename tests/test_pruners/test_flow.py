@@ -1,4 +1,4 @@
-"""The flow for an image of equal pixels equals torch's own, forward and backward, whatever the network does."""
+"""The flow for an image of ones equals torch's own, forward and backward, whatever the network does."""
 
 import numpy as np
 import pytest
@@ -8,81 +8,12 @@ import torchvision
 from torch import nn
 from torch.func import functional_call
 
+from pab.models import initialize_
+from pab.pruners import SynFlow
 from pab.pruners.flow import FewWindows, NeedsEveryPixel, RepetitiveImage, total_flow
-
-CASES = {
-    'plain': dict(kernel=3, padding=1),
-    'stride': dict(kernel=3, stride=2, padding=1),
-    'shortcut': dict(kernel=1, stride=2),
-    'pointwise': dict(kernel=1),
-    'padded pointwise': dict(kernel=1, padding=1),
-    'large': dict(kernel=7, stride=2, padding=3),
-    'dilated': dict(kernel=3, padding=2, dilation=2),
-    'oblong': dict(kernel=(1, 3), stride=(2, 1), padding=(0, 1)),
-    'wide stride': dict(kernel=2, stride=3),
-    'groups': dict(kernel=3, padding=1, groups=2),
-    'by name': dict(kernel=3, padding='same'),
-}
-SHAPE = (4, 15, 12)
-
-
-def ones(shape=SHAPE):
-    return torch.ones(1, *shape, dtype=torch.float64)
-
-
-def few(shape=SHAPE):
-    return RepetitiveImage.of_ones(shape)
-
-
-def positive(*shape):
-    return torch.rand(shape, dtype=torch.float64)
-
-
-def weigh(output):
-    """A scalar that depends on each entry in another way."""
-    return (output * torch.linspace(1, 2, output.numel(), dtype=torch.float64).view(output.shape)).sum()
-
-
-def compare(network, leaves, image=few, plain=ones, rtol=1e-11):
-    """network(image) and its gradients, with few windows and by torch alone."""
-    want = weigh(network(plain()))
-    want = want, *torch.autograd.grad(want, leaves, materialize_grads=True)
-    with FewWindows():
-        got = weigh(network(image()))
-    got = got, *torch.autograd.grad(got, leaves, materialize_grads=True)
-    for ours, theirs in zip(got, want, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=rtol * float(theirs.abs().max()))
-
-
-def parameters(module):
-    for parameter in module.parameters():
-        parameter.data.abs_().add_(0.01)
-    return list(module.parameters())
-
-
-@pytest.mark.parametrize('case', CASES)
-@pytest.mark.parametrize('image', ['few', 'ones', 'random'])
-@pytest.mark.parametrize('outside', [4, 80])
-def test_one_convolution(case, image, outside):
-    settings = dict(CASES[case])
-    kernel = settings.pop('kernel')
-    kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
-    weight = positive(outside, 4 // settings.get('groups', 1), *kernel).requires_grad_()
-    bias = positive(outside).requires_grad_()
-    random = positive(1, *SHAPE).requires_grad_()
-    plain = (lambda: random) if image == 'random' else ones
-    leaves = [weight, bias, random] if image == 'random' else [weight, bias]
-    compare(lambda x: F.conv2d(x, weight, bias, **settings), leaves, few if image == 'few' else plain, plain)
-
-
-def test_a_chain_of_convolutions_stays_small():
-    convolutions = nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1, bias=False, dtype=torch.float64) for _ in range(3)))
-    with FewWindows():
-        image = convolutions(few((4, 32, 32)))
-    assert isinstance(image, RepetitiveImage)
-    assert image.shape == (1, 4, 32, 32)
-    assert image.values.shape == (1, 4, 7, 7)  # three rings at the border and the inside
-    assert image.rows == (0, 1, 2, *[3] * 26, 4, 5, 6)
+from pab.psg import PSGConfig, convert_psg_
+from pab.registry import MODELS
+from tests.test_pruners.flowing import SHAPE, compare, few, ones, parameters, positive
 
 
 class Residual(nn.Module):
@@ -203,6 +134,7 @@ SMALL = {
     'relu in place': relu_in_place_then_the_input,
     'product': lambda x, net: x * x / 2,
     'gate': lambda x, net: net.gate * x * net.gate,
+    'facts': lambda x, net: x * x.size(dim=1) / x.size(-1) * x.dim(),
     'per channel': lambda x, net: x + net.gate[0],
     'number': lambda x, net: x.sub_(0.5) * 2 - x,
     'cat': lambda x, net: torch.cat([net.second(x)[:, :0], x, net.second(x)], 1),
@@ -316,37 +248,22 @@ def test_torchvision_networks(name):
     compare(network, list(network.parameters()), lambda: few((3, 64, 64)), lambda: ones((3, 64, 64)), rtol=1e-8)
 
 
-def test_channels_last():
-    weight = positive(7, 4, 3, 3).to(memory_format=torch.channels_last).requires_grad_()
-    image = positive(1, 4, 6, 5).to(memory_format=torch.channels_last).requires_grad_()
-    compare(lambda x: F.conv2d(x, weight), [weight, image], lambda: image, lambda: image)
+@pytest.mark.parametrize('depth', [20, 18])
+def test_the_networks_of_the_recipes_stay_small(depth):
+    network = MODELS.build(dict(type='CIFARResNet', depth=depth, width=4))
+    initialize_(network, 'kaiming_normal', 0)
+    convert_psg_(network, PSGConfig())
+    sizes, modes = [], []
 
+    class Watched(FewWindows):
+        def __init__(self, *args):
+            super().__init__(*args)
+            modes.append(self)
 
-def test_the_gradient_lands_in_the_buffer_and_a_second_use_is_added():
-    weight, buffer = positive(4, 4, 3, 3).requires_grad_(), torch.empty(4, 4, 3, 3, dtype=torch.float64)
-    with FewWindows([(weight, buffer)]):
-        once = F.conv2d(few(), weight, padding=1).sum()
-    (grad,) = torch.autograd.grad(once, weight)
-    assert grad.data_ptr() == buffer.data_ptr()
-    with FewWindows([(weight, buffer)]):
-        twice = F.conv2d(F.conv2d(few(), weight, padding=1), weight, padding=1).sum()
-    (want,) = torch.autograd.grad(F.conv2d(F.conv2d(ones(), weight, padding=1), weight, padding=1).sum(), weight)
-    (grad,) = torch.autograd.grad(twice, weight)
-    torch.testing.assert_close(grad, want, rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize(
-    ('shape', 'dtype', 'settings'),
-    [
-        ((2, 4, 6, 6), torch.float64, {}),
-        ((1, 4, 6, 6), torch.float32, {}),
-        ((1, 8, 6, 6), torch.float64, dict(groups=2)),
-        ((1, 4, 6, 6), torch.float64, dict(padding='same')),
-        ((4, 6, 6), torch.float64, {}),
-    ],
-)
-def test_others_run_as_ever(shape, dtype, settings):
-    image, weight = torch.rand(shape, dtype=dtype), torch.rand(4, 4, 3, 3, dtype=dtype)
-    want = F.conv2d(image, weight, **settings)
-    with FewWindows():
-        assert torch.equal(F.conv2d(image, weight, **settings), want)
+    network.layer2[0].register_forward_hook(lambda module, inputs, output: sizes.append(type(output)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('pab.pruners.flow.FewWindows', Watched)
+        SynFlow(density=0.5, rounds=2).prune(network, input_shape=(3, 32, 32))
+    assert sizes == [RepetitiveImage] * 2
+    assert len(modes) == 2
+    assert not any(mode.refused for mode in modes)

@@ -1,0 +1,88 @@
+"""What a pruner refuses, and what it says."""
+
+import pytest
+import torch
+
+from pab.pruners import apply_masks_
+from pab.registry import PRUNERS
+from tests.test_pruners.pruning import ALL, build, same
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_earlier_masks_that_left_too_little(name, net, batches, flips):
+    apply_masks_(net, build('Mag', 0.2).prune(net))
+    with pytest.raises(ValueError, match=rf'{name}: density 0.3 keeps .* earlier masks left .* never comes back'):
+        build(name, 0.3).prune(net, batches, flips=flips)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'error', 'text'),
+    [
+        (
+            dict(density=0),
+            ValueError,
+            r'Mag: density must lie in \(0, 1\], got 0; it is the share of weights that is kept',
+        ),
+        (dict(density=1.5), ValueError, r'Mag: density must lie in \(0, 1\], got 1.5'),
+        (dict(density='half'), TypeError, r"Mag: density must lie in \(0, 1\], got 'half'"),
+        (dict(rounds=0), ValueError, 'Mag: rounds must be at least 1, got 0'),
+        (dict(rounds=1.5), TypeError, 'Mag: rounds must be a whole number, got 1.5'),
+        (dict(schedule='cosine'), ValueError, "Mag: schedule must be one of exponential, linear, got 'cosine'"),
+        (dict(scope='layer'), ValueError, "Mag: scope must be one of global, local, got 'layer'"),
+        (dict(prunable='Conv2d'), TypeError, "Mag: prunable must be a list of class names .* got 'Conv2d'"),
+        (dict(prunable=()), ValueError, 'Mag: prunable is empty'),
+        (dict(classifier_density=2), ValueError, r'Mag: classifier_density must lie in \(0, 1\], got 2'),
+        (dict(min_per_tensor=-1), ValueError, 'Mag: min_per_tensor must be at least 0, got -1'),
+        (dict(min_per_tensor=0.5), TypeError, 'Mag: min_per_tensor must be a whole number, got 0.5'),
+    ],
+)
+def test_bad_settings(settings, error, text):
+    with pytest.raises(error, match=text):
+        PRUNERS.build(dict(dict(type='Mag', density=0.5), **settings))
+
+
+def test_a_type_that_matches_nothing(net):
+    with pytest.raises(
+        ValueError, match=r"no layer of ShortcutNet with a weight is a 'Conv3d'.* BatchNorm2d, Conv2d, Linear"
+    ):
+        build('Mag', prunable=('Conv2d', 'Conv3d')).prune(net)
+
+
+@pytest.mark.parametrize(
+    ('name', 'need'), [('SNIP', 'batches'), ('GraSP', 'batches'), ('SynFlow', 'input_shape'), ('FlipFreq', 'flips')]
+)
+def test_what_a_score_needs(name, need, net):
+    pruner = build(name)
+    assert need in pruner.needs
+    with pytest.raises(ValueError, match=rf'{name}: its score needs {need}, .* give prune\(\.\.\., {need}='):
+        pruner.prune(net)
+
+
+def test_where_the_input_shape_comes_from(net, batches):
+    pruner = build('SynFlow')
+    by_batch = pruner.prune(net, batches)
+    assert same(by_batch, pruner.prune(net, input_shape=[3, 8, 8]))
+    net.input_shape = (3, 8, 8)
+    assert same(by_batch, pruner.prune(net))
+    with pytest.raises(ValueError, match=r'SynFlow: input_shape must be the \(C, H, W\) of one image'):
+        pruner.prune(net, input_shape=(3, 0, 8))
+
+
+def test_bad_batches(net, batches, flips):
+    with pytest.raises(ValueError, match=r'SNIP: batches is empty'):
+        build('SNIP').prune(net, [])
+    with pytest.raises(TypeError, match=r'SNIP: batches must hold pairs of tensors \(images, labels\), got a Tensor'):
+        build('SNIP').prune(net, batches[0])
+    with pytest.raises(TypeError, match=r'SNIP: batches must be a list'):
+        build('SNIP').prune(net, batches[0][0])
+    del flips['conv1.weight']
+    with pytest.raises(ValueError, match=r"FlipFreq: flips has no entry for 'conv1.weight'"):
+        build('FlipFreq').prune(net, flips=flips)
+    with pytest.raises(ValueError, match=r"FlipFreq: flips of 'conv1.weight' have shape"):
+        build('FlipFreq').prune(net, flips=dict(flips, **{'conv1.weight': torch.zeros(3)}))
+
+
+def test_scores_that_are_not_finite(net, batches):
+    net.conv2.weight.data[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"Mag: the score of 'conv2.weight' is not finite"):
+        build('Mag').prune(net)
