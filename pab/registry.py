@@ -47,9 +47,9 @@ OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, 'pab.optim')  # one backward for s
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     roots.OPTIM_WRAPPER_CONSTRUCTORS, 'pab.optim'
 )  # which optimizer owns which parameter
-HOOKS = _child(roots.HOOKS, 'pab.hooks')  # pruning, adaptivity decay, flip counts, reports
-RUNNERS = _child(roots.RUNNERS, 'pab.engine')  # mmengine's runner with a short console log and safe resume
-LOOPS = _child(roots.LOOPS, 'pab.engine')  # the epoch loop that can be resumed inside an epoch
+HOOKS = _child(roots.HOOKS, 'pab.hooks', 'pab.run')  # the method's hooks, and those that keep a run alive
+RUNNERS = _child(roots.RUNNERS, 'pab.run')  # mmengine's runner with a short console log and safe resume
+LOOPS = _child(roots.LOOPS, 'pab.run')  # the epoch loop that can be resumed inside an epoch
 
 PRUNERS = NamingRegistry('pruner', scope=SCOPE, locations=['pab.pruners'])  # how weights are scored before training
 CONVERTERS = NamingRegistry(

@@ -16,8 +16,8 @@ from mmengine.hooks import Hook
 from torch import Tensor, nn
 
 from pab.datasets.in_memory import InMemoryDataset
-from pab.engine.distributed import process_group
 from pab.registry import DATASETS, MODELS, RUNNERS
+from pab.run.distributed import process_group
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 PRELOAD = ['tests.small_run', 'matplotlib.pyplot', 'mmengine.visualization', 'torch.utils.cpp_extension', 'yapf']

@@ -7,10 +7,10 @@ import torch
 from mmengine.hooks import Hook
 from torch import nn
 
-from pab.engine import PabRunner
 from pab.optim import Bop
 from pab.pruners import SynFlow
 from pab.psg import PSGConfig, PSGConv2d
+from pab.run import PabRunner
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')]
 STEPS = 16

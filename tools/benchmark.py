@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from benchmarks.timing import Settings, environment, table
 
-from pab.engine.allocator import keep_freed_memory
+from pab.run.allocator import keep_freed_memory
 
 MEASURES = {
     'step': 'a training step: time, phases, memory; what masks, hooks and counting add',

@@ -5,7 +5,7 @@ python tools/print_config.py configs/pab/r18_cifar10.py --cfg-options train_cfg.
 
 import argparse
 
-from pab.engine.launch import add_config_arguments, load_config
+from pab.run.launch import add_config_arguments, load_config
 
 
 def main() -> None:

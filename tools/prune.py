@@ -9,8 +9,8 @@ Training from the file starts with its weights and masks, and prunes no more. It
 import argparse
 from pathlib import Path
 
-from pab.engine.launch import add_run_arguments, add_seed_argument, load_config, run
-from pab.engine.pruned import prune_to_file
+from pab.run.launch import add_run_arguments, add_seed_argument, load_config, run
+from pab.run.pruned import prune_to_file
 
 
 def main() -> None:

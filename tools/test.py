@@ -5,7 +5,7 @@ python tools/test.py configs/pab/quickstart.py work_dirs/quickstart/epoch_20.pth
 
 import argparse
 
-from pab.engine.launch import add_run_arguments, load_config, run
+from pab.run.launch import add_run_arguments, load_config, run
 
 
 def parse_args() -> argparse.Namespace:

@@ -6,7 +6,7 @@ python tools/train.py configs/pab/r18_cifar10.py --seed 1 --cfg-options default_
 
 import argparse
 
-from pab.engine.launch import add_run_arguments, add_seed_argument, load_config, run
+from pab.run.launch import add_run_arguments, add_seed_argument, load_config, run
 
 
 def parse_args() -> argparse.Namespace:

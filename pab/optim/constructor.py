@@ -3,7 +3,7 @@
 from mmengine.model import is_model_wrapper
 from torch import nn
 
-from ..psg import PSGLayer
+from ..contracts import loss_scale_conflicts
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from .ownership import assign_owners
 
@@ -63,14 +63,9 @@ class OwnershipConstructor:
 
 
 def _check_loss_scale(model: nn.Module) -> None:
-    """Refuse PSG settings that a scaled loss would change: they compare gradients with numbers, or drop their size."""
-    for name, module in model.named_modules():
-        if isinstance(module, PSGLayer) and (
-            module.psg.take_sign or (module.psg.threshold and not module.psg.relative)
-        ):
-            raise ValueError(
-                f'OwnershipConstructor: precision float16 scales the loss, and {name} has PSG settings that depend on '
-                f"the gradient's scale (take_sign={module.psg.take_sign}, absolute threshold {module.psg.threshold}); "
-                'use '
-                "precision='bfloat16', or a relative threshold without take_sign"
-            )
+    """Refuse layers whose gradients a scaled loss would change otherwise than by its scale."""
+    for name, reason in loss_scale_conflicts(model):
+        raise ValueError(
+            f'OwnershipConstructor: precision float16 scales the loss, and the gradient of {name} does not scale with '
+            f"it: {reason}; use precision='bfloat16', or change that setting of the layer"
+        )

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..contracts import exact_gradients
+
 
 class ScoringNetwork:
     """Call a model with float64 copies of its parameters and buffers, some of them replaced.
@@ -66,8 +68,6 @@ def scoring_mode(model: nn.Module, seed: int) -> Iterator[None]:
 
     Inside, gradients are recorded and autocast is off, whatever the caller had set.
     """
-    from ..psg import exact_gradients  # here: layers with sign gradients are optional to a model, and to its scores
-
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
     flags = [(module, module.training) for module in model.modules()]
     with contextlib.ExitStack() as stack:

@@ -1,8 +1,9 @@
 """Predictive sign gradient: the weight gradient of a layer from a quantised input and a quantised output gradient."""
 
 from ..compiled import is_compiled, use_compiled
+from ..contracts import exact_gradients
 from .config import PSGConfig
-from .convert import PSGConverter, convert_psg_, exact_gradients
+from .convert import PSGConverter, convert_psg_
 from .layers import PSGConv2d, PSGLayer, PSGLinear
 from .relu import ByteMaskReLU
 

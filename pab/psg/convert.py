@@ -1,8 +1,7 @@
 """Turn the layers of any network into PSG layers, in place; switch PSG off for a while."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
@@ -109,23 +108,6 @@ def _input_signs(found: Mapping, first: str, rule: SignedRule | None) -> dict[st
         if not isinstance(sign, bool):
             raise TypeError(f'convert_psg_: input_signed of layer {name!r} must be True or False, got {sign!r}')
     return signs
-
-
-@contextmanager
-def exact_gradients(model: nn.Module) -> Iterator[None]:
-    """Within the block every PSG layer of ``model`` is the plain layer, forward and backward (twice differentiable).
-
-    Blocks nest, and an exception restores the layers too. A model without PSG layers is left as it is. A copy of the
-    model made within the block stays exact.
-    """
-    before = [(module, module.exact) for module in model.modules() if isinstance(module, (PSGLayer, ByteMaskReLU))]
-    for module, _ in before:
-        module.exact = True
-    try:
-        yield
-    finally:
-        for module, exact in before:
-            module.exact = exact
 
 
 @CONVERTERS.register_module(name='PSG')

@@ -18,6 +18,7 @@ class PSGLayer:
 
     psg: PSGConfig = PSGConfig()
     input_signed: bool = False
+    special_backward = True
     exact: bool = False
 
     def _init_psg(self, psg: PSGConfig | None, input_signed: bool) -> None:
@@ -28,6 +29,14 @@ class PSGLayer:
         if not isinstance(input_signed, bool):
             raise TypeError(f'{name}: input_signed must be True or False, got {input_signed!r}')
         self.psg, self.input_signed, self.exact = psg, input_signed, False
+
+    def loss_scale_conflict(self) -> str | None:
+        """Why the weight gradient is not proportional to the loss; None when it is (see :mod:`pab.contracts`)."""
+        if self.psg.take_sign:
+            return 'take_sign=True drops its size'
+        if self.psg.threshold and not self.psg.relative:
+            return f'an absolute threshold, {self.psg.threshold}, compares it with a number'
+        return None
 
     def _is_plain(self) -> bool:
         return self.exact or not (torch.is_grad_enabled() or self.psg.predictive_forward)

@@ -15,6 +15,7 @@ class ByteMaskReLU(nn.ReLU):
     exact: whether to be the plain ReLU; switched by :func:`pab.psg.exact_gradients`.
     """
 
+    special_backward = True
     exact: bool = False
 
     def forward(self, input: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from pab.engine import PabRunner, check_config
 from pab.hooks import ARDecayHook, PruneHook
 from pab.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, PRUNERS
+from pab.run import PabRunner, check_config
 
 FOLDER = Path(__file__).parents[2] / 'configs' / 'pab'
 CONFIGS = sorted(path.name for path in FOLDER.glob('*.py'))

@@ -1,7 +1,7 @@
 import pytest
 
-from pab.engine import PabRunner
 from pab.hooks import ARDecayHook
+from pab.run import PabRunner
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pab.engine import PabRunner
-from pab.engine.pruned import prune_to_file
 from pab.hooks import PruneHook
 from pab.hooks.prune import hash_masks
 from pab.pruners import Pruner, check_masks, get_masks
 from pab.registry import PRUNERS
+from pab.run import PabRunner
+from pab.run.pruned import prune_to_file
 
 
 def density_of(runner):

@@ -15,9 +15,9 @@ from mmengine.device import get_device
 from benchmarks import images  # noqa: F401 (registers RandomImages)
 from benchmarks.networks import two_optimizers
 from benchmarks.timing import Row, Settings, alternate, row
-from pab.engine import ResumableEpochLoop
 from pab.optim import Bop
 from pab.registry import LOOPS, RUNNERS
+from pab.run import ResumableEpochLoop
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'pab' / 'r20_cifar10.py'
 REQUIRED = 1.03

@@ -15,7 +15,7 @@ REQUIRED_SECONDS = 8.0
 PEER = 'import torch, mmengine'
 IMPORTS = {
     'import pab': 'import pab',
-    'import every part of pab': 'import pab.engine, pab.hooks, pab.models, pab.optim, pab.datasets, pab.evaluation',
+    'import every part of pab': 'import pab.run, pab.hooks, pab.models, pab.optim, pab.datasets, pab.evaluation',
     PEER: PEER,
 }
 

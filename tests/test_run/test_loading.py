@@ -9,9 +9,9 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import nn
 
-from pab.checkpoints.loading import UnusableCheckpoint, check_fits, find_newest, load_safely
-from pab.checkpoints.plain import history_from_plain, to_plain
 from pab.pruners import apply_masks_, register_masks_
+from pab.run.loading import UnusableCheckpoint, check_fits, find_newest, load_safely
+from pab.run.plain import history_from_plain, to_plain
 from tests.small_run import run_in_child, small_config, train, train_and_kill
 
 

@@ -7,13 +7,12 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from pab.engine import check_config
-from pab.engine.distributed import process_group
-from pab.engine.lr_scale import scale_lr_
-from pab.engine.restart import prepare_for_restarts
-from pab.hooks import GradientCompressionHook
 from pab.optim import Bop
 from pab.registry import RUNNERS
+from pab.run import GradientCompressionHook, check_config
+from pab.run.distributed import process_group
+from pab.run.lr_scale import scale_lr_
+from pab.run.restart import prepare_for_restarts
 from tests.small_run import small_config
 
 LAUNCHED = dict(RANK='0', WORLD_SIZE='2', LOCAL_RANK='0', MASTER_ADDR='127.0.0.1', MASTER_PORT='1')
@@ -25,7 +24,7 @@ def environment(monkeypatch):
     for name in [*LAUNCHED, *(name for name in os.environ if name.startswith('TORCHELASTIC'))]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
-    monkeypatch.setattr('pab.engine.distributed.get_device', lambda: 'cpu')
+    monkeypatch.setattr('pab.run.distributed.get_device', lambda: 'cpu')
 
     def set_environment(**variables):
         for name, value in variables.items():
@@ -56,7 +55,7 @@ def test_what_is_refused(environment, variables, config, message):
 
 def test_more_processes_than_gpus_are_refused(environment, monkeypatch):
     environment(**LAUNCHED, LOCAL_WORLD_SIZE='2')
-    monkeypatch.setattr('pab.engine.distributed.get_device', lambda: 'cuda')
+    monkeypatch.setattr('pab.run.distributed.get_device', lambda: 'cuda')
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
     with pytest.raises(ValueError, match=r"got 2 processes and 1 GPUs.*CUDA_VISIBLE_DEVICES='' to train on the CPU"):
         enter(launcher='pytorch')

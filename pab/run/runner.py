@@ -16,20 +16,12 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import CheckpointLoader, Runner, load_state_dict
 from torch import nn
 
-from ..checkpoints import (
-    ATOMIC,
-    UnusableCheckpoint,
-    check_fits,
-    check_resumable,
-    check_writable,
-    find_newest,
-    history_from_plain,
-    load_safely,
-    to_plain,
-)
 from ..registry import RUNNERS
 from .config import SettledConfig, check_config
+from .loading import UnusableCheckpoint, check_fits, check_resumable, find_newest, load_safely
 from .lr_scale import scale_lr_
+from .plain import history_from_plain, to_plain
+from .storage import ATOMIC, check_writable
 
 
 @RUNNERS.register_module()

@@ -8,12 +8,12 @@ import sys
 import pytest
 from mmengine.config import Config
 
-from pab.engine import launch
-from pab.engine.allocator import SETTINGS_OF_THE_USER
+from pab.run import launch
+from pab.run.allocator import SETTINGS_OF_THE_USER
 
 CODE = """
 import resource
-from pab.engine.allocator import keep_freed_memory
+from pab.run.allocator import keep_freed_memory
 import torch
 print(keep_freed_memory())
 for _ in range(5):

@@ -7,8 +7,8 @@ import torch
 
 from pab.registry import RUNNERS
 from tests.launching import ROOT, launch, torchrun
-from tests.test_engine import distributed_job
-from tests.test_engine.distributed_job import VALIDATION, config, plain_config
+from tests.test_run import distributed_job
+from tests.test_run.distributed_job import VALIDATION, config, plain_config
 
 RUNS = ('whole', 'compressed', 'split', 'split_psg')
 ACCIDENT = """

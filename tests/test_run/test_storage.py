@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.fileio import get_file_backend
 
-from pab.checkpoints.storage import AtomicBackend, check_writable, write_atomically
+from pab.run.storage import AtomicBackend, check_writable, write_atomically
 from tests.small_run import run_in_child, small_config, train
 
 OLD, NEW = b'old content', b'new content'

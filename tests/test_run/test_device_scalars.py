@@ -1,6 +1,6 @@
 import torch
 
-from pab.hooks.device_scalars import to_numbers
+from pab.run.device_scalars import to_numbers
 from tests.small_run import run_in_child, small_config, train
 
 
@@ -70,7 +70,7 @@ def test_no_step_reads_its_loss(tmp_path):
 
 
 def test_the_norm_of_clipped_gradients_is_logged(tiny_config):
-    from pab.engine import PabRunner
+    from pab.run import PabRunner
 
     runner = PabRunner.from_cfg(
         tiny_config(train_cfg=dict(max_epochs=1), optim_wrapper=dict(clip_grad=dict(max_norm=1.0)))

@@ -3,7 +3,7 @@ import signal
 import pytest
 import torch
 
-from pab.hooks.interrupt import resume_command
+from pab.run.interrupt import resume_command
 from tests.small_run import KillHook, run_in_child, small_config, train, train_and_kill
 
 

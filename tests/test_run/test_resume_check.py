@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from pab.hooks import ResumeCheckHook
-from pab.hooks.resume_check import differences, flatten
+from pab.run import ResumeCheckHook
+from pab.run.resume_check import differences, flatten
 from tests.small_run import run_in_child, small_config, train, train_and_kill
 
 ALLOW = dict(default_hooks__resume_check__allow_changes=True)

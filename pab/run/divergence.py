@@ -9,10 +9,10 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..checkpoints.loading import NOT_FOR_RESUME
+from ..hooks.parts import bops_of, optimizers_of
 from ..registry import HOOKS
 from .layer_statistics import PassStatistics, layer_statistics
-from .parts import bops_of, optimizers_of
+from .loading import NOT_FOR_RESUME
 
 
 @HOOKS.register_module()

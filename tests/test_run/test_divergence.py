@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from pab.hooks.divergence import first_bad
-from pab.hooks.layer_statistics import layer_statistics
+from pab.run.divergence import first_bad
+from pab.run.layer_statistics import layer_statistics
 from tests.small_run import run_in_child, small_config, train
 
 

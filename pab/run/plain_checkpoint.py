@@ -4,8 +4,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..checkpoints.plain import to_plain
 from ..registry import HOOKS
+from .plain import to_plain
 
 
 @HOOKS.register_module()
@@ -13,7 +13,7 @@ class PlainCheckpointHook(Hook):
     """Turn what a checkpoint holds into plain data just before it is written.
 
     mmengine puts objects of its own into checkpoints, which ``torch.load(weights_only=True)``, the default of
-    today's torch, refuses. :class:`~pab.engine.PabRunner` has this hook in every run, and turns the plain data back
+    today's torch, refuses. :class:`~pab.run.PabRunner` has this hook in every run, and turns the plain data back
     when it loads. What has no plain form (an object that somebody else's hook added) is left out and named in a
     warning, once. The length of an epoch is added, so that a resume can tell whether it has changed.
     """

@@ -27,7 +27,7 @@ def load_safely(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
     """Load a file that torch wrote, without running anything it might contain, and only if every byte is sound.
 
     Beyond tensors, numbers, strings and the containers of python no type is allowed; pab's checkpoints hold no other
-    (:mod:`pab.checkpoints.plain`), so the list of further types is empty.
+    (:mod:`pab.run.plain`), so the list of further types is empty.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -7,8 +7,8 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..checkpoints.plain import to_plain
 from ..registry import HOOKS
+from .plain import to_plain
 
 KEY = 'settings'  # of a checkpoint
 SECTIONS = (

@@ -12,11 +12,11 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # when this file is the script
 
-from pab.engine.distributed import process_group
 from pab.hooks.parts import bops_of, network_of
 from pab.hooks.prune import hash_masks
 from pab.pruners import get_masks
 from pab.registry import HOOKS, RUNNERS
+from pab.run.distributed import process_group
 from tests.small_run import runner_hook, small_config
 
 VALIDATION = 77  # images: no number of processes but 7, 11 and 77 divides it

@@ -4,7 +4,7 @@ import os
 
 from mmengine.config import Config
 
-from ..checkpoints.loading import find_newest
+from .loading import find_newest
 
 
 def prepare_for_restarts(cfg: Config) -> None:

@@ -8,11 +8,11 @@ from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from ..checkpoints import write_atomically
 from ..hooks import PruneHook
 from ..hooks.parts import network_of
 from ..hooks.prune import RECORD, hash_file
 from ..pruners import register_masks_
+from .storage import write_atomically
 
 
 def prune_to_file(runner: Runner, path: Path, overwrite: bool = False) -> None:
