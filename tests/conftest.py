@@ -1,4 +1,4 @@
-"""What tests of every part share: small seeded networks, and the folder of reference numbers and real data."""
+"""What tests of every part share: the reference numbers, real images, and the config of a small run."""
 
 import os
 import subprocess
@@ -14,23 +14,21 @@ import torch
 
 
 @pytest.fixture(scope='session')
-def shared() -> Path:
-    """The folder with golden numbers and real data: ``$PAB_SHARED``, by default ``shared`` beside the checkout."""
-    folder = Path(os.environ.get('PAB_SHARED', Path(__file__).parents[2] / 'shared'))
-    if not (folder / 'golden').is_dir():
-        pytest.skip(f'no reference numbers at {folder}: set PAB_SHARED to the folder that holds golden/ and data/')
-    return folder
+def golden_folder() -> Path:
+    """The folder of reference numbers: inputs and outputs of the research code."""
+    return Path(__file__).parent / 'golden'
 
 
 @pytest.fixture(scope='session')
-def unpacked(shared, tmp_path_factory):
+def unpacked(tmp_path_factory):
     """A function: name of a data set -> the folder it is in, unpacked once: in ``$PAB_TEST_CACHE``, else anew."""
-    folder = Path(os.environ.get('PAB_TEST_CACHE') or tmp_path_factory.mktemp('data'))
+    shared = Path(os.environ.get('PAB_SHARED', Path(__file__).parents[2] / 'shared'))
     script = shared / 'tools' / 'unpack_data.py'
+    folder = Path(os.environ.get('PAB_TEST_CACHE') or tmp_path_factory.mktemp('data'))
 
     def unpack(name: str) -> Path:
         if not script.is_file():
-            pytest.skip(f'no real data: {script} is missing')
+            pytest.skip(f'no real images: there is no {script}; set PAB_SHARED to the folder that holds tools and data')
         subprocess.run([sys.executable, str(script), str(folder), name], check=True, capture_output=True)
         return folder
 

@@ -19,8 +19,8 @@ SMALL = {
 small_networks = pytest.mark.parametrize('build', SMALL.values(), ids=SMALL)
 
 
-def test_resnet20_loads_the_stored_one(shared):
-    stored = np.load(shared / 'golden' / 'synflow_resnet20.npz')
+def test_resnet20_loads_the_stored_one(golden_folder):
+    stored = np.load(golden_folder / 'synflow_resnet20.npz')
     state = {key[6:]: torch.from_numpy(stored[key]) for key in stored.files if key.startswith('state/')}
     network = CIFARResNet(depth=20)
     assert network.state_dict().keys() == state.keys()

@@ -113,10 +113,10 @@ def test_baseline_layers_compute_what_pab_computes(benchmarks):
     assert all(g.count_nonzero() for g in grads[0])
 
 
-def test_baseline_layer_computes_the_references_numbers(benchmarks, shared):
+def test_baseline_layer_computes_the_references_numbers(benchmarks, golden_folder):
     plain = dict(sparsify=True, take_sign=False, predictive_forward=False, relative=True, dilation=1, groups=1)
     checked = 0
-    with np.load(shared / 'golden' / 'psg_conv.npz') as gold:
+    with np.load(golden_folder / 'psg_conv.npz') as gold:
         for i, case in enumerate(json.loads(str(gold['meta']))):
             if any(case[key] != value for key, value in plain.items()):
                 continue
