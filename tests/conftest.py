@@ -1,5 +1,6 @@
 """What tests of every part share: the reference numbers, real images, and the config of a small run."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -11,6 +12,9 @@ import pytest
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import torch
+from filelock import FileLock  # comes with torch
+
+RUNS = itertools.count()
 
 
 @pytest.fixture(scope='session')
@@ -24,12 +28,16 @@ def unpacked(tmp_path_factory):
     """A function: name of a data set -> the folder it is in, unpacked once: in ``$PAB_TEST_CACHE``, else anew."""
     shared = Path(os.environ.get('PAB_SHARED', Path(__file__).parents[2] / 'shared'))
     script = shared / 'tools' / 'unpack_data.py'
-    folder = Path(os.environ.get('PAB_TEST_CACHE') or tmp_path_factory.mktemp('data'))
+    base = tmp_path_factory.getbasetemp()
+    # the workers of pytest -n have folders of their own inside of one that they share
+    folder = Path(os.environ.get('PAB_TEST_CACHE') or (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base))
 
     def unpack(name: str) -> Path:
         if not script.is_file():
             pytest.skip(f'no real images: there is no {script}; set PAB_SHARED to the folder that holds tools and data')
-        subprocess.run([sys.executable, str(script), str(folder), name], check=True, capture_output=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f'{name}.lock'):
+            subprocess.run([sys.executable, str(script), str(folder), name], check=True, capture_output=True)
         return folder
 
     return unpack
@@ -66,6 +74,8 @@ def tiny_config(tmp_path):
         cfg.merge_from_dict(
             dict(
                 work_dir=str(tmp_path / 'run'),
+                # mmengine names a run by the second it starts in, and runs of one name share their log
+                experiment_name=f'tiny_{next(RUNS)}',
                 model=dict(network=dict(width=2)),
                 train_dataloader=dict(batch_size=32, dataset=dict(num_samples=128)),
                 val_dataloader=dict(dataset=dict(num_samples=32)),
