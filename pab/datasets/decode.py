@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-try:  # optional: pixel for pixel the same as Pillow, in two thirds of the time
+try:  # optional: pixel for pixel the same as Pillow, in four fifths of its time
     from torchcodec.decoders import decode_jpeg
 except Exception as error:  # not installed, too old, or for another version of torch
     decode_jpeg = None
