@@ -49,7 +49,6 @@ def check_config(cfg: Config) -> None:
     env = cfg.get('env_cfg') or {}
     _check_keys('env_cfg', env, ENV_KEYS)
     _check_keys('env_cfg.mp_cfg', env.get('mp_cfg') or {}, MP_KEYS)
-    _check_topk(cfg)
     check_auto_scale_lr(cfg.get('auto_scale_lr') or {})
     for name, hook in (cfg.get('default_hooks') or {}).items():
         if hook is not None and 'type' not in hook:
@@ -58,18 +57,6 @@ def check_config(cfg: Config) -> None:
                 f'config: default_hooks.{name} has no type, got {dict(hook)!r}; '
                 f'{_suggest(name, known_hooks, "the hooks of this config are")}'
             )
-
-
-def _check_topk(cfg: Config) -> None:
-    """Refuse before the first epoch what would fail after it."""
-    classes = ((cfg.get('model') or {}).get('network') or {}).get('num_classes')
-    for key in ('val_evaluator', 'test_evaluator'):
-        metrics = cfg.get(key) or []
-        for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
-            topk = metric.get('topk', 1) if metric.get('type') == 'Accuracy' else 1
-            for k in topk if isinstance(topk, list | tuple) else [topk]:
-                if isinstance(classes, int) and isinstance(k, int) and k > classes:
-                    raise ValueError(f'{key}: topk must not exceed the number of classes, {classes}, got {k}')
 
 
 def _check_keys(where: str, keys: Iterable[str], known: set[str]) -> None:

@@ -19,10 +19,6 @@ def batch(images):
     return {'images': images, 'labels': torch.arange(len(images))}
 
 
-def test_is_registered():
-    assert isinstance(MODELS.build({'type': 'ImagePreprocessor', 'mean': MEAN, 'std': STD}), ImagePreprocessor)
-
-
 def test_normalises_by_hand():
     images = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(1, 3, 1, 1)  # 0, 0.2, 1 of full range
     out = ImagePreprocessor(MEAN, STD)(batch(images))

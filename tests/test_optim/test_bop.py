@@ -33,8 +33,8 @@ def test_first_step_gradient_starts_like_the_reference():
 
 
 @pytest.mark.parametrize('foreach', [True, False, None])
-def test_sixty_steps_of_the_reference(shared, foreach):
-    gold = np.load(shared / 'golden' / 'bop.npz')
+def test_sixty_steps_of_the_reference(golden_folder, foreach):
+    gold = np.load(golden_folder / 'bop.npz')
     mask = torch.from_numpy(gold['mask']).bool()
     w = nn.Parameter(torch.from_numpy(gold['w0']) * mask)
     opt = Bop([w], adaptivity_rate=0.5, threshold=float(gold['tau']), first_step='gradient', foreach=foreach)
