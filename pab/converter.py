@@ -63,12 +63,13 @@ class Converter:
         not_left_out = Patterns(me, ['name:*', *(p for p in patterns.patterns if p.startswith(LEAVE_OUT))])
         found, others = {}, []
         for name, layer in network.named_modules():
-            if type(layer) not in targets and not _has_weights(layer):
+            convertible = type(layer) in targets
+            if not convertible and not _has_weights(layer):
                 continue
             selected = patterns.select(layer, name)
-            if type(layer) in targets and selected:
+            if convertible and selected:
                 found[name] = layer
-            elif type(layer) not in targets and not_left_out.select(layer, name):
+            elif not convertible and not_left_out.select(layer, name):
                 others.append(f'{name} ({type(layer).__name__})')
         if self.layers is not None and patterns.unused:
             raise ValueError(

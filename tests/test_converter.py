@@ -125,6 +125,14 @@ def test_its_layers_refuse_a_scaled_loss(config, model):
         constructor(model)
 
 
+def test_a_special_layer_without_the_exact_switch_is_refused():
+    class Half(nn.Linear):
+        special_backward = True
+
+    with pytest.raises(TypeError, match=r'Half: a class with special_backward = True needs exact = False too'):
+        Mag(density=0.3).prune(nn.Sequential(nn.Conv2d(1, 2, 1), Half(2, 2)))
+
+
 class Scaled(nn.Linear):
     """A linear layer with a trained factor, its weight frozen."""
 

@@ -21,46 +21,30 @@ class ConvArguments(NamedTuple):
     groups: int
 
 
-def psg_product(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    config: PSGConfig,
-    input_signed: bool | None = None,
-    conv: ConvArguments | None = None,
-) -> Tensor:
-    """Convolve or, with ``conv=None``, multiply; with PSG in the backward pass.
+class Settings(NamedTuple):
+    """What a PSG layer hands to its passes: ``input_signed`` as in :func:`pab.psg.quantize.input_range`."""
 
-    Runs three convolutions a step (four unless ``sparsify``, one more with ``predictive_forward``). What is kept for
-    the backward pass is the input's code, of one byte an entry up to 8 bits; the float input is kept where the exact
-    gradient is wanted or the code would be wider than 16 bits. Autocast works as with ``F.conv2d``, but the weight
-    gradient reaches a float32 weight without a detour over the narrow type. The bias has its exact gradient.
+    config: PSGConfig
+    input_signed: bool | None
+    conv: ConvArguments | None  # None for a linear layer
+
+
+class PSGProduct(torch.autograd.Function):
+    """``PSGProduct.apply(x, weight, bias, settings)``: a convolution or linear layer with PSG in its backward pass.
+
+    Shapes: (N, C_in, H, W) and (C_out, C_in / groups, kH, kW) -> (N, C_out, H', W'), or (N, ..., in) and (out, in) ->
+    (N, ..., out). Runs three products a step (four unless ``sparsify``, one more with ``predictive_forward``). What is
+    kept for the backward pass is the input's code, of one byte an entry up to 8 bits; the float input is kept where the
+    exact gradient is wanted or the code would be wider than 16 bits. Autocast works as with ``F.conv2d``, but the
+    weight gradient reaches a float32 weight without a detour over the narrow type. The bias has its exact gradient.
     Differentiable once; a second backward pass raises RuntimeError.
-
-    Args:
-        x: (N, C_in, H, W), or (N, ..., in) of a product.
-        weight: (C_out, C_in / groups, kH, kW), or (out, in).
-        input_signed: see :func:`pab.psg.quantize.input_range`.
-
-    Returns:
-        (N, C_out, H', W'), or (N, ..., out).
     """
-    return _PSGProduct.apply(x, weight, bias, config, input_signed, conv)
 
-
-class _PSGProduct(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        config: PSGConfig,
-        input_signed: bool | None,
-        conv: ConvArguments | None,
-    ) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, settings: Settings) -> Tensor:
+        config, input_signed, conv = settings
         dtype = _compute_dtype(x, weight)
-        ctx.config, ctx.conv, ctx.dtype = config, conv, dtype
+        ctx.settings, ctx.dtype = settings, dtype
         ctx.dtypes = x.dtype, weight.dtype, None if bias is None else bias.dtype
         x, cast_weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         ctx.shape, ctx.format = x.shape, _memory_format(x)
@@ -84,36 +68,29 @@ class _PSGProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):
         weight, saved, low, scale = ctx.saved_tensors
+        conv = ctx.settings.conv
         need_x, need_w, need_b = ctx.needs_input_grad[:3]
         input_dtype, weight_dtype, bias_dtype = ctx.dtypes
         grad_x = grad_w = grad_b = None
         with _without_autocast(grad.device.type):
             grad = grad.to(ctx.dtype)
             if need_w:
-                grad_w, grad_b, saved = _weight_gradient(grad, saved, low, scale, weight, ctx.config, ctx.conv, need_b)
+                grad_w, grad_b, saved = _weight_gradient(ctx, grad, weight, saved, low, scale)
                 grad_w = grad_w.to(weight_dtype)
             if need_x:
                 if saved is None:  # only its shape and layout are read
                     saved = torch.empty(ctx.shape, dtype=ctx.dtype, device=grad.device, memory_format=ctx.format)
-                grad_x = _input_gradient(grad, saved, weight.to(ctx.dtype), ctx.conv).to(input_dtype)
+                grad_x = _input_gradient(grad, saved, weight.to(ctx.dtype), conv).to(input_dtype)
             if need_b:
                 if grad_b is None:
-                    grad_b = grad.flatten(0, -2).sum(0) if ctx.conv is None else grad.sum((0, 2, 3))  # -> (C_out,)
+                    grad_b = grad.flatten(0, -2).sum(0) if conv is None else grad.sum((0, 2, 3))  # -> (C_out,)
                 grad_b = grad_b.to(bias_dtype)
-        return grad_x, grad_w, grad_b, None, None, None
+        return grad_x, grad_w, grad_b, None
 
 
-def _weight_gradient(
-    grad: Tensor,
-    saved: Tensor,
-    low: Tensor | None,
-    scale: Tensor | None,
-    weight: Tensor,
-    config: PSGConfig,
-    conv: ConvArguments | None,
-    need_b: bool,
-) -> tuple[Tensor, Tensor | None, Tensor]:
+def _weight_gradient(ctx, grad: Tensor, weight: Tensor, saved: Tensor, low: Tensor | None, scale: Tensor | None):
     """The PSG weight gradient, the bias gradient if the same kernel makes it, and the input or what stands for it."""
+    config, _, conv = ctx.settings
     is_code = not saved.is_floating_point()
     if is_code:
         quantized_input = kernels.decode_input(saved, low, config.input_bits, grad.dtype)
@@ -121,8 +98,8 @@ def _weight_gradient(
         quantized_input = q.quantize(saved, config.input_bits, low, scale)
     exact_grad = config.grad_bits >= q.FULL_PRECISION_BITS
     quantized_grad = grad if exact_grad else kernels.quantize_gradient(grad, config.grad_bits)
-    # the ordinary layer's kernel makes both gradients at once: so the bias stays bit for bit with it
-    product, grad_b = _weight_product(quantized_grad, quantized_input, weight, conv, need_b and exact_grad)
+    need_b = ctx.needs_input_grad[2] and exact_grad  # as the ordinary layer does, to have its bias bit for bit
+    product, grad_b = _weight_product(quantized_grad, quantized_input, weight, conv, need_b)
     exact = None
     if not config.sparsify:
         exact = product if exact_grad and quantized_input is saved else _weight_product(grad, saved, weight, conv)[0]

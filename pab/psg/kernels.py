@@ -1,6 +1,6 @@
 """The passes over activations that PSG adds to a step, each a single fused loop where there is a compiler.
 
-A pass is a plain function of :mod:`pab.psg.quantize`, applied to the flat storage of a tensor: compiled by
+A pass is a function of :mod:`pab.psg.quantize`, applied to the flat storage of a tensor: compiled by
 ``torch.compile`` (once for all shapes; inductor keeps the result on disk) or, with the same numbers bit for bit,
 operation by operation. Where the reductions are concerned, torch's own are as fast as a compiled loop.
 """
@@ -83,7 +83,7 @@ def _run(function: Callable, constants: tuple, x: Tensor, *others: Tensor):
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:
-        # Whatever a compiler or its absence raises. A fault of ours is raised again by the plain call.
+        # Whatever a compiler or its absence raises. A fault of ours is raised again below.
         compiled.give_up(error)
         return function(x, *others, *constants)
     outs = [

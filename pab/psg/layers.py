@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .autograd import ConvArguments, psg_product
+from .autograd import ConvArguments, PSGProduct, Settings
 from .config import PSGConfig
 
 
@@ -17,10 +17,14 @@ def check_input_signed(owner: str, value: bool | None) -> None:
 class PSGLayer:
     """What both layers share: a layer with a special backward pass, as :mod:`pab.contracts` describes it.
 
-    psg: the settings.
-    input_signed: True quantises the input over [-s, s], False over [0, s], which cuts negative entries off; None takes
-        [-s, s] for a batch that has a negative entry and [0, s] for one that has none, with half the step.
-    exact: whether the backward pass is the ordinary layer's; switched by :func:`pab.contracts.exact_gradients`.
+    Args:
+        *args, **kwargs: those of the ordinary layer.
+        psg: the settings; None for the defaults of :class:`PSGConfig`.
+        input_signed: True quantises the input over [-s, s], False over [0, s], which cuts negative entries off. None
+            takes [-s, s] for a batch that has a negative entry and [0, s], with half the step, for one that has none.
+
+    Raises:
+        TypeError: ``psg`` or ``input_signed`` is of another type.
     """
 
     psg: PSGConfig = PSGConfig()
@@ -49,7 +53,7 @@ class PSGLayer:
             return super().forward(input)
         is_batch = input.dim() >= self._batch_dims
         x, conv = self._arguments(input if is_batch else input[None])
-        y = psg_product(x, self.weight, self.bias, self.psg, self.input_signed, conv)
+        y = PSGProduct.apply(x, self.weight, self.bias, Settings(self.psg, self.input_signed, conv))
         return y if is_batch else y[0]
 
     def extra_repr(self) -> str:
@@ -59,13 +63,8 @@ class PSGLayer:
 class PSGConv2d(PSGLayer, nn.Conv2d):
     """``nn.Conv2d`` whose weight gradient comes from a quantised input and a quantised output gradient.
 
-    Args:
-        *args, **kwargs: those of ``nn.Conv2d``.
-        psg: the settings; None for the defaults of :class:`PSGConfig`.
-        input_signed: see :class:`PSGLayer`.
-
-    Shapes as ``nn.Conv2d``: (N, C_in, H, W) or (C_in, H, W) -> (N, C_out, H', W') or (C_out, H', W').
-    Raises TypeError for settings of another type.
+    Arguments as in :class:`PSGLayer`. Shapes as ``nn.Conv2d``: (N, C_in, H, W) or (C_in, H, W) -> (N, C_out, H', W') or
+    (C_out, H', W').
     """
 
     _batch_dims = 4
@@ -84,13 +83,8 @@ class PSGConv2d(PSGLayer, nn.Conv2d):
 class PSGLinear(PSGLayer, nn.Linear):
     """``nn.Linear`` whose weight gradient comes from a quantised input and a quantised output gradient.
 
-    Args:
-        *args, **kwargs: those of ``nn.Linear``.
-        psg: the settings; None for the defaults of :class:`PSGConfig`.
-        input_signed: see :class:`PSGLayer`.
-
-    Shapes as ``nn.Linear``: (N, ..., in) -> (N, ..., out); the first dimension is the batch, of which each sample has
-    its own maximum; (in,) is a batch of one. Raises TypeError for settings of another type.
+    Arguments as in :class:`PSGLayer`. Shapes as ``nn.Linear``: (N, ..., in) -> (N, ..., out); the first dimension is
+    the batch, of which each sample has its own maximum; (in,) is a batch of one.
     """
 
     _batch_dims = 2

@@ -73,7 +73,7 @@ def index(x: Tensor, bits: int, low: Tensor, scale: Tensor) -> Tensor:
     delta = _step_size(bits, low, scale)
     delta = torch.where((delta > 0) & (delta < torch.inf), delta, 1)
     # The reference's order of operations: x / delta + 2^(b-1) rounds otherwise, and at 16 bits moves one code in 256.
-    return ((x.to(delta.dtype) - low) / delta).clamp(0.0, 2.0**bits - 1).round()
+    return (x.to(delta.dtype) - low).div_(delta).clamp_(0.0, 2.0**bits - 1).round_()
 
 
 def _step_size(bits: int, low: Tensor, scale: Tensor) -> Tensor:
