@@ -1,10 +1,10 @@
 """What pab asks of a layer and of an optimizer, so that those of others work as its own do.
 
-**A layer with a special backward pass** computes other gradients than those of its forward pass. Its class has the
-attribute ``special_backward = True``, and an instance attribute ``exact``: while that is True, the backward pass is the
-plain one. :func:`exact_gradients` sets it, and pruning scores rely on it. If its gradients are not proportional to the
-loss, a method ``loss_scale_conflict()`` returns the reason (None: they are), and training in float16, which scales the
-loss, is refused.
+**A layer with a special backward pass** computes other gradients than those of its forward pass. Its class has two
+attributes: ``special_backward = True`` and ``exact = False``. :func:`exact_gradients` sets ``exact`` on the layer for a
+while, and then its forward pass must lead to the ordinary gradients; pruning scores rely on that. If its own gradients
+are not proportional to the loss, a method ``loss_scale_conflict()`` returns the reason (None: they are), and training
+in float16, which scales the loss, is refused.
 
 **A sign optimizer** has the attribute ``last_flips``: how many weights the last step flipped, an int64 tensor of no
 dimensions on the device, or None before the first step. That is enough to be counted by ``FlipCountHook``. What else it
@@ -26,15 +26,21 @@ from torch.optim import Optimizer
 
 
 def special_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """(name, layer) of every layer with a special backward pass."""
+    """(name, layer) of every layer with a special backward pass; TypeError for one that has no ``exact``."""
     for name, module in model.named_modules():
-        if getattr(type(module), 'special_backward', False):
+        kind = type(module)
+        if getattr(kind, 'special_backward', False):
+            if not hasattr(kind, 'exact'):
+                raise TypeError(
+                    f'{kind.__name__}: a class with special_backward = True needs exact = False too, which its forward '
+                    'pass reads: while it is True, gradients must be the ordinary ones'
+                )
             yield name, module
 
 
 @contextmanager
 def exact_gradients(model: nn.Module) -> Iterator[None]:
-    """Give every layer of a model the plain backward pass for the length of a ``with`` block, also when it raises.
+    """Give every layer of a model the ordinary backward pass for the length of a ``with`` block, also when it raises.
 
     What counts is the switch at the time of the forward pass: a backward pass inside the block, of a forward pass from
     before it, is still the special one.

@@ -1,6 +1,6 @@
 """The passes over activations that PSG adds to a step, each a single fused loop where there is a compiler.
 
-A pass is a plain function of :mod:`pab.psg.quantize`, applied to the flat storage of a tensor: compiled by
+A pass is a function of :mod:`pab.psg.quantize`, applied to the flat storage of a tensor: compiled by
 ``torch.compile`` (once for all shapes; inductor keeps the result on disk) or, with the same numbers bit for bit,
 operation by operation. Where the reductions are concerned, torch's own are as fast as a compiled loop.
 """
@@ -16,15 +16,14 @@ from . import quantize as q
 SMALLEST_COMPILED = 1 << 18  # entries; below, a pass costs less than it takes to repay a compilation
 
 
-def encode_input(x: Tensor, bits: int, signed: bool) -> tuple[Tensor, Tensor]:
-    """The code of a layer's input (N, ...), in the layout of ``x``, and its scale ()."""
-    scale = q.input_scale(x if x.dim() > 1 else x[None])
-    return _run(q.encode, (bits, signed), x, scale), scale
+def encode_input(x: Tensor, low: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """:func:`pab.psg.quantize.encode`, in the layout of ``x``."""
+    return _run(q.encode, (bits,), x, low, scale)
 
 
-def decode_input(codes: Tensor, bits: int, signed: bool, dtype: torch.dtype) -> Tensor:
+def decode_input(codes: Tensor, low: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
     """:func:`pab.psg.quantize.decode`, in the layout of ``codes``."""
-    return _run(q.decode, (bits, signed, dtype), codes)
+    return _run(q.decode, (bits, dtype), codes, low)
 
 
 def quantize_gradient(grad: Tensor, bits: int) -> Tensor:
@@ -61,7 +60,7 @@ def _pass_where(grad: Tensor, passes: Tensor) -> Tensor:
 
 
 def _quantize_signed(grad: Tensor, scale: Tensor, bits: int) -> Tensor:
-    return q.quantize(grad, bits, True, scale)
+    return q.quantize(grad, bits, -scale, scale)
 
 
 def _run(function: Callable, constants: tuple, x: Tensor, *others: Tensor):
@@ -84,7 +83,7 @@ def _run(function: Callable, constants: tuple, x: Tensor, *others: Tensor):
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:
-        # Whatever a compiler or its absence raises. A fault of ours is raised again by the plain call.
+        # Whatever a compiler or its absence raises. A fault of ours is raised again below.
         compiled.give_up(error)
         return function(x, *others, *constants)
     outs = [
