@@ -52,14 +52,12 @@ def as_input_shape(shape: Sequence[int] | None, batches: Batches | None, model: 
     return tuple(shape)
 
 
-def as_flips(flips: Mapping[str, Tensor] | None, weights: Mapping[str, Tensor], owner: str):
-    """Check that there is a count of the right shape for every weight; None stays None.
+def as_flips(flips: Mapping[str, Tensor], weights: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
+    """Check that there is a count of the right shape for every weight.
 
     Raises:
         ValueError: a weight has no count, or one of another shape.
     """
-    if flips is None:
-        return None
     for name, weight in weights.items():
         if name not in flips:
             raise ValueError(f'{owner}: flips has no entry for {name!r}; it holds {", ".join(flips) or "nothing"}')

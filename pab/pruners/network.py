@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import random
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -60,6 +60,12 @@ def gradients(output: Tensor, leaves: Mapping[str, Tensor], create_graph: bool =
 def as_leaves(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors with the same memory that ask for a gradient."""
     return {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+
+
+def count_outputs(model: nn.Module, input_shape: Sequence[int]) -> int:
+    """Count the logits that a model has for an image; input_shape is its (C, H, W)."""
+    with scoring_mode(model, seed=0), torch.no_grad():
+        return model(next(model.parameters()).new_zeros(1, *input_shape)).shape[1]
 
 
 @contextlib.contextmanager
