@@ -15,7 +15,8 @@ def assign_owners(model: nn.Module, rules: Mapping[str, Sequence[str] | str]) ->
     Args:
         model: any module; frozen parameters (``requires_grad=False``) are left out.
         rules: for each optimizer's name, what it owns: a list of patterns (:mod:`pab.patterns`), such as
-            ``['Conv2d.weight', '!name:head.*']``, or 'rest' (at most one optimizer) for all that no list selects.
+            ``['Conv2d.weight', '!name:head.*']``, or 'rest' (at most one optimizer) for all that no list selects. Names
+            are those in the model, or in its ``network``, where pruners and converters find them.
 
     Returns:
         For each optimizer's name its parameters by full name, in the model's order. A parameter that several layers
@@ -40,6 +41,7 @@ def assign_owners(model: nn.Module, rules: Mapping[str, Sequence[str] | str]) ->
         if not param.requires_grad:
             continue
         full_name = places[0].full_name
+        places += [place._replace(full_name=place.full_name.removeprefix('network.')) for place in places]
         owners = [name for name, patterns in lists.items() if patterns.select_shared(places)] or resting
         if len(owners) == 1:
             owned[owners[0]][full_name] = param

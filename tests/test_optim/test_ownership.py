@@ -37,6 +37,14 @@ def test_what_a_pattern_leaves_out_goes_to_the_rest():
     assert list(owned['sgd']) == ['conv.bias', 'shortcut.weight', 'shortcut.bias', 'head.weight', 'head.bias']
 
 
+def test_names_are_those_of_the_network_as_for_pruners():
+    model = nn.Module()
+    model.network = net()
+    owned = assign_owners(model, dict(head=['name:3.*'], stem=['name:network.0.*', '!name:0.bias'], sgd='rest'))
+    assert list(owned['head']) == ['network.3.weight', 'network.3.bias']
+    assert list(owned['stem']) == ['network.0.weight']
+
+
 def test_frozen_parameters_have_no_owner():
     model = net()
     model[1].requires_grad_(False)
