@@ -48,14 +48,12 @@ class PruneHook(Hook):
     priority = 'HIGH'
 
     def __init__(self, pruner: dict, epoch: int = 0, shots: int = 1, data: dict | None = None) -> None:
-        if type(epoch) is not int or epoch < 0:
-            raise ValueError(f'PruneHook: epoch must be an integer >= 0, got {epoch!r}')
-        if type(shots) is not int or shots < 1:
-            raise ValueError(f'PruneHook: shots must be an integer >= 1, got {shots!r}')
+        for key, value, least in (('epoch', epoch, 0), ('shots', shots, 1)):
+            if type(value) is not int or value < least:
+                raise ValueError(f'PruneHook: {key} must be an integer >= {least}, got {value!r}')
         self.pruner = PRUNERS.build(pruner)
-        self.epoch = epoch
-        self.shots = shots
-        self.data = PruneData(**(data or {}))
+        self._name = type(self.pruner).__name__
+        self.epoch, self.shots, self.data = epoch, shots, PruneData(**(data or {}))
         self.shots_done = 0
         self.pruned_from: dict | None = None
         self._mask_hash = ''
@@ -85,12 +83,12 @@ class PruneHook(Hook):
         if 'flips' in self.pruner.needs:
             if self.shot_epochs[self.shots_done] == 0:
                 raise ValueError(
-                    f'PruneHook: {self._pruner_name} scores by the flips so far, and before epoch 0 there are none; '
+                    f'PruneHook: {self._name} scores by the flips so far, and before epoch 0 there are none; '
                     f'set epoch to at least the number of shots, {self.shots}'
                 )
             if uncounted := [name for name, count in self._flips(runner).items() if count is None]:
                 raise ValueError(
-                    f'PruneHook: {self._pruner_name} scores by the flips of each weight, which no optimizer keeps for '
+                    f'PruneHook: {self._name} scores by the flips of each weight, which no optimizer keeps for '
                     f'{", ".join(uncounted)}; set flips_per_weight=True for the sign optimizer that owns them '
                     '(optim_wrapper.optimizers.bop), or leave them out of prunable'
                 )
@@ -112,14 +110,14 @@ class PruneHook(Hook):
         self.shots_done += 1
         self._mask_hash = hash_masks(masks)
         runner.logger.info(
-            f'{self._pruner_name}, shot {self.shots_done} of {self.shots}: density {float(densities["density"]):.4g}, '
+            f'{self._name}, shot {self.shots_done} of {self.shots}: density {float(densities["density"]):.4g}, '
             f'masks sha256 {self._mask_hash[:12]}\n{density_table(masks)}'
         )
 
     def record(self, runner: Runner) -> dict:
         """What a checkpoint says of the pruning, in plain data."""
         return {
-            'pruner': self._pruner_name,
+            'pruner': self._name,
             'density': float(self.pruner.settings.density),
             'shots': self.shots,
             'shots_done': self.shots_done,
@@ -149,17 +147,14 @@ class PruneHook(Hook):
         self._mask_hash = record['masks_sha256']
 
     def _check_record(self, record: dict, runner: Runner) -> None:
-        here = {'pruner': self._pruner_name, 'density': float(self.pruner.settings.density), 'seed': runner.seed}
+        here = {'pruner': self._name, 'density': float(self.pruner.settings.density), 'seed': runner.seed}
         wrong = [f'{key} {record[key]!r} (here {value!r})' for key, value in here.items() if record[key] != value]
-        if wrong and not self._only_evaluates(runner):
+        only_evaluates = runner._train_loop is None or isinstance(runner._train_loop, dict)
+        if wrong and not only_evaluates:
             raise ValueError(
                 f'PruneHook: {runner._load_from} was pruned with {" and ".join(wrong)}; start from a file that '
                 'tools/prune.py wrote for this config and seed, or change the config'
             )
-
-    @staticmethod
-    def _only_evaluates(runner: Runner) -> bool:
-        return runner._train_loop is None or isinstance(runner._train_loop, dict)
 
     @property
     def _pruner_name(self) -> str:
@@ -178,12 +173,11 @@ class PruneHook(Hook):
         """Name of each prunable weight -> its flips so far, weight by weight; None where no optimizer counts so."""
         optimizers = optimizers_of(runner)
         groups = [group for optimizer in sign_optimizers(optimizers) for group in optimizer.param_groups]
-        counted = {param for group in groups if group.get('flips_per_weight') for param in group['params']}
-        so_far, flips = weight_flips(optimizers), {}
-        for name, layer in prunable_layers(network_of(runner.model), self.pruner.settings.prunable).items():
-            none_yet = torch.zeros_like(layer.weight, dtype=torch.int32) if layer.weight in counted else None
-            flips[name] = so_far.get(layer.weight, none_yet)
-        return flips
+        counted = [param for group in groups if group.get('flips_per_weight') for param in group['params']]
+        flips = {param: torch.zeros_like(param, dtype=torch.int32) for param in counted}  # also before its first step
+        flips.update(weight_flips(optimizers))
+        layers = prunable_layers(network_of(runner.model), self.pruner.settings.prunable)
+        return {name: flips.get(layer.weight) for name, layer in layers.items()}
 
     def _masks(self, runner: Runner, given: dict[str, Any]) -> dict[str, Tensor]:
         given = {**given, **self._input_shape(runner)}
@@ -192,8 +186,7 @@ class PruneHook(Hook):
         if 'flips' in self.pruner.asks:
             flips = self._flips(runner)
             given['flips'] = None if any(count is None for count in flips.values()) else flips
-        rounds = self.pruner.settings.rounds
-        bar = RoundsBar(self._pruner_name, rounds) if rounds > 1 else None
+        bar = RoundsBar(self._name) if self.pruner.settings.rounds > 1 else None
         return self.pruner.prune(network_of(runner.model), seed=runner.seed, on_round=bar, **given)
 
 
@@ -214,20 +207,16 @@ def _same_on_all_ranks(compute: Callable[[], dict[str, Tensor]]) -> dict[str, Te
 class RoundsBar:
     """A progress bar over rounds; where the output is no terminal it moves ten times only."""
 
-    def __init__(self, title: str, rounds: int) -> None:
-        self._title, self._rounds = title, rounds
-        self._step = 1 if sys.stdout.isatty() else max(1, rounds // 10)
-        self._shown = 0
-        self._bar: ProgressBar | None = None
+    def __init__(self, title: str) -> None:
+        self._title, self._bar = title, None
 
     def __call__(self, done: int, total: int, density: float) -> None:
         """Show that ``done`` of ``total`` rounds are over."""
         if self._bar is None:  # not before there is progress: an error would land on the bar's line
-            sys.stdout.write(f'{self._title}, {self._rounds} rounds ')
-            self._bar = ProgressBar(self._rounds, bar_width=30)
-        if done - self._shown >= self._step or done == total:
-            self._bar.update(done - self._shown)
-            self._shown = done
+            sys.stdout.write(f'{self._title}, {total} rounds ')
+            self._bar = ProgressBar(total, bar_width=30)
+        if sys.stdout.isatty() or done % max(1, total // 10) == 0 or done == total:
+            self._bar.update(done - self._bar.completed)
         if done == total:
             sys.stdout.write('\n')
 

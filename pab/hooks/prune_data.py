@@ -7,6 +7,7 @@ import torch
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
+from torch.utils.data import DataLoader, Subset
 
 
 @dataclass(frozen=True)
@@ -42,25 +43,23 @@ class PruneData:
         """(images (N, C, H, W), labels (N,)) as the network sees them in evaluation."""
         stream = np.random.RandomState(runner.seed % 2**32)
         chosen = stream.permutation(self.check_size(runner))[: self.num_samples].tolist()
-        parts = [chosen[i : i + self.batch_size] for i in range(0, len(chosen), self.batch_size)]
-        return [_load(runner, part) for part in parts]
+        return _load(runner, chosen, self.batch_size)
 
     def input_shape(self, runner: Runner) -> tuple[int, ...]:
         """(C, H, W) of one image: the model's ``input_shape``, else that of a training image."""
         shape = getattr(_model(runner), 'input_shape', None)
-        return tuple(_load(runner, [0])[0].shape[1:] if shape is None else shape)
+        return tuple(_load(runner, [0], 1)[0][0].shape[1:] if shape is None else shape)
 
 
 def _model(runner: Runner) -> torch.nn.Module:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
-def _load(runner: Runner, indices: list[int]) -> tuple[Tensor, Tensor]:
-    loader = runner.train_dataloader
+def _load(runner: Runner, indices: list[int], batch_size: int) -> list[tuple[Tensor, Tensor]]:
+    training = runner.train_dataloader
     # a dataset may transform its samples at random, and the draws of the training must not depend on the pruning
     with torch.random.fork_rng():
         torch.manual_seed(runner.seed)
-        dataset = loader.dataset
-        samples = dataset.__getitems__(indices) if hasattr(dataset, '__getitems__') else [dataset[i] for i in indices]
-        batch = _model(runner).data_preprocessor(loader.collate_fn(samples), False)
-    return batch['images'], batch['labels']
+        loader = DataLoader(Subset(training.dataset, indices), batch_size, collate_fn=training.collate_fn)
+        batches = [_model(runner).data_preprocessor(batch, False) for batch in loader]
+    return [(batch['images'], batch['labels']) for batch in batches]

@@ -108,8 +108,7 @@ class Pruner:
     ) -> list[Group]:
         """Tell which weights would compete, and how many of them would stay; nothing is scored.
 
-        Args:
-            model, density, classifier_density, input_shape, num_classes: as for :meth:`prune`.
+        The arguments are those of :meth:`prune`.
 
         Raises:
             ValueError: ``prunable`` matches no layer, no layer is the classifier, or the floors do not fit the density.

@@ -43,7 +43,8 @@ def make_groups(
         sizes: name -> number of weights of every prunable tensor, in the model's order.
         scope: 'global' or 'local'.
         density: of every group but the classifier's.
-        floor: least number of weights that every tensor keeps; a smaller tensor keeps all it has.
+        floor: least number of weights that every tensor keeps; a smaller tensor keeps all it has. The total stays the
+            one without floors.
         classifier: the tensor with a density of its own, or None.
         classifier_density: its density; needed with ``classifier``.
 
@@ -56,27 +57,15 @@ def make_groups(
     if classifier is not None:
         split.append(([classifier], classifier_density))
     parts = [tuple(sizes[name] for name in names) for names, _ in split]
-    counts = share_counts(parts, [share for _, share in split], floor)
+    counts = _share_counts(parts, [share for _, share in split], floor)
     return [
         Group(tuple(names), part, share, count)
         for (names, share), part, count in zip(split, parts, counts, strict=True)
     ]
 
 
-def share_counts(sizes: Sequence[Sequence[int]], densities: Sequence[Fraction], floor: int) -> list[int]:
-    """Count what each group keeps, so that every tensor can keep ``floor`` weights and the total stays exact.
-
-    A group whose own count is below its floors is lifted to them; the groups with the most to spare pay for it, so the
-    total is the one without floors.
-
-    Args:
-        sizes: number of weights of each tensor, by group.
-        densities: of each group.
-        floor: as in :func:`make_groups`.
-
-    Raises:
-        ValueError: the floors add up to more than may stay.
-    """
+def _share_counts(sizes: list[tuple[int, ...]], densities: list[Fraction], floor: int) -> list[int]:
+    """Count what each group keeps: a group below its floors is lifted to them, those with the most to spare pay."""
     counts = [kept_count(sum(part), density) for part, density in zip(sizes, densities, strict=True)]
     floors = [sum(min(floor, size) for size in part) for part in sizes]
     if sum(floors) > sum(counts):

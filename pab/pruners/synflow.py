@@ -27,6 +27,6 @@ class SynFlow(Pruner):
     ) -> dict[str, Tensor]:
         leaves = as_leaves({name: w.abs() for name, w in weights.items()})
         ones = next(iter(weights.values())).new_ones(1, *input_shape)
-        grads = gradients(network.absolute()(leaves, ones).sum(), leaves)
+        grads = gradients(network(leaves, ones, absolute=True).sum(), leaves)
         # in the memory of abs(w), which nobody else has
         return {name: leaf.detach().mul_(grads[name]).abs_() for name, leaf in leaves.items()}

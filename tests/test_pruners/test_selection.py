@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pab.pruners.schedules import as_density, exponential, kept_count, linear, shot_density
-from pab.pruners.selection import Group, lowest, make_groups, share_counts
+from pab.pruners.selection import Group, lowest, make_groups
 
 
 def keep_highest(scores, alive, count, sizes=(), floor=0):
@@ -133,16 +133,14 @@ def test_groups():
     assert make_groups(sizes, 'global', half, 0, 'fc', tenth) == [Group(('a', 'b'), (10, 20), half, 15), classifier]
     assert make_groups(sizes, 'local', half, 0, 'fc', tenth) == [*alone, classifier]
     assert make_groups(dict(fc=30), 'global', half, 0, 'fc', tenth) == [classifier]
-    # 5, 10 and 3 stay without a floor; with one of 6 the second pays what the others need
-    assert [group.count for group in make_groups(sizes, 'local', half, 6, 'fc', tenth)] == [6, 6, 6]
-    with pytest.raises(ValueError, match='min_per_tensor: 7 weights in each of 3 tensors need 21 kept weights'):
-        make_groups(sizes, 'local', half, 7, 'fc', tenth)
 
 
 def test_counts_shared_by_floors():
-    tenth = [Fraction(1, 10)] * 3
-    assert share_counts([[10], [100], [200]], tenth, 0) == [1, 10, 20]
-    assert share_counts([[10], [100], [200]], tenth, 4) == [4, 10, 17]  # the one with the most to spare pays
-    assert share_counts([[10], [100], [200]], tenth, 10) == [10, 10, 11]
+    def counts(floor):
+        return [group.count for group in make_groups(dict(a=10, b=100, c=200), 'local', Fraction(1, 10), floor)]
+
+    assert counts(0) == [1, 10, 20]
+    assert counts(4) == [4, 10, 17]  # the one with the most to spare pays
+    assert counts(10) == [10, 10, 11]
     with pytest.raises(ValueError, match='min_per_tensor: 12 weights in each of 3 tensors need 34 kept weights'):
-        share_counts([[10], [100], [200]], tenth, 12)
+        counts(12)
