@@ -1,16 +1,17 @@
-"""Which elementwise passes run as one compiled loop, and what happens where there is no compiler.
+"""Elementwise passes over large tensors: one compiled loop, or the same function operation by operation.
 
-The passes themselves live beside what they compute (:mod:`pab.psg.kernels`, :mod:`pab.optim.flips`); every one has a
-plain form with the same numbers bit for bit.
+The functions live beside what they compute (:mod:`pab.psg.kernels`, :mod:`pab.optim.flips`). A compiled loop rounds
+after every operation, as torch's own operations do, so both ways give the same numbers bit for bit.
 """
 
 import functools
 import os
 import types
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
+from torch import Tensor
 
 MODES = {'1': True, '0': False}
 
@@ -48,9 +49,33 @@ def is_compiled() -> bool:
     return MODES[setting]
 
 
+def run_compiled(function: Callable, tensors: Sequence[Tensor | None], constants: tuple = ()):
+    """``function(*tensors, *constants)`` as one compiled loop; None where there is to be none, or no compiler.
+
+    Args:
+        function: works entry by entry, may change its arguments in place, and returns something else than None. It is
+            compiled once for each of its constants and the types and devices of the tensors, not for their sizes.
+        tensors: of one dimension and equal length; or of none, for numbers that change; or None.
+        constants: hashable.
+    """
+    if torch.compiler.is_compiling() or not is_compiled():
+        return None
+    for tensor in tensors:
+        if tensor is not None and tensor.dim():
+            torch._dynamo.mark_dynamic(tensor, 0)
+    kinds = [None if tensor is None else (tensor.dtype, tensor.device.type) for tensor in tensors]
+    try:
+        return compile_pass(function, constants, *kinds)(*tensors)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a compiler or its absence raises, before the loop has run
+        give_up(error)
+        return None
+
+
 @functools.cache
 def compile_pass(function: Callable, constants: tuple, *key: Hashable) -> Callable:
-    """``function(*tensors, *constants)``, compiled once for each ``constants`` and ``key`` (types, device)."""
+    """``function(*tensors, *constants)``, compiled once for each ``constants`` and ``key`` (types, devices)."""
 
     def run(*tensors):
         return function(*tensors, *constants)
@@ -59,7 +84,11 @@ def compile_pass(function: Callable, constants: tuple, *key: Hashable) -> Callab
     name = f'pab_{function.__name__}_{len(_names)}'
     _names.append(name)
     code = run.__code__.replace(co_name=name)
-    return torch.compile(types.FunctionType(code, globals(), name, None, run.__closure__), fullgraph=True)
+    # without this option, a GPU's loop would round a product and the sum after it once instead of twice
+    rounding = {'emulate_precision_casts': True}
+    return torch.compile(
+        types.FunctionType(code, globals(), name, None, run.__closure__), fullgraph=True, options=rounding
+    )
 
 
 def give_up(error: Exception) -> None:
