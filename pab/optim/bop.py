@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ..registry import OPTIMIZERS
-from .flips import largest_below
+from .flips import flip_, largest_below
 from .sign_optimizer import SignOptimizer
 
 FIRST_STEPS = ('zero', 'gradient')
@@ -50,9 +50,6 @@ class Bop(SignOptimizer):
         ([-0.5, -0.5], 1)
     """
 
-    rule = staticmethod(agree)
-    averages = ('moving_average',)
-
     def __init__(
         self,
         params: Iterable,
@@ -82,15 +79,17 @@ class Bop(SignOptimizer):
         if first_step not in FIRST_STEPS:
             raise ValueError(f'Bop: first_step must be one of {FIRST_STEPS}, got {first_step!r}')
 
-    def numbers(self, param: Tensor, group: dict[str, Any]) -> tuple[float, ...]:
-        """1 - gamma, gamma, and the largest number below tau."""
-        rate, dtype = group['adaptivity_rate'], self.state[param]['moving_average'].dtype
-        return 1 - rate, rate, largest_below(group['threshold'], dtype)
-
-    def start(self, name: str, param: Tensor, group: dict[str, Any]) -> Tensor:
+    def start(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """The average before the first step."""
-        average = super().start(name, param, group)
+        state = super().start(param, group)
         if group['first_step'] == 'gradient':
             # The step to come then gives (1 - gamma) / (1 - gamma) * g + gamma * g = (1 + gamma) g.
+            average = state['moving_average']
             average.copy_(param.grad.to(average.dtype) / (1 - group['adaptivity_rate']))
-        return average
+        return state
+
+    def flip(self, param: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
+        """Average the gradient, flip what agrees with the average."""
+        rate, average = group['adaptivity_rate'], state['moving_average']
+        numbers = 1 - rate, rate, largest_below(group['threshold'], average.dtype)
+        return flip_(agree, param, param.grad, [average], state.get('weight_flips'), numbers)

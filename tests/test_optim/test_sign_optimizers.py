@@ -68,23 +68,22 @@ def test_who_flips_signs():
 class Normalised(SignOptimizer):
     """Flip where m / sqrt(v) reaches a threshold: two averages and a few lines."""
 
-    averages = ('first', 'second')
-
     def __init__(self, params, rate, threshold):
         super().__init__(params, dict(rate=rate, threshold=threshold, flips_per_weight=True))
 
-    @staticmethod
-    def rule(signs, grad, first, second, rate, below):
-        first.mul_(1 - rate).add_(grad * rate)
-        second.mul_(1 - rate).add_(grad * grad * rate)
-        return signs.mul_(first / second.sqrt()).gt_(below)
+    def start(self, param, group):
+        return {'first': torch.zeros_like(param), 'second': torch.zeros_like(param)}
 
-    def numbers(self, param, group):
-        return group['rate'], flips.largest_below(group['threshold'], torch.float32)
+    def flip(self, param, state, group):
+        numbers = group['rate'], flips.largest_below(group['threshold'], param.dtype)
+        averages = [state['first'], state['second']]
+        return flips.flip_(normalised, param, param.grad, averages, state['weight_flips'], numbers)
 
-    def check(self, settings):
-        if not 0 < settings['rate'] < 1:
-            raise ValueError(f'Normalised: rate must lie in (0, 1), got {settings["rate"]!r}')
+
+def normalised(signs, grad, first, second, rate, below):
+    first.mul_(1 - rate).add_(grad * rate)
+    second.mul_(1 - rate).add_(grad * grad * rate)
+    return signs.mul_(first / second.sqrt()).gt_(below)
 
 
 def test_another_rule_by_hand():
@@ -119,8 +118,3 @@ def test_another_rule_runs_both_ways(way, monkeypatch):
         expected = torch.where(m / v.sqrt() * expected.sign() >= 0.7, -expected, expected)
         opt.step()
         assert torch.equal(w, expected)
-
-
-def test_settings_of_an_own_rule_are_checked():
-    with pytest.raises(ValueError, match=r'Normalised: rate must lie in \(0, 1\), got 2'):
-        Normalised([nn.Parameter(torch.ones(1))], rate=2, threshold=0)
