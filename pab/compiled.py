@@ -8,12 +8,10 @@ import functools
 import os
 import types
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-
-MODES = {'1': True, '0': False}
 
 _wanted: bool | None = None  # None: the environment decides
 _failed = False
@@ -39,14 +37,10 @@ def use_compiled(wanted: bool | None) -> None:
 
 def is_compiled() -> bool:
     """Whether large elementwise passes run compiled. Raises ValueError for a ``PAB_COMPILE`` that is not 0 or 1."""
-    if _failed:
-        return False
-    if _wanted is not None:
-        return _wanted
     setting = os.environ.get('PAB_COMPILE', '1')
-    if setting not in MODES:
+    if setting not in ('0', '1'):
         raise ValueError(f'PAB_COMPILE must be 0 or 1, got {setting!r}; unset it for the default, 1')
-    return MODES[setting]
+    return not _failed and (setting == '1' if _wanted is None else _wanted)
 
 
 def run_compiled(function: Callable, tensors: Sequence[Tensor | None], constants: tuple = ()):
@@ -74,8 +68,8 @@ def run_compiled(function: Callable, tensors: Sequence[Tensor | None], constants
 
 
 @functools.cache
-def compile_pass(function: Callable, constants: tuple, *key: Hashable) -> Callable:
-    """``function(*tensors, *constants)``, compiled once for each ``constants`` and ``key`` (types, devices)."""
+def compile_pass(function: Callable, constants: tuple, *kinds: tuple | None) -> Callable:
+    """``function(*tensors, *constants)``, compiled once for each ``constants`` and kinds of tensors."""
 
     def run(*tensors):
         return function(*tensors, *constants)
@@ -83,12 +77,9 @@ def compile_pass(function: Callable, constants: tuple, *key: Hashable) -> Callab
     # dynamo counts the variants of one code object and gives up at the eighth: each gets its own
     name = f'pab_{function.__name__}_{len(_names)}'
     _names.append(name)
-    code = run.__code__.replace(co_name=name)
-    # without this option, a GPU's loop would round a product and the sum after it once instead of twice
-    rounding = {'emulate_precision_casts': True}
-    return torch.compile(
-        types.FunctionType(code, globals(), name, None, run.__closure__), fullgraph=True, options=rounding
-    )
+    run = types.FunctionType(run.__code__.replace(co_name=name), globals(), name, None, run.__closure__)
+    # without the option, a GPU's loop would round a product and the sum after it once instead of twice
+    return torch.compile(run, fullgraph=True, options={'emulate_precision_casts': True})
 
 
 def give_up(error: Exception) -> None:

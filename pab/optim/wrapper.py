@@ -97,11 +97,11 @@ class SharedBackward(OptimWrapperDict):
 
     def get_lr(self) -> dict[str, list[float]]:
         """The learning rates of the optimizers that have one (Bop has none), for the log."""
-        return self._logged('lr')
-
-    def get_momentum(self) -> dict[str, list[float]]:
-        """The momenta of the optimizers that have one."""
-        return self._logged('momentum')
+        having = {name: wrapper.optimizer for name, wrapper in self.items() if 'lr' in wrapper.optimizer.defaults}
+        return {
+            'lr' if len(having) == 1 else f'{name}.lr': [group['lr'] for group in optimizer.param_groups]
+            for name, optimizer in having.items()
+        }
 
     def state_dict(self) -> dict:
         """The state of every optimizer by name, and the loss scaler's where there is one."""
@@ -125,13 +125,6 @@ class SharedBackward(OptimWrapperDict):
         if self.scaler:
             self.scaler.load_state_dict(state.pop('scaler'))
         super().load_state_dict(state)
-
-    def _logged(self, key: str) -> dict[str, list[float]]:
-        having = {name: wrapper.optimizer for name, wrapper in self.items() if key in wrapper.optimizer.defaults}
-        return {
-            key if len(having) == 1 else f'{name}.{key}': [group[key] for group in optimizer.param_groups]
-            for name, optimizer in having.items()
-        }
 
     def _parameters(self) -> list[Tensor]:
         return [param for w in self.values() for group in w.optimizer.param_groups for param in group['params']]
