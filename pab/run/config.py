@@ -1,14 +1,23 @@
-"""Reading a config for a run, and the check that every key of it is read by somebody."""
+"""Reading a config for a run, and the check that something reads every key of it."""
 
 import difflib
 import functools
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.hooks import Hook
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper
+from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+from mmengine.registry import Registry
+from mmengine.runner import LogProcessor, Runner, TestLoop, ValLoop
+from mmengine.visualization import Visualizer
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
-from .lr_scale import check_auto_scale_lr
+from .. import registry
 
 # What mmengine's runner reads from the config beyond its constructor's arguments.
 READ_ELSEWHERE = {
@@ -22,35 +31,74 @@ READ_ELSEWHERE = {
     'runner_type',
     'sync_bn',
 }
-ENV_KEYS = {'cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'}
-MP_KEYS = {'mp_start_method', 'opencv_num_threads'}
+# What reads the groups that need no ``type``: their keys, or the function or class whose arguments they are.
+READERS: dict[str, set[str] | Callable] = {
+    'auto_scale_lr': {'base_batch_size', 'enable'},
+    'env_cfg': {'cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'},
+    'env_cfg.dist_cfg': {'backend', 'timeout'},
+    'env_cfg.mp_cfg': {'mp_start_method', 'opencv_num_threads'},
+    'log_processor': LogProcessor,
+    'model_wrapper_cfg': MMDistributedDataParallel,
+    'randomness': Runner.set_randomness,
+    'test_cfg': TestLoop,
+    'test_dataloader': DataLoader,
+    'train_dataloader': DataLoader,
+    'val_cfg': ValLoop,
+    'val_dataloader': DataLoader,
+    'visualizer': Visualizer,
+}
+GROUPS = {*READERS, 'data_preprocessor', 'default_hooks', 'model', 'optim_wrapper', 'train_cfg'}
+# Keys that are read by whoever builds an object, beside the arguments of its class.
+READ_BY_BUILDERS = {
+    DataLoader: {'disable_subprocess_warning', 'num_batch_per_epoch'},
+    Hook: {'priority'},
+    OptimWrapper: {'constructor', 'optimizers', 'paramwise_cfg'},
+    Optimizer: {'owns'},
+    _ParamScheduler: {'convert_to_iter_based'},
+}
 
 
 class SettledConfig(Config):
-    """A config that changes no more, so that its text, which every checkpoint holds, is laid out only once."""
+    """A config that is final: its text, a quarter of a second's work that every checkpoint holds, is made only once."""
 
     @functools.cached_property
     def pretty_text(self) -> str:
-        """The config as a well-laid-out Python file; takes a quarter of a second, the first time."""
+        """The config as a formatted Python file."""
         return super().pretty_text
+
+
+def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Replace values of a config, by their dotted names.
+
+    Raises:
+        ValueError: a value would replace a whole group of settings.
+    """
+    for name, value in options.items():
+        old = functools.reduce(
+            lambda group, key: group.get(key) if isinstance(group, Mapping) else None, name.split('.'), cfg._cfg_dict
+        )
+        if isinstance(old, Mapping) and old and value is not None and not isinstance(value, Mapping):
+            raise ValueError(
+                f'{name} is a group of settings, got {value!r}; set one of {", ".join(f"{name}.{key}" for key in old)}'
+            )
+    cfg.merge_from_dict(dict(options))
 
 
 def check_config(cfg: Config) -> None:
     """Refuse a config with a key that nothing would read, before anything is built.
 
-    Deeper keys become arguments of the classes they configure, which refuse what they do not know; those that only
-    ``dict.get`` reads are checked here. Names with a leading underscore are the author's own and may be anything.
+    Checked are the config's own keys, those of groups such as ``env_cfg``, and those of every dict with a ``type``,
+    at any depth, against the arguments of that class. Names with a leading underscore, at the top, are the author's
+    own and may be anything. A class that hands ``**kwargs`` to something else than its parent is left to itself.
 
     Raises:
-        ValueError: names the key, and the known ones most like it.
+        ValueError: names the key, and the known ones most like it; or a number that is out of range.
     """
     known = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | READ_ELSEWHERE
     _check_keys('config', [key for key in cfg if not key.startswith('_')], known)
-    env = cfg.get('env_cfg') or {}
-    _check_keys('env_cfg', env, ENV_KEYS)
-    _check_keys('env_cfg.mp_cfg', env.get('mp_cfg') or {}, MP_KEYS)
-    _check_topk(cfg)
-    check_auto_scale_lr(cfg.get('auto_scale_lr') or {})
+    for key, value in cfg.items():
+        if key in GROUPS and value is not None and not isinstance(value, Mapping):
+            raise ValueError(f'config: {key} must be a dict of settings, got {value!r}')
     for name, hook in (cfg.get('default_hooks') or {}).items():
         if hook is not None and 'type' not in hook:
             known_hooks = [key for key, value in cfg.default_hooks.items() if value and 'type' in value]
@@ -58,6 +106,14 @@ def check_config(cfg: Config) -> None:
                 f'config: default_hooks.{name} has no type, got {dict(hook)!r}; '
                 f'{_suggest(name, known_hooks, "the hooks of this config are")}'
             )
+    for key, value in cfg.items():
+        _check_arguments(key, value)
+    _check_topk(cfg)
+    for name in ('max_epochs', 'max_iters', 'val_interval'):
+        _check_count(f'train_cfg: {name}', (cfg.get('train_cfg') or {}).get(name, 1))
+    scale = cfg.get('auto_scale_lr') or {}
+    if scale.get('enable'):
+        _check_count('auto_scale_lr: base_batch_size, the batch that lr belongs to,', scale.get('base_batch_size'))
 
 
 def _check_topk(cfg: Config) -> None:
@@ -72,13 +128,65 @@ def _check_topk(cfg: Config) -> None:
                     raise ValueError(f'{key}: topk must not exceed the number of classes, {classes}, got {k}')
 
 
+def _check_arguments(name: str, value: Any) -> None:
+    """Check the keys of a group of settings, and of the groups in it."""
+    if isinstance(value, Mapping):
+        kind = value.get('type')
+        readers = _registered(kind) if isinstance(kind, str) else [kind or READERS.get(name)]
+        known = [_read_by(reader) for reader in readers if reader is not None]
+        if known and None not in known:
+            _check_keys(name, [key for key in value if key not in ('type', '_scope_')], set().union(*known))
+        for key, item in value.items():
+            _check_arguments(f'{name}.{key}', item)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _check_arguments(f'{name}[{index}]', item)
+
+
+def _registered(name: str) -> list[Callable]:
+    """What registries have under a name, with or without a scope before it."""
+    found = []
+    for child in _registries():
+        for own in (child, child.parent):
+            if own is not None and name.rpartition('.')[2] in own.module_dict:
+                found.append(own.module_dict[name.rpartition('.')[2]])
+    return found
+
+
+@functools.cache
+def _registries() -> list[Registry]:
+    children = [value for value in [*vars(registry).values(), *registry._REST] if isinstance(value, Registry)]
+    for child in children:
+        child.import_from_location()
+    return children
+
+
+def _read_by(reader: set[str] | Callable) -> set[str] | None:
+    """The keys that a function or class takes as arguments; None when that may be any."""
+    if isinstance(reader, set):
+        return reader
+    functions, known = [reader], set()
+    if inspect.isclass(reader):
+        functions = [cls.__init__ for cls in reader.__mro__ if '__init__' in vars(cls)]
+        known = known.union(*(keys for cls, keys in READ_BY_BUILDERS.items() if issubclass(reader, cls)))
+    for function in functions:
+        params = inspect.signature(function).parameters.values()
+        known |= {p.name for p in params if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {'self'}
+        if all(p.kind is not p.VAR_KEYWORD for p in params):
+            return known
+    return None
+
+
 def _check_keys(where: str, keys: Iterable[str], known: set[str]) -> None:
     for key in keys:
         if key not in known:
-            raise ValueError(
-                f'{where}: nothing reads the key {key!r}; {_suggest(key, known, "known keys are")}'
-                ' (a name of your own begins with an underscore)'
-            )
+            own = '; a name of your own begins with an underscore' if where == 'config' else ''
+            raise ValueError(f'{where}: nothing reads the key {key!r}; {_suggest(key, known, "known keys are")}{own}')
+
+
+def _check_count(what: str, number: Any) -> None:
+    if type(number) is not int or number < 1:
+        raise ValueError(f'{what} must be an integer >= 1, got {number!r}')
 
 
 def _suggest(key: str, known: Iterable[str], otherwise: str) -> str:

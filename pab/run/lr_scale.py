@@ -1,29 +1,12 @@
 """The learning rate for another batch size than the recipe's."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from torch.optim import Optimizer
 
-KEYS = {'enable', 'base_batch_size'}
-
-
-def check_auto_scale_lr(settings: Mapping) -> None:
-    """Verify the config's ``auto_scale_lr``.
-
-    Raises:
-        ValueError: a key that is missing or that nothing reads, or a base_batch_size that is no integer >= 1.
-    """
-    if set(settings) - KEYS:
-        raise ValueError(f'auto_scale_lr: its keys are {sorted(KEYS)}, got {sorted(settings)}')
-    base = settings.get('base_batch_size')
-    if settings.get('enable') and (not isinstance(base, int) or isinstance(base, bool) or base < 1):
-        raise ValueError(
-            f'auto_scale_lr: base_batch_size must be an integer >= 1, the batch that lr belongs to, got {base!r}'
-        )
-
 
 def scale_lr_(optimizers: Iterable[Optimizer], ratio: float) -> list[float]:
-    """Multiply the learning rates of all optimizers that have one (Bop has none), as Goyal et al. 2017 do.
+    """Multiply the learning rates of all optimizers that have one (Bop has none).
 
     Args:
         optimizers: changed in place.
