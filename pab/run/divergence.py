@@ -2,18 +2,18 @@
 
 import math
 from collections import deque
+from collections.abc import Iterable
 
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..contracts import sign_optimizers
 from ..hooks.parts import optimizers_of
 from ..registry import HOOKS
-from .layer_statistics import PassStatistics, layer_statistics
+from .layer_statistics import layer_statistics
 from .loading import NOT_FOR_RESUME
 
 
@@ -26,7 +26,7 @@ class DivergenceHook(Hook):
     step began with: the step is computed once more, with its batches and random numbers, and every layer's weights,
     output and gradients are looked at. The table of all layers is in the log; the error names the first one.
 
-    The norm is one pass over the gradients, on a CPU 0.1 to 0.3 % of a step. On a GPU nobody waits for it: it is read
+    The norm is one pass over the gradients, on a CPU 0.1 to 0.4 % of a step. On a GPU nobody waits for it: it is read
     one update later, and a copy of the weights from before the update is kept for that long.
 
     A loss that is not finite although its gradients are, and one that a loss scale skips, are seen when the losses are
@@ -37,28 +37,25 @@ class DivergenceHook(Hook):
         FloatingPointError: a loss or a gradient was not finite, on any process.
     """
 
-    def __init__(self) -> None:
-        self._passes: deque[tuple] = deque(maxlen=1)  # (batch, random states) of the passes of one update
-        self._unread: tuple | None = None  # on a GPU: what is known of the last update
-        self._weights: list[Tensor] = []  # on a GPU: from before the last update
-
     def before_train(self, runner: Runner) -> None:
         """Look before every update."""
         wrapper = runner.optim_wrapper
         first = next(iter(wrapper.values())) if hasattr(wrapper, 'values') else wrapper
-        self._passes = deque(maxlen=first._accumulative_counts)
-        self._params = [param for param in _bare(runner).parameters() if param.requires_grad]
+        self._model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._params = [param for param in self._model.parameters() if param.requires_grad]
+        self._passes: deque[tuple] = deque(maxlen=first._accumulative_counts)  # those of the next update
         self._late = self._params[0].is_cuda
+        self._unread: tuple | None = None  # what is known of the last update, where it is looked at late,
+        self._weights: list[Tensor] = []  # and the weights from before it
         self._handle = optimizers_of(runner)[0].register_step_pre_hook(lambda *_: self._before_update(runner))
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        """Keep what the step would be computed from once more."""
-        cuda = torch.cuda.get_rng_state() if self._late else None
-        self._passes.append((data_batch, torch.get_rng_state(), cuda))
+        """Keep what the pass would be computed from once more."""
+        self._passes.append((data_batch, torch.get_rng_state(), torch.cuda.get_rng_state() if self._late else None))
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Read what is left."""
-        self._read(runner)
+        """Look at the last update."""
+        self._look_back(runner)
 
     def after_train(self, runner: Runner) -> None:
         """Look no more."""
@@ -66,28 +63,28 @@ class DivergenceHook(Hook):
 
     def after_scalars(self, runner: Runner, scalars: list[tuple[int, dict[str, float]]], data_batch) -> None:
         """Look at the losses that have come."""
-        first = first_bad(scalars)
-        anywhere = torch.tensor(int(first is not None), device=self._params[0].device)
+        named = [(step, name, value) for step, values in scalars for name, value in values.items() if 'loss' in name]
+        bad = [(step, f'{name} is {value}') for step, name, value in named if not math.isfinite(value)]
+        anywhere = torch.tensor(len(bad), device=self._params[0].device)
         all_reduce(anywhere, 'max')  # so that no process is left waiting for one that stops
         if anywhere:
-            what = 'a loss of another process is not finite' if first is None else f'{first[1]} is {first[2]}'
-            self._stop(runner, runner.iter if first is None else first[0], what, list(self._passes))
+            step, what = bad[0] if bad else (runner.iter, 'a loss of another process is not finite')
+            self._stop(runner, step, what, self._passes)
 
     def _before_update(self, runner: Runner) -> None:
         norm = torch.nn.utils.get_total_norm([param.grad for param in self._params if param.grad is not None])
-        if not self._late:
-            if not math.isfinite(norm):
-                self._stop(runner, runner.iter, 'a gradient is not finite', list(self._passes))
-            return
-        self._read(runner)
-        self._weights = self._weights or [torch.empty_like(param) for param in self._params]
-        torch._foreach_copy_(self._weights, [param.detach() for param in self._params])
-        norm = norm.to('cpu', non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        self._unread = runner.iter, norm, event, list(self._passes)
+        if self._late:
+            self._look_back(runner)
+            self._weights = self._weights or [torch.empty_like(param) for param in self._params]
+            with torch.no_grad():
+                torch._foreach_copy_(self._weights, self._params)
+            norm, event = norm.to('cpu', non_blocking=True), torch.cuda.Event()
+            event.record()
+            self._unread = runner.iter, norm, event, list(self._passes)
+        elif not math.isfinite(norm):
+            self._stop(runner, runner.iter, 'a gradient is not finite', self._passes)
 
-    def _read(self, runner: Runner) -> None:
+    def _look_back(self, runner: Runner) -> None:
         """Look at the last update's norm; the device has computed it while the host prepared this one."""
         if self._unread is None:
             return
@@ -98,57 +95,32 @@ class DivergenceHook(Hook):
                 param.data.copy_(before)
             self._stop(runner, step, 'a gradient is not finite', passes)
 
-    def _stop(self, runner: Runner, step: int, what: str, passes: list[tuple]) -> None:
+    def _stop(self, runner: Runner, step: int, what: str, passes: Iterable[tuple]) -> None:
         name = f'{NOT_FOR_RESUME}iter_{runner.iter + 1}.pth'
         runner.save_checkpoint(runner.work_dir, name, by_epoch=False)
         for data_batch, state, cuda in passes:
             torch.set_rng_state(state)
             if cuda is not None:
                 torch.cuda.set_rng_state(cuda)
-            statistics = _compute_again(runner, data_batch)
+            statistics = layer_statistics(self._model, lambda batch=data_batch: self._loss(runner, batch))
             if statistics.origin:
                 break
         runner.logger.error(f'Step {step + 1}, computed once more:\n{statistics.table()}')
-        where = f'it began in {statistics.origin}'
-        if not statistics.origin:
-            where = (
-                'it began in another process' if runner.world_size > 1 else 'computed again, the last step is finite'
-            )
+        elsewhere = 'in another process' if runner.world_size > 1 else 'before the last step, which is finite'
         raise FloatingPointError(
-            f'training stopped at step {step + 1}: {what} (epoch {runner.epoch + 1}; {_rates(runner)}); {where}. All '
-            f'layers are in the log, the state in {name}. A lower learning rate or gradient clipping '
-            '(optim_wrapper.clip_grad) may help'
+            f'training stopped at step {step + 1}: {what} (epoch {runner.epoch + 1}; {_rates(runner)}); it began '
+            f'{f"in {statistics.origin}" if statistics.origin else elsewhere}. All layers are in the log, the state in '
+            f'{name}. A lower learning rate or gradient clipping (optim_wrapper.clip_grad) may help'
         )
 
-
-def first_bad(scalars: list[tuple[int, dict[str, float]]]) -> tuple[int, str, float] | None:
-    """The first loss that is not finite: its step (from 0), name and value; None when all are."""
-    for step, values in scalars:
-        for name, value in values.items():
-            if 'loss' in name and not math.isfinite(value):
-                return step, name, value
-    return None
-
-
-def _bare(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
-
-def _compute_again(runner: Runner, data_batch) -> PassStatistics:
-    model = _bare(runner)
-
-    def loss_of() -> Tensor:
-        with runner.optim_wrapper.optim_context(model):
-            data = model.data_preprocessor(data_batch, True)
-            losses = model(**data, mode='loss') if isinstance(data, dict) else model(*data, mode='loss')
-            return model.parse_losses(losses)[0]
-
-    return layer_statistics(model, loss_of)
+    def _loss(self, runner: Runner, data_batch) -> Tensor:
+        with runner.optim_wrapper.optim_context(self._model):
+            data = self._model.data_preprocessor(data_batch, True)
+            args, kwargs = ((), data) if isinstance(data, dict) else (data, {})
+            return self._model.parse_losses(self._model(*args, **kwargs, mode='loss'))[0]
 
 
 def _rates(runner: Runner) -> str:
-    optimizers = optimizers_of(runner)
-    rates = [f'learning rate {group["lr"]:.3g}' for o in optimizers for group in o.param_groups if 'lr' in group]
-    groups = [group for optimizer in sign_optimizers(optimizers) for group in optimizer.param_groups]
-    rates += [f'adaptivity rate {group["adaptivity_rate"]:.3g}' for group in groups if 'adaptivity_rate' in group]
-    return ', '.join(rates)
+    groups = [group for optimizer in optimizers_of(runner) for group in optimizer.param_groups]
+    names = {'lr': 'learning rate', 'adaptivity_rate': 'adaptivity rate'}
+    return ', '.join(f'{names[key]} {group[key]:.3g}' for key in names for group in groups if key in group)

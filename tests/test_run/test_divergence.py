@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from pab.run.divergence import first_bad
 from pab.run.layer_statistics import layer_statistics
 from tests.small_run import run_in_child, run_ranks, runner_hook, small_config, train
 
@@ -17,16 +16,6 @@ def net():
 def statistics(model, images=None):
     images = torch.tensor([[1.0, -2.0], [3.0, 4.0]]) if images is None else images
     return layer_statistics(model, lambda: model(images).sum())
-
-
-def test_the_first_loss_that_is_not_finite():
-    nan, inf = math.nan, math.inf
-    assert first_bad([(3, dict(loss=1.0, accuracy=nan)), (4, dict(loss=2.0))]) is None
-    assert first_bad([(3, dict(loss=1.0)), (4, dict(loss_aux=inf, loss=nan)), (5, dict(loss=nan))]) == (
-        4,
-        'loss_aux',
-        inf,
-    )
 
 
 def test_statistics_by_hand():
