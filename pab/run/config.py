@@ -9,8 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
-from mmengine.optim import OptimWrapper
-from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.registry import Registry
 from mmengine.runner import LogProcessor, Runner, TestLoop, ValLoop
 from mmengine.visualization import Visualizer
@@ -41,11 +40,9 @@ READERS: dict[str, set[str] | Callable] = {
     'model_wrapper_cfg': MMDistributedDataParallel,
     'randomness': Runner.set_randomness,
     'test_cfg': TestLoop,
-    'test_dataloader': DataLoader,
-    'train_dataloader': DataLoader,
     'val_cfg': ValLoop,
-    'val_dataloader': DataLoader,
     'visualizer': Visualizer,
+    **dict.fromkeys(('train_dataloader', 'val_dataloader', 'test_dataloader'), DataLoader),
 }
 GROUPS = {*READERS, 'data_preprocessor', 'default_hooks', 'model', 'optim_wrapper', 'train_cfg'}
 # Keys that are read by whoever builds an object, beside the arguments of its class.
@@ -59,11 +56,11 @@ READ_BY_BUILDERS = {
 
 
 class SettledConfig(Config):
-    """A config that is final: its text, a quarter of a second's work that every checkpoint holds, is made only once."""
+    """A config that changes no more, so that its text, which every checkpoint holds, is laid out only once."""
 
     @functools.cached_property
     def pretty_text(self) -> str:
-        """The config as a formatted Python file."""
+        """The config as a well-laid-out Python file; takes a quarter of a second, the first time."""
         return super().pretty_text
 
 
@@ -74,22 +71,21 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
         ValueError: a value would replace a whole group of settings.
     """
     for name, value in options.items():
-        old = functools.reduce(
-            lambda group, key: group.get(key) if isinstance(group, Mapping) else None, name.split('.'), cfg._cfg_dict
-        )
-        if isinstance(old, Mapping) and old and value is not None and not isinstance(value, Mapping):
-            raise ValueError(
-                f'{name} is a group of settings, got {value!r}; set one of {", ".join(f"{name}.{key}" for key in old)}'
-            )
+        old: Any = cfg._cfg_dict
+        for key in name.split('.'):
+            old = old.get(key) if isinstance(old, Mapping) else None
+        if isinstance(old, Mapping) and old and not isinstance(value, Mapping | None):
+            choices = ', '.join(f'{name}.{key}' for key in old)
+            raise ValueError(f'{name} is a group of settings, got {value!r}; set one of {choices}')
     cfg.merge_from_dict(dict(options))
 
 
 def check_config(cfg: Config) -> None:
     """Refuse a config with a key that nothing would read, before anything is built.
 
-    Checked are the config's own keys, those of groups such as ``env_cfg``, and those of every dict with a ``type``,
-    at any depth, against the arguments of that class. Names with a leading underscore, at the top, are the author's
-    own and may be anything. A class that hands ``**kwargs`` to something else than its parent is left to itself.
+    Checked are the config's own keys, those of groups such as ``env_cfg``, and those of every dict with a ``type``, at
+    any depth, against the arguments of that class; one that takes ``**kwargs`` is expected to hand them to its parent.
+    At the top, names with a leading underscore are the author's own and may be anything.
 
     Raises:
         ValueError: names the key, and the known ones most like it; or a number that is out of range.
@@ -97,17 +93,17 @@ def check_config(cfg: Config) -> None:
     known = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | READ_ELSEWHERE
     _check_keys('config', [key for key in cfg if not key.startswith('_')], known)
     for key, value in cfg.items():
-        if key in GROUPS and value is not None and not isinstance(value, Mapping):
+        if key in GROUPS and not isinstance(value, Mapping | None):
             raise ValueError(f'config: {key} must be a dict of settings, got {value!r}')
-    for name, hook in (cfg.get('default_hooks') or {}).items():
-        if hook is not None and 'type' not in hook:
-            known_hooks = [key for key, value in cfg.default_hooks.items() if value and 'type' in value]
+        _check_arguments(key, value)
+    hooks = cfg.get('default_hooks') or {}
+    known_hooks = [name for name, hook in hooks.items() if isinstance(hook, Mapping) and 'type' in hook]
+    for name, hook in hooks.items():
+        if hook is not None and name not in known_hooks:
             raise ValueError(
-                f'config: default_hooks.{name} has no type, got {dict(hook)!r}; '
+                f'config: default_hooks.{name} has no type, got {hook!r}; '
                 f'{_suggest(name, known_hooks, "the hooks of this config are")}'
             )
-    for key, value in cfg.items():
-        _check_arguments(key, value)
     _check_topk(cfg)
     for name in ('max_epochs', 'max_iters', 'val_interval'):
         _check_count(f'train_cfg: {name}', (cfg.get('train_cfg') or {}).get(name, 1))
@@ -144,21 +140,13 @@ def _check_arguments(name: str, value: Any) -> None:
 
 
 def _registered(name: str) -> list[Callable]:
-    """What registries have under a name, with or without a scope before it."""
-    found = []
-    for child in _registries():
-        for own in (child, child.parent):
-            if own is not None and name.rpartition('.')[2] in own.module_dict:
-                found.append(own.module_dict[name.rpartition('.')[2]])
-    return found
-
-
-@functools.cache
-def _registries() -> list[Registry]:
+    """What the registries have under a name, with or without a scope before it."""
     children = [value for value in [*vars(registry).values(), *registry._REST] if isinstance(value, Registry)]
     for child in children:
         child.import_from_location()
-    return children
+    name = name.rpartition('.')[2]
+    known = [own.module_dict for child in children for own in (child, child.parent) if own is not None]
+    return [modules[name] for modules in known if name in modules]
 
 
 def _read_by(reader: set[str] | Callable) -> set[str] | None:
