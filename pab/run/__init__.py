@@ -3,7 +3,7 @@
 ==========================  =======================================================================
 launch, config, allocator   from a command line to a checked config and a runner
 distributed, restart        the processes of one run; jobs that are started again
-runner, loops, lr_scale     the runner, the loop that resumes inside an epoch, the learning rate's scale
+runner, loops               the runner, the loop that resumes inside an epoch
 loading, plain, storage     checkpoints: found and read safely, plain data, written whole or not at all
 random_state, device_scalars, shared_statistics, gradient_compression
                             hooks: randomness by step; losses, statistics and gradients of processes

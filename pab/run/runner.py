@@ -19,7 +19,6 @@ from torch import nn
 from ..registry import RUNNERS
 from .config import SettledConfig, check_config
 from .loading import UnusableCheckpoint, check_fits, check_resumable, find_newest, load_safely
-from .lr_scale import scale_lr_
 from .plain import history_from_plain, to_plain
 from .storage import ATOMIC, check_writable
 
@@ -88,7 +87,8 @@ class PabRunner(Runner):
         """Scale the learning rates by batch of a step / ``base_batch_size`` if ``auto_scale_lr.enable``.
 
         The batch of a step is that of all processes and of all backward passes which ``accumulative_counts`` collects.
-        Optimizers without a learning rate are left alone.
+        Optimizers without a learning rate are left alone. Source: Goyal et al. 2017, "Accurate, Large Minibatch SGD"
+        (arXiv 1706.02677), the linear scaling rule.
         """
         if not (auto_scale_lr or {}).get('enable'):
             return
@@ -97,9 +97,12 @@ class PabRunner(Runner):
         batch = loader['batch_size'] if isinstance(loader, dict) else loader.batch_size
         batch *= self.world_size * wrappers[0]._accumulative_counts
         base = auto_scale_lr['base_batch_size']
-        rates = scale_lr_([wrapper.optimizer for wrapper in wrappers], batch / base)
-        shown = ', '.join(f'{rate:g}' for rate in rates)
-        self.logger.info(f'Learning rates for a batch of {batch} instead of {base}: {shown}')
+        groups = [group for wrapper in wrappers for group in wrapper.optimizer.param_groups if 'lr' in group]
+        for group in groups:
+            group['lr'] *= batch / base
+        shown = ', '.join(f'{group["lr"]:g}' for group in groups)
+        scaled = '' if batch == base else f', scaled from one of {base}'
+        self.logger.info(f'Learning rates for a batch of {batch}{scaled}: {shown}')
 
     def build_param_scheduler(self, scheduler):
         """Build the schedules of the optimizers.

@@ -5,15 +5,12 @@ import os
 import pytest
 import torch
 from mmengine.config import Config
-from torch import nn
 
-from pab.optim import Bop
 from pab.registry import RUNNERS
 from pab.run import GradientCompressionHook, check_config
 from pab.run.distributed import process_group
-from pab.run.lr_scale import scale_lr_
 from pab.run.restart import prepare_for_restarts
-from tests.small_run import small_config
+from tests.small_run import CONFIGS, small_config
 
 LAUNCHED = dict(RANK='0', WORLD_SIZE='2', LOCAL_RANK='0', MASTER_ADDR='127.0.0.1', MASTER_PORT='1')
 
@@ -94,32 +91,37 @@ def test_a_new_job_with_restarts_needs_a_folder_of_its_own(environment, trained)
     prepare_for_restarts(Config(dict(work_dir=trained, resume=False)))
 
 
-def test_scaled_learning_rates_by_hand():
-    weights = [nn.Parameter(torch.ones(1)) for _ in range(3)]
-    sgd = torch.optim.SGD([dict(params=[weights[0]], lr=0.1), dict(params=[weights[1]], lr=0.3)])
-    bop = Bop([weights[2]])
-    assert scale_lr_([bop, sgd], 0.5) == [0.05, 0.15]
-    assert [group['lr'] for group in sgd.param_groups] == [0.05, 0.15]
-
-
-def test_a_run_scales_the_rates_of_those_that_have_one(tmp_path):
-    """8 images in a pass and two passes in a step, instead of 64: a quarter."""
-    scale = dict(enable=True, base_batch_size=64)
-    cfg = small_config(tmp_path, auto_scale_lr=scale, optim_wrapper__accumulative_counts=2)
+@pytest.mark.parametrize(
+    ('base', 'passes', 'share', 'line'),
+    [
+        (64, 2, 1 / 4, 'Learning rates for a batch of 16, scaled from one of 64: 0.025'),
+        (8, 1, 1, 'Learning rates for a batch of 8: 0.1'),
+    ],
+)
+def test_a_run_scales_the_rates_of_those_that_have_one(tmp_path, base, passes, share, line):
+    """8 images in a pass; Bop has no learning rate."""
+    scale = dict(enable=True, base_batch_size=base)
+    cfg = small_config(tmp_path, auto_scale_lr=scale, optim_wrapper__accumulative_counts=passes)
     runner = RUNNERS.build(cfg)
     wrapper = runner.build_optim_wrapper(cfg.optim_wrapper)
     before = wrapper['sgd'].optimizer.param_groups[0]['lr']
     runner.scale_lr(wrapper, scale)
-    assert wrapper['sgd'].optimizer.param_groups[0]['lr'] == before / 4
+    assert wrapper['sgd'].optimizer.param_groups[0]['lr'] == before * share
+    assert line in next(tmp_path.glob('*/*.log')).read_text()
     runner.scale_lr(wrapper, dict(scale, enable=False))
-    assert wrapper['sgd'].optimizer.param_groups[0]['lr'] == before / 4
+    assert wrapper['sgd'].optimizer.param_groups[0]['lr'] == before * share
+
+
+def test_recipes_for_several_gpus_scale_the_rate():
+    scale = Config.fromfile(str(CONFIGS / 'pab' / 'r50_imagenet.py')).auto_scale_lr
+    assert (scale.enable, scale.base_batch_size) == (True, 256)
 
 
 @pytest.mark.parametrize(
     ('scale', 'message'),
     [
-        (dict(enable=True, base_batch=256), r"its keys are \['base_batch_size', 'enable'\], got"),
-        (dict(enable=True), r'base_batch_size must be an integer >= 1.*got None'),
+        (dict(enable=True, base_batch=256), r"auto_scale_lr: nothing reads the key 'base_batch'; did you mean base_b"),
+        (dict(enable=True), r'base_batch_size, .*, must be an integer >= 1, got None'),
     ],
 )
 def test_wrong_settings_of_auto_scale_lr(tmp_path, scale, message):
