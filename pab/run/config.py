@@ -19,6 +19,7 @@ READ_ELSEWHERE = {
     'env_cfg',
     'find_unused_parameters',
     'model_wrapper_cfg',
+    'overwrite',
     'runner_type',
     'sync_bn',
 }
@@ -26,8 +27,8 @@ ENV_KEYS = {'cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'}
 MP_KEYS = {'mp_start_method', 'opencv_num_threads'}
 
 
-class SettledConfig(Config):
-    """A config that changes no more, so that its text, which every checkpoint holds, is laid out only once."""
+class FixedConfig(Config):
+    """A config that nobody changes any more. Every checkpoint holds its text, which is therefore made only once."""
 
     @functools.cached_property
     def pretty_text(self) -> str:

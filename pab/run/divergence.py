@@ -12,7 +12,7 @@ from torch import Tensor
 from ..hooks.parts import bops_of, optimizers_of
 from ..registry import HOOKS
 from .layer_statistics import PassStatistics, layer_statistics
-from .loading import NOT_FOR_RESUME
+from .work_dir import NOT_FOR_RESUME
 
 
 @HOOKS.register_module()

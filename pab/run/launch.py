@@ -14,7 +14,6 @@ from ..registry import RUNNERS
 from .allocator import keep_freed_memory
 from .config import check_config
 from .distributed import process_group
-from .restart import prepare_for_restarts
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +70,7 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def run(cfg: Config, act: Callable[[Any], Any], restartable: bool = False) -> None:
+def run(cfg: Config, act: Callable[[Any], Any]) -> None:
     """Build the runner of a config and let it act; an error in what the user gave is one line, not a traceback.
 
     On a CPU the process keeps the memory that it frees from here on (:func:`keep_freed_memory`).
@@ -80,14 +79,11 @@ def run(cfg: Config, act: Callable[[Any], Any], restartable: bool = False) -> No
     Args:
         cfg: with the launcher and work dir of the command line.
         act: what the runner is to do.
-        restartable: whether a job that torchrun starts again goes on from its newest checkpoint.
     """
     if get_device() == 'cpu':
         keep_freed_memory()
     try:
         with process_group(cfg):
-            if restartable:
-                prepare_for_restarts(cfg)
             act(RUNNERS.build(cfg))
     except (ValueError, TypeError, KeyError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get('PAB_TRACEBACK') == '1':

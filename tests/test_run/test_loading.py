@@ -10,8 +10,8 @@ from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from pab.pruners import apply_masks_, register_masks_
-from pab.run.loading import UnusableCheckpoint, check_fits, find_newest, load_safely
-from pab.run.plain import history_from_plain, to_plain
+from pab.run.checkpoint import UnusableCheckpoint, check_fits, history_from_plain, load_safely, to_plain
+from pab.run.work_dir import find_newest
 from tests.small_run import run_in_child, small_config, train, train_and_kill
 
 
