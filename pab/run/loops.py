@@ -42,7 +42,7 @@ class EnduringLoader(DataLoader):
                     yield batch
                 number += 1
             return
-        except RuntimeError:
+        except Exception:  # which one depends on what the loader was about; an error of the data comes again below
             if not (self.num_workers and EnduringLoader.workers_may_end):
                 raise
         rest = list(islice(self.batch_sampler, max(number, first), None))
