@@ -27,6 +27,7 @@ READ_ELSEWHERE = {
     'env_cfg',
     'find_unused_parameters',
     'model_wrapper_cfg',
+    'overwrite',
     'runner_type',
     'sync_bn',
 }
@@ -55,8 +56,8 @@ READ_BY_BUILDERS = {
 }
 
 
-class SettledConfig(Config):
-    """A config that changes no more, so that its text, which every checkpoint holds, is laid out only once."""
+class FixedConfig(Config):
+    """A config that nobody changes any more. Every checkpoint holds its text, which is therefore made only once."""
 
     @functools.cached_property
     def pretty_text(self) -> str:

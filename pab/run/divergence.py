@@ -14,7 +14,7 @@ from torch import Tensor
 from ..hooks.parts import optimizers_of
 from ..registry import HOOKS
 from .layer_statistics import layer_statistics
-from .loading import NOT_FOR_RESUME
+from .work_dir import NOT_FOR_RESUME
 
 
 @HOOKS.register_module()

@@ -16,7 +16,6 @@ from ..registry import RUNNERS
 from .allocator import keep_freed_memory
 from .config import check_config, merge_options
 from .distributed import process_group
-from .restart import prepare_for_restarts
 
 
 class KeyValue(DictAction):
@@ -76,7 +75,7 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def run(cfg: Config, act: Callable[[Any], Any], restartable: bool = False) -> None:
+def run(cfg: Config, act: Callable[[Any], Any]) -> None:
     """Build the runner of a config and let it act; an error in what the user gave is one line, not a traceback.
 
     On a CPU the process keeps the memory that it frees from here on (:func:`keep_freed_memory`).
@@ -85,14 +84,11 @@ def run(cfg: Config, act: Callable[[Any], Any], restartable: bool = False) -> No
     Args:
         cfg: with the launcher and work dir of the command line.
         act: what the runner is to do.
-        restartable: whether a job that torchrun starts again goes on from its newest checkpoint.
     """
     if get_device() == 'cpu':
         keep_freed_memory()
     rank = int(os.environ.get('RANK', 0)) if cfg.get('launcher', 'none') != 'none' else 0
     with _errors_in_one_line(f'process {rank}: ' if rank else ''), process_group(cfg):
-        if restartable:
-            prepare_for_restarts(cfg)
         act(RUNNERS.build(cfg))
 
 

@@ -1,4 +1,4 @@
-"""What is refused before several processes meet, restarts of a job, and learning rates for another batch."""
+"""What is refused before several processes meet, and learning rates for another batch."""
 
 import os
 
@@ -9,7 +9,6 @@ from mmengine.config import Config
 from pab.registry import RUNNERS
 from pab.run import GradientCompressionHook, check_config
 from pab.run.distributed import process_group
-from pab.run.restart import prepare_for_restarts
 from tests.small_run import CONFIGS, small_config
 
 LAUNCHED = dict(RANK='0', WORLD_SIZE='2', LOCAL_RANK='0', MASTER_ADDR='127.0.0.1', MASTER_PORT='1')
@@ -62,33 +61,6 @@ def test_one_process_needs_no_group(environment):
     environment()
     enter()
     assert not torch.distributed.is_initialized()
-
-
-@pytest.fixture(scope='module')
-def trained(tmp_path_factory):
-    """A work dir with the checkpoint of one epoch."""
-    cfg = small_config(tmp_path_factory.mktemp('trained'), train_cfg__max_epochs=1, default_hooks__prune__epoch=0)
-    RUNNERS.build(cfg).train()
-    return cfg.work_dir
-
-
-@pytest.mark.parametrize('before', [dict(resume=False, load_from='pruned.pth'), dict(resume=True, load_from='a.pth')])
-@pytest.mark.parametrize('found', [True, False])
-def test_a_restarted_job_goes_on_from_what_it_has_written(environment, trained, tmp_path, before, found):
-    environment(TORCHELASTIC_RESTART_COUNT='1', TORCHELASTIC_MAX_RESTARTS='3')
-    cfg = Config(dict(before, work_dir=trained if found else str(tmp_path)))
-    prepare_for_restarts(cfg)
-    got = {key: cfg[key] for key in before}
-    assert got == (dict(resume=True, load_from=None) if found else before)
-
-
-def test_a_new_job_with_restarts_needs_a_folder_of_its_own(environment, trained):
-    environment(TORCHELASTIC_RESTART_COUNT='0', TORCHELASTIC_MAX_RESTARTS='3')
-    with pytest.raises(ValueError, match=r'already holds epoch_1.pth.*--resume, or give this run another --work-dir'):
-        prepare_for_restarts(Config(dict(work_dir=trained, resume=False)))
-    prepare_for_restarts(Config(dict(work_dir=trained, resume=True)))
-    environment(TORCHELASTIC_MAX_RESTARTS='0')
-    prepare_for_restarts(Config(dict(work_dir=trained, resume=False)))
 
 
 @pytest.mark.parametrize(
