@@ -32,6 +32,7 @@ class PSG(Converter):
     """
 
     classes = {nn.Conv2d: PSGConv2d, nn.Linear: PSGLinear}
+    settings_class = PSGConfig
 
     def __init__(
         self,

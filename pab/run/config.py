@@ -142,9 +142,11 @@ def _read_by(reader: set[str] | Callable) -> set[str] | None:
     if isinstance(reader, set):
         return reader
     functions, known = [reader], set()
+    if settings := getattr(reader, 'settings_class', None):  # the dataclass whose fields its **settings are
+        known.update(settings.__dataclass_fields__)
     if inspect.isclass(reader):
         functions = [cls.__init__ for cls in reader.__mro__ if '__init__' in vars(cls)]
-        known = known.union(*(keys for cls, keys in READ_BY_BUILDERS.items() if issubclass(reader, cls)))
+        known |= set().union(*(keys for cls, keys in READ_BY_BUILDERS.items() if issubclass(reader, cls)))
     for function in functions:
         params = inspect.signature(function).parameters.values()
         known |= {p.name for p in params if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {'self'}

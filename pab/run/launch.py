@@ -42,14 +42,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/<name of the config>)')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
-    # torchrun's predecessor passes it; torchrun itself sets the environment variable
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
 def add_seed_argument(parser: argparse.ArgumentParser) -> None:
     """Add the seed."""
-    text = 'seed of weights, pruning and data order (default: that of the config)'
-    parser.add_argument('--seed', type=int, help=text)
+    parser.add_argument('--seed', type=int, help='of weights, pruning and data order (default: that of the config)')
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -69,7 +66,6 @@ def load_config(args: argparse.Namespace) -> Config:
     if getattr(args, 'seed', None) is not None:
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)
     if hasattr(args, 'launcher'):
-        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
         cfg.launcher = args.launcher
         cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / path.stem)
     return cfg

@@ -5,7 +5,9 @@ import os
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 
+from pab.pruners import Pruner
 from pab.registry import RUNNERS
 from pab.run import GradientCompressionHook, check_config
 from pab.run.distributed import process_group
@@ -77,9 +79,11 @@ def test_a_run_scales_the_rates_of_those_that_have_one(tmp_path, base, passes, s
     runner = RUNNERS.build(cfg)
     wrapper = runner.build_optim_wrapper(cfg.optim_wrapper)
     before = wrapper['sgd'].optimizer.param_groups[0]['lr']
+    said = []
+    runner.logger.addFilter(lambda record: said.append(record.getMessage()) or True)
     runner.scale_lr(wrapper, scale)
     assert wrapper['sgd'].optimizer.param_groups[0]['lr'] == before * share
-    assert line in next(tmp_path.glob('*/*.log')).read_text()
+    assert said == [line]
     runner.scale_lr(wrapper, dict(scale, enable=False))
     assert wrapper['sgd'].optimizer.param_groups[0]['lr'] == before * share
 
@@ -99,6 +103,47 @@ def test_recipes_for_several_gpus_scale_the_rate():
 def test_wrong_settings_of_auto_scale_lr(tmp_path, scale, message):
     with pytest.raises(ValueError, match=message):
         check_config(small_config(tmp_path, auto_scale_lr=scale))
+
+
+class Powered(Pruner):
+    def __init__(self, power, **settings):
+        super().__init__(**settings)
+
+    def score(self, weights):
+        return weights
+
+
+class Forwarding(Hook):
+    def __init__(self, **others):
+        """Gives them to no parent."""
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(default_hooks__prune__pruner=dict(type=Powered, powr=2)), "the key 'powr'; did you mean power"),
+        (dict(default_hooks__prune__pruner=dict(type=Powered, rond=2)), "the key 'rond'; did you mean rounds"),
+        (
+            dict(custom_hooks=[dict(type='mmengine.EMAHook', intervall=2)]),
+            None,
+        ),  # hands others on, it is not known to what
+        (dict(custom_hooks=[dict(type=Forwarding, anything=2, priority='LOW')]), None),
+        (dict(custom_hooks=[dict(type='pab.FlipCountHook', x=2)]), r"custom_hooks\[0\]: nothing reads the key 'x'"),
+        (dict(default_hooks__prune='SynFlow'), "default_hooks.prune has no type, got 'SynFlow'"),
+        (dict(model=3), 'config: model must be a dict of settings, got 3'),
+        (dict(train_cfg__max_epochs=True), 'train_cfg: max_epochs must be an integer >= 1, got True'),
+        (dict(train_dataloader__num_batch_per_epoch=3), None),
+        (dict(_mine=dict(x=1)), None),
+        (dict(mine=dict(x=1)), "config: nothing reads the key 'mine'; known keys are .*begins with an underscore"),
+    ],
+)
+def test_every_key_is_read_by_somebody(tmp_path, options, message):
+    cfg = small_config(tmp_path, **options)
+    if message is None:
+        check_config(cfg)
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_config(cfg)
 
 
 def test_compression_knows_two_types():
