@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from pab.models import CIFARVGG, CIFARResNet, ConvNet, TorchvisionModel, WideResNet, initialize_
+from pab.models import CIFARVGG, CIFARResNet, ConvNet, TorchvisionModel, WideResNet
 from pab.registry import MODELS
 
 SMALL = {

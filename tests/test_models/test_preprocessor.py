@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from pab.models.preprocessor import ImagePreprocessor, crop_and_flip
-from pab.registry import MODELS
 
 MEAN, STD = (0.5, 0.25, 0.0), (0.5, 0.25, 1.0)
 
