@@ -1,12 +1,16 @@
 """The tools as a user runs them: what they print, what they refuse, and with which status they end."""
 
 import itertools
+import re
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
+
+from pab.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / 'configs' / 'pab' / 'quickstart.py')
@@ -75,12 +79,31 @@ def test_prune_to_a_file_train_from_it_resume_with_changes_and_test(tool, tmp_pa
     assert 'accuracy/top1' in tested
 
 
-def test_prune_writes_over_nothing(tool, tmp_path):
-    file = tmp_path / 'pruned.pth'
-    file.write_text('mine')
-    _, status = tool('prune.py', QUICKSTART, '--out', file, '--work-dir', tmp_path / 'run', '--cfg-options', *TINY)
-    assert '--force' in status
-    assert file.read_text() == 'mine'
+def test_prune_the_network_of_a_file(tool, tmp_path):
+    """Nothing of the initial weights is left; a pruned network is refused, and a file that is there is kept."""
+    given, file = tmp_path / 'given.pth', tmp_path / 'pruned.pth'
+
+    def prune(source, out):
+        options = [*TINY, f'load_from={source}', 'default_hooks.ema.type=EMAHook']
+        return tool('prune.py', QUICKSTART, '--out', out, '--work-dir', tmp_path / 'run', '--cfg-options', *options)[1]
+
+    cfg = Config.fromfile(QUICKSTART)
+    cfg.model.network.width = 2
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    torch.save({'state_dict': {name: value * 2 for name, value in model.state_dict().items()}}, given)
+    assert prune(given, file) == 0
+    pruned = torch.load(file)
+    assert pruned['meta']['load_from'] == str(given)
+    for name, weight in model.named_parameters():
+        mask = pruned['state_dict'].get(f'{name}_mask', torch.tensor(True))
+        assert torch.equal(pruned['state_dict'][name], 2 * weight * mask)
+    for source, out, message in (
+        (file, tmp_path / 'again.pth', r'prune: load_from must be this network, without masks so far; .*weight_mask'),
+        (given, file, 'pruned.pth exists; choose another file, or pass --force'),
+        (tmp_path / 'none.pth', tmp_path / 'again.pth', 'there is no'),
+    ):
+        assert re.search(message, prune(source, out))
 
 
 def test_print_config_shows_the_whole_config(tool):
@@ -92,31 +115,75 @@ def test_print_config_shows_the_whole_config(tool):
 
 
 @pytest.mark.parametrize(
-    'options, message',
+    'option, message',
     [
-        (['trian_cfg.max_epochs=3'], "nothing reads the key 'trian_cfg'; did you mean train_cfg"),
+        ('trian_cfg.max_epochs=3', "config: nothing reads the key 'trian_cfg'; did you mean train_cfg"),
         (
-            ['env_cfg.cudnn_benchmrk=True'],
+            'env_cfg.cudnn_benchmrk=True',
             "env_cfg: nothing reads the key 'cudnn_benchmrk'; did you mean cudnn_benchmark",
         ),
-        (['env_cfg.mp_cfg.start_method=fork'], "env_cfg.mp_cfg: nothing reads the key 'start_method'"),
-        (['val_evaluator.topk=11'], 'Accuracy: topk must not exceed the number of classes, 10, got 11'),
-        (['default_hooks.prune.pruner.type=SinFlow'], 'SynFlow'),
-        (['default_hooks.prune.pruner.density=1.5'], r'density must lie in (0, 1], got 1.5'),
-        (['model.network.type=ResNet19'], 'CIFARResNet'),
-        (['model.converter.input_bits=0'], 'input_bits'),
-        (['model.converter.threshold=-1'], 'threshold'),
-        (['default_hooks.prune.epoch=50'], 'PruneHook: epoch must be below the number of epochs'),
-        (['optim_wrapper.clip_gard.max_norm=1'], 'clip_gard'),
-        (['train_dataloader.dataset.type=CIFAR10'], 'cifar-10-batches-py'),
+        ('env_cfg.mp_cfg.start_method=fork', "env_cfg.mp_cfg: nothing reads the key 'start_method'"),
+        ('env_cfg.dist_cfg.timout=60', "env_cfg.dist_cfg: nothing reads the key 'timout'; did you mean timeout"),
+        (
+            'model_wrapper_cfg.static=True',
+            "model_wrapper_cfg: nothing reads the key 'static'; did you mean static_graph",
+        ),
+        ('randomness.sed=1', "randomness: nothing reads the key 'sed'; did you mean seed"),
+        ('train_cfg.max_epochs=0', 'train_cfg: max_epochs must be an integer >= 1, got 0'),
+        ('train_cfg.max_epoch=3', "train_cfg: nothing reads the key 'max_epoch'; did you mean max_epochs"),
+        (
+            'train_dataloader.batchsize=3',
+            "train_dataloader: nothing reads the key 'batchsize'; did you mean batch_size",
+        ),
+        ('train_dataloader.sampler.shufle=True', "train_dataloader.sampler: nothing reads the key 'shufle'"),
+        ('val_evaluator.topp=2', "val_evaluator: nothing reads the key 'topp'; did you mean topk"),
+        ('param_scheduler.sgd.0.gama=0.1', "param_scheduler.sgd[0]: nothing reads the key 'gama'; did you mean gamma"),
+        ('optim_wrapper.optimizers.sgd.rate=1', 'optim_wrapper.optimizers.sgd: nothing reads the key'),
+        (
+            'default_hooks.logger.intervl=3',
+            "default_hooks.logger: nothing reads the key 'intervl'; did you mean interval",
+        ),
+        (
+            'default_hooks.prune.pruner.round=10',
+            "hooks.prune.pruner: nothing reads the key 'round'; did you mean rounds",
+        ),
+        ('default_hooks.prun.pruner.round=10', 'default_hooks.prun has no type'),
+        (
+            'default_hooks.prune=SynFlow',
+            "default_hooks.prune is a group of settings, got 'SynFlow'; set one of default_",
+        ),
+        ('model=3', 'model is a group of settings, got 3; set one of model.type, model.init, '),
+        ('model.network.type.x=3', 'You may set `_delete_=True`'),
+        ('novalue', "error: --cfg-options takes KEY=VALUE, such as train_cfg.max_epochs=8, got 'novalue'"),
+        ('param_scheduler.sgd.0.milestones=[1,2', "got 'param_scheduler.sgd.0.milestones=[1,2'"),
+        ('val_evaluator.topk=11', 'Accuracy: topk must not exceed the number of classes, 10, got 11'),
+        ('default_hooks.prune.pruner.type=SinFlow', 'SynFlow'),
+        ('default_hooks.prune.pruner.density=1.5', r'density must lie in (0, 1], got 1.5'),
+        ('model.network.type=ResNet19', 'CIFARResNet'),
+        ('model.converter.input_bits=0', 'input_bits'),
+        ('model.converter.threshold=-1', 'threshold'),
+        ('default_hooks.prune.epoch=50', 'PruneHook: epoch must be below the number of epochs'),
+        ('optim_wrapper.clip_gard.max_norm=1', 'clip_gard'),
+        ('train_dataloader.dataset.type=CIFAR10', 'cifar-10-batches-py'),
+        ('train_dataloader.batch_size=0', 'ValueError: batch_size should be a positive integer'),
     ],
 )
-def test_bad_input_is_one_clear_line(tool, tmp_path, monkeypatch, options, message):
+def test_bad_input_is_one_clear_line(tool, tmp_path, monkeypatch, option, message):
     monkeypatch.setenv('PAB_DATA', str(tmp_path / 'nowhere'))
-    _, line = tool('train.py', QUICKSTART, '--work-dir', tmp_path, '--cfg-options', *options)
+    _, line = tool('train.py', QUICKSTART, '--work-dir', tmp_path, '--cfg-options', option)
     assert line.startswith('error: ')
     assert message in line
     assert len(line.splitlines()) == 1
+    from_elsewhere = option.startswith(('model.network.type.x', 'train_dataloader.batch_size'))
+    assert line.endswith('(PAB_TRACEBACK=1 shows where)') == from_elsewhere  # pab's own say what to do
+
+
+@pytest.mark.parametrize('where', ['config', 'run'])
+def test_a_traceback_on_request(tool, tmp_path, monkeypatch, where):
+    option = 'model.network.depht=3' if where == 'config' else 'default_hooks.prune.pruner.density=1.5'
+    monkeypatch.setenv('PAB_TRACEBACK', '1')
+    with pytest.raises(ValueError, match=r'depht|density'):
+        tool('train.py', QUICKSTART, '--work-dir', tmp_path, '--cfg-options', option)
 
 
 def test_a_config_that_is_not_there(tool):
