@@ -65,7 +65,7 @@ def _flip_(weight: Tensor, grad: Tensor, weight_flips: Tensor | None, *others) -
     if weight_flips is not None:
         weight_flips.add_(ones)
     weight.mul_(flips.mul_(-2).add_(1))
-    return ones.sum()
+    return ones.sum(dtype=torch.int32).to(torch.int64)  # by way of int32: faster, and wide enough for a tensor
 
 
 def laid_out(tensor: Tensor, weight: Tensor) -> Tensor:

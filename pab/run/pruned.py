@@ -12,7 +12,7 @@ from ..hooks import PruneHook
 from ..hooks.parts import network_of
 from ..hooks.prune import RECORD, hash_file
 from ..pruners import register_masks_
-from .loading import UnusableCheckpoint
+from .checkpoint import UnusableCheckpoint
 from .storage import write_atomically
 
 
