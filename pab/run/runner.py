@@ -17,15 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..registry import RUNNERS
-from .checkpoint import (
-    UnusableCheckpoint,
-    bare,
-    check_finite,
-    check_fits,
-    check_resumable,
-    load_safely,
-    non_finite,
-)
+from .checkpoint import UnusableCheckpoint, bare, check_fits, check_resumable, load_safely, non_finite
 from .config import FixedConfig, check_config
 from .hook_points import check_hook, check_point
 from .loops import EnduringLoader
@@ -66,6 +58,8 @@ class PabRunner(Runner):
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs) -> MMLogger:
         """Build mmengine's logger and keep its console output short."""
         logger = super().build_logger(log_level, log_file, **kwargs)
+        # mmengine says so of every run that goes on between the passes of a step, but checkpoints hold the gradients
+        logger.addFilter(lambda record: 'the gradient of some iterations is lost' not in record.getMessage())
         for handler in logger.handlers:
             if type(handler) is logging.StreamHandler:
                 handler.addFilter(CONSOLE_FILTER)  # a second time it changes nothing
@@ -242,9 +236,8 @@ class PabRunner(Runner):
         if 'state_dict' not in checkpoint:
             checkpoint = {'state_dict': checkpoint}
         if self._resume:
-            check_resumable(checkpoint, filename)
+            check_resumable(checkpoint, filename, model)
             self.call_hook('check_resume', checkpoint=checkpoint)
-            check_finite(checkpoint, filename, {name for name, _ in model.named_buffers()})
         for pattern, replacement in revise_keys:
             checkpoint['state_dict'] = {
                 re.sub(pattern, replacement, name): value for name, value in checkpoint['state_dict'].items()
