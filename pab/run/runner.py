@@ -67,8 +67,8 @@ class PabRunner(Runner):
         """Build mmengine's logger and keep its console output short."""
         logger = super().build_logger(log_level, log_file, **kwargs)
         for handler in logger.handlers:
-            if type(handler) is logging.StreamHandler and not handler.filters:
-                handler.addFilter(ConsoleFilter())
+            if type(handler) is logging.StreamHandler:
+                handler.addFilter(CONSOLE_FILTER)  # a second time it changes nothing
         return logger
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
@@ -292,3 +292,6 @@ class ConsoleFilter(logging.Filter):
         if record.levelno >= logging.WARNING:
             return 'will be deprecated' not in text  # of its own functions, which it calls itself
         return path.endswith('/hooks/logger_hook.py') and not text.startswith('Exp name:')
+
+
+CONSOLE_FILTER = ConsoleFilter()
