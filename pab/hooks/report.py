@@ -1,5 +1,6 @@
 """What a run leaves for a person: a summary of a few lines, and a page with pictures."""
 
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..report.record import NOT_TIMED, RunRecord, origin
 from .parts import network_of, optimizers_of, sign_optimizers_of
 
 STATE = 'report'  # the checkpoint's key
+PAUSE = 50  # times as long as a page takes: until the next one is drawn
 
 
 @HOOKS.register_module()
@@ -28,8 +30,9 @@ class ReportHook(Hook):
     The page shows accuracy, loss, rates, density by layer and the seconds of each phase; for a run with a sign
     optimizer also flips and the share of signs that differ from the start, by layer; and for one with layers that have
     a special backward pass, the share of the weights that are left whose gradient in the last step of an epoch was not
-    0. It is written anew after every validation, together with its pictures, as PNG in ``report/``, and its numbers,
-    ``report.json``. What is recorded is part of the checkpoints, so a resumed run goes on with it.
+    0. Its numbers, ``report.json``, are written after every validation; the page, and its pictures as PNG in
+    ``report/``, at the end of the training, and in between as often as takes 2 % of the time. ``tools/report.py`` makes
+    them from the numbers at any time. What is recorded is part of the checkpoints, so a resumed run goes on with it.
 
     Nothing is read from the device within an epoch.
 
@@ -47,6 +50,7 @@ class ReportHook(Hook):
         self._gradients: dict[str, Tensor] = {}
         self._watches: list = []
         self._shots = 0
+        self._next_page = 0.0
 
     def before_train(self, runner: Runner) -> None:
         """Start the clock, and keep the signs that the run starts with."""
@@ -100,12 +104,12 @@ class ReportHook(Hook):
         for key, name in ((self.metric, 'test accuracy'), ('cross_entropy', 'test loss')):
             if metrics and key in metrics:
                 self.record.add(name, runner.epoch, metrics[key])
-        self._write(runner)
+        self._write(runner, draw=time.monotonic() >= self._next_page)
 
     @master_only
     def after_train(self, runner: Runner) -> None:
         """Sum up: accuracy, density, flips, and where everything is."""
-        page = self._write(runner)
+        page = self._write(runner, draw=True)
         rows = [*self._results(runner), *self._places(runner, page)]
         lines = [f'  {name:<10}  {value}' for name, value in rows]
         elapsed = timedelta(seconds=round(sum(self.record.seconds.values())))
@@ -189,11 +193,11 @@ class ReportHook(Hook):
         }
         return [(name, str(place)) for name, place in places.items() if place and Path(place).exists()]
 
-    def _write(self, runner: Runner) -> Path | None:
+    def _write(self, runner: Runner, draw: bool) -> Path | None:
         if not is_main_process():
             return None
         # matplotlib takes half a second to import, and not every process that knows this hook draws
-        from ..report.run import write_report
+        from ..report.run import write_record, write_report
 
         tables = self.record.as_tables(runner.epoch)
         density = tables.pop('density', {})
@@ -207,8 +211,12 @@ class ReportHook(Hook):
             'config': runner.cfg.pretty_text,
             'origin': origin(runner.seed),
         }
+        if not draw:
+            return write_record(Path(runner.work_dir), record)
+        started = time.monotonic()
         page = write_report(Path(runner.work_dir), record)
-        self.record.spent(NOT_TIMED)
+        self._next_page = time.monotonic() + PAUSE * (time.monotonic() - started)
+        self.record.spent('report')
         return page
 
 

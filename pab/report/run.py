@@ -14,10 +14,17 @@ RECORD, PAGE, PICTURES = 'report.json', 'report.html', 'report'  # files and fol
 MOST_SERIES = 7  # curves that one picture can tell apart
 
 
+def write_record(folder: Path, record: Mapping[str, Any]) -> Path:
+    """Write the record of a run into its folder; return the file's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD).write_text(json.dumps(record))
+    return folder / RECORD
+
+
 def write_report(folder: Path, record: Mapping[str, Any]) -> Path:
     """Write record, pictures and page of a run into its folder; return the page's path."""
-    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-    (folder / RECORD).write_text(json.dumps(record))
+    write_record(folder, record)
+    (folder / PICTURES).mkdir(exist_ok=True)
     pictures = {name: to_png(figure) for name, figure in draw_run(record).items()}
     for name, data in pictures.items():
         (folder / PICTURES / f'{name}.png').write_bytes(data)
