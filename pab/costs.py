@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .contracts import exact_gradients, sign_optimizers
 from .registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from .run.checkpoint import load_safely
 
 aten = torch.ops.aten
 FLOAT_BITS = 32
@@ -230,6 +231,35 @@ def saved_bytes(network: nn.Module, input_shape: tuple[int, ...], batch: int = 2
         output = network(torch.rand(batch, *input_shape))  # holds the graph, so no storage is used twice
     del output
     return sum(kept.values()) / batch
+
+
+def masks_of_config(cfg: Mapping) -> dict[str, Tensor]:
+    """The masks with which a config's training begins: its network, initialised and pruned anew; {} without pruning.
+
+    Raises:
+        ValueError: the pruner reads data or a training history; a checkpoint has its masks.
+    """
+    settings = (cfg.get('default_hooks') or {}).get('prune')
+    if not settings:
+        return {}
+    hook, seed = HOOKS.build(dict(settings)), (cfg.get('randomness') or {}).get('seed') or 0
+    if unknown := hook.pruner.needs & {'batches', 'flips'}:
+        raise ValueError(
+            f'analyze: {type(hook.pruner).__name__} needs {" and ".join(sorted(unknown))}, which only a run has; give '
+            'a checkpoint of the run, or of tools/prune.py'
+        )
+    torch.manual_seed(seed)
+    model = MODELS.build(cfg['model'])
+    model.init_weights()
+    return hook.pruner.prune(model.network, input_shape=model.input_shape, seed=seed)
+
+
+def masks_of_checkpoint(path: str) -> dict[str, Tensor]:
+    """The masks of the network in a checkpoint, by parameter name; {} when it is not pruned."""
+    state = load_safely(path)
+    state = state.get('state_dict', state)
+    names = {key: key.removesuffix('_mask').removeprefix('network.') for key in state if key.endswith('weight_mask')}
+    return {name: state[key] for key, name in names.items()}
 
 
 @dataclass

@@ -12,7 +12,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from pab.run.launch import add_config_arguments, load_config
+from pab.costs import RunCosts, masks_of_checkpoint, masks_of_config, run_costs
+from pab.registry import DATASETS
+from pab.run.launch import add_config_arguments, errors_in_one_line, load_config
+from pab.run.storage import write_atomically
 
 
 def parse_args() -> argparse.Namespace:
@@ -21,70 +24,59 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', nargs='?', help='whose masks count (default: prune anew, as the config says)')
     parser.add_argument('--train-images', type=int, help='images of an epoch (default: those of the training set)')
     parser.add_argument('--json', type=Path, help='write the numbers to this file too')
+    parser.add_argument('--force', action='store_true', help='write over that file if it is there')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    masks = masks_of_checkpoint(args.checkpoint) if args.checkpoint else prune_anew(cfg)
-    images = args.train_images or len(DATASETS.build(cfg.train_dataloader.dataset))
-    costs = run_costs(cfg, masks, images)
-    print(tables(costs))
-    if args.json:
-        args.json.write_text(json.dumps(asdict(costs), indent=1))
+    with errors_in_one_line():
+        if args.json and args.json.exists() and not args.force:
+            raise FileExistsError(f'{args.json} exists; choose another --json, or pass --force to write over it')
+        images = args.train_images or len(DATASETS.build(cfg.train_dataloader.dataset))
+        masks = masks_of_checkpoint(args.checkpoint) if args.checkpoint else masks_of_config(cfg)
+        costs = run_costs(cfg, masks, images)
+        print(tables(costs))
+        if args.json:
+            write_atomically(json.dumps(asdict(costs), indent=1).encode(), args.json)
 
 
 def tables(costs: RunCosts) -> str:
     """The costs as text."""
-    lines = [f'{"layer":<28} {"kind":<12} {"weight":<18} {"output":<14} {"density":>8} {"MACs":>9} {"sparse":>9}  bits']
+    lines = [f'{"layer":<28} {"kind":<12} {"weight":<16} {"output":<12} {"density":>8} {"MACs":>8} {"sparse":>8}  bits']
     for row in costs.layers:
-        shapes = ('x'.join(map(str, shape)) for shape in (row.weight, row.output))
-        weight, output = shapes
-        bits = 'x'.join(map(str, row.gradient_bits))
-        lines.append(
-            f'{row.name:<28} {row.kind:<12} {weight:<18} {output:<14} {row.kept / row.total:>8.4f} '
-            f'{short(row.macs):>9} {short(row.sparse_macs):>9}  {bits}'
-        )
-    lines.append('MACs: of the forward pass for one image, dense and with pruned weights skipped; bits: of the two')
-    lines.append('operands of the weight gradient (all others have 32)')
-    titles = {
-        f'one step, {costs.batch} images': costs.step,
-        f'{costs.epochs} epochs, {costs.steps:,} steps': costs.schedule,
-    }
-    for title, ways in titles.items():
-        for unit in ('macs', 'bit_operations'):
-            lines += ['', f'{title}: {unit.replace("macs", "MACs").replace("_", "-")}', *by_way(ways, unit)]
-    lines += ['', f'bytes while training, batch of {costs.batch}']
-    lines += grid(
-        {way: {what: f'{short(size)}B' for what, size in kinds.items()} for way, kinds in costs.storage.items()}
-    )
+        weight, output, bits = ('x'.join(map(str, sizes)) for sizes in (row.weight, row.output, row.gradient_bits))
+        counts = f'{row.kept / row.total:>8.4f} {short(row.macs):>8} {short(row.sparse_macs):>8}'
+        lines.append(f'{row.name:<28} {row.kind:<12} {weight:<16} {output:<12} {counts}  {bits}')
+    lines.append('MACs: multiply-accumulates of the forward pass for one image, dense, and without pruned weights;')
+    lines.append('bits: of the operands of the weight gradient, input and output gradient; all other operands have 32')
+    for title, ways in (
+        (f'one step, {costs.batch} images', costs.step),
+        (f'{costs.epochs} epochs, {costs.steps:,} steps', costs.schedule),
+    ):
+        lines += ['', f'{title}, multiply-accumulates', *grid({way: work.macs for way, work in ways.items()})]
+        lines += ['', f'{title}, bit-operations', *grid({way: work.bit_operations for way, work in ways.items()})]
+    lines += ['', f'bytes while training, batch of {costs.batch}', *grid(costs.storage)]
     return '\n'.join(lines)
 
 
-def by_way(ways: dict[str, Work], unit: str) -> list[str]:
-    """One line for each phase and one for the total, a column for each way of training."""
-    cells = {}
-    for way, work in ways.items():
-        phases = getattr(work, unit)
-        cells[way] = {phase: short(amount) for phase, amount in phases.items()}
-        cells[way]['all'] = short(sum(phases.values()))
-    return grid(cells)
-
-
-def grid(columns: dict[str, dict[str, str]]) -> list[str]:
-    """Columns of cells by row name as aligned lines."""
-    rows = sorted({row: None for cells in columns.values() for row in cells}, key=ORDER.index)
-    head = f'  {"":<18}' + ''.join(f'{way:>16}' for way in columns)
-    return [head, *(f'  {r:<18}' + ''.join(f'{cells.get(r, "-"):>16}' for cells in columns.values()) for r in rows)]
+def grid(ways: dict[str, dict[str, float]]) -> list[str]:
+    """One line for each part and one for the sum, a column for each way of training."""
+    parts = list(dict.fromkeys(part for amounts in ways.values() for part in amounts))
+    head = f'  {"":<18}' + ''.join(f'{way:>14}' for way in ways)
+    rows = [(part, [amounts.get(part, 0) for amounts in ways.values()]) for part in parts]
+    rows.append(('all', [sum(amounts.values()) for amounts in ways.values()]))
+    return [head, *(f'  {part:<18}' + ''.join(f'{short(cell):>14}' for cell in cells) for part, cells in rows)]
 
 
 def short(amount: float) -> str:
-    """A number with three digits and k, M, G, T, P or E."""
-    for exponent, letter in ((18, 'E'), (15, 'P'), (12, 'T'), (9, 'G'), (6, 'M'), (3, 'k')):
-        if amount >= 10**exponent:
-            return f'{amount / 10**exponent:.3g} {letter}'
-    return f'{amount:.3g} '
+    """A number with three digits and k, M, G, T, P, E or Z."""
+    for letter in ('', 'k', 'M', 'G', 'T', 'P', 'E'):
+        if amount < 999.5:
+            return f'{amount:.3g}{letter}'
+        amount /= 1000
+    return f'{amount:.3g}Z'
 
 
 if __name__ == '__main__':

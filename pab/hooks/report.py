@@ -20,7 +20,7 @@ from ..report.record import NOT_TIMED, RunRecord, origin
 from .parts import network_of, optimizers_of, sign_optimizers_of
 
 STATE = 'report'  # the checkpoint's key
-PAUSE = 50  # times as long as a page takes: until the next one is drawn
+FIRST_PAGE, PAUSE = 60, 50  # seconds until the first page; then until the next, in times of what one takes
 
 
 @HOOKS.register_module()
@@ -50,20 +50,20 @@ class ReportHook(Hook):
         self._gradients: dict[str, Tensor] = {}
         self._watches: list = []
         self._shots = 0
-        self._next_page = 0.0
+        self._next_page = time.monotonic() + FIRST_PAGE
 
     def before_train(self, runner: Runner) -> None:
         """Start the clock, and keep the signs that the run starts with."""
         self.record.start_clock()
+        self._shots = _shots_done(runner)
         if not self._start_signs:
             self._start_signs = {name: (p.detach() < 0).cpu() for name, p in self._sign_trained(runner)}
         self._flips = self._flips_so_far(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Count what came before as pruning if there was one."""
-        shots = sum(getattr(hook, 'shots_done', 0) for hook in runner.hooks)
-        self.record.spent('pruning' if shots > self._shots else NOT_TIMED)
-        self._shots = shots
+        self.record.spent('pruning' if _shots_done(runner) > self._shots else NOT_TIMED)
+        self._shots = _shots_done(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         """Look at the gradients of an epoch's last step."""
@@ -218,6 +218,10 @@ class ReportHook(Hook):
         self._next_page = time.monotonic() + PAUSE * (time.monotonic() - started)
         self.record.spent('report')
         return page
+
+
+def _shots_done(runner: Runner) -> int:
+    return sum(getattr(hook, 'shots_done', 0) for hook in runner.hooks)
 
 
 def _last(hub, name: str, count: int) -> list[float]:
