@@ -9,8 +9,8 @@ RUNS = itertools.count()
 QUICKSTART = Path(__file__).parents[1] / 'configs' / 'pab' / 'quickstart.py'
 
 
-def tiny_run(work_dir: Path, **changes) -> Config:
-    """128 digits, a ResNet-8 of width 2, two epochs; ``changes`` are merged over it.
+def tiny_run(work_dir: Path, report: bool = False, **changes) -> Config:
+    """128 digits, a ResNet-8 of width 2, two epochs, with or without the report; ``changes`` are merged over it.
 
     ``tiny_run(folder, train_cfg=dict(max_epochs=1))`` is shorter still.
     """
@@ -26,13 +26,10 @@ def tiny_run(work_dir: Path, **changes) -> Config:
             test_dataloader=dict(dataset=dict(num_samples=32)),
             train_cfg=dict(max_epochs=2),
             param_scheduler=dict(sgd=[dict(type='MultiStepLR', milestones=[1], gamma=0.1)]),
-            default_hooks=dict(
-                prune=dict(pruner=dict(rounds=3)),
-                ar_decay=dict(interval=1),
-                logger=dict(interval=1),
-                report=None,  # it draws for a second
-            ),
+            default_hooks=dict(prune=dict(pruner=dict(rounds=3)), ar_decay=dict(interval=1), logger=dict(interval=1)),
         )
     )
     cfg.merge_from_dict(changes)
+    if not report:
+        cfg.default_hooks.report = None  # it draws for a second
     return cfg

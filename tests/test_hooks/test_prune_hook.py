@@ -322,7 +322,7 @@ def test_flips_are_counted_and_reported(tiny_config):
 
 
 def test_report_after_a_run(tiny_config, tmp_path):
-    runner = PabRunner.from_cfg(tiny_config(default_hooks=dict(report=dict(type='ReportHook'))))
+    runner = PabRunner.from_cfg(tiny_config(report=True))
     runner.train()
     assert (tmp_path / 'run' / 'report' / 'density.png').read_bytes().startswith(b'\x89PNG')
     log = next(Path(runner.log_dir).glob('*.log')).read_text()

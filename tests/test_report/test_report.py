@@ -21,7 +21,6 @@ from pab.report.run import compare_runs, draw_run, read_record, write_report
 from tests.tiny_run import tiny_run
 
 ROOT = Path(__file__).parents[2]
-REPORT = dict(default_hooks=dict(report=dict(type='ReportHook')))
 BROWSERS = [shutil.which(name) for name in ('chromium', 'chromium-browser', 'google-chrome')]
 CHROMIUM = next((found for found in BROWSERS if found), None)
 
@@ -53,7 +52,7 @@ class Watch(Hook):
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     """A run of two epochs with its watch."""
-    cfg = tiny_run(tmp_path_factory.mktemp('report') / 'run', **REPORT)
+    cfg = tiny_run(tmp_path_factory.mktemp('report') / 'run', report=True)
     runner, watch = RUNNERS.build(cfg), Watch()
     runner.register_hook(watch)
     runner.train()
@@ -98,7 +97,7 @@ def test_a_resumed_run_goes_on_with_its_record(trained, tmp_path):
     folder = tmp_path / 'run'
     folder.mkdir()
     shutil.copy(Path(trained[0].work_dir) / 'epoch_1.pth', folder)
-    RUNNERS.build(tiny_run(folder, resume=True, **REPORT)).train()
+    RUNNERS.build(tiny_run(folder, resume=True, report=True)).train()
     resumed = read_record(folder)
     assert resumed['series'] == whole['series']
     assert resumed['layers'] == whole['layers']
