@@ -16,6 +16,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import CheckpointLoader, Runner, load_state_dict
 from torch import nn
 
+from ..compact.checkpoint import as_checkpoint
 from ..registry import RUNNERS
 from .config import SettledConfig, check_config
 from .loading import UnusableCheckpoint, check_fits, check_resumable, find_newest, load_safely
@@ -175,6 +176,8 @@ class PabRunner(Runner):
         """
         if '://' in str(filename):
             checkpoint = CheckpointLoader.load_checkpoint(filename, map_location, self.logger)
+        elif str(filename).endswith('.pab'):
+            checkpoint = as_checkpoint(filename)
         else:
             checkpoint = load_safely(filename, map_location)
         if not isinstance(checkpoint, Mapping):
