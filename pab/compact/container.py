@@ -84,7 +84,8 @@ def _digests(recipe: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
         tensor = tensors[name].contiguous()
         kind, shape = str(tensor.dtype).removeprefix('torch.'), 'x'.join(map(str, tensor.shape))
         digests[_part(name)].update(f'{name} {kind} {shape}\n'.encode())
-        digests[_part(name)].update(tensor.reshape(-1).view(torch.uint8).numpy())
+        if tensor.numel():
+            digests[_part(name)].update(tensor.reshape(-1).view(torch.uint8).numpy())
     return {part: digest.hexdigest() for part, digest in digests.items()}
 
 

@@ -2,12 +2,12 @@ r"""Masks in few bits: a model of how likely each weight was kept, and an entrop
 
 A weight at output channel o, input channel i and kernel position k of a layer has the context
 
-.. math:: c = \mathrm{clip}(L(|w|) + a_o + b_i + s_k + 512,\ 0,\ 1023)
+.. math:: c = \mathrm{clip}(L(|w|) + a_o + b_i + s_k + 256,\ 0,\ 511)
 
-L is the logarithm of the initial magnitude, which the seed gives; a, b and s are whole numbers that the file stores for
-each channel and position; and a table in the file says how likely a weight of context c was kept. Most pruners keep what
-is large compared with a threshold that depends on the channels, so c tells nearly all of their masks. For other masks L
-is left out, and a, b and s say how dense the channels are.
+L is the logarithm of the initial magnitude, which the seed gives; a, b and s are whole numbers that the file stores
+for each channel and position; and a table in the file says how likely a weight of context c was kept. Most pruners keep
+what is large compared with a threshold that depends on the channels, so c tells nearly all of their masks. For other
+masks L is left out, and a, b and s say how dense the channels are.
 
 The decoder computes with whole numbers only, so it does the same on every machine. What the table leaves open is coded
 by the range coder of ``constriction`` or, where that does not load, packed by LZMA.
@@ -20,14 +20,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 PER_OCTAVE = 64  # steps of L
-CONTEXTS = 1024
+CONTEXTS = 512
 PRUNED, KEPT = 0, 65535  # entries of the table for contexts without exception; any other is a probability x 65536
 SAMPLE = 2048  # about as many weights of a channel decide its number
-LZMA_MEMORY = 1 << 27  # bytes; unpacking what preset 9 packed takes half of it
+LZMA_MEMORY = 1 << 27  # bytes; unpacking what preset 6 packed takes less than a tenth of it
 
-# L within an octave, by the first seven bits of the mantissa. None of the logarithms is close to half a step, so their
-# last bits, which differ between machines, do not matter.
-_FRACTION = np.rint(PER_OCTAVE * np.log2(1 + (2 * np.arange(128) + 1) / 256)).astype(np.int32)
+# L by the upper 16 bits of a float32, which are its exponent and seven bits of the mantissa. No logarithm of a mantissa
+# is close to half a step, so its last bits, in which machines differ, do not matter.
+_MANTISSA = np.rint(PER_OCTAVE * np.log2(1 + (2 * np.arange(128) + 1) / 256))
+_LEVELS = (PER_OCTAVE * np.arange(256)[:, None] + _MANTISSA).astype(np.int32).reshape(-1)
 
 
 def cube_shape(shape: Sequence[int]) -> tuple[int, int, int]:
@@ -77,9 +78,8 @@ def decode(
 
 
 def _levels(magnitude: np.ndarray, use: bool) -> np.ndarray:
-    """L, from the exponent and the first bits of the mantissa; 0 when it is not used."""
-    pattern = magnitude.view(np.int32)
-    return (pattern >> 23) * PER_OCTAVE + _FRACTION[pattern >> 16 & 127] if use else np.zeros_like(pattern)
+    """L, or 0 where it is not used."""
+    return _LEVELS.take(magnitude.view(np.int32) >> 16) if use else np.zeros(magnitude.shape, np.int32)
 
 
 def _spread(numbers: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
@@ -141,10 +141,13 @@ def _log_odds(kept: np.ndarray, total: int) -> np.ndarray:
 
 def _table(contexts: np.ndarray, bits: np.ndarray) -> tuple[np.ndarray, float]:
     """The table for these contexts, and how many bits coding by it takes."""
-    total, kept = np.bincount(contexts, minlength=CONTEXTS), np.bincount(contexts[bits], minlength=CONTEXTS)
+    parts = [np.array_split(array, 1 + bits.size // (1 << 18)) for array in (contexts, bits)]  # that fit in the cache
+    counts = sum(np.bincount(2 * c + b, minlength=2 * CONTEXTS) for c, b in zip(*parts, strict=True))
+    pruned, kept = counts.reshape(-1, 2).T
+    total = pruned + kept
     table = np.rint(65536 * kept / np.maximum(total, 1)).clip(PRUNED + 1, KEPT - 1)
-    cost = -(kept * np.log2(table / 65536) + (total - kept) * np.log2(1 - table / 65536))
-    sure = (kept == 0) | (kept == total)
+    cost = -(kept * np.log2(table / 65536) + pruned * np.log2(1 - table / 65536))
+    sure = (kept == 0) | (pruned == 0)
     return np.where(sure, np.where(kept > 0, KEPT, PRUNED), table).astype(np.uint16), float(cost[~sure].sum())
 
 
@@ -161,7 +164,7 @@ def _pack(bits: np.ndarray, counts: np.ndarray, table: np.ndarray) -> tuple[str,
     try:
         from constriction import stream
     except ImportError:
-        return 'lzma', np.frombuffer(bytearray(lzma.compress(np.packbits(bits), preset=9)), np.uint8)
+        return 'lzma', np.frombuffer(bytearray(lzma.compress(np.packbits(bits), preset=6)), np.uint8)
     encoder, parts = stream.queue.RangeEncoder(), np.split(bits, np.cumsum(counts[counts > 0]))
     for part, (_, model) in zip(parts, _models(counts, table), strict=False):
         encoder.encode(part.astype(np.int32), model)

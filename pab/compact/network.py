@@ -1,6 +1,7 @@
 """From a network to a file and back: magnitudes as a seed, signs as bits, masks coded, everything else as it is."""
 
 import hashlib
+import json
 import math
 import os
 import platform
@@ -18,7 +19,7 @@ from ..patterns import Patterns
 from ..pruners import apply_masks_, get_masks, shot_density
 from . import mask_coding
 from .container import PARTS, CompactError, read, write
-from .recipe import DERIVED, RECIPE, build_network, build_outline, build_pruner, check_form, plain
+from .recipe import DERIVED, RECIPE, build_network, build_outline, build_pruner, check_form
 
 MAGNITUDE = np.int32(0x7FFFFFFF)  # the bits of a float32 without its sign
 VALUES = {'float32': torch.float32, 'float16': torch.float16}
@@ -33,15 +34,15 @@ def save(
     model: nn.Module,
     file: str | os.PathLike,
     *,
-    network: Mapping | None = None,
-    scheme: str | None = None,
-    seed: int | None = None,
+    network: Mapping,
+    seed: int,
+    scheme: str = 'kaiming_normal',
     signs: Sequence[str] = ('Conv2d.weight',),
     values: str = 'float32',
     derive: Mapping | None = None,
     classes: Sequence[str] = (),
     preprocessing: Mapping | None = None,
-    input_shape: Sequence[int] | None = None,
+    input_shape: Sequence[int] = (),
     pruning: Mapping | None = None,
 ) -> None:
     """Write a trained network: the seed of its magnitudes, its mask, a sign for each weight that is left, and the rest.
@@ -49,74 +50,48 @@ def save(
     Args:
         model: an ImageClassifier or a plain network, with its masks, with or without PSG layers.
         file: where; a file that is there is replaced.
-        network: config in MODELS that builds the plain network. An ImageClassifier knows its own.
-        scheme: of the initial weights, a key of ``pab.models.SCHEMES``. An ImageClassifier knows its own.
-        seed: of the initial weights, an int >= 0. An ImageClassifier knows it if it has drawn its weights itself.
+        network: config in MODELS that builds the plain network.
+        seed, scheme: of the initial weights, as for :func:`pab.models.initialize_`.
         signs: patterns (:mod:`pab.patterns`) of the parameters that kept their initial magnitudes.
         values: 'float32' stores all other parameters and buffers exactly, 'float16' rounds them.
         derive: ``dict(pruner=config, seed=..., shots=1)`` leaves the mask out, and loading computes it again: for a
             pruner that needs no data and did all its shots before the training. None stores the mask.
         classes: names of the classes, in the order of the logits.
-        preprocessing: what is done to an image before, as plain data. By default mean and std of the ImageClassifier's.
-        input_shape: (C, H, W) of one image. By default the ImageClassifier's.
+        preprocessing: what is done to an image before, as plain data such as ``mean``, ``std``, ``resize``, ``size``.
+        input_shape: (C, H, W) of one image.
         pruning: a checkpoint's record of its pruning; a training that starts from the file then prunes no more.
 
     Raises:
         CompactError: a magnitude is not that of the seed (names the first tensor), a pruned weight is not 0, the pruner
             gives another mask, or plain data cannot describe the network.
     """
-    held = getattr(model, 'init', None) or {}
-    network = plain(network or getattr(model, 'network_config', None), 'network')
-    scheme, seed = held.get('scheme') if scheme is None else scheme, held.get('seed') if seed is None else seed
-    input_shape = input_shape or getattr(model, 'input_shape', None) or ()
-    preprocessing = _preprocessing(model) if preprocessing is None else preprocessing
-    model = getattr(model, 'network', model)
-    for name, value in (('network', network), ('scheme', scheme), ('seed', seed), ('values', VALUES.get(values))):
-        if value is None:
-            raise CompactError(f'save: {name} is unknown, give save(..., {name}=...); values are {" or ".join(VALUES)}')
-    fresh = initialize_(build_network(network), scheme, seed)
-    masks = {name: mask.cpu().contiguous().numpy() for name, mask in get_masks(model).items()}
-    initial, state = _contents(fresh), _contents(model)
-    state = {
-        name: value.cpu().contiguous()
-        for name, value in state.items()
-        if name.removesuffix('_mask') not in masks or name in masks
-    }
-    if odd := [n for n in initial.keys() | state.keys() if _kind(initial.get(n)) != _kind(state.get(n))]:
-        raise CompactError(f'save: the config of the network builds another one; {min(odd)} is missing or differs')
-    signed = _select(fresh, signs)
-    _check_weights(signed, state, initial, masks, f'scheme {scheme!r} and seed {seed}')
+    if values not in VALUES:
+        raise CompactError(f'save: values must be {" or ".join(VALUES)}, got {values!r}')
     recipe = {
         'network': network,
-        'init': {'scheme': scheme, 'seed': seed, 'sha256': _hash_magnitudes(initial, signed)},
-        'signs': signed,
-        'mask': {'names': list(masks), 'coding': 'derived', 'magnitudes': False, 'sha256': _hash_masks(masks.values())},
+        'init': {'scheme': scheme, 'seed': seed, 'sha256': ''},
+        'signs': [],
+        'mask': {
+            'names': [],
+            'coding': 'none' if derive is None else 'derived',
+            'magnitudes': False,
+            'sha256': '',
+            'derived': derive and {'shots': 1, **derive},
+        },
+        'counts': {'numbers': 0, 'prunable': 0, 'kept': 0},
         'values': values,
         'classes': [str(name) for name in classes],
-        'preprocessing': plain(preprocessing, 'preprocessing'),
-        'input_shape': list(input_shape),
-        'pruning': plain(pruning, 'pruning'),
+        'preprocessing': preprocessing or {},
+        'input_shape': input_shape,
+        'pruning': pruning,
         'written_by': {'pab': __version__, 'torch': str(torch.__version__), 'machine': platform.machine()},
     }
-    mask, arrays = recipe['mask'], {}
-    mask['derived'] = plain(derive and {'shots': 1, **derive}, 'derive')
-    if derive is None:
-        cubes = [mask.reshape(cube.shape) for mask, cube in zip(masks.values(), _cubes(initial, masks), strict=True)]
-        arrays, mask['coding'], mask['magnitudes'] = mask_coding.encode(cubes, _cubes(initial, masks))
-    bits = [(_pattern(state[name]) < 0)[masks.get(name, ...)].reshape(-1) for name in signed]
-    tensors = {'signs': torch.from_numpy(np.packbits(np.concatenate([np.zeros(0, bool), *bits])))}
-    tensors |= {f'mask/{name}': torch.from_numpy(array) for name, array in arrays.items()}
-    for name in state.keys() - set(signed):
-        value = state[name][torch.from_numpy(masks[name])] if name in masks else state[name]
-        tensors[f'values/{name}'] = _rounded(name, value, VALUES[values])
-    if sum(value.numel() for value in state.values()) > NUMBERS_PER_BYTE * sum(t.nbytes for t in tensors.values()):
-        raise CompactError(f'save: the network is too sparse: more than {NUMBERS_PER_BYTE} numbers for a byte')
+    try:
+        recipe = json.loads(json.dumps(recipe, allow_nan=False))  # as a reader will see it: tuples are lists
+    except (TypeError, ValueError) as error:
+        raise CompactError(f'save: a file holds plain data only: {error}') from error
     check_form(recipe, RECIPE, 'recipe')
-    if derive is not None and _hash_masks(_derived(recipe, fresh).values()) != mask['sha256']:
-        raise CompactError(
-            'save: the pruner gives another mask than the network has, so it cannot be derived: the network was pruned '
-            'by other settings or another seed, or after training had begun. Store the mask instead'
-        )
+    tensors = _describe(recipe, getattr(model, 'network', model), signs)
     write(file, recipe, tensors)
 
 
@@ -133,7 +108,7 @@ def load(file: str | os.PathLike) -> nn.Module:
     recipe, tensors = read(file)
     try:
         return _restored(recipe, tensors, Path(file).expanduser().stat().st_size)
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, LookupError) as error:
         raise CompactError(f'{file} cannot be loaded: {error}') from error
 
 
@@ -150,13 +125,48 @@ def info(file: str | os.PathLike) -> dict[str, Any]:
     return {**recipe, 'bytes': {**sizes, 'header': total - sum(sizes.values()), 'file': total}}
 
 
+def _describe(recipe: dict[str, Any], model: nn.Module, signs: Sequence[str]) -> dict[str, Tensor]:
+    """Fill in what the weights decide of a recipe, and return the tensors of its file."""
+    init, mask = recipe['init'], recipe['mask']
+    fresh = initialize_(build_network(recipe['network']), init['scheme'], init['seed'])
+    masks = {name: value.cpu().contiguous().numpy() for name, value in get_masks(model).items()}
+    own_masks = {name + '_mask' for name in masks}
+    state = {name: value.cpu().contiguous() for name, value in _contents(model).items() if name not in own_masks}
+    initial = _contents(fresh)
+    if odd := [n for n in initial.keys() | state.keys() if _kind(initial.get(n)) != _kind(state.get(n))]:
+        raise CompactError(f'save: the config of the network builds another one; {min(odd)} is missing or differs')
+    recipe['signs'] = signed = _select(fresh, signs)
+    _check_weights(signed, state, initial, masks, f'scheme {init["scheme"]!r} and seed {init["seed"]}')
+    init['sha256'], mask['sha256'] = _hash_magnitudes(initial, signed), _hash_masks(masks.values())
+    mask['names'], recipe['counts'] = list(masks), _counts(state, masks)
+    arrays: dict[str, np.ndarray] = {}
+    if masks and mask['derived'] is None:
+        cubes = _cubes(initial, masks)
+        bits = [mask.reshape(cube.shape) for mask, cube in zip(masks.values(), cubes, strict=True)]
+        arrays, mask['coding'], mask['magnitudes'] = mask_coding.encode(bits, cubes)
+    elif mask['derived'] is not None and _hash_masks(_derived(recipe, fresh).values()) != mask['sha256']:
+        raise CompactError(
+            'save: the pruner gives another mask than the network has, so it cannot be derived: the network was pruned '
+            'by other settings or another seed, or after training had begun. Store the mask instead'
+        )
+    bits = [(_pattern(state[name]) < 0)[masks.get(name, ...)].reshape(-1) for name in signed]
+    tensors = {'signs': torch.from_numpy(np.packbits(np.concatenate([np.zeros(0, bool), *bits])))}
+    tensors |= {f'mask/{name}': torch.from_numpy(array) for name, array in arrays.items()}
+    for name in state.keys() - set(signed):
+        value = state[name][torch.from_numpy(masks[name])] if name in masks else state[name]
+        tensors[f'values/{name}'] = _rounded(name, value, VALUES[recipe['values']])
+    if recipe['counts']['numbers'] > NUMBERS_PER_BYTE * sum(tensor.nbytes for tensor in tensors.values()):
+        raise CompactError(f'save: the network is too sparse: more than {NUMBERS_PER_BYTE} numbers for a byte')
+    return tensors
+
+
 def _restored(recipe: dict[str, Any], tensors: State, size: int) -> nn.Module:
     check_form(recipe, RECIPE, 'recipe')
     signed, masked, init = recipe['signs'], recipe['mask']['names'], recipe['init']
     values = {name.removeprefix('values/'): t for name, t in tensors.items() if name.startswith('values/')}
-    limits = 2 * (len(signed) + len(values)), NUMBERS_PER_BYTE * size
-    outline = _contents(build_outline(recipe['network'], *limits))
-    if sorted([*signed, *values]) != sorted(outline) or sum(t.numel() for t in outline.values()) > limits[1]:
+    numbers = min(recipe['counts']['numbers'], NUMBERS_PER_BYTE * size)
+    outline = _contents(build_outline(recipe['network'], tensors=4 * (len(signed) + len(values))))
+    if sorted([*signed, *values]) != sorted(outline) or sum(t.numel() for t in outline.values()) != numbers:
         raise CompactError(f'its tensors are not those of its network, {len(outline)} such as {list(outline)[:2]}')
     for name in (*signed, *masked):
         if not isinstance(outline.get(name), nn.Parameter) or outline[name].dtype != torch.float32:
@@ -169,7 +179,7 @@ def _restored(recipe: dict[str, Any], tensors: State, size: int) -> nn.Module:
             f'{recipe["written_by"]}'
         )
     masks = _derived(recipe, network) if recipe['mask']['derived'] is not None else _decoded(recipe, tensors, state)
-    if _hash_masks(masks.values()) != recipe['mask']['sha256']:
+    if _hash_masks(masks.values()) != recipe['mask']['sha256'] or _counts(state, masks) != recipe['counts']:
         raise CompactError(
             f'another mask comes out here than where it was written, {recipe["written_by"]}. A derived mask can differ '
             'between machines and versions of torch, which round close scores otherwise: load the file where it was '
@@ -184,6 +194,8 @@ def _restored(recipe: dict[str, Any], tensors: State, size: int) -> nn.Module:
 
 def _decoded(recipe: dict[str, Any], tensors: State, state: State) -> Masks:
     mask, arrays = recipe['mask'], {n.removeprefix('mask/'): t.numpy() for n, t in tensors.items() if n[:5] == 'mask/'}
+    if not mask['names']:
+        return {}
     try:
         cubes = mask_coding.decode(arrays, mask['coding'], mask['magnitudes'], _cubes(state, mask['names']))
     except ImportError as error:
@@ -209,7 +221,15 @@ def _derived(recipe: dict[str, Any], network: nn.Module) -> Masks:
         densities = {key: shot_density(value, shot, shots) for key, value in asked.items() if value is not None}
         masks = pruner.prune(network, input_shape=recipe['input_shape'], seed=derived['seed'], **densities)
         apply_masks_(network, masks)
-    return {name: mask.numpy() for name, mask in masks.items()}
+    if masks.keys() != set(recipe['mask']['names']):
+        raise CompactError('the pruner masks other tensors than the network has masks of')
+    return {name: masks[name].numpy() for name in recipe['mask']['names']}
+
+
+def _counts(state: State, masks: Masks) -> dict[str, int]:
+    numbers = sum(value.numel() for value in state.values())
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    return {'numbers': numbers, 'prunable': sum(mask.size for mask in masks.values()), 'kept': kept}
 
 
 def _contents(network: nn.Module) -> dict[str, Tensor]:
@@ -218,6 +238,8 @@ def _contents(network: nn.Module) -> dict[str, Tensor]:
     state = network.state_dict(keep_vars=True)
     for name, value in state.items():
         first.setdefault(id(value), name)
+        if not isinstance(value, Tensor):
+            raise CompactError(f'{name} of the network is a {type(value).__name__}, and only tensors can be stored')
     return {name: state[name] for name in first.values()}
 
 
@@ -278,11 +300,6 @@ def _cubes(state: State, names: Iterable[str]) -> list[np.ndarray]:
     """The magnitudes of some tensors, as (outputs, inputs, kernel positions)."""
     values = [state[name].detach().abs().numpy() for name in names]
     return [value.reshape(mask_coding.cube_shape(value.shape)) for value in values]
-
-
-def _preprocessing(model: nn.Module) -> dict[str, list[float]]:
-    buffers = dict(getattr(model, 'data_preprocessor', nn.Identity()).named_buffers())
-    return {name: [float(str(x)) for x in buffers[name].cpu().numpy()] for name in ('mean', 'std') if name in buffers}
 
 
 def _pattern(value: Tensor) -> np.ndarray:

@@ -1,6 +1,5 @@
 """What a file says of its network, checked before it is believed; networks and pruners are built by name alone."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +17,7 @@ RECIPE = {
     'init': {'scheme': str, 'seed': int, 'sha256': str},
     'signs': [str],
     'mask': {'names': [str], 'coding': str, 'magnitudes': bool, 'sha256': str, 'derived': (dict, type(None))},
+    'counts': {'numbers': int, 'prunable': int, 'kept': int},
     'values': str,
     'classes': [str],
     'preprocessing': dict,
@@ -46,43 +46,31 @@ def check_form(value: Any, form: Any, where: str) -> None:
             check_form(item, form[0], f'{where}[{index}]')
 
 
-def plain(value: Any, where: str) -> Any:
-    """Plain data as a file gives it back, tuples as lists; CompactError when it is something else."""
-    try:
-        return json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise CompactError(f'save: {where} must be plain data, got {value!r:.200} ({error})') from error
-
-
 def build_network(config: Mapping) -> nn.Module:
-    """Build a network of MODELS; torch's random state stays as it was. CompactError: see :func:`build_pruner`."""
-    with torch.random.fork_rng(devices=[]):
-        network = _build(config, MODELS)
-    if not isinstance(network, nn.Module):
-        raise CompactError(f'{config["type"]} is no network')
-    return network
-
-
-def build_outline(config: Mapping, tensors: int, numbers: int) -> nn.Module:
-    """Build a network without its tensors' memory, on the meta device, and give up as soon as it grows too large.
-
-    Args:
-        tensors: how many parameters it may have.
-        numbers: how many numbers they may hold altogether.
-
-    Raises:
-        CompactError: it has more; or as :func:`build_pruner`.
-    """
-    with torch.device('meta'), _limited(tensors, numbers):
-        return build_network(config)
-
-
-def build_pruner(config: Mapping) -> Any:
-    """Build a pruner of PRUNERS.
+    """Build a network of MODELS; torch's random state stays as it was.
 
     Raises:
         CompactError: the config names what is not registered, or its class refuses the arguments.
     """
+    with torch.random.fork_rng(devices=[]):
+        return _build(config, MODELS)
+
+
+def build_outline(config: Mapping, tensors: int) -> nn.Module:
+    """Build a network without memory for its tensors, on the meta device, and give up when it has too many.
+
+    Args:
+        tensors: how many parameters may be registered.
+
+    Raises:
+        CompactError: there are more; or as :func:`build_network`.
+    """
+    with torch.device('meta'), _limited(tensors):
+        return build_network(config)
+
+
+def build_pruner(config: Mapping) -> Any:
+    """Build a pruner of PRUNERS; raises as :func:`build_network`."""
     return _build(config, PRUNERS)
 
 
@@ -116,16 +104,13 @@ def _check_names(value: Any, registry: Registry) -> None:
 
 
 @contextmanager
-def _limited(tensors: int, numbers: int) -> Iterator[None]:
-    left = {'tensors': tensors, 'numbers': numbers}
+def _limited(tensors: int) -> Iterator[None]:
+    registered = []
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        left['tensors'] -= 1
-        left['numbers'] -= 0 if parameter is None else parameter.numel()
-        if min(left.values()) < 0:
-            raise CompactError(
-                f'it has more than the {tensors} tensors or {numbers} numbers that the file accounts for'
-            )
+        registered.append(name)
+        if len(registered) > tensors:
+            raise CompactError(f'its network has more than the {tensors} parameters that the file accounts for')
 
     hook = register_module_parameter_registration_hook(count)
     try:

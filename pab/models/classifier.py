@@ -1,7 +1,5 @@
 """The model that mmengine trains: a network, its preprocessing and the cross-entropy."""
 
-import copy
-
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
@@ -57,7 +55,6 @@ class ImageClassifier(BaseModel):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f'ImageClassifier: label_smoothing must lie in [0, 1), got {label_smoothing!r}')
         self.label_smoothing = label_smoothing
-        self.network_config = copy.deepcopy(network) if isinstance(network, dict) else None
         self.network = MODELS.build(network) if isinstance(network, dict) else network
         for config in [converter] if isinstance(converter, dict) else converter or []:
             CONVERTERS.build(config)(self.network)
@@ -74,7 +71,6 @@ class ImageClassifier(BaseModel):
             scheme, seed = self.init['scheme'], self.init['seed']
             seed = torch.initial_seed() if seed is None else seed
             initialize_(self.network, scheme, seed)
-            self.init = {'scheme': scheme, 'seed': seed}
             print_log(f'Initial weights: scheme {scheme!r}, seed {seed}', logger='current')
         elif hasattr(self.network, 'init_weights'):
             self.network.init_weights()
