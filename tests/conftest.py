@@ -1,5 +1,6 @@
-"""What tests of every part share: small seeded networks, and the folder of reference numbers and real data."""
+"""What tests of every part share: the reference numbers, real images, and the config of a small run."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -11,27 +12,32 @@ import pytest
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import torch
+from filelock import FileLock  # comes with torch
+
+RUNS = itertools.count()
 
 
 @pytest.fixture(scope='session')
-def shared() -> Path:
-    """The folder with golden numbers and real data: ``$PAB_SHARED``, by default ``shared`` beside the checkout."""
-    folder = Path(os.environ.get('PAB_SHARED', Path(__file__).parents[2] / 'shared'))
-    if not (folder / 'golden').is_dir():
-        pytest.skip(f'no reference numbers at {folder}: set PAB_SHARED to the folder that holds golden/ and data/')
-    return folder
+def golden_folder() -> Path:
+    """The folder of reference numbers: inputs and outputs of the research code."""
+    return Path(__file__).parent / 'golden'
 
 
 @pytest.fixture(scope='session')
-def unpacked(shared, tmp_path_factory):
+def unpacked(tmp_path_factory):
     """A function: name of a data set -> the folder it is in, unpacked once: in ``$PAB_TEST_CACHE``, else anew."""
-    folder = Path(os.environ.get('PAB_TEST_CACHE') or tmp_path_factory.mktemp('data'))
+    shared = Path(os.environ.get('PAB_SHARED', Path(__file__).parents[2] / 'shared'))
     script = shared / 'tools' / 'unpack_data.py'
+    base = tmp_path_factory.getbasetemp()
+    # the workers of pytest -n have folders of their own inside of one that they share
+    folder = Path(os.environ.get('PAB_TEST_CACHE') or (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base))
 
     def unpack(name: str) -> Path:
         if not script.is_file():
-            pytest.skip(f'no real data: {script} is missing')
-        subprocess.run([sys.executable, str(script), str(folder), name], check=True, capture_output=True)
+            pytest.skip(f'no real images: there is no {script}; set PAB_SHARED to the folder that holds tools and data')
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f'{name}.lock'):
+            subprocess.run([sys.executable, str(script), str(folder), name], check=True, capture_output=True)
         return folder
 
     return unpack
@@ -68,6 +74,8 @@ def tiny_config(tmp_path):
         cfg.merge_from_dict(
             dict(
                 work_dir=str(tmp_path / 'run'),
+                # mmengine names a run by the second it starts in, and runs of one name share their log
+                experiment_name=f'tiny_{next(RUNS)}',
                 model=dict(network=dict(width=2)),
                 train_dataloader=dict(batch_size=32, dataset=dict(num_samples=128)),
                 val_dataloader=dict(dataset=dict(num_samples=32)),

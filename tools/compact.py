@@ -29,8 +29,8 @@ from pab.contracts import sign_optimizers
 from pab.hooks.prune import RECORD
 from pab.pruners import apply_masks_
 from pab.registry import DATASETS, MODELS, OPTIMIZERS
+from pab.run.checkpoint import load_safely
 from pab.run.launch import add_config_arguments, load_config
-from pab.run.loading import load_safely
 from pab.run.storage import write_atomically
 
 NETWORK, MASK = 'network.', '_mask'  # how the names of a checkpoint's tensors begin and end

@@ -21,6 +21,11 @@ def parse_args() -> argparse.Namespace:
         help='go on from a checkpoint; without a file, from the newest good one in the work dir',
     )
     parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='begin although the work dir holds checkpoints of another run, and remove them',
+    )
+    parser.add_argument(
         '--allow-changes',
         action='store_true',
         help='resume although the config is not the one the checkpoint was trained with',
@@ -43,9 +48,11 @@ def main() -> None:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.overwrite:
+        cfg.overwrite = True
     if args.allow_changes:
         cfg.merge_from_dict({'default_hooks.resume_check.allow_changes': True})
-    run(cfg, lambda runner: runner.train(), restartable=True)
+    run(cfg, lambda runner: runner.train())
 
 
 if __name__ == '__main__':

@@ -25,3 +25,4 @@ default_hooks = dict(
 visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
 load_from = None
 resume = False
+overwrite = False  # whether to remove the checkpoints of another run in the work dir

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
+
+try:
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save
+except ImportError as error:
+    raise ImportError(f'compact files need safetensors ({error}): pip install "pab[compact]"') from error
 
 FORMAT, VERSION = 'pab.compact', '1'
 PARTS = ('signs', 'mask', 'values')  # what stands before the first / of a tensor's name

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from ..registry import DATASETS
-from .in_memory import InMemoryDataset, check_split
+from .common import check_split
+from .in_memory import InMemoryDataset
 
 
 @DATASETS.register_module()
@@ -30,18 +31,10 @@ class Digits(InMemoryDataset):
                 'Digits: the images come with scikit-learn, which is not installed; pip install -e ".[demo]"'
             ) from error
         images, labels = load_digits(return_X_y=True)
-        chosen = _is_test(labels) if split == 'test' else ~_is_test(labels)
+        test = np.zeros(len(labels), dtype=bool)
+        for digit in range(10):
+            test[np.flatnonzero(labels == digit)[4::5]] = True
+        chosen = test if split == 'test' else ~test
         pixels = np.rint(images[chosen] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
-        super().__init__(
-            torch.from_numpy(pixels),
-            torch.from_numpy(labels[chosen].astype(np.int64)),
-            classes=[str(digit) for digit in range(10)],
-            **subset,
-        )
-
-
-def _is_test(labels: np.ndarray) -> np.ndarray:
-    test = np.zeros(len(labels), dtype=bool)
-    for digit in range(10):
-        test[np.flatnonzero(labels == digit)[4::5]] = True
-    return test
+        classes = [str(digit) for digit in range(10)]
+        super().__init__(torch.from_numpy(pixels), torch.from_numpy(labels[chosen].astype(np.int64)), classes, **subset)

@@ -33,15 +33,13 @@ class SampleIndex(int):
 class EpochSampler(DefaultSampler):
     """mmengine's DefaultSampler (same order, same shards) whose indices carry seeds and which can start in mid-epoch.
 
-    The contract with a dataset: an index is a :class:`SampleIndex`; its ``seed`` depends on (seed, epoch, index) only,
-    not on the rank, the worker or what came before. A dataset that draws all its random numbers from that seed gives
-    the same sample whatever the number of workers, and after a resume. A dataset that draws none says
-    ``random_items = False`` and gets plain ints.
+    For a dataset: an index is a :class:`SampleIndex`; its ``seed`` depends on (seed, epoch, index) only. A dataset that
+    draws all its random numbers from it gives the same sample on every rank, in every worker, and after a resume. One
+    that draws none says ``random_items = False`` and gets plain ints.
 
-    The contract with a training loop: ``set_epoch(epoch)`` before each epoch (mmengine's DistSamplerSeedHook does it);
-    to go on inside an epoch, call ``skip(n)`` with the number of samples that this rank has used already (batches done
-    * batch size) before the loader is iterated. That one iteration starts there, later ones at the beginning. The
-    length stays that of a whole epoch.
+    For a training loop: ``set_epoch(epoch)`` before each epoch (mmengine's DistSamplerSeedHook does it); to go on
+    inside an epoch, ``skip(n)`` with the number of samples that this rank has used already. The next iteration starts
+    there, later ones at the beginning; the length stays that of a whole epoch.
 
     Args:
         dataset: what is sampled.

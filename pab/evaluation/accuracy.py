@@ -42,6 +42,13 @@ class Accuracy(BaseMetric):
         self.topk = ks
         self._batches: list[Tensor] = []
 
+    @BaseMetric.dataset_meta.setter
+    def dataset_meta(self, meta: dict) -> None:
+        # given when the loop is built: before a run's first epoch, and not after it
+        BaseMetric.dataset_meta.fset(self, meta)
+        if meta and 'classes' in meta:
+            _check_topk(self.topk, len(meta['classes']))
+
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Take in the outputs of a batch: dicts with logits (N, num_classes) and labels (N,)."""
         for sample in data_samples:
@@ -87,8 +94,7 @@ def sample_rows(logits: Tensor, labels: Tensor, topk: Sequence[int]) -> Tensor:
             f'got {tuple(logits.shape)} and {tuple(labels.shape)}'
         )
     num_classes = logits.shape[1]
-    if max(topk) > num_classes:
-        raise ValueError(f'Accuracy: topk must not exceed the number of classes, {num_classes}, got {max(topk)}')
+    _check_topk(topk, num_classes)
     # on other devices this check would wait for them; there a label out of range fails in the loss
     if labels.device.type == 'cpu' and len(labels) and int(labels.max()) >= num_classes:
         raise ValueError(
@@ -104,3 +110,8 @@ def sample_rows(logits: Tensor, labels: Tensor, topk: Sequence[int]) -> Tensor:
     loss = F.cross_entropy(logits, labels, reduction='none')
     state = torch.where(counted, (~finite).double(), torch.nan)
     return torch.stack([loss, state, *[(finite & (before < k)).double() for k in topk]], dim=1)
+
+
+def _check_topk(topk: Sequence[int], num_classes: int) -> None:
+    if max(topk) > num_classes:
+        raise ValueError(f'Accuracy: topk must not exceed the number of classes, {num_classes}, got {max(topk)}')

@@ -7,6 +7,7 @@ import torch
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
+from torch.utils.data import DataLoader, Subset
 
 
 @dataclass(frozen=True)
@@ -29,32 +30,36 @@ class PruneData:
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f'PruneHook: data.{key} must be an integer >= 1, got {value!r}')
 
-    def batches(self, runner: Runner) -> list[tuple[Tensor, Tensor]]:
-        """(images (N, C, H, W), labels (N,)) as the network sees them in evaluation."""
+    def check_size(self, runner: Runner) -> int:
+        """Return the size of the training set; a ValueError if it has fewer images than asked for."""
         size = len(runner.train_dataloader.dataset)
         if self.num_samples > size:
             raise ValueError(
                 f'PruneHook: data.num_samples must not exceed the training set, {size}, got {self.num_samples}'
             )
-        chosen = np.random.RandomState(runner.seed % 2**32).permutation(size)[: self.num_samples].tolist()
-        parts = [chosen[i : i + self.batch_size] for i in range(0, len(chosen), self.batch_size)]
-        return [_load(runner, part) for part in parts]
+        return size
+
+    def batches(self, runner: Runner) -> list[tuple[Tensor, Tensor]]:
+        """(images (N, C, H, W), labels (N,)) as the network sees them in evaluation."""
+        stream = np.random.RandomState(runner.seed % 2**32)
+        chosen = stream.permutation(self.check_size(runner))[: self.num_samples].tolist()
+        return _load(runner, chosen, self.batch_size)
 
     def input_shape(self, runner: Runner) -> tuple[int, ...]:
         """(C, H, W) of one image: the model's ``input_shape``, else that of a training image."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if getattr(model, 'input_shape', None) is not None:
-            return tuple(model.input_shape)
-        return tuple(_load(runner, [0])[0].shape[1:])
+        shape = getattr(_model(runner), 'input_shape', None)
+        return tuple(_load(runner, [0], 1)[0][0].shape[1:] if shape is None else shape)
 
 
-def _load(runner: Runner, indices: list[int]) -> tuple[Tensor, Tensor]:
-    loader = runner.train_dataloader
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+def _model(runner: Runner) -> torch.nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def _load(runner: Runner, indices: list[int], batch_size: int) -> list[tuple[Tensor, Tensor]]:
+    training = runner.train_dataloader
     # a dataset may transform its samples at random, and the draws of the training must not depend on the pruning
     with torch.random.fork_rng():
         torch.manual_seed(runner.seed)
-        dataset = loader.dataset
-        samples = dataset.__getitems__(indices) if hasattr(dataset, '__getitems__') else [dataset[i] for i in indices]
-        batch = model.data_preprocessor(loader.collate_fn(samples), False)
-    return batch['images'], batch['labels']
+        loader = DataLoader(Subset(training.dataset, indices), batch_size, collate_fn=training.collate_fn)
+        batches = [_model(runner).data_preprocessor(batch, False) for batch in loader]
+    return [(batch['images'], batch['labels']) for batch in batches]

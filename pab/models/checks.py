@@ -1,11 +1,11 @@
 """Checks of arguments that every network shares."""
 
 
-def positive_int(owner: str, name: str, value: int) -> int:
-    """Return ``value`` when it is an int >= 1; else ValueError naming the class ``owner`` and the argument ``name``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f'{owner}: {name} must be an int >= 1, got {value!r}')
-    return value
+def positive_ints(owner: str, **values: int) -> None:
+    """ValueError naming the class ``owner`` and the argument unless every value is an int >= 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f'{owner}: {name} must be an int >= 1, got {value!r}')
 
 
 def known_choice(owner: str, name: str, value, known) -> None:

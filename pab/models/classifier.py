@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import CONVERTERS, MODELS
-from .checks import known_choice, positive_int
+from .checks import known_choice, positive_ints
 from .initialization import check_init, initialize_
 
 
@@ -50,8 +50,16 @@ class ImageClassifier(BaseModel):
         if isinstance(data_preprocessor, dict):
             data_preprocessor = MODELS.build(data_preprocessor)
         super().__init__(data_preprocessor=data_preprocessor)
-        self.init = None if init is None else _complete_init(init)
-        self.input_shape = None if input_shape is None else _check_shape(input_shape)
+        for key in init or ():
+            known_choice('ImageClassifier', 'key of init', key, ('scheme', 'seed'))
+        self.init = None if init is None else {'scheme': 'kaiming_normal', 'seed': None, **init}
+        if self.init is not None:
+            check_init(self.init['scheme'], 0 if self.init['seed'] is None else self.init['seed'])
+        if input_shape is not None and len(input_shape) != 3:
+            raise ValueError(f'ImageClassifier: input_shape must be (channels, height, width), got {input_shape!r}')
+        for size in input_shape or ():
+            positive_ints('ImageClassifier', **{'each entry of input_shape': size})
+        self.input_shape = None if input_shape is None else tuple(input_shape)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f'ImageClassifier: label_smoothing must lie in [0, 1), got {label_smoothing!r}')
         self.label_smoothing = label_smoothing
@@ -120,17 +128,3 @@ class ImageClassifier(BaseModel):
                 'set num_classes of the network to that of the dataset'
             )
         self._labels_checked = True
-
-
-def _complete_init(init: dict) -> dict:
-    for key in init:
-        known_choice('ImageClassifier', 'key of init', key, ('scheme', 'seed'))
-    init = {'scheme': 'kaiming_normal', 'seed': None, **init}
-    check_init(init['scheme'], 0 if init['seed'] is None else init['seed'])
-    return init
-
-
-def _check_shape(shape) -> tuple[int, int, int]:
-    if len(shape) != 3:
-        raise ValueError(f'ImageClassifier: input_shape must be (channels, height, width), got {shape!r}')
-    return tuple(positive_int('ImageClassifier', 'each entry of input_shape', size) for size in shape)

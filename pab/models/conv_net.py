@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from ..registry import MODELS
-from .checks import known_choice, positive_int
+from .checks import known_choice, positive_ints
 
 
 @MODELS.register_module()
@@ -29,10 +29,9 @@ class ConvNet(nn.Module):
     ):
         super().__init__()
         known_choice('ConvNet', 'depth', depth, self.WIDTHS)
-        positive_int('ConvNet', 'num_classes', num_classes)
-        positive_int('ConvNet', 'in_channels', in_channels)
+        positive_ints('ConvNet', num_classes=num_classes, in_channels=in_channels, image_size=image_size)
         widths = self.WIDTHS[depth]
-        left = positive_int('ConvNet', 'image_size', image_size) >> len(widths)  # each pool halves, rounding down
+        left = image_size >> len(widths)  # each pool halves, rounding down
         if left < 1:
             raise ValueError(
                 f'ConvNet: depth {depth} pools {len(widths)} times and needs image_size >= {1 << len(widths)}, '

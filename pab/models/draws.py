@@ -16,8 +16,14 @@ LN2 = 0.6931471805599453
 CHUNK = 1 << 15  # pairs drawn at a time: the temporaries stay in the cache; the numbers don't depend on it
 
 
-def stream(seed: int, name: str) -> np.random.RandomState:
-    """The generator of one tensor; only ``seed`` (an int >= 0 of any size) and ``name`` decide what it draws."""
+def stream(seed: int | str, name: str) -> np.random.RandomState:
+    """The generator of one tensor; only ``seed`` and ``name`` decide what it draws.
+
+    Args:
+        seed: an int >= 0 of any size, or a text that holds one and keeps the numbers for one purpose from those for
+            another, such as 'prune/7'.
+        name: of the tensor.
+    """
     words = np.frombuffer(hashlib.sha256(f'{seed}/{name}'.encode()).digest(), dtype='<u4')
     return np.random.RandomState(words.astype(np.uint32))
 

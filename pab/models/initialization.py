@@ -12,68 +12,22 @@ from torch.nn.modules.conv import _ConvNd
 from . import draws
 from .checks import known_choice
 
-Shape = tuple[int, ...]
-Scheme = Callable[[Shape, np.random.RandomState], np.ndarray]
-
-
-def fans(shape: Shape) -> tuple[int, int]:
-    """(fan_in, fan_out) of a weight (out, in / groups, *kernel): what one output sums over, and the same transposed."""
-    field = math.prod(shape[2:])
-    return shape[1] * field, shape[0] * field
-
-
-def standard(shape: Shape, rng: np.random.RandomState) -> np.ndarray:
-    """Uniform within 1 / sqrt(fan_in): torch's default (Kaiming uniform with a = sqrt 5)."""
-    return draws.uniform(rng, math.prod(shape)) / math.sqrt(fans(shape)[0])
-
-
-def kaiming_normal(shape: Shape, rng: np.random.RandomState) -> np.ndarray:
-    """N(0, 2 / fan_in) (arXiv 1502.01852)."""
-    return draws.normal(rng, math.prod(shape)) * math.sqrt(2 / fans(shape)[0])
-
-
-def kaiming_uniform(shape: Shape, rng: np.random.RandomState) -> np.ndarray:
-    """Uniform with variance 2 / fan_in."""
-    return draws.uniform(rng, math.prod(shape)) * math.sqrt(6 / fans(shape)[0])
-
-
-def kaiming_constant_signed(shape: Shape, rng: np.random.RandomState) -> np.ndarray:
-    """A random sign times sqrt(2 / fan_in) (arXiv 1911.13299)."""
-    return draws.signs(rng, math.prod(shape)) * math.sqrt(2 / fans(shape)[0])
-
-
-def kaiming_constant_unsigned(shape: Shape, rng: np.random.RandomState) -> np.ndarray:
-    """sqrt(2 / fan_in) everywhere, never negative."""
-    return np.full(math.prod(shape), math.sqrt(2 / fans(shape)[0]))
-
-
-def kaiming_laplace(shape: Shape, rng: np.random.RandomState) -> np.ndarray:
-    """Laplace of scale sqrt(2) / sqrt(2 fan_in), hence of variance 2 / fan_in."""
-    return draws.laplace(rng, math.prod(shape)) * math.sqrt(1 / fans(shape)[0])
-
-
-def xavier_normal(shape: Shape, rng: np.random.RandomState) -> np.ndarray:
-    """N(0, 2 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
-    return draws.normal(rng, math.prod(shape)) * math.sqrt(2 / sum(fans(shape)))
-
-
-def xavier_constant(shape: Shape, rng: np.random.RandomState) -> np.ndarray:
-    """A random sign times sqrt(2 / (fan_in + fan_out))."""
-    return draws.signs(rng, math.prod(shape)) * math.sqrt(2 / sum(fans(shape)))
-
+# (stream, how many, fan_in, fan_out) -> float64 numbers; fan_in is what one output sums over, fan_out the transposed
+Scheme = Callable[[np.random.RandomState, int, int, int], np.ndarray]
 
 SCHEMES: dict[str, Scheme] = {
-    scheme.__name__: scheme
-    for scheme in (
-        standard,
-        kaiming_normal,
-        kaiming_uniform,
-        kaiming_constant_signed,
-        kaiming_constant_unsigned,
-        kaiming_laplace,
-        xavier_normal,
-        xavier_constant,
-    )
+    # torch's default, Kaiming uniform with a = sqrt 5
+    'standard': lambda stream, n, fan_in, fan_out: draws.uniform(stream, n) / math.sqrt(fan_in),
+    # arXiv 1502.01852, and other distributions of the same variance, 2 / fan_in
+    'kaiming_normal': lambda stream, n, fan_in, fan_out: draws.normal(stream, n) * math.sqrt(2 / fan_in),
+    'kaiming_uniform': lambda stream, n, fan_in, fan_out: draws.uniform(stream, n) * math.sqrt(6 / fan_in),
+    'kaiming_laplace': lambda stream, n, fan_in, fan_out: draws.laplace(stream, n) * math.sqrt(1 / fan_in),
+    # arXiv 1911.13299: one magnitude, with a random sign and without
+    'kaiming_constant_signed': lambda stream, n, fan_in, fan_out: draws.signs(stream, n) * math.sqrt(2 / fan_in),
+    'kaiming_constant_unsigned': lambda stream, n, fan_in, fan_out: np.full(n, math.sqrt(2 / fan_in)),
+    # Glorot and Bengio 2010
+    'xavier_normal': lambda stream, n, fan_in, fan_out: draws.normal(stream, n) * math.sqrt(2 / (fan_in + fan_out)),
+    'xavier_constant': lambda stream, n, fan_in, fan_out: draws.signs(stream, n) * math.sqrt(2 / (fan_in + fan_out)),
 }
 # Their reset_parameters draws nothing: ones, zeros, running statistics of an unused layer, PReLU's 0.25.
 _WITHOUT_CHANCE = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
@@ -119,35 +73,35 @@ def initialize_(network: nn.Module, scheme: str = 'kaiming_normal', seed: int = 
         own = {name: p for name, p in layer.named_parameters(recurse=False) if id(p) not in seen}
         seen.update(map(id, own.values()))  # a parameter shared by two layers takes its first name
         if own or isinstance(layer, _WITHOUT_CHANCE):
-            steps.append((layer, own, prefix + '.' if prefix else '', _rule(layer, own, prefix, scheme)))
-    for layer, own, prefix, rule in steps:
-        rule(layer, own, lambda name, prefix=prefix: draws.stream(seed, prefix + name))
+            prefix = prefix + '.' if prefix else ''
+            rule = _rule(layer, own, prefix, scheme)
+            steps.append((rule, lambda name, prefix=prefix: draws.stream(seed, prefix + name)))
+    for rule, stream in steps:
+        rule(stream)
     return network
 
 
 def _rule(layer: nn.Module, own: dict[str, nn.Parameter], prefix: str, scheme: str) -> Callable:
-    """The function (layer, its parameters, stream) that draws this kind of layer; ValueError when there is none."""
+    """The function of ``stream`` that draws the parameters of a layer; ValueError when there is none for its kind."""
     if hasattr(layer, 'initialize_'):
-        return lambda layer, own, stream: layer.initialize_(stream)
+        return layer.initialize_
     if isinstance(layer, _WITHOUT_CHANCE):
-        return lambda layer, own, stream: layer.reset_parameters()
+        return lambda stream: layer.reset_parameters()
     if isinstance(layer, _ConvNd | nn.Linear) and own.keys() <= {'weight', 'bias'}:
-        weights = SCHEMES[scheme] if isinstance(layer, _ConvNd) else standard
-        return lambda layer, own, stream: _draw_affine(layer, own, stream, weights)
-    name = '.'.join(filter(None, (prefix, next(iter(own)))))
+        weights = scheme if isinstance(layer, _ConvNd) else 'standard'
+        return lambda stream: _draw_affine(layer.weight.shape, own, stream, {'weight': weights, 'bias': 'standard'})
+    first = next(iter(own))
     raise ValueError(
-        f'initialize_: no rule draws parameter {name!r} of a {type(layer).__name__}; give that class a method '
-        f'initialize_(stream) that fills it from stream({next(iter(own))!r}), a numpy RandomState, or leave all '
-        'initial weights to the network itself (ImageClassifier: init=None)'
+        f'initialize_: no rule draws parameter {prefix + first!r} of a {type(layer).__name__}; give that class a '
+        f'method initialize_(stream) that fills it from stream({first!r}), a numpy RandomState, or leave all initial '
+        'weights to the network itself (ImageClassifier: init=None)'
     )
 
 
-def _draw_affine(layer: nn.Module, own: dict[str, nn.Parameter], stream: Callable, weights: Scheme) -> None:
-    shape = tuple(layer.weight.shape)
+def _draw_affine(shape: torch.Size, own: dict[str, nn.Parameter], stream: Callable, schemes: dict[str, str]) -> None:
+    """Draw the weight (out, in / groups, *kernel) and the bias of a layer."""
+    field = math.prod(shape[2:])
     for name, parameter in own.items():
-        if name == 'weight':
-            values = weights(shape, stream(name))
-        else:
-            values = draws.uniform(stream(name), parameter.numel()) / math.sqrt(fans(shape)[0])
+        values = SCHEMES[schemes[name]](stream(name), parameter.numel(), shape[1] * field, shape[0] * field)
         # rounded on the CPU before it moves, so that no device decides the last bit
         parameter.copy_(torch.from_numpy(values.reshape(parameter.shape)).to(parameter.dtype))

@@ -26,7 +26,6 @@ class ImagePreprocessor(BaseDataPreprocessor):
             images the nearest of the 256 levels).
         flip: mirror left and right with probability 1/2.
         channels_last: memory layout of the output.
-        non_blocking: do not wait for the copy of pinned memory to the device.
     """
 
     def __init__(
@@ -38,9 +37,8 @@ class ImagePreprocessor(BaseDataPreprocessor):
         padding_value: str = 'black',
         flip: bool = False,
         channels_last: bool = True,
-        non_blocking: bool = True,
     ):
-        super().__init__(non_blocking=non_blocking)
+        super().__init__(non_blocking=True)  # no waiting for the copy of pinned memory
         if len(mean) == 0 or len(mean) != len(std):
             raise ValueError(
                 f'ImagePreprocessor: mean and std need one number for each channel, got {len(mean)} and {len(std)}'
@@ -100,22 +98,19 @@ class ImagePreprocessor(BaseDataPreprocessor):
 
     def _normalise(self, images: Tensor) -> Tensor:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        scale, shift = self._table(images, layout)
-        # a fresh tensor, so the two passes may run in place
-        out = torch.empty(images.shape, dtype=torch.float32, device=images.device, memory_format=layout)
-        return out.copy_(images).mul_(scale).sub_(shift)
-
-    def _table(self, images: Tensor, layout: torch.memory_format) -> tuple[Tensor, Tensor]:
-        """Return factor and offset of every pixel, (1, C, H, W): dense, so that the passes vectorise."""
         key = (images.shape[1:], images.dtype == torch.uint8, images.device)
         if key not in self._tables:
+            # factor and offset of every pixel, (1, C, H, W): dense, so that the two passes below vectorise
             unit = 255.0 if images.dtype == torch.uint8 else 1.0
             mean, std = (value.to(images.device).double()[None, :, None, None] for value in (self.mean, self.std))
             self._tables[key] = tuple(
                 value.float().expand(1, *images.shape[1:]).contiguous(memory_format=layout)
                 for value in (1 / (unit * std), mean / std)
             )
-        return self._tables[key]
+        scale, shift = self._tables[key]
+        # a fresh tensor, so the passes may run in place
+        out = torch.empty(images.shape, dtype=torch.float32, device=images.device, memory_format=layout)
+        return out.copy_(images).mul_(scale).sub_(shift)
 
 
 def crop_and_flip(images: Tensor, padding: int, padding_value: Tensor, flip: bool) -> Tensor:

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from ..registry import MODELS
-from .checks import known_choice, positive_int
+from .checks import known_choice, positive_ints
 
 
 def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
@@ -90,9 +90,8 @@ class CIFARResNet(nn.Module):
         super().__init__()
         known_choice('CIFARResNet', 'depth', depth, sorted(self.STAGES))
         block, stages = self.STAGES[depth]
-        width = (16 if len(stages) == 3 else 64) if width is None else positive_int('CIFARResNet', 'width', width)
-        positive_int('CIFARResNet', 'num_classes', num_classes)
-        positive_int('CIFARResNet', 'in_channels', in_channels)
+        width = (16 if len(stages) == 3 else 64) if width is None else width
+        positive_ints('CIFARResNet', width=width, num_classes=num_classes, in_channels=in_channels)
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()

@@ -4,7 +4,7 @@ from torch import nn
 from torchvision import models
 
 from ..registry import MODELS
-from .checks import known_choice, positive_int
+from .checks import known_choice, positive_ints
 
 TORCHVISION_NAMES = (
     'resnet18',
@@ -31,4 +31,5 @@ def TorchvisionModel(name: str, num_classes: int = 1000) -> nn.Module:
         num_classes: number of logits, >= 1.
     """
     known_choice('TorchvisionModel', 'name', name, TORCHVISION_NAMES)
-    return models.get_model(name, num_classes=positive_int('TorchvisionModel', 'num_classes', num_classes))
+    positive_ints('TorchvisionModel', num_classes=num_classes)
+    return models.get_model(name, num_classes=num_classes)

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from ..registry import MODELS
-from .checks import known_choice, positive_int
+from .checks import known_choice, positive_ints
 
 
 @MODELS.register_module()
@@ -27,8 +27,7 @@ class CIFARVGG(nn.Module):
     def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3):
         super().__init__()
         known_choice('CIFARVGG', 'depth', depth, self.GROUPS)
-        positive_int('CIFARVGG', 'num_classes', num_classes)
-        positive_int('CIFARVGG', 'in_channels', in_channels)
+        positive_ints('CIFARVGG', num_classes=num_classes, in_channels=in_channels)
         layers, channels = [], in_channels
         for group, width in zip(self.GROUPS[depth], self.WIDTHS, strict=True):
             if layers:

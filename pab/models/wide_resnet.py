@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from ..registry import MODELS
-from .checks import positive_int
+from .checks import positive_ints
 
 
 class PreActivationBlock(nn.Module):
@@ -46,9 +46,7 @@ class WideResNet(nn.Module):
         super().__init__()
         if not isinstance(depth, int) or depth < 10 or depth % 6 != 4:
             raise ValueError(f'WideResNet: depth must be 6 n + 4 (10, 16, 22, 28, 34, 40, ...), got {depth!r}')
-        positive_int('WideResNet', 'widen_factor', widen_factor)
-        positive_int('WideResNet', 'num_classes', num_classes)
-        positive_int('WideResNet', 'in_channels', in_channels)
+        positive_ints('WideResNet', widen_factor=widen_factor, num_classes=num_classes, in_channels=in_channels)
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         channels = 16
         for stage in (1, 2, 3):

@@ -3,6 +3,7 @@
 from .bop import Bop
 from .constructor import OwnershipConstructor
 from .ownership import assign_owners
+from .sign_optimizer import SignOptimizer
 from .wrapper import SharedBackward
 
-__all__ = ['Bop', 'OwnershipConstructor', 'SharedBackward', 'assign_owners']
+__all__ = ['Bop', 'OwnershipConstructor', 'SharedBackward', 'SignOptimizer', 'assign_owners']

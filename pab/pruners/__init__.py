@@ -1,6 +1,7 @@
 """Pruning before training: scores, exact selection, and masks on a model."""
 
 from .base import INGREDIENTS, Pruner
+from .density_table import density_table, empty_tensors
 from .flipfreq import FlipFreq
 from .grasp import GraSP
 from .mag import Mag
@@ -14,10 +15,8 @@ from .masks import (
 )
 from .network import ScoringNetwork
 from .rand import Rand
-from .report import density_table, empty_tensors
 from .schedules import SCHEDULES, kept_count, shot_density
 from .snip import SNIP
-from .streams import Streams
 from .synflow import SynFlow
 from .targets import prunable_layers
 
@@ -31,7 +30,6 @@ __all__ = [
     'Pruner',
     'Rand',
     'ScoringNetwork',
-    'Streams',
     'SynFlow',
     'apply_masks_',
     'check_masks',

@@ -1,5 +1,6 @@
 """What all pruners share: rounds, counts, scope, the float64 network. A subclass is its score."""
 
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -10,27 +11,24 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from ..models.draws import stream
+from .density_table import empty_tensors
 from .inputs import as_batches, as_flips, as_input_shape, to_double
 from .masks import get_masks
-from .network import ScoringNetwork, scoring_mode
-from .report import empty_tensors
+from .network import ScoringNetwork, count_outputs, scoring_mode
 from .rounds import Rounds
-from .schedules import as_density
-from .selection import make_groups
+from .selection import Group, make_groups
 from .settings import PruneSettings
-from .streams import Streams
 from .targets import classifier_weight, prunable_layers
 
 INGREDIENTS = {  # what a score may ask for, by the names of its arguments
     'weights': 'parameter name -> float64 weight with the earlier rounds pruned to 0',
-    'magnitudes': 'parameter name -> float64 absolute value of these weights',
     'masks': 'parameter name -> bool tensor of what earlier rounds kept',
     'network': 'network(weights, images) -> logits; float64, evaluation mode, exact gradients',
     'batches': 'list of (images, labels), images in float64',
     'input_shape': '(C, H, W) of one image',
     'flips': 'parameter name -> number of sign flips of each weight',
-    'out': 'parameter name -> float64 tensor that may take the score, to save memory',
-    'generator': 'generator(name) -> numpy RandomState fixed by seed and name',
+    'stream': 'stream(name) -> numpy RandomState fixed by seed and name',
 }
 
 
@@ -57,8 +55,10 @@ class Pruner:
         rounds: T, at least 1.
         schedule: 'exponential', d_t = d^(t/T), or 'linear', d_t = 1 - (1 - d) t/T.
         scope: 'global', one threshold over all tensors, or 'local', the density in every tensor.
-        prunable: classes of the layers whose ``weight`` may be pruned; subclasses match too.
-        classifier_density: density of the last Linear layer apart from the others; None treats it as any other.
+        prunable: patterns (:mod:`pab.patterns`) that select the weights that may be pruned, such as
+            ``['Conv2d', '!name:*.downsample.*']``; see :func:`~pab.pruners.targets.prunable_layers`.
+        classifier_density: density of the classifier, the Linear layer with as many outputs as there are classes, apart
+            from the others; None treats it as any other.
         min_per_tensor: least number of weights that every tensor keeps; the total stays exact.
 
     Raises:
@@ -85,17 +85,11 @@ class Pruner:
         classifier_density: Real | None = None,
         min_per_tensor: int = 0,
     ):
+        name = type(self).__name__
         if not hasattr(self, 'score'):
-            raise TypeError(f'{self._name}: a pruner defines score(...), with arguments among {", ".join(INGREDIENTS)}')
-        self.settings = PruneSettings.checked(
-            self._name,
-            density=density,
-            rounds=rounds,
-            schedule=schedule,
-            scope=scope,
-            prunable=prunable,
-            classifier_density=classifier_density,
-            min_per_tensor=min_per_tensor,
+            raise TypeError(f'{name}: a pruner defines score(...), with arguments among {", ".join(INGREDIENTS)}')
+        self.settings = PruneSettings(
+            name, density, rounds, schedule, scope, prunable, classifier_density, min_per_tensor
         )
         asked = inspect.signature(self.score).parameters.values()
         self.asks = tuple(parameter.name for parameter in asked)
@@ -103,9 +97,32 @@ class Pruner:
         self.needs = frozenset(parameter.name for parameter in asked if parameter.default is parameter.empty)
         """What of that it cannot do without."""
 
-    @property
-    def _name(self) -> str:
-        return type(self).__name__
+    def groups(
+        self,
+        model: nn.Module,
+        *,
+        density: Real | None = None,
+        classifier_density: Real | None = None,
+        input_shape: Sequence[int] | None = None,
+        num_classes: int | None = None,
+    ) -> list[Group]:
+        """Tell which weights would compete, and how many of them would stay; nothing is scored.
+
+        The arguments are those of :meth:`prune`.
+
+        Raises:
+            ValueError: ``prunable`` matches no layer, no layer is the classifier, or the floors do not fit the density.
+        """
+        settings = self._settings(density, classifier_density)
+        sizes = {name: layer.weight.numel() for name, layer in prunable_layers(model, settings.prunable).items()}
+        classifier = None
+        if settings.classifier_density is not None:
+            if num_classes is None and input_shape is not None:
+                num_classes = count_outputs(model, input_shape)
+            classifier = classifier_weight(model, list(sizes), num_classes)
+        return make_groups(
+            sizes, settings.scope, settings.density, settings.min_per_tensor, classifier, settings.classifier_density
+        )
 
     def prune(
         self,
@@ -116,6 +133,7 @@ class Pruner:
         classifier_density: Real | None = None,
         flips: Mapping[str, Tensor] | None = None,
         input_shape: Sequence[int] | None = None,
+        num_classes: int | None = None,
         seed: int = 0,
         on_round: Callable[[int, int, float], None] | None = None,
     ) -> dict[str, Tensor]:
@@ -129,6 +147,8 @@ class Pruner:
             classifier_density: replaces the one of the settings, likewise.
             flips: parameter name -> number of sign flips of each weight, for scores that read the history.
             input_shape: (C, H, W); by default that of the batches, else ``model.input_shape``.
+            num_classes: tells the classifier for ``classifier_density``; by default the number of the model's outputs
+                for one image, if ``input_shape`` is known.
             seed: fixes all that is random; the masks depend on it, the model and the arguments alone.
             on_round: called as ``on_round(done, total, density)`` after every round.
 
@@ -136,61 +156,52 @@ class Pruner:
             Parameter name -> bool tensor of the weight's shape and device, True where the weight stays.
 
         Raises:
-            ValueError: a need of the score was not given, ``prunable`` matches no layer, a score is not finite, the
-                floors do not fit the density, or earlier masks left less than the density asks for.
+            ValueError: a need of the score was not given, ``prunable`` matches no layer, no layer is the classifier, a
+                score is not finite, the floors do not fit the density, or earlier masks left less than is to stay.
         """
         settings = self._settings(density, classifier_density)
-        layers = prunable_layers(model, settings.prunable)
-        classifier = None if settings.classifier_density is None else classifier_weight(model, layers)
-        groups = make_groups(list(layers), settings.scope, settings.density, classifier, settings.classifier_density)
+        batches = as_batches(batches, settings.owner)
+        input_shape = as_input_shape(input_shape, batches, model, settings.owner)
+        groups = self.groups(
+            model,
+            density=density,
+            classifier_density=classifier_density,
+            input_shape=input_shape,
+            num_classes=num_classes,
+        )
+        weights = {name: layer.weight for name, layer in prunable_layers(model, settings.prunable).items()}
         with scoring_mode(model, seed):
-            rounds = Rounds(
-                {name: layer.weight for name, layer in layers.items()}, get_masks(model), groups, settings, self._name
-            )
-            ingredients = {
+            rounds = Rounds(weights, get_masks(model), groups, settings)
+            given = {
                 'weights': rounds.weights,
                 'masks': rounds.masks,
-                'out': rounds.scores,
-                'generator': Streams(seed),
-                **self._given(model, batches, flips, input_shape, rounds),
+                'stream': functools.partial(stream, f'prune/{seed}'),  # others than those of an initialisation
+                'input_shape': input_shape,
             }
             if 'network' in self.asks:
-                ingredients['network'] = ScoringNetwork(model, given=rounds.weights)
-            if 'magnitudes' in self.asks:
-                ingredients['magnitudes'] = rounds.magnitudes()
-            ingredients = {name: ingredients[name] for name in self.asks if name in ingredients}
-            for done, kept_density in rounds.run(lambda: self.score(**ingredients)):
+                given['network'] = ScoringNetwork(model, given=weights)
+            if 'batches' in self.asks and batches:
+                given['batches'] = to_double(batches, rounds.device)
+            if 'flips' in self.asks and flips is not None:
+                given['flips'] = as_flips(flips, weights, settings.owner)
+            given = {name: value for name, value in given.items() if name in self.asks and value is not None}
+            if lacking := sorted(self.needs - set(given)):
+                raise ValueError(
+                    f'{settings.owner}: its score needs {lacking[0]}, {INGREDIENTS[lacking[0]]}; '
+                    f'give prune(..., {lacking[0]}=...)'
+                )
+            for done, kept_density in rounds.run(lambda: self.score(**given)):
                 if on_round is not None:
                     on_round(done, settings.rounds, kept_density)
-        masks = {name: rounds.masks[name].clone() for name in layers}
+        masks = {name: rounds.masks[name].clone() for name in weights}
         if empty := empty_tensors(masks):
             print_log(
-                f'{self._name}: no weight is left in {", ".join(empty)}; min_per_tensor keeps some',
+                f'{settings.owner}: no weight is left in {", ".join(empty)}; min_per_tensor keeps some',
                 logger='current',
                 level=logging.WARNING,
             )
         return masks
 
     def _settings(self, density: Real | None, classifier_density: Real | None) -> PruneSettings:
-        settings = self.settings
-        if density is not None:
-            settings = replace(settings, density=as_density(density, self._name))
-        if classifier_density is not None:
-            classifier_density = as_density(classifier_density, self._name, 'classifier_density')
-            settings = replace(settings, classifier_density=classifier_density)
-        return settings
-
-    def _given(self, model, batches, flips, input_shape, rounds: Rounds) -> dict[str, Any]:
-        """Collect what the caller gave of what the score asks for, and refuse to go on without."""
-        batches = as_batches(batches, self._name)
-        given = {
-            'batches': to_double(batches, rounds.device) if batches and 'batches' in self.asks else None,
-            'input_shape': as_input_shape(input_shape, batches, model, self._name),
-            'flips': as_flips(flips, rounds.weights, self._name) if 'flips' in self.asks else None,
-        }
-        for name, value in given.items():
-            if value is None and name in self.needs:
-                raise ValueError(
-                    f'{self._name}: its score needs {name}, {INGREDIENTS[name]}; give prune(..., {name}=...)'
-                )
-        return {name: value for name, value in given.items() if value is not None}
+        changed = {'density': density, 'classifier_density': classifier_density}
+        return replace(self.settings, **{key: value for key, value in changed.items() if value is not None})

@@ -1,19 +1,31 @@
 """Masks on a model: a bool buffer beside each prunable weight, which is 0 wherever the buffer is False.
 
-The forward pass never multiplies by a mask. A weight that is 0 stays 0 because its gradient is masked by a hook on the
-parameter, so every optimizer leaves it alone: plain SGD adds 0, momentum and Adam average zeros, weight decay takes a
-share of 0. The gradient norm counts the kept weights only.
+The forward pass never multiplies by a mask. A weight that is 0 stays 0 because a hook on the parameter masks its
+gradient: plain SGD adds 0, momentum and Adam average zeros, weight decay takes a share of 0. The gradient norm counts
+the kept weights only. An optimizer that is not known to treat every entry by itself, such as Muon, which mixes those of
+a matrix, has the pruned weights zeroed after each of its steps. So a pruned weight stays 0 under every optimizer that
+derives from ``torch.optim.Optimizer``.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from ..contracts import sign_optimizers
+from ..patterns import places_of_parameters
 from .targets import prunable_layers
 
 SUFFIX = '_mask'
+ELEMENTWISE = {
+    getattr(torch.optim, name)
+    for name in ('ASGD', 'Adadelta', 'Adagrad', 'Adam', 'AdamW', 'Adamax', 'NAdam', 'RAdam', 'RMSprop', 'Rprop', 'SGD')
+}
+"""Optimizers whose step leaves a weight at 0 that is 0 and has had no gradient but 0."""
 
 
 class _MaskGradient:
@@ -27,12 +39,12 @@ class _MaskGradient:
         return grad.masked_fill(~self.module._buffers[self.name + SUFFIX], 0)
 
 
-def register_masks_(model: nn.Module, prunable: Iterable[str] = ('Conv2d',)) -> dict[str, Tensor]:
+def register_masks_(model: nn.Module, prunable: Sequence[str] = ('Conv2d',)) -> dict[str, Tensor]:
     """Give every prunable layer without a mask one that keeps all; masks that are there stay as they are.
 
     Args:
         model: changed in place; a buffer ``weight_mask`` appears in its state dict.
-        prunable: class names of layers, subclasses included.
+        prunable: patterns, as :func:`~pab.pruners.targets.prunable_layers` takes them.
 
     Returns:
         Parameter name -> bool buffer, of all masks of the model.
@@ -63,14 +75,14 @@ def apply_masks_(
         ValueError: no parameter has that name, or a mask has another shape, is not bool, or keeps what an earlier mask
             removed.
     """
-    owners = _parameter_owners(model)
+    places = {parts[0].full_name: parts[0] for parts in places_of_parameters(model).values()}
     earlier = get_masks(model)
     for name, mask in masks.items():
-        if name not in owners:
+        if name not in places:
             raise ValueError(
-                f'apply_masks_: {type(model).__name__} has no parameter {name!r}; it has {", ".join(owners)}'
+                f'apply_masks_: {type(model).__name__} has no parameter {name!r}; it has {", ".join(places)}'
             )
-        _check_mask(name, mask, owners[name][0]._parameters[owners[name][1]], 'apply_masks_')
+        _check(name, mask, getattr(places[name].layer, places[name].own_name).shape)
         if name in earlier and bool((mask.to(earlier[name].device) & ~earlier[name]).any()):
             raise ValueError(
                 f'apply_masks_: the mask of {name!r} revives a pruned weight; '
@@ -78,58 +90,72 @@ def apply_masks_(
             )
     optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
     for name, mask in masks.items():
-        module, own = owners[name]
-        if own + SUFFIX not in module._buffers:
-            _attach(module, own)
-        buffer, weight = module._buffers[own + SUFFIX], module._parameters[own]
+        layer, own = places[name].layer, places[name].own_name
+        if own + SUFFIX not in layer._buffers:
+            _attach(layer, own)
+        weight, buffer = layer._parameters[own], layer._buffers[own + SUFFIX]
         buffer.copy_(mask)
-        pruned = ~buffer
-        with torch.no_grad():
-            weight.masked_fill_(pruned, 0)
-            if weight.grad is not None:
-                weight.grad.masked_fill_(pruned, 0)
-            for optimizer in optimizers:
-                _forget(optimizer, weight, pruned)
+        states = [value for optimizer in optimizers for value in optimizer.state.get(weight, {}).values()]
+        for tensor in (weight.detach(), weight.grad, *states):
+            if isinstance(tensor, Tensor) and tensor.shape == weight.shape:
+                tensor.masked_fill_(~buffer.to(tensor.device), 0)
 
 
 def check_masks(model: nn.Module) -> None:
-    """Verify that every masked weight is exactly 0 wherever its mask is False.
+    """Verify that every masked weight of a model is exactly 0 wherever its mask is False.
 
     Raises:
         ValueError: names the first tensor that is not.
     """
-    for name, module, own in _masked(model):
-        _check_agreement(name, module._parameters[own], module._buffers[own + SUFFIX])
+    check_state_masks(model, model.state_dict())
 
 
 def check_state_masks(model: nn.Module, state_dict: Mapping[str, Tensor], prefix: str = '') -> None:
     """Verify that a state dict has the masks of the model, no others, and weights that agree with them.
 
+    Every masked layer does so for its own part when a state dict is loaded into it.
+
     Args:
         model: with its masks registered.
-        state_dict: what would be loaded into it.
+        state_dict: what would be loaded into it; may lack a weight together with its mask.
         prefix: of the model's keys in ``state_dict``.
 
     Raises:
         ValueError: a mask is missing, too many, of another shape or not bool, or a weight is not 0 where pruned.
     """
-    masks = get_masks(model)
-    for name, mask in masks.items():
-        if prefix + name + SUFFIX not in state_dict:
+    masks = {name: layer._buffers[own + SUFFIX] for name, layer, own in _masked(model, remove_duplicate=False)}
+    for name, own in masks.items():
+        key = prefix + name
+        if key + SUFFIX in state_dict:
+            _check(key, state_dict[key + SUFFIX], own.shape, state_dict.get(key, model.get_parameter(name)))
+        elif key in state_dict:
             raise ValueError(
-                f'{type(model).__name__}: the state dict has no mask {prefix + name + SUFFIX!r}, '
-                'but the model is pruned; load a pruned checkpoint, or load before pruning'
+                f'{type(model).__name__}: the state dict has no mask {key + SUFFIX!r}, but the model is pruned; '
+                'load a pruned checkpoint, or load before pruning'
             )
-        _check_entry(prefix + name, state_dict, mask)
     for key, value in state_dict.items():
-        base = key.removesuffix(SUFFIX)
-        if base == key or not key.startswith(prefix) or base not in state_dict:
-            continue
-        if base.removeprefix(prefix) not in masks and _is_mask_of(value, state_dict[base]):
+        name = key.removesuffix(SUFFIX)
+        known = name == key or not key.startswith(prefix) or name.removeprefix(prefix) in masks
+        if not known and _is_mask_of(value, state_dict.get(name)):
             raise ValueError(
                 f'{type(model).__name__}: the state dict has a mask {key!r}, but the model has none there; '
                 'call register_masks_ before loading'
             )
+
+
+def _check(name: str, mask: Tensor, shape: torch.Size, weight: Tensor | None = None) -> None:
+    """Verify that a mask is one for a weight of that shape, and that the weight, if given, is 0 where it is False."""
+    if mask.dtype != torch.bool:
+        raise ValueError(f'the mask of {name!r} must be bool, got {mask.dtype}')
+    if mask.shape != shape:
+        raise ValueError(f'the mask of {name!r} has shape {tuple(mask.shape)}, its weight {tuple(shape)}')
+    if weight is None or weight.shape != shape:  # for torch to refuse
+        return
+    if wrong := int(weight.detach().masked_fill(mask.to(weight.device), 0).count_nonzero()):
+        raise ValueError(
+            f'{name!r} contradicts its mask: {wrong} pruned weights are not 0; '
+            'the tensor was changed after pruning or belongs to another mask'
+        )
 
 
 def install_mask_hooks_(model: nn.Module) -> None:
@@ -160,65 +186,37 @@ def _restore_hooks(module: nn.Module, _inputs: tuple) -> None:
         # a plain tensor stands in for the parameter in functional calls, whose gradient is the caller's affair
         if not isinstance(weight, nn.Parameter) or not weight.requires_grad:
             continue
-        hooks = [hook for hook in (weight._backward_hooks or {}).values() if isinstance(hook, _MaskGradient)]
-        if not any(hook.module is module for hook in hooks):
+        if not any(hook.module is module for hook in _mask_hooks(weight)):
             weight.register_hook(_MaskGradient(module, name))
+            _watch_optimizers()
 
 
-def _check_before_load(module: nn.Module, state_dict, prefix: str, *_unused) -> None:
-    for name in _masked_names(module):
-        key = prefix + name
-        if key in state_dict and key + SUFFIX not in state_dict:
-            raise ValueError(
-                f'{type(module).__name__}: the state dict has {key!r} but no {key + SUFFIX!r}, '
-                'and the layer is pruned; load a pruned checkpoint, or load before pruning'
-            )
-        if key + SUFFIX in state_dict:
-            current = {key: module._parameters[name], **state_dict}
-            _check_entry(key, current, module._buffers[name + SUFFIX])
+def _mask_hooks(weight: Tensor) -> list[_MaskGradient]:
+    return [hook for hook in (weight._backward_hooks or {}).values() if isinstance(hook, _MaskGradient)]
 
 
-def _check_entry(name: str, state_dict: Mapping[str, Tensor], own_mask: Tensor) -> None:
-    mask = state_dict[name + SUFFIX]
-    _check_mask(name, mask, own_mask, 'state dict')
-    if name in state_dict and state_dict[name].shape == mask.shape:
-        _check_agreement(name, state_dict[name], mask)
+@functools.cache
+def _watch_optimizers() -> None:
+    """Be called after the step of every optimizer, whoever makes it and when; asked for once in a process."""
+    register_optimizer_step_post_hook(_mask_after_step)
 
 
-def _check_mask(name: str, mask: Tensor, like: Tensor, where: str) -> None:
-    if mask.dtype != torch.bool:
-        raise ValueError(f'{where}: the mask of {name!r} must be bool, got {mask.dtype}')
-    if mask.shape != like.shape:
-        raise ValueError(f'{where}: the mask of {name!r} has shape {tuple(mask.shape)}, its weight {tuple(like.shape)}')
+@torch.no_grad()
+def _mask_after_step(optimizer: Optimizer, _args: tuple, _kwargs: dict[str, Any]) -> None:
+    if type(optimizer) in ELEMENTWISE or sign_optimizers([optimizer]):  # the sign of 0 flipped is 0
+        return
+    for group in optimizer.param_groups:
+        for weight in group['params']:
+            for hook in _mask_hooks(weight):
+                weight.copy_(hook(weight))
 
 
-def _check_agreement(name: str, weight: Tensor, mask: Tensor) -> None:
-    wrong = int(torch.count_nonzero(weight.detach().masked_fill(mask.to(weight.device), 0)))
-    if wrong:
-        raise ValueError(
-            f'{name!r} contradicts its mask: {wrong} pruned weights are not 0; '
-            'the tensor was changed after pruning or belongs to another mask'
-        )
+def _check_before_load(module: nn.Module, state_dict: Mapping[str, Tensor], prefix: str, *_unused: Any) -> None:
+    check_state_masks(module, state_dict, prefix)
 
 
-def _forget(optimizer: Optimizer, weight: nn.Parameter, pruned: Tensor) -> None:
-    for value in optimizer.state.get(weight, {}).values():
-        if isinstance(value, Tensor) and value.shape == weight.shape:
-            value.masked_fill_(pruned.to(value.device), 0)
-
-
-def _parameter_owners(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
-    owners, seen = {}, set()
-    for prefix, module in model.named_modules():
-        for own, parameter in module._parameters.items():
-            if parameter is not None and id(parameter) not in seen:
-                seen.add(id(parameter))
-                owners[f'{prefix}.{own}' if prefix else own] = module, own
-    return owners
-
-
-def _masked(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    for prefix, module in model.named_modules():
+def _masked(model: nn.Module, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Module, str]]:
+    for prefix, module in model.named_modules(remove_duplicate=remove_duplicate):
         for own in _masked_names(module):
             yield (f'{prefix}.{own}' if prefix else own), module, own
 
@@ -231,5 +229,5 @@ def _masked_names(module: nn.Module) -> list[str]:
     ]
 
 
-def _is_mask_of(mask: Tensor | None, weight: Tensor) -> bool:
-    return mask is not None and mask.dtype == torch.bool and mask.shape == weight.shape
+def _is_mask_of(mask: Tensor | None, weight: Tensor | None) -> bool:
+    return mask is not None and weight is not None and mask.dtype == torch.bool and mask.shape == weight.shape

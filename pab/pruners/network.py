@@ -1,9 +1,8 @@
 """The network as scores see it: float64, evaluation mode, exact gradients; the model itself is left as it was."""
 
 import contextlib
-import copy
 import random
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -27,28 +26,20 @@ class ScoringNetwork:
 
     def __init__(self, model: nn.Module, given: Collection[str] = ()):
         self._model = model
-        self._tensors = _double_copies(model, given)
-        self._absolute: ScoringNetwork | None = None
+        # A tied parameter stands under its first name only: functional_call hands it to all of its owners.
+        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self._tensors = {
+            name: tensor.detach().to(torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)
+            for name, tensor in tensors.items()
+            if name not in given
+        }
 
-    def __call__(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        return functional_call(self._model, {**self._tensors, **weights}, (images,))
-
-    def absolute(self) -> 'ScoringNetwork':
-        """Return the network whose every floating parameter and buffer is replaced by its absolute value."""
-        if self._absolute is None:  # the same in every round
-            self._absolute = copy.copy(self)
-            self._absolute._tensors = {n: t.abs() if t.is_floating_point() else t for n, t in self._tensors.items()}
-        return self._absolute
-
-
-def _double_copies(model: nn.Module, without: Collection[str]) -> dict[str, Tensor]:
-    # A tied parameter stands under its first name only: functional_call hands it to all of its owners.
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {
-        name: t.detach().to(torch.float64, copy=True) if t.is_floating_point() else t.detach().clone()
-        for name, t in tensors.items()
-        if name not in without
-    }
+    def __call__(self, weights: Mapping[str, Tensor], images: Tensor, absolute: bool = False) -> Tensor:
+        """Return the logits; with ``absolute`` those of the network of absolute parameters and buffers."""
+        others = self._tensors
+        if absolute:
+            others = {name: tensor.abs() if tensor.is_floating_point() else tensor for name, tensor in others.items()}
+        return functional_call(self._model, {**others, **weights}, (images,))
 
 
 def gradients(output: Tensor, leaves: Mapping[str, Tensor], create_graph: bool = False) -> dict[str, Tensor]:
@@ -62,6 +53,12 @@ def as_leaves(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: weight.detach().requires_grad_() for name, weight in weights.items()}
 
 
+def count_outputs(model: nn.Module, input_shape: Sequence[int]) -> int:
+    """Count the logits that a model has for an image; input_shape is its (C, H, W)."""
+    with scoring_mode(model, seed=0), torch.no_grad():
+        return model(next(model.parameters()).new_zeros(1, *input_shape)).shape[1]
+
+
 @contextlib.contextmanager
 def scoring_mode(model: nn.Module, seed: int) -> Iterator[None]:
     """Evaluation mode, exact gradients, random numbers fixed by ``seed``; all of it is put back, also on an error.
@@ -70,13 +67,14 @@ def scoring_mode(model: nn.Module, seed: int) -> Iterator[None]:
     """
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
     flags = [(module, module.training) for module in model.modules()]
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_seeded(seed, device))
-        stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.autocast(device.type, enabled=False))
-        stack.enter_context(exact_gradients(model))
+    with (
+        _seeded(seed, device),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+        exact_gradients(model),
+    ):
         try:
             for module, _ in flags:  # one by one: a model's own train() may refuse, or do more than set a flag
                 module.training = False
@@ -93,7 +91,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         with torch.random.fork_rng([device] if device.type == 'cuda' else []):
             random.seed(seed)
             np.random.seed(seed % 2**32)
-            torch.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach devices that are not put back
             if device.type == 'cuda':
                 torch.cuda.manual_seed(seed)
             yield

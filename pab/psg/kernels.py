@@ -1,6 +1,6 @@
 """The passes over activations that PSG adds to a step, each a single fused loop where there is a compiler.
 
-A pass is a plain function of :mod:`pab.psg.quantize`, applied to the flat storage of a tensor: compiled by
+A pass is a function of :mod:`pab.psg.quantize`, applied to the flat storage of a tensor: compiled by
 ``torch.compile`` (once for all shapes; inductor keeps the result on disk) or, with the same numbers bit for bit,
 operation by operation. Where the reductions are concerned, torch's own are as fast as a compiled loop.
 """
@@ -10,21 +10,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .. import compiled
+from ..compiled import run_compiled
 from . import quantize as q
 
 SMALLEST_COMPILED = 1 << 18  # entries; below, a pass costs less than it takes to repay a compilation
 
 
-def encode_input(x: Tensor, bits: int, signed: bool) -> tuple[Tensor, Tensor]:
-    """The code of a layer's input (N, ...), in the layout of ``x``, and its scale ()."""
-    scale = q.input_scale(x if x.dim() > 1 else x[None])
-    return _run(q.encode, (bits, signed), x, scale), scale
+def encode_input(x: Tensor, low: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """:func:`pab.psg.quantize.encode`, in the layout of ``x``."""
+    return _run(q.encode, (bits,), x, low, scale)
 
 
-def decode_input(codes: Tensor, bits: int, signed: bool, dtype: torch.dtype) -> Tensor:
+def decode_input(codes: Tensor, low: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
     """:func:`pab.psg.quantize.decode`, in the layout of ``codes``."""
-    return _run(q.decode, (bits, signed, dtype), codes)
+    return _run(q.decode, (bits, dtype), codes, low)
 
 
 def quantize_gradient(grad: Tensor, bits: int) -> Tensor:
@@ -61,7 +60,7 @@ def _pass_where(grad: Tensor, passes: Tensor) -> Tensor:
 
 
 def _quantize_signed(grad: Tensor, scale: Tensor, bits: int) -> Tensor:
-    return q.quantize(grad, bits, True, scale)
+    return q.quantize(grad, bits, -scale, scale)
 
 
 def _run(function: Callable, constants: tuple, x: Tensor, *others: Tensor):
@@ -69,23 +68,15 @@ def _run(function: Callable, constants: tuple, x: Tensor, *others: Tensor):
 
     ``others`` are scales of no dimension, or tensors of the shape of ``x``; the result is a tensor or a tuple of them.
     """
-    if x.numel() < SMALLEST_COMPILED or torch.compiler.is_compiling() or not compiled.is_compiled():
+    if x.numel() < SMALLEST_COMPILED:
         return function(x, *others, *constants)
     # one dimension, so that neither shape nor memory format asks for a kernel of its own
     channels_last = x.dim() == 4 and not x.is_contiguous()
     tensors = [t.permute(0, 2, 3, 1) if channels_last and t.dim() else t for t in (x, *others)]
     shape = tensors[0].shape
-    tensors = [t.reshape(-1) if t.dim() else t for t in tensors]  # views, unless x is strided otherwise
-    for flat in tensors:
-        if flat.dim():
-            torch._dynamo.mark_dynamic(flat, 0)
-    try:
-        out = compiled.compile_pass(function, constants, x.dtype, x.device.type)(*tensors)
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except Exception as error:
-        # Whatever a compiler or its absence raises. A fault of ours is raised again by the plain call.
-        compiled.give_up(error)
+    # views, unless x is strided otherwise
+    out = run_compiled(function, [t.reshape(-1) if t.dim() else t for t in tensors], constants)
+    if out is None:
         return function(x, *others, *constants)
     outs = [
         t.view(shape).permute(0, 3, 1, 2) if channels_last else t.view(shape)

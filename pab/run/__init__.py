@@ -2,9 +2,12 @@
 
 ==========================  =======================================================================
 launch, config, allocator   from a command line to a checked config and a runner
-distributed, restart        the processes of one run; jobs that are started again
-runner, loops, lr_scale     the runner, the loop that resumes inside an epoch, the learning rate's scale
-loading, plain, storage     checkpoints: found and read safely, plain data, written whole or not at all
+distributed                 the processes of one run
+runner, loops               the runner, the loop that resumes inside an epoch
+work_dir                    which checkpoint a run goes on from, and whether it may begin in a folder
+checkpoint                  what a checkpoint holds: written as plain data, read safely
+storage                     files that are whole or not there, and downloads
+hook_points                 the points at which hooks are called
 random_state, device_scalars, shared_statistics, gradient_compression
                             hooks: randomness by step; losses, statistics and gradients of processes
 interrupt, divergence, layer_statistics, resume_check
@@ -13,28 +16,30 @@ pruned                      pruning as a stage of its own
 ==========================  =======================================================================
 """
 
+from .checkpoint import CheckpointFormatHook
 from .config import check_config
 from .device_scalars import DeviceScalarsHook
 from .divergence import DivergenceHook
 from .gradient_compression import GradientCompressionHook
+from .hook_points import RunHook
 from .interrupt import InterruptHook
 from .loops import ResumableEpochLoop
-from .plain_checkpoint import PlainCheckpointHook
 from .random_state import RandomStateHook
 from .resume_check import ResumeCheckHook
 from .runner import PabRunner
 from .shared_statistics import SharedStatisticsHook
 
 __all__ = [
+    'CheckpointFormatHook',
     'DeviceScalarsHook',
     'DivergenceHook',
     'GradientCompressionHook',
     'InterruptHook',
     'PabRunner',
-    'PlainCheckpointHook',
     'RandomStateHook',
     'ResumableEpochLoop',
     'ResumeCheckHook',
+    'RunHook',
     'SharedStatisticsHook',
     'check_config',
 ]

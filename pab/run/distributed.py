@@ -15,26 +15,21 @@ from torch import distributed
 # What torchrun tells every process; without these there is no one to join.
 RENDEZVOUS = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
 
-EXPECTED_WARNINGS = (
-    'Grad strides do not match bucket view strides',  # channels_last gradients of 1x1 convolutions: one order in memory
-    '`broadcast_buffers` is deprecated',  # its successor is unknown to older versions of torch
-)
-
 
 @contextmanager
 def process_group(cfg: Config) -> Iterator[None]:
     """Join the other processes of a run, if its launcher started any, and leave them at the end, after errors too.
 
-    Processes of torchrun meet here: by nccl on GPUs; by gloo where there is none, and the config is then told to wrap
-    the model without devices. Other launchers are left to mmengine's runner. ``env_cfg.dist_cfg`` holds for all:
-    ``backend``, and ``timeout``, the seconds after which a process gives the others up.
+    Processes of torchrun meet here: by nccl on GPUs; by gloo where there is none, and the config then gets a
+    ``model_wrapper_cfg`` without devices. Processes of other launchers meet in mmengine's runner. For all of them,
+    ``env_cfg.dist_cfg`` has ``backend``, and ``timeout``: the seconds after which a process no longer waits for others.
 
     Args:
-        cfg: with ``launcher``; gets a ``model_wrapper_cfg`` where there is no GPU.
+        cfg: with ``launcher``.
 
     Raises:
-        ValueError: processes were started that the config does not know of, or the other way round; there are more of
-            them than GPUs; the launcher or ``sync_bn`` needs a GPU and there is none.
+        ValueError: torchrun started processes and ``launcher`` is 'none', or ``launcher`` is 'pytorch' and it did not;
+            there are more processes than GPUs; the launcher or ``sync_bn`` needs a GPU and there is none.
     """
     launcher = cfg.get('launcher', 'none')
     _check_launched(launcher)
@@ -46,12 +41,14 @@ def process_group(cfg: Config) -> Iterator[None]:
     done = False
     try:
         with warnings.catch_warnings():
-            for expected in EXPECTED_WARNINGS:
-                warnings.filterwarnings('ignore', expected)
+            # channels_last gradients of 1x1 convolutions: both strides are the same order in memory
+            warnings.filterwarnings('ignore', 'Grad strides do not match bucket view strides')
+            # its successor is unknown to older versions of torch
+            warnings.filterwarnings('ignore', '`broadcast_buffers` is deprecated')
             yield
         done = True
     finally:
-        # After an error nccl would wait for the others' part of what is under way; the end of the process is enough.
+        # After an error nccl would wait for what the others still have to send; the process ends anyway.
         if distributed.is_initialized() and (done or distributed.get_backend() == 'gloo'):
             distributed.destroy_process_group()
             time.sleep(1)  # threads of the group that outlive the interpreter abort it
@@ -73,28 +70,23 @@ def _check_launched(launcher: str) -> None:
 
 
 def _join(cfg: Config, device: str) -> None:
-    settings = dict((cfg.get('env_cfg') or {}).get('dist_cfg') or {})
-    backend = settings.pop('backend', 'nccl')
-    if device == 'cuda':
-        _check_gpus()
-        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
-    elif backend == 'nccl':
+    settings = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
+    backend = settings.get('backend', 'nccl')
+    if device == 'cpu' and backend == 'nccl':
         backend = 'gloo'
-    if 'timeout' in settings:
-        settings['timeout'] = timedelta(seconds=settings['timeout'])
+    if device == 'cuda':
+        here, gpus = int(os.environ.get('LOCAL_WORLD_SIZE', 1)), torch.cuda.device_count()
+        if here > gpus:
+            raise ValueError(
+                f'launcher: each process needs a GPU of its own, got {here} processes and {gpus} GPUs on this machine; '
+                "start fewer, or set CUDA_VISIBLE_DEVICES='' to train on the CPU"
+            )
+        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+    timeout = timedelta(seconds=settings['timeout']) if 'timeout' in settings else None
     store, rank, size = next(distributed.rendezvous('env://'))
-    # The store outlives a restart, and a process would be sent to an address of one that is gone.
+    # The store outlives a restart, and would give the address of a process that is gone.
     store = distributed.PrefixStore(f'attempt_{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, **settings)
-
-
-def _check_gpus() -> None:
-    here, gpus = int(os.environ.get('LOCAL_WORLD_SIZE', 1)), torch.cuda.device_count()
-    if here > gpus:
-        raise ValueError(
-            f'launcher: each process needs a GPU of its own, got {here} processes and {gpus} GPUs on this machine; '
-            "start fewer, or set CUDA_VISIBLE_DEVICES='' to train on the CPU"
-        )
+    distributed.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=size)
 
 
 def _prepare_for_cpu(cfg: Config, launcher: str) -> None:

@@ -16,13 +16,16 @@ class GradientCompressionHook(Hook):
     r"""Average the gradients of all processes in 16 bits, by torch's own communication hooks.
 
     Each process divides its gradients by the number of processes and rounds them, :math:`g_r \to c(g_r / R)`; the sum
-    over processes r is formed in that type and widened again. Bop reads nothing but an average over some 1/gamma steps,
-    in which the rounding of single steps mostly cancels. Every process gets the same numbers, so weights stay equal.
-    In a run of one process nothing travels; that is said in the log.
+    over processes r is formed in that type and widened again. Bop reads only an average over some 1/gamma steps, in
+    which the rounding of single steps mostly cancels. Every process gets the same numbers, so weights stay equal.
 
     Args:
         dtype: 'bfloat16' (8 bits of mantissa, the range of float32) or 'float16' (11 bits; what is below 6e-8 in
-            magnitude becomes 0, which small PSG gradients are), else ValueError.
+            magnitude becomes 0, as small PSG gradients do).
+
+    Raises:
+        ValueError: another dtype.
+        TypeError: the model is distributed by something else than DistributedDataParallel.
 
     Example:
         ``tools/dist_train.sh CONFIG 8 --cfg-options default_hooks.compression.type=GradientCompressionHook``
@@ -34,11 +37,7 @@ class GradientCompressionHook(Hook):
         self.dtype = dtype
 
     def before_train(self, runner: Runner) -> None:
-        """Tell the distributed model how to average.
-
-        Raises:
-            TypeError: the model is distributed by something else than DistributedDataParallel.
-        """
+        """Tell the distributed model how to average; a run of one process only gets a warning."""
         if not runner.distributed:
             runner.logger.warning('GradientCompressionHook: a run of one process sends no gradients')
         elif not isinstance(runner.model, DistributedDataParallel):
@@ -50,14 +49,9 @@ class GradientCompressionHook(Hook):
             runner.model.register_comm_hook(None, COMPRESSIONS[self.dtype])
 
 
-# Functions of our own around torch's: by its name torch would ask for nccl before it takes bf16_compress_hook, which
-# gloo runs as well.
+# Given torch's bf16_compress_hook itself, DistributedDataParallel asks for nccl; gloo runs it as well.
 def _bfloat16(state: None, bucket: GradBucket) -> Future[Tensor]:
     return default_hooks.bf16_compress_hook(state, bucket)
 
 
-def _float16(state: None, bucket: GradBucket) -> Future[Tensor]:
-    return default_hooks.fp16_compress_hook(state, bucket)
-
-
-COMPRESSIONS = {'bfloat16': _bfloat16, 'float16': _float16}
+COMPRESSIONS = {'bfloat16': _bfloat16, 'float16': default_hooks.fp16_compress_hook}

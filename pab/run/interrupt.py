@@ -6,28 +6,34 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from types import FrameType
 
 import torch
 import torch.distributed as torch_dist
 from mmengine.dist import get_world_size
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import Tensor
 
 from ..registry import HOOKS
+from .hook_points import RunHook
+from .loops import EnduringLoader
+from .work_dir import NOT_FOR_RESUME
 
 FILE = 'interrupted.pth'
+PERIOD, MOST_STEPS = 1.0, 50  # processes ask each other about once in this many seconds, at least once in so many steps
 
 
 @HOOKS.register_module()
-class InterruptHook(Hook):
+class InterruptHook(RunHook):
     """On Ctrl-C (SIGINT) or SIGTERM, finish the step, write a checkpoint, say how to resume, and end.
 
-    The process ends with the conventional status, 130 or 143. Several processes agree on the step after which they
-    stop, whichever of them was told. The checkpoint is ``interrupted.pth`` in the work dir; while a validation runs, a
-    single process stops at once if the epoch's checkpoint is there, and otherwise when the validation is over. A
-    second Ctrl-C to a single process ends it at once, without a checkpoint.
+    The process ends with the conventional status, 130 or 143. Several processes stop after the same step, some two
+    seconds later, whichever of them was told. The checkpoint is ``interrupted.pth`` in the work dir, or, where weights
+    are not finite, a ``diverged_`` one that no resume takes. While a validation runs, a single process stops at once if
+    the epoch's checkpoint is there; otherwise the run stops when the validation is over. A second Ctrl-C to a single
+    process ends it at once, without a checkpoint.
     """
 
     priority = 'LOWEST'  # after everything that belongs to the step
@@ -35,15 +41,15 @@ class InterruptHook(Hook):
     def __init__(self) -> None:
         self._signal = 0
         self._previous: dict[int, object] = {}
-        self._group = None
+        self._votes: _Votes | None = None
         self._saved_iter = -1
 
     def before_train(self, runner: Runner) -> None:
         """Listen, from now until training ends."""
         self._signal = 0
+        EnduringLoader.workers_may_end = False
         if get_world_size() > 1:
-            # the host's own group: asking each other does not wait for a device
-            self._group = torch_dist.new_group(backend='gloo')
+            self._votes = _Votes()
         if threading.current_thread() is threading.main_thread():  # no other may
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._note)
@@ -55,24 +61,20 @@ class InterruptHook(Hook):
             signal.signal(number, handler)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Stop here if any process was told to."""
-        if number := self._agreed():
+        """Stop here if the processes agree to."""
+        now = self.end_of_epoch(runner.train_dataloader, batch_idx) or self.is_last_train_iter(runner)
+        if number := self._agreed(now):
             self._stop(runner, number, dict(epoch=runner.epoch, iter=runner.iter + 1))
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Stop here if nothing would be lost."""
-        if self._signal and self._group is None and self._previous and self._saved_iter == runner.iter:
+        if self._signal and self._votes is None and self._previous and self._saved_iter == runner.iter:
             self._stop(runner, self._signal, None)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Stop here if any process was told to; a validation without a training has no checkpoint to write."""
-        if self._previous and (number := self._agreed()):
+        if self._previous and (number := self._agreed(True)):
             self._stop(runner, number, dict(epoch=runner.epoch, iter=runner.iter))
-
-    def after_failed_fetch(self, runner: Runner) -> None:
-        """Stop between steps when the signal has ended the loader's workers; several processes cannot agree here."""
-        if self._signal and self._group is None:
-            self._stop(runner, self._signal, dict(epoch=runner.epoch, iter=runner.iter))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Note up to where everything is saved."""
@@ -80,29 +82,70 @@ class InterruptHook(Hook):
             self._saved_iter = checkpoint['meta']['iter']
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self._signal and number == signal.SIGINT and self._group is None:
+        if self._signal and number == signal.SIGINT and self._votes is None:
             raise KeyboardInterrupt
         self._signal = self._signal or number
         # A cluster tells every process of a job, so loaders end as well; their end must not break off the step.
+        EnduringLoader.workers_may_end = True
         with contextlib.suppress(ValueError, OSError, AttributeError):
             signal.signal(signal.SIGCHLD, lambda *_: None)
 
-    def _agreed(self) -> int:
-        if self._group is None:
-            return self._signal
-        told = torch.tensor(self._signal)
-        torch_dist.all_reduce(told, torch_dist.ReduceOp.MAX, group=self._group)
-        return int(told)
+    def _agreed(self, now: bool) -> int:
+        return self._signal if self._votes is None else self._votes.outcome(self._signal, now)
 
     def _stop(self, runner: Runner, number: int, meta: dict | None) -> None:
+        step, bad = runner.iter if meta is None else meta['iter'], runner.non_finite()
         if meta is not None:
-            runner.save_checkpoint(runner.work_dir, FILE, meta=meta, by_epoch=False)
-        where = f'step {runner.iter + (meta is not None and meta["iter"] > runner.iter)} of {runner.max_iters}'
+            file = f'{NOT_FOR_RESUME}iter_{step}.pth' if bad else FILE
+            runner.save_checkpoint(runner.work_dir, file, meta=meta, by_epoch=False)
+        saved = (
+            f'{bad} is not finite, so no resume takes its state' if bad else f'the checkpoint is in {runner.work_dir}'
+        )
         runner.logger.warning(
-            f'Stopped by {signal.Signals(number).name} after {where}; the checkpoint is in {runner.work_dir}. Go on '
-            f'with\n  {resume_command(sys.argv, os.environ)}'
+            f'Stopped by {signal.Signals(number).name} after step {step} of {runner.max_iters}; {saved}. Go on with\n'
+            f'  {resume_command(sys.argv, os.environ)}'
         )
         raise SystemExit(128 + number)
+
+
+class _Votes:
+    """Lets processes find out, without waiting for each other in a step, that one of them was told to end.
+
+    Each vote is the maximum over the processes of (signal, seconds for a step). Its outcome is read when the next one
+    begins, which is after the same step on all processes: the number of steps between follows from the outcome itself.
+    """
+
+    def __init__(self) -> None:
+        self._group = torch_dist.new_group(backend='gloo')  # of the host: no wait for a device
+        self._vote: tuple[Tensor, torch_dist.Work] | None = None
+        self._began, self._steps, self._interval = time.monotonic(), 0, 1
+
+    def outcome(self, number: int, now: bool) -> int:
+        """The highest signal that a process was told, 0 for none; the same on all processes.
+
+        Args:
+            number: the signal that this process was told, or 0.
+            now: wait for the others' present votes.
+        """
+        self._steps += 1
+        if self._steps < self._interval and not now:
+            return 0
+        agreed = self._read()
+        seconds = (time.monotonic() - self._began) / self._steps
+        self._began, self._steps = time.monotonic(), 0
+        told = torch.tensor([number, seconds], dtype=torch.float64)
+        self._vote = told, torch_dist.all_reduce(told, torch_dist.ReduceOp.MAX, group=self._group, async_op=True)
+        return max(agreed, self._read()) if now else agreed
+
+    def _read(self) -> int:
+        if self._vote is None:
+            return 0
+        told, work = self._vote
+        self._vote = None
+        work.wait()
+        number, seconds = told.tolist()
+        self._interval = min(max(int(PERIOD / max(seconds, 1e-9)), 1), MOST_STEPS)
+        return int(number)
 
 
 def resume_command(argv: Sequence[str], environment: os._Environ | dict[str, str]) -> str:
@@ -111,7 +154,7 @@ def resume_command(argv: Sequence[str], environment: os._Environ | dict[str, str
     ``PAB_COMMAND`` in the environment is what a launching script was called with, when there was one.
     """
     launched = environment.get('PAB_COMMAND')
-    words = shlex.split(launched) if launched else ['python', *argv]
+    words = [word for word in (shlex.split(launched) if launched else ['python', *argv]) if word != '--overwrite']
     kept: list[str] = []
     skip_value = False
     for word in words:

@@ -1,122 +1,90 @@
-"""Numbers of every layer, to see where a run stopped being finite."""
+"""Numbers of every layer in one step, to see where it stopped being finite."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-
-@dataclass
-class LayerStatistics:
-    """One layer in one forward and backward pass: the largest magnitude and the count of non-finite numbers, each."""
-
-    name: str
-    weights: tuple[float, int] = (0.0, 0)
-    output: tuple[float, int] = (0.0, 0)
-    gradient: tuple[float, int] = (0.0, 0)
-    """Of the loss with respect to the output."""
+PARTS = ('weights', 'output', 'output gradient', 'weight gradient')
 
 
-@dataclass
-class PassStatistics:
+class PassStatistics(NamedTuple):
     """A forward and a backward pass, layer by layer."""
 
-    loss: float = float('nan')
-    layers: list[LayerStatistics] = field(default_factory=list)
-    """The layers that ran, in the order they did."""
+    loss: float
+    layers: dict[str, dict[str, tuple[float, int]]]
+    """Name -> part, of PARTS -> largest finite magnitude, count of numbers that are not finite. The layers stand in the
+    order in which they ran; those that did not run come last."""
 
     @property
     def origin(self) -> str:
-        """Where the first number that is not finite stands, in the order of computation."""
-        for layer in self.layers:
-            if layer.weights[1]:
-                return f'the weights of {layer.name} ({layer.weights[1]:,} are not finite)'
-            if layer.output[1]:
-                return f'the output of {layer.name} ({layer.output[1]:,} numbers are not finite, its weights are)'
-        if not torch.isfinite(torch.tensor(self.loss)):
-            return 'the loss (the outputs of all layers are finite)'
-        for layer in reversed(self.layers):
-            if layer.gradient[1]:
-                return f'the gradient at the output of {layer.name} ({layer.gradient[1]:,} numbers are not finite)'
-        return 'a batch before this one (for this one every layer, the loss and all gradients are finite)'
+        """Where the first number that is not finite stands, in the order of computation; '' when all are finite."""
+        places = [(f'the weights of {name}', row['weights']) for name, row in self.layers.items()]
+        places += [(f'the output of {name}', row['output']) for name, row in self.layers.items()]
+        places.append(('the loss', (0.0, int(not math.isfinite(self.loss)))))
+        following = 'the loss'
+        for name, row in reversed(self.layers.items()):
+            places.append((f'the gradient between {following} and the output of {name}', row['output gradient']))
+            places.append((f'the gradient of the weights of {name}', row['weight gradient']))
+            following = name
+        return next((f'{place} ({bad:,} not finite)' for place, (_, bad) in places if bad), '')
 
     def table(self) -> str:
         """The layers as text: largest magnitudes, and how many numbers are not finite."""
-        width = max([len(layer.name) for layer in self.layers] + [5])
-        head = f'{"layer":<{width}}  {"weights":>18}  {"output":>18}  {"gradient":>18}'
-        cells = [
-            (layer.name, *(_cell(*getattr(layer, key)) for key in ('weights', 'output', 'gradient')))
-            for layer in self.layers
-        ]
-        return '\n'.join([head, *(f'{n:<{width}}  {w:>18}  {o:>18}  {g:>18}' for n, w, o, g in cells)])
+        rows = [('layer', *PARTS), *((name, *map(_cell, row.values())) for name, row in self.layers.items())]
+        width = max(len(name) for name, *_ in rows)
+        return '\n'.join(f'{name:<{width}}' + ''.join(f'  {cell:>18}' for cell in cells) for name, *cells in rows)
 
 
-def layer_statistics(
-    model: nn.Module, loss_of: Callable[[], Tensor], context: Callable[[], AbstractContextManager]
-) -> PassStatistics:
-    """Run a forward and a backward pass and look at every layer without children.
+def layer_statistics(model: nn.Module, loss_of: Callable[[], Tensor]) -> PassStatistics:
+    """Run a forward and a backward pass and look at every layer that has weights of its own or no layers inside.
 
-    Weights, buffers and gradients of the model are as before when this returns or raises.
+    Weights and their ``grad`` stay as they are; running statistics move as in any forward pass in training mode.
 
     Args:
         model: whose layers are looked at.
         loss_of: runs the forward pass and returns the loss, ().
-        context: entered around the forward pass, such as autocast.
     """
-    statistics = PassStatistics()
-    rows: dict[nn.Module, LayerStatistics] = {}
+    names = {m: name for name, m in model.named_modules() if m._parameters or next(m.children(), None) is None}
+    rows: dict[str, dict[str, tuple[float, int]]] = {}
+
+    def row_of(module: nn.Module) -> dict[str, tuple[float, int]]:
+        own = module.parameters(recurse=False)
+        return rows.setdefault(names[module], dict.fromkeys(PARTS, (0.0, 0)) | {'weights': _magnitude(own)})
 
     def after_forward(module: nn.Module, _inputs: tuple, output) -> None:
-        if module in rows or not isinstance(output, Tensor):
+        if names[module] in rows or not isinstance(output, Tensor):
             return
-        row = rows[module] = LayerStatistics(names[module], _magnitude(list(module.parameters(recurse=False))))
-        row.output = _magnitude([output])
-        statistics.layers.append(row)
+        row = row_of(module)
+        row['output'] = _magnitude([output])
         if output.requires_grad:
-            output.register_hook(lambda grad: setattr(row, 'gradient', _magnitude([grad])))
+            output.register_hook(lambda grad: row.update({'output gradient': _magnitude([grad])}))
 
-    names = {module: name for name, module in model.named_modules() if next(module.children(), None) is None}
     handles = [module.register_forward_hook(after_forward) for module in names]
     try:
-        with _unchanged(model):
-            with context():
-                loss = loss_of()
-            statistics.loss = float(loss.detach())
-            if loss.requires_grad:
-                loss.backward()
+        loss = loss_of()
     finally:
         for handle in handles:
             handle.remove()
-    return statistics
+    params = [param for param in model.parameters() if param.requires_grad]
+    grads = dict(zip(params, torch.autograd.grad(loss, params, allow_unused=True), strict=True))
+    for module in names:
+        row_of(module)['weight gradient'] = _magnitude(map(grads.get, module.parameters(recurse=False)))
+    return PassStatistics(float(loss.detach()), rows)
 
 
-@contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    grads = {param: param.grad for param in model.parameters()}
-    try:
-        for param in grads:
-            param.grad = None
-        yield
-    finally:
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
-        for param, grad in grads.items():
-            param.grad = grad
-
-
-def _magnitude(tensors: list[Tensor]) -> tuple[float, int]:
+def _magnitude(tensors: Iterable[Tensor | None]) -> tuple[float, int]:
     largest, bad = 0.0, 0
     for tensor in tensors:
-        if not tensor.is_floating_point() or not tensor.numel():
-            continue
-        finite = torch.isfinite(tensor.detach())
-        largest = max(largest, float(tensor.detach().abs().masked_fill(~finite, 0).max()))
-        bad += tensor.numel() - int(finite.sum())
+        if tensor is not None and tensor.is_floating_point() and tensor.numel():
+            finite = torch.isfinite(tensor.detach())
+            largest = max(largest, float(tensor.detach().abs().masked_fill(~finite, 0).max()))
+            bad += tensor.numel() - int(finite.sum())
     return largest, bad
 
 
-def _cell(largest: float, bad: int) -> str:
+def _cell(part: tuple[float, int]) -> str:
+    largest, bad = part
     return f'{largest:.3g}' + (f' ({bad:,} bad)' if bad else '')

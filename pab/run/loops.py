@@ -1,24 +1,61 @@
-"""An epoch loop that can begin in the middle of an epoch."""
+"""An epoch loop that can begin in the middle of an epoch, and a data loader that outlives its workers."""
 
 from collections.abc import Iterator
+from itertools import islice
+from typing import Any
 
 import torch
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ..registry import LOOPS
 
 VALIDATED = 'epochs_validated'  # the message hub's key for how many epochs the last validation had seen
 
 
+class EnduringLoader(DataLoader):
+    """A DataLoader that gives all of its batches although its workers are ended with the run.
+
+    A signal that ends a job goes to the loader's workers too, while every process of the job still has to finish the
+    step that the processes stop after, or a validation. From then on this process loads the batches itself.
+    """
+
+    workers_may_end = False
+    """Whether the run was told to end; of the class, as signals are of the process."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.batches_from(0)
+
+    def batches_from(self, first: int) -> Iterator[Any]:
+        """The batches of the epoch from number ``first`` on, counted from 0.
+
+        Those before it are not loaded if the sampler has :meth:`pab.datasets.EpochSampler.skip`, else dropped.
+        """
+        sampler, number = getattr(self.batch_sampler, 'sampler', None), 0
+        if first and hasattr(sampler, 'skip'):
+            sampler.skip(min(first * self.batch_size, len(sampler)))  # the last batch may be a smaller one
+            number = first
+        try:
+            for batch in super().__iter__():
+                if number >= first:
+                    yield batch
+                number += 1
+            return
+        except Exception:  # which one depends on what the loader was about; an error of the data comes again below
+            if not (self.num_workers and EnduringLoader.workers_may_end):
+                raise
+        rest = list(islice(self.batch_sampler, max(number, first), None))
+        generator = torch.Generator()  # torch's own would move the random numbers of the step
+        yield from DataLoader(self.dataset, batch_sampler=rest, collate_fn=self.collate_fn, generator=generator)
+
+
 @LOOPS.register_module()
 class ResumableEpochLoop(EpochBasedTrainLoop):
     """mmengine's loop over epochs, which after a resume goes on where the run was stopped.
 
-    In mid-epoch that is with the next batch of that epoch. Batches that were trained on before are not loaded again:
-    the sampler starts behind them. A sampler that cannot (without :meth:`pab.datasets.EpochSampler.skip`) has them
-    loaded and dropped, which gives the same order. Between epochs, it is with the validation of the epoch before if
-    that is not over: the epoch's checkpoint is written before it.
+    In mid-epoch that is with the next batch of that epoch (see :class:`EnduringLoader`). Between epochs, it is with the
+    validation of the epoch before if that is not over: the epoch's checkpoint is written before it.
     """
 
     def __init__(self, runner, dataloader, *args, **kwargs) -> None:
@@ -44,23 +81,14 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         done = self._iter - self._epoch * len(self.dataloader)
-        sampler = getattr(self.dataloader.batch_sampler, 'sampler', None)
-        skips = done > 0 and hasattr(sampler, 'skip')
-        if skips:  # the last batch may be a smaller one
-            sampler.skip(min(done * self.dataloader.batch_size, len(sampler)))
-        batches = enumerate(self.dataloader, start=done if skips else 0)
-        while (fetched := self._fetch(batches)) is not None:
-            if fetched[0] >= done:
-                self.run_iter(*fetched)
+        if hasattr(self.dataloader, 'batches_from'):
+            batches = self.dataloader.batches_from(done)
+        else:
+            batches = islice(self.dataloader, done, None)
+        for index, batch in enumerate(batches, start=done):
+            self.run_iter(index, batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
-
-    def _fetch(self, batches: Iterator[tuple[int, dict]]) -> tuple[int, dict] | None:
-        try:
-            return next(batches, None)
-        except RuntimeError:  # such as workers that were ended by the signal that ends the run
-            self.runner.call_hook('after_failed_fetch')
-            raise
 
     def _validate(self) -> None:
         """Validate when the epoch that is over calls for it and was not validated before."""

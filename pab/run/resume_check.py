@@ -1,61 +1,43 @@
 """Refuse to go on with a run on other settings than it was started with, unless told to."""
 
-import copy
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
-from .plain import to_plain
+from .checkpoint import to_plain
+from .hook_points import RunHook
 
 KEY = 'settings'  # of a checkpoint
-SECTIONS = (
-    'model',
-    'data_preprocessor',
-    'train_dataloader',
-    'train_cfg',
-    'optim_wrapper',
-    'param_scheduler',
-    'auto_scale_lr',
-    'custom_hooks',
-)
-# Hooks that record, report or save: a run is the same with others. Every hook that is not listed here matters.
-OBSERVERS = {
-    'checkpoint',
-    'divergence',
-    'flips',
-    'interrupt',
-    'logger',
-    'report',
-    'resume_check',
-    'runtime_info',
-    'statistics',
-    'timer',
-    'visualization',
-}
-# Where a run gets its data from and how fast, and when it is validated, changes none of its numbers.
-FREE = {
-    'data_root',
-    'foreach',
-    'num_workers',
-    'persistent_workers',
-    'pin_memory',
-    'prefetch_factor',
-    'val_begin',
-    'val_interval',
-}
+# Globs over the dotted names of settings that may change at any time, because the training computes the same with them.
+MAY_CHANGE = [
+    *('work_dir', 'load_from', 'resume', 'overwrite', '*.data_root', 'custom_imports'),  # where things are
+    *('launcher', 'runner_type', 'default_scope', 'env_cfg', 'model_wrapper_cfg.device_ids', '_*'),  # how it is started
+    *(
+        '*.num_workers',
+        '*.persistent_workers',
+        '*.pin_memory',
+        '*.prefetch_factor',
+        '*.foreach',
+        'compile',
+    ),  # its speed
+    *('val_*', 'test_*', 'train_cfg.val_*', 'train_cfg.dynamic_intervals'),  # what is measured
+    *('log_*', 'experiment_name', 'visualizer'),  # what is shown; and the hooks that only look on, save or refuse:
+    *(f'default_hooks.{name}' for name in ('logger', 'report', 'runtime_info', 'flips', 'timer', 'visualization')),
+    *(f'default_hooks.{name}' for name in ('checkpoint', 'interrupt', 'divergence', 'resume_check', 'statistics')),
+]
 # What a scheduler's state has of the run's progress; the rest of it are settings.
 PROGRESS = {'last_step', '_global_step', '_last_value', 'best', 'num_bad_epochs', 'cooldown_counter'}
+MISSING = type('Missing', (), {'__repr__': lambda _: 'nothing'})()
 
 
 @HOOKS.register_module()
-class ResumeCheckHook(Hook):
-    """Compare the settings in a checkpoint with the config that would resume it, and refuse where they differ.
+class ResumeCheckHook(RunHook):
+    """Compare the config in a checkpoint with the one that would resume it, and refuse where they differ.
 
-    Compared is what a result depends on: model, masks, seed, data, optimizers, schedule and number of processes.
-    Paths, logging, validation and the number of loader workers may change at any time.
+    Everything counts but ``MAY_CHANGE``: paths, logging, validation and the like.
 
     Args:
         allow_changes: go on with what the config says now: also where the checkpoint holds the old value of an
@@ -83,72 +65,55 @@ class ResumeCheckHook(Hook):
             return
         before, here = flatten(checkpoint[KEY]), flatten(settings_of(runner))
         if runner._randomness_cfg.get('seed') is None:
-            here['seed'] = before.get('seed')  # left open, so it is the checkpoint's
+            here['randomness.seed'] = before.get('randomness.seed')  # left open, so it is the checkpoint's
         changes = differences(before, here)
         if not changes:
             return
-        listed = '\n'.join(
-            f'  {name}: {_shown(old)} in the checkpoint, {_shown(new)} now' for name, old, new in changes
-        )
+        listed = '\n'.join(f'  {name}: {_change(old, new)}' for name, old, new in changes)
         if not self.allow_changes:
             raise ValueError(
                 f'resume: the config is not the one the checkpoint was trained with:\n{listed}\nResume with the old '
                 'settings, start anew in another --work-dir, or go on with the new ones by --allow-changes'
             )
         runner.logger.warning(f'Resumed with other settings, as allowed:\n{listed}')
-        self._apply(checkpoint, changes)
-
-    @staticmethod
-    def _apply(checkpoint: dict, changes: list[tuple[str, Any, Any]]) -> None:
-        """Take old settings out of the state of optimizers and schedulers, which would overrule the config."""
-        groups = checkpoint.get('param_schedulers', {})
-        for group in groups.values() if isinstance(groups, dict) else [groups]:
-            group[:] = [{key: value for key, value in state.items() if key in PROGRESS} for state in group]
         for name, old, new in changes:
             if name.startswith('param_scheduler') and (MISSING in (old, new) or name.endswith(('.type', '.by_epoch'))):
                 raise ValueError(
-                    f'resume: {name} cannot change in mid-run ({_shown(old)} in the checkpoint, {_shown(new)} now); '
-                    'schedules keep their number, their types and their units, and other values may change'
+                    f'resume: {name} cannot change in mid-run ({_change(old, new)}); schedules keep their number, '
+                    'types and units, and other values may change'
                 )
-            path = name.split('.')
-            if path[:2] != ['optim_wrapper', 'optimizers'] or len(path) != 4 or MISSING in (old, new):
-                continue
-            for group in checkpoint.get('optimizer', {}).get(path[2], {}).get('param_groups', []):
-                _change_group(group, path[3], old, new)
-
-
-class _Missing:
-    def __repr__(self) -> str:
-        return 'nothing'
-
-
-MISSING = _Missing()
+        _settle_schedules(checkpoint.get('param_schedulers', {}))
+        changed = {name.rpartition('.')[2] for name, _, _ in changes}
+        _settle_optimizers(checkpoint['optimizer'], runner.optim_wrapper.state_dict(), changed)
 
 
 def settings_of(runner: Runner) -> dict:
-    """The settings of a run that its result depends on, as plain data."""
-    cfg = runner.cfg
-    settings = {name: copy.deepcopy(cfg[name]) for name in SECTIONS if cfg.get(name) is not None}
-    hooks = cfg.get('default_hooks') or {}
-    settings['default_hooks'] = {name: hook for name, hook in hooks.items() if name not in OBSERVERS and hook}
+    """The config of a run as plain data, with the seed, the number of processes and the wrapper of the model."""
+    settings = to_plain(dict(runner.cfg), KEY, [])
+    settings['default_hooks'] = {name: hook for name, hook in (settings.get('default_hooks') or {}).items() if hook}
     seed = runner._randomness_cfg.get('seed')
-    settings['seed'] = runner.seed if seed is None else seed
+    settings['randomness'] = {**(settings.get('randomness') or {}), 'seed': runner.seed if seed is None else seed}
     settings['processes'] = runner.world_size
-    return to_plain(settings, KEY, [])
+    settings['model_wrapper_cfg'] = {  # with mmengine's defaults, which a config for the CPU has to spell out
+        'type': 'MMDistributedDataParallel',
+        'broadcast_buffers': False,
+        'find_unused_parameters': settings.pop('find_unused_parameters', False),
+        **(settings.get('model_wrapper_cfg') or {}),
+    }
+    return settings
 
 
 def flatten(settings: Any, name: str = '') -> dict[str, Any]:
-    """The leaves of nested settings by their dotted names; lists of dicts are nested too."""
+    """The leaves of nested settings by their dotted names, but for those that may change; also in lists of dicts."""
+    if any(fnmatchcase(name, pattern) for pattern in MAY_CHANGE):
+        return {}
     if isinstance(settings, Mapping):
-        items = [(f'{name}.{key}' if name else str(key), value) for key, value in settings.items() if key not in FREE]
-    elif isinstance(settings, (list, tuple)) and any(isinstance(item, Mapping) for item in settings):
+        items = [(f'{name}.{key}' if name else str(key), value) for key, value in settings.items()]
+    elif isinstance(settings, list | tuple) and any(isinstance(item, Mapping) for item in settings):
         items = [(f'{name}[{index}]', value) for index, value in enumerate(settings)]
     else:
         return {name: list(settings) if isinstance(settings, tuple) else settings}
-    leaves: dict[str, Any] = {}
-    for key, value in items:
-        leaves.update(flatten(value, key))
-    return leaves
+    return {leaf: value for key, item in items for leaf, value in flatten(item, key).items()}
 
 
 def differences(before: dict[str, Any], here: dict[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -158,17 +123,27 @@ def differences(before: dict[str, Any], here: dict[str, Any]) -> list[tuple[str,
     return [(name, old, new) for name, old, new in pairs if repr(old) != repr(new)]
 
 
-def _change_group(group: dict[str, Any], key: str, old: Any, new: Any) -> None:
-    if key not in group:
+def _settle_schedules(saved: dict | list) -> None:
+    for states in saved.values() if isinstance(saved, dict) else [saved]:
+        states[:] = [{key: value for key, value in state.items() if key in PROGRESS} for state in states]
+
+
+def _settle_optimizers(saved: dict, built: dict, changed: set[str]) -> None:
+    """Put the settings of newly built optimizers into saved states, for keys in ``changed`` and what schedules move."""
+    if 'param_groups' not in saved:  # several by name
+        for name in (name for name in saved.keys() & built.keys() if 'param_groups' in saved[name]):
+            _settle_optimizers(saved[name], built[name], changed)
         return
-    first = f'initial_{key}'
-    if first in group:  # a schedule has moved it since
-        group[key] = group[key] * new / old if old else new
-        group[first] = new
-    else:
-        group[key] = new
+    for group, new_group in zip(saved['param_groups'], built['param_groups'], strict=False):
+        for key, value in new_group.items():
+            if (first := f'initial_{key}') in group:  # a schedule has moved the value since
+                old, new = group[first], new_group.get(first, value)
+                if old != new:
+                    group.update({key: group[key] * new / old if old else new, first: new})
+            elif key in changed and key in group:
+                group[key] = value
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f'{text[:57]}...'
+def _change(old: Any, new: Any) -> str:
+    shown = [text if len(text) <= 60 else f'{text[:57]}...' for text in (repr(old), repr(new))]
+    return f'{shown[0]} in the checkpoint, {shown[1]} now'

@@ -9,37 +9,47 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.runner import CheckpointLoader, Runner, load_state_dict
+from mmengine.runner import Runner, load_state_dict
 from torch import nn
+from torch.utils.data import DataLoader
 
-from ..compact.checkpoint import as_checkpoint
 from ..registry import RUNNERS
-from .config import SettledConfig, check_config
-from .loading import UnusableCheckpoint, check_fits, check_resumable, find_newest, load_safely
-from .lr_scale import scale_lr_
-from .plain import history_from_plain, to_plain
-from .storage import ATOMIC, check_writable
+from .checkpoint import (
+    UnusableCheckpoint,
+    bare,
+    check_finite,
+    check_fits,
+    check_resumable,
+    load_safely,
+    non_finite,
+)
+from .config import FixedConfig, check_config
+from .hook_points import check_hook, check_point
+from .loops import EnduringLoader
+from .storage import ATOMIC, check_writable, download
+from .work_dir import NOT_FOR_RESUME, choose_start
 
 
 @RUNNERS.register_module()
 class PabRunner(Runner):
     """The runner that ``tools/`` use.
 
-    It differs from :class:`mmengine.runner.Runner` in four ways: a key of the config that nothing reads is an error;
-    the console shows progress, results and warnings only, while the log file in the work dir has everything;
-    ``default_hooks=dict(name=None)`` also drops hooks that mmengine does not know; and checkpoints are plain data,
-    written atomically, found by what they hold and not by a note of where they were, and loaded only when they run no
-    code and fit the model.
+    It differs from :class:`mmengine.runner.Runner` in this:
 
-    Hooks may have more methods: ``before_checkpoint(runner)``, called before a checkpoint's content is collected;
-    ``check_resume(runner, checkpoint)``, called with the content of a checkpoint before anything is taken from it;
-    ``after_failed_fetch(runner)``, called when the loader raises; and ``after_exit(runner)``, called when :meth:`train`
-    ends, however it does.
+    - a key of the config that nothing reads is an error, and so is a hook's method that nothing calls;
+    - the console shows progress, results and warnings only, while the log file in the work dir has everything;
+    - ``default_hooks=dict(name=None)`` also drops hooks that mmengine does not know;
+    - checkpoints are plain data, written atomically and only if their numbers are finite, and loaded only if they run
+      no code and fit the model; a resume finds them by what they hold;
+    - training does not begin in a folder with the checkpoints of another run unless the config has ``overwrite=True``.
+
+    Hooks may have more methods than mmengine's, see :class:`pab.run.hook_points.RunHook`.
     """
+
+    _outdated: list[Path] = []
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> 'PabRunner':
@@ -50,17 +60,14 @@ class PabRunner(Runner):
             OSError: the work dir cannot be written.
         """
         check_config(cfg)
-        if is_main_process():
-            check_writable(cfg['work_dir'])
-        return super().from_cfg(SettledConfig(dict(cfg), filename=getattr(cfg, 'filename', None)))
+        _first_process(lambda: check_writable(cfg['work_dir']))
+        return super().from_cfg(FixedConfig(dict(cfg), filename=getattr(cfg, 'filename', None)))
 
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs) -> MMLogger:
         """Build mmengine's logger and keep its console output short."""
         logger = super().build_logger(log_level, log_file, **kwargs)
         for handler in logger.handlers:
-            if type(handler) is logging.StreamHandler and not any(
-                isinstance(f, ConsoleFilter) for f in handler.filters
-            ):
+            if type(handler) is logging.StreamHandler and not handler.filters:
                 handler.addFilter(ConsoleFilter())
         return logger
 
@@ -71,15 +78,57 @@ class PabRunner(Runner):
             {name: hook for name, hook in (hooks or {}).items() if hook is not None or name in known}
         )
 
+    def register_hook(self, hook: Hook | dict, priority: str | int | None = None) -> None:
+        """Register a hook.
+
+        Raises:
+            ValueError: it has a method that is named like a point of a run (``before_trian_epoch``) and is none.
+        """
+        before = set(self._hooks)
+        super().register_hook(hook, priority)
+        for added in set(self._hooks) - before:
+            check_hook(added)
+
     def register_hooks(
         self, default_hooks: dict[str, Hook | dict | None] | None = None, custom_hooks: list[Hook | dict] | None = None
     ) -> None:
-        """Register the config's hooks, and behind them the one that makes checkpoints plain."""
+        """Register the config's hooks, and behind them the one that gives checkpoints their form."""
         super().register_hooks(default_hooks, custom_hooks)
-        self.register_hook(dict(type='pab.PlainCheckpointHook'))
+        self.register_hook(dict(type='pab.CheckpointFormatHook'))
+
+    def call_hook(self, fn_name: str, **kwargs) -> None:
+        """Call a method of every hook that has it.
+
+        Raises:
+            ValueError: there is no such point of a run.
+        """
+        check_point(fn_name)
+        super().call_hook(fn_name, **kwargs)
+
+    @staticmethod
+    def build_dataloader(dataloader: DataLoader | dict, *args, **kwargs) -> DataLoader:
+        """Build mmengine's loader, which then also gives its batches after its workers have been ended."""
+        loader = Runner.build_dataloader(dataloader, *args, **kwargs)
+        if type(loader) is DataLoader:
+            loader.__class__ = EnduringLoader  # mmengine lets nobody choose it
+        return loader
 
     def train(self) -> nn.Module:
-        """Train."""
+        """Train, in a work dir that is new, that this run goes on in, or that it may overwrite.
+
+        A resume without a file's name takes the newest good checkpoint. Where there is none, the run begins anew with a
+        warning, so that a job which is started again by a cluster can always be started with ``--resume``.
+
+        Raises:
+            FileExistsError: the work dir holds checkpoints that this run does not go on from.
+            UnusableCheckpoint: there are checkpoints to resume from, but none of them can be used.
+        """
+        start, self._outdated = _first_process(lambda: choose_start(self))
+        if self._resume and start is None:
+            self.logger.warning(
+                f'There is no checkpoint to resume from in {self.work_dir}: training starts from the beginning'
+            )
+        self._resume, self._load_from = start is not None, start or self._load_from
         try:
             return super().train()
         finally:
@@ -89,7 +138,8 @@ class PabRunner(Runner):
         """Scale the learning rates by batch of a step / ``base_batch_size`` if ``auto_scale_lr.enable``.
 
         The batch of a step is that of all processes and of all backward passes which ``accumulative_counts`` collects.
-        Optimizers without a learning rate are left alone.
+        Optimizers without a learning rate are left alone. Source: Goyal et al. 2017, "Accurate, Large Minibatch SGD"
+        (arXiv 1706.02677), the linear scaling rule.
         """
         if not (auto_scale_lr or {}).get('enable'):
             return
@@ -98,9 +148,12 @@ class PabRunner(Runner):
         batch = loader['batch_size'] if isinstance(loader, dict) else loader.batch_size
         batch *= self.world_size * wrappers[0]._accumulative_counts
         base = auto_scale_lr['base_batch_size']
-        rates = scale_lr_([wrapper.optimizer for wrapper in wrappers], batch / base)
-        shown = ', '.join(f'{rate:g}' for rate in rates)
-        self.logger.info(f'Learning rates for a batch of {batch} instead of {base}: {shown}')
+        groups = [group for wrapper in wrappers for group in wrapper.optimizer.param_groups if 'lr' in group]
+        for group in groups:
+            group['lr'] *= batch / base
+        shown = ', '.join(f'{group["lr"]:g}' for group in groups)
+        scaled = '' if batch == base else f', scaled from one of {base}'
+        self.logger.info(f'Learning rates for a batch of {batch}{scaled}: {shown}')
 
     def build_param_scheduler(self, scheduler):
         """Build the schedules of the optimizers.
@@ -120,33 +173,40 @@ class PabRunner(Runner):
         return super().build_param_scheduler(scheduler)
 
     def save_checkpoint(self, out_dir: str, filename: str, *args, backend_args: dict | None = None, **kwargs) -> None:
-        """Save a checkpoint, atomically unless ``backend_args`` says otherwise.
+        """Save a checkpoint, atomically unless ``backend_args`` says otherwise; to be called on every process.
 
         Raises:
+            FloatingPointError: a weight or a state of an optimizer is not finite, and the file's name does not begin
+                with ``diverged_``.
             OSError: the file cannot be written; those written before are untouched.
         """
+        if not filename.startswith(NOT_FOR_RESUME) and (bad := self.non_finite()):
+            raise FloatingPointError(
+                f'{filename} is not written, because {bad} is not finite; go on from a checkpoint before it by '
+                '--resume, with a lower learning rate or gradient clipping (optim_wrapper.clip_grad)'
+            )
         self.call_hook('before_checkpoint')
         if backend_args is None and '://' not in str(out_dir):
             backend_args = dict(backend=ATOMIC)
         super().save_checkpoint(out_dir, filename, *args, backend_args=backend_args, **kwargs)
 
-    def load_or_resume(self) -> None:
-        """Load or resume what the config says; without a file's name, resume from the newest good one.
+    def non_finite(self) -> str | None:
+        """The name of the first weight or state of an optimizer that holds NaN or infinity; None when all are finite.
 
-        Where there is none to resume from, a run begins anew with a warning, so that a job which is restarted by a
-        cluster can always be started with ``--resume``.
-
-        Raises:
-            UnusableCheckpoint: there are checkpoints, but all of them are damaged.
+        Buffers are not looked at: they may hold anything, and every process has its own.
         """
-        if self._resume and self._load_from is None and not self._has_loaded:
-            self._load_from = self._find_newest()
-            if self._load_from is None:
-                self._resume = False
-                self.logger.warning(
-                    f'There is no checkpoint to resume from in {self.work_dir}: training starts from the beginning'
-                )
+        states = self.optim_wrapper.state_dict() if hasattr(self.optim_wrapper, 'state_dict') else None
+        return non_finite({**dict(bare(self.model).named_parameters()), 'optimizer': states})
+
+    def load_or_resume(self) -> None:
+        """Load or resume what the config says, then remove the checkpoints that this run may overwrite."""
+        self._load_from = self._fetch(self._load_from)
         super().load_or_resume()
+        if self._outdated and is_main_process():
+            for path in self._outdated:
+                path.unlink(missing_ok=True)
+            self.logger.info(f'Removed, as told by overwrite: {", ".join(path.name for path in self._outdated)}')
+        self._outdated = []
 
     def resume(self, filename: str, *args, **kwargs) -> None:
         """Go on from a checkpoint; a run whose config leaves the seed open goes on with the one it had drawn."""
@@ -165,7 +225,7 @@ class PabRunner(Runner):
         """Load a checkpoint into the model; nothing is taken from one that runs code, is damaged or does not fit.
 
         Args:
-            filename: a file, or an address that mmengine's ``CheckpointLoader`` knows.
+            filename: a file, or an address of file, http or https.
             map_location: where its tensors go.
             strict: refuse tensors that are missing, too many or of another shape; False reports them as mmengine does.
             revise_keys: (pattern, replacement) for the names of its tensors.
@@ -174,89 +234,54 @@ class PabRunner(Runner):
             UnusableCheckpoint: says what is wrong with it.
             FileNotFoundError: there is no such file.
         """
-        if '://' in str(filename):
-            checkpoint = CheckpointLoader.load_checkpoint(filename, map_location, self.logger)
-        elif str(filename).endswith('.pab'):
-            checkpoint = as_checkpoint(filename)
-        else:
-            checkpoint = load_safely(filename, map_location)
+        filename = self._fetch(filename)
+        checkpoint = _read_compact(filename) if filename.endswith('.pab') else load_safely(filename, map_location)
         if not isinstance(checkpoint, Mapping):
             raise UnusableCheckpoint(f'{filename} is no checkpoint: it holds a {type(checkpoint).__name__}')
+        model = bare(self.model)
         if 'state_dict' not in checkpoint:
             checkpoint = {'state_dict': checkpoint}
         if self._resume:
             check_resumable(checkpoint, filename)
             self.call_hook('check_resume', checkpoint=checkpoint)
+            check_finite(checkpoint, filename, {name for name, _ in model.named_buffers()})
         for pattern, replacement in revise_keys:
             checkpoint['state_dict'] = {
                 re.sub(pattern, replacement, name): value for name, value in checkpoint['state_dict'].items()
             }
-        model = self.model.module if is_model_wrapper(self.model) else self.model
         if strict:
             check_fits(model, checkpoint['state_dict'], filename)
-        self._restore_objects(checkpoint)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         load_state_dict(model, checkpoint['state_dict'], strict=strict, logger=self.logger)
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
-    def _find_newest(self) -> str | None:
-        """The newest checkpoint, as the first process sees it; the others are told, errors included."""
-        outcome: list = [None]
-        if is_main_process():
-            try:
-                outcome[0] = find_newest([self.work_dir, *self._checkpoint_folders()], self.logger.warning)
-            except UnusableCheckpoint as error:
-                outcome[0] = error
-        broadcast_object_list(outcome)
-        if isinstance(outcome[0], Exception):
-            raise outcome[0]
-        return None if outcome[0] is None else str(outcome[0])
+    def _fetch(self, source: str | None) -> str | None:
+        """A path on this machine for a path or an address; a download is done by the first process."""
+        if source is None or '://' not in source:
+            return source and os.path.expanduser(source)
+        return _first_process(lambda: download(source, Path(self.work_dir) / 'downloads'))
 
-    def _checkpoint_folders(self) -> list[str]:
-        """Where the config's CheckpointHooks write beside the work dir."""
-        out_dirs = [h.out_dir for h in self.hooks if isinstance(h, CheckpointHook) and h.out_dir]
-        return [os.path.join(folder, os.path.basename(self.work_dir)) for folder in out_dirs]
 
-    def _restore_objects(self, checkpoint: dict) -> None:
-        """Turn plain data into what mmengine's ``resume`` and other hooks expect."""
-        meta = checkpoint.setdefault('meta', {})
-        meta.pop('config', None)  # mmengine's resume would run it
-        if self._randomness_cfg.get('seed') is not None:
-            meta['seed'] = self._randomness_cfg['seed']  # a changed seed was allowed, so it is the one that counts
-        hub = checkpoint.get('message_hub')
-        if not isinstance(hub, dict):
-            return
-        hub['log_scalars'] = {name: history_from_plain(value) for name, value in hub['log_scalars'].items()}
-        known = {*hub['log_scalars'], *hub['runtime_info']}
-        hub['resumed_keys'] = {key: value for key, value in hub['resumed_keys'].items() if key in known}
-        folder = next(iter(self._checkpoint_folders()), self.work_dir)
-        for key, value in hub['runtime_info'].items():
-            # the folder may have been moved or copied; what is in another one is not this run's to remove
-            if key.startswith(('best_ckpt', 'last_ckpt')) and isinstance(value, str):
-                hub['runtime_info'][key] = os.path.join(folder, Path(value).name)
-        if self._resume:
-            self._settle_epoch(meta)
-            self._settle_dataset_meta(meta)
+def _first_process(act: Callable[[], Any]) -> Any:
+    """Act on the first process; its result, or its error, is that of every process."""
+    outcome: list = [None]
+    if is_main_process():
+        try:
+            outcome[0] = act()
+        except Exception as error:
+            outcome[0] = error
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
 
-    def _settle_epoch(self, meta: dict[str, Any]) -> None:
-        """Count the steps so far in epochs of this run's length, which can only be done between epochs."""
-        before, here = meta.get('epoch_length'), len(self.train_dataloader)
-        if before is None or before == here:
-            return
-        if meta['iter'] != meta['epoch'] * before:
-            raise UnusableCheckpoint(
-                f'resume: the checkpoint was written in the middle of an epoch of {before} steps, and an epoch now has '
-                f'{here}; resume with the batch size and number of processes of that run, or an epoch_*.pth'
-            )
-        meta['iter'] = meta['epoch'] * here
 
-    def _settle_dataset_meta(self, meta: dict[str, Any]) -> None:
-        """Spare a warning: mmengine compares the pickled forms, which differ for equal objects."""
-        here = getattr(self.train_dataloader.dataset, 'metainfo', None)
-        if repr(to_plain(here, 'metainfo', [])) == repr(meta.get('dataset_meta')):
-            meta['dataset_meta'] = here
+def _read_compact(filename: str) -> dict:
+    from ..compact.checkpoint import as_checkpoint  # what it needs is an extra
+
+    return as_checkpoint(filename)
 
 
 class ConsoleFilter(logging.Filter):

@@ -1,14 +1,47 @@
-"""Writing files so that whoever reads them finds a whole one: the old or the new, whenever the power fails."""
+"""Files: written so that whoever reads them finds the old or the new one whole, and fetched from where they are."""
 
+import contextlib
 import errno
 import os
 import shutil
+import tempfile
 from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import unquote, urlparse
 
 from mmengine.fileio import LocalBackend, register_backend
+from torch.hub import download_url_to_file
 
 ATOMIC = 'atomic'  # the backend's name in configs: backend_args=dict(backend='atomic')
 PARTIAL = '.partial'  # ends the name of a file that is not written to its end
+
+
+def download(address: str, folder: str | os.PathLike) -> str:
+    """Bring a file to this machine, anew each time.
+
+    Args:
+        address: begins with file:// (which is not copied), http:// or https://.
+        folder: where the file goes; it is made.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ValueError: another kind of address.
+        OSError: the file cannot be fetched.
+    """
+    parts = urlparse(address)
+    if parts.scheme == 'file':
+        return unquote(parts.path)
+    if parts.scheme not in ('http', 'https'):
+        raise ValueError(f'load_from: must be a path or an address of file, http or https, got {address!r}')
+    target = Path(folder) / (Path(unquote(parts.path)).name or 'checkpoint.pth')
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        download_url_to_file(address, str(target), progress=False)
+    except URLError as error:
+        raise OSError(f'load_from: cannot fetch {address}: {error}') from error
+    return str(target)
 
 
 def write_atomically(data: bytes, path: str | os.PathLike) -> None:
@@ -42,16 +75,13 @@ def check_writable(folder: str | os.PathLike) -> None:
     Raises:
         OSError: says which folder cannot be written, and why.
     """
-    probe = Path(folder) / f'.writable-{os.getpid()}{PARTIAL}'
     try:
-        probe.parent.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b'x')
-        probe.unlink()
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        reason = error.strerror or str(error)
-        told = OSError(f'work_dir {os.fspath(folder)!r} cannot be written: {reason}; choose another with --work-dir')
-        told.errno = error.errno
-        raise told from error
+        told = f'work_dir {os.fspath(folder)!r} cannot be written: {error.strerror}; choose another with --work-dir'
+        raise OSError(told) from error
 
 
 @register_backend(ATOMIC)
@@ -73,10 +103,6 @@ class AtomicBackend(LocalBackend):
             self._outdated.discard(old)
             _discard(old)
 
-    def put_text(self, obj: str, filepath: str | os.PathLike, encoding: str = 'utf-8') -> None:
-        """Write a text file; see :func:`write_atomically`."""
-        self.put(obj.encode(encoding), filepath)
-
     def remove(self, filepath: str | os.PathLike) -> None:
         """Mark a file; it goes with the next :meth:`put` into its folder."""
         if not Path(filepath).is_file():
@@ -85,15 +111,11 @@ class AtomicBackend(LocalBackend):
 
 
 def _discard(path: Path) -> None:
-    try:
+    with contextlib.suppress(OSError):  # in a folder that cannot be written any more the file does no harm
         path.unlink(missing_ok=True)
-    except OSError:  # a folder that cannot be written any more: the file does no harm
-        return
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name != 'posix':
-        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -105,15 +127,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _explained(error: OSError, path: Path, size: int) -> OSError:
-    reason = error.strerror or str(error)
+    reason = error.strerror
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        try:
-            reason += f' ({size / 1e6:.1f} MB needed, {shutil.disk_usage(path.parent).free / 1e6:.1f} MB free)'
-        except OSError:
-            reason += f' ({size / 1e6:.1f} MB needed)'
-    told = OSError(
+        reason += f' ({size / 1e6:.1f} MB needed, {shutil.disk_usage(path.parent).free / 1e6:.1f} MB free)'
+    return OSError(
         f'cannot write {str(path)!r}: {reason}; checkpoints written before are untouched, so free some space or give '
         'another --work-dir, and go on with --resume'
     )
-    told.errno = error.errno
-    return told

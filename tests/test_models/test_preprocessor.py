@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from pab.models.preprocessor import ImagePreprocessor, crop_and_flip
-from pab.registry import MODELS
 
 MEAN, STD = (0.5, 0.25, 0.0), (0.5, 0.25, 1.0)
 
@@ -17,10 +16,6 @@ def numbered(n=4, channels=3, height=6, width=5):
 
 def batch(images):
     return {'images': images, 'labels': torch.arange(len(images))}
-
-
-def test_is_registered():
-    assert isinstance(MODELS.build({'type': 'ImagePreprocessor', 'mean': MEAN, 'std': STD}), ImagePreprocessor)
 
 
 def test_normalises_by_hand():

@@ -80,13 +80,13 @@ class Golden:
 
 
 @pytest.fixture(scope='session')
-def golden(shared):
-    return Golden(shared / 'golden' / 'pruners.npz')
+def golden(golden_folder):
+    return Golden(golden_folder / 'pruners.npz')
 
 
 @pytest.fixture(scope='session')
-def golden_resnet20(shared):
-    return Golden(shared / 'golden' / 'synflow_resnet20.npz')
+def golden_resnet20(golden_folder):
+    return Golden(golden_folder / 'synflow_resnet20.npz')
 
 
 @pytest.fixture

@@ -1,23 +1,23 @@
+import copy
+import os
 import signal
+import time
 
 import pytest
 import torch
+import torch.distributed as torch_dist
+from torch.utils.data import DataLoader
 
-from pab.run.interrupt import resume_command
-from tests.small_run import KillHook, run_in_child, small_config, train, train_and_kill
-
-
-@pytest.fixture(scope='module')
-def whole(tmp_path_factory):
-    """The end of an uninterrupted run."""
-    return run_in_child(train, small_config(tmp_path_factory.mktemp('whole')))[1]
+from pab.run.interrupt import _Votes, resume_command
+from pab.run.loops import EnduringLoader
+from tests.small_run import KillHook, run_in_child, run_ranks, small_config, train, train_and_kill
 
 
 @pytest.mark.parametrize(
     ('number', 'status', 'stage'),
     [(signal.SIGINT, 130, 'in'), (signal.SIGTERM, 143, 'before'), (signal.SIGTERM, 143, 'after')],
 )
-def test_a_signal_ends_the_run_after_the_step_with_nothing_lost(tmp_path, whole, number, status, stage):
+def test_a_signal_ends_the_run_after_the_step_with_nothing_lost(tmp_path, finished, number, status, stage):
     folder, step = tmp_path / 'run', 14
     assert run_in_child(train_and_kill, small_config(folder), step, stage, number) == (status, None)
     saved = torch.load(folder / 'interrupted.pth')
@@ -28,26 +28,95 @@ def test_a_signal_ends_the_run_after_the_step_with_nothing_lost(tmp_path, whole,
     )
     assert '--resume' in log.splitlines()[-1]
     _, end = run_in_child(train, small_config(folder, resume=True))
-    assert end == whole
+    assert end == finished.end
 
 
-def test_with_loader_workers_that_are_told_too(tmp_path):
-    cfg = small_config(tmp_path / 'run', train_dataloader__num_workers=2)
-    assert run_in_child(_signal_the_group, cfg, 14) == (143, None)
-    assert torch.load(tmp_path / 'run' / 'interrupted.pth')['meta']['iter'] in (13, 14)
+def _poison_and_tell(cfg, where):
+    def prepare(runner):
+        class PoisonHook(KillHook):
+            def _kill(self):
+                if where == 'weight':
+                    runner.model.network.linear.weight.data[0, 0] = float('inf')
+                else:
+                    next(iter(runner.optim_wrapper['bop'].optimizer.state.values()))['moving_average'].fill_(
+                        float('nan')
+                    )
+                super()._kill()
+
+        runner.register_hook(PoisonHook(14, 'after', signal.SIGTERM))
+
+    return train(cfg, prepare)
+
+
+@pytest.mark.parametrize('where', ['weight', 'average'])
+def test_no_resume_takes_a_state_that_is_not_finite(tmp_path, finished, where):
+    folder = tmp_path / 'run'
+    assert run_in_child(_poison_and_tell, small_config(folder), where) == (143, None)
+    assert not (folder / 'interrupted.pth').exists()
+    assert torch.load(folder / 'diverged_iter_14.pth')['meta']['iter'] == 14
+    assert 'is not finite, so no resume takes its state. Go on with' in next(folder.glob('*/*.log')).read_text()
+    _, end = run_in_child(train, small_config(folder, resume=True))  # from the end of the first epoch
+    assert end == finished.end
+
+
+def _poison_at_the_end_of_an_epoch(cfg):
+    def prepare(runner):
+        class PoisonHook(KillHook):
+            def _kill(self):
+                runner.model.network.linear.weight.data[0, 0] = float('inf')
+
+        runner.register_hook(PoisonHook(20, 'after'))
+
+    return train(cfg, prepare)
+
+
+def test_an_epoch_that_ends_with_infinite_weights_is_not_saved(tmp_path):
+    cfg = small_config(tmp_path / 'run', default_hooks__checkpoint__max_keep_ckpts=1)
+    _, error = run_in_child(_poison_at_the_end_of_an_epoch, cfg)
+    assert isinstance(error, FloatingPointError)
+    assert 'epoch_2.pth is not written, because network.linear.weight is not finite; go on from a' in str(error)
+    assert (tmp_path / 'run' / 'epoch_1.pth').exists()
+    assert not (tmp_path / 'run' / 'epoch_2.pth').exists()
+
+
+def _batches(skip, kill, told):
+    """The batches of a loader whose two workers are killed after the second batch."""
+    loader = DataLoader(range(40), batch_size=4, num_workers=2, timeout=2 * kill, multiprocessing_context='fork')
+    loader.__class__, EnduringLoader.workers_may_end = EnduringLoader, told
+    loader.generator, state, seen = torch.Generator(), torch.get_rng_state(), []
+    for batch in loader.batches_from(skip):
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        seen.append(batch.tolist())
+        if kill and len(seen) == 2:
+            for worker in torch.multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGKILL)
+                worker.join()
+    assert torch.equal(state, torch.get_rng_state())
+    return seen
+
+
+def test_a_loader_gives_all_batches_although_its_workers_are_ended():
+    want = [list(range(i, i + 4)) for i in range(0, 40, 4)]
+    assert run_in_child(_batches, 0, False, False) == (0, want)
+    assert run_in_child(_batches, 0, True, True) == (0, want)
+    assert run_in_child(_batches, 3, True, True) == (0, want[3:])  # the sampler cannot skip
+    assert isinstance(run_in_child(_batches, 0, True, False)[1], RuntimeError)
+
+
+def test_with_loader_workers_that_are_told_too(tmp_path, finished):
+    folder = tmp_path / 'run'
+    assert run_in_child(_signal_the_group, small_config(folder, train_dataloader__num_workers=2), 14) == (143, None)
+    assert torch.load(folder / 'interrupted.pth')['meta']['iter'] == 14
+    assert run_in_child(train, small_config(folder, resume=True))[1] == finished.end
 
 
 def _signal_the_group(cfg, step):
-    import os
-
     os.setpgid(0, 0)
     KillHook._kill = lambda self: os.killpg(0, signal.SIGTERM)
     return train_and_kill(cfg, step, 'before')
 
 
-def _signal_in_validation(cfg, save_best):
-    import os
-
+def _signal_in_validation(cfg):
     def prepare(runner):
         step = runner.model.val_step
 
@@ -62,15 +131,15 @@ def _signal_in_validation(cfg, save_best):
 
 
 @pytest.mark.parametrize('interval', [1, 3])
-def test_a_signal_in_a_validation(tmp_path, whole, interval):
+def test_a_signal_in_a_validation(tmp_path, finished, interval):
     folder = tmp_path / 'run'
     cfg = small_config(folder, default_hooks__checkpoint__interval=interval)
-    assert run_in_child(_signal_in_validation, cfg, True) == (143, None)
+    assert run_in_child(_signal_in_validation, cfg) == (143, None)
     # at once where the epoch is saved, else when the validation is over
     assert (folder / 'interrupted.pth').exists() == (interval == 3)
     cfg.resume = True
     _, end = run_in_child(train, cfg)
-    assert end == whole
+    assert end == finished.end
 
 
 def test_a_second_ctrl_c_ends_a_run_at_once(tmp_path):
@@ -97,6 +166,105 @@ def _handlers_after(cfg):
     return tuple(signal.getsignal(n) == b for n, b in zip((signal.SIGINT, signal.SIGTERM), before, strict=True))
 
 
+class TellHook(KillHook):
+    """Tell a process, or it and all that it started, to end: at a step, or in the validation behind it."""
+
+    def __init__(self, step, stage, group):
+        super().__init__(step, stage)
+        self.group = group
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        if (runner.iter, self.stage, batch_idx) == (self.step, 'val', 1):
+            self._kill()
+
+    def _kill(self):
+        (os.killpg if self.group else os.kill)(0 if self.group else os.getpid(), signal.SIGTERM)
+
+
+SCENARIOS = {  # who is told, when, and whether its workers are too -> the steps after which all may stop
+    'in an epoch': ((1,), 3, 'in', False, range(4, 11)),
+    'at its end': ((1,), 10, 'after', False, [10]),
+    'at the end of the run': ((1,), 30, 'after', False, [30]),
+    'in a validation': ((1,), 10, 'val', False, [10]),
+    'in the last validation': ((0,), 30, 'val', False, [30]),
+    'at the only step': ((1,), 1, 'before', False, [1]),
+    'with workers': ((0, 1), 13, 'before', True, range(13, 21)),
+    'with workers of one': ((1,), 13, 'before', True, range(13, 21)),
+    'with workers in a validation': ((0, 1), 10, 'val', True, [10]),
+}
+
+
+def _tell_each(cfg):
+    """Each scenario: what the process ends with and after which step, and the end of the run when it is resumed."""
+    os.setpgid(0, 0)
+    whole, results = train(_named(cfg, 'whole')), {}
+    for name, (ranks, step, stage, group, _) in SCENARIOS.items():
+        here, runners = _named(cfg, name.replace(' ', '_')), []
+        if group:
+            for loader in (here.train_dataloader, here.val_dataloader):
+                loader.update(num_workers=1, timeout=2)
+        if name == 'at the only step':
+            here.merge_from_dict({'train_dataloader.dataset.num': 8, 'train_cfg.max_epochs': 1})
+            here.default_hooks.prune.epoch = 0
+
+        hooks = [TellHook(step, stage, group)] if int(os.environ['RANK']) in ranks else []
+
+        def prepare(runner, runners=runners, hooks=hooks):
+            runners.append(runner)
+            for hook in hooks:
+                runner.register_hook(hook)
+
+        try:
+            ended = train(here, prepare)
+        except SystemExit as error:
+            ended = error.code
+        results[name] = [ended, runners[0].iter]
+        if group:
+            here = _named(here, name.replace(' ', '_'), resume=True)
+            results[name].append({k: v for k, v in train(here).items() if whole[k] != v and k != 'scalars'})
+    return results
+
+
+def _named(cfg, name, **options):
+    """A copy of a config with a folder, and therefore a logger, of its own."""
+    cfg = copy.deepcopy(cfg)
+    cfg.merge_from_dict(options)
+    cfg.work_dir, cfg.experiment_name = os.path.join(os.path.dirname(cfg.work_dir), name), f'{name}-{time.time_ns()}'
+    return cfg
+
+
+def test_processes_stop_at_the_same_step_whichever_is_told(tmp_path):
+    ranks = run_ranks(2, _tell_each, small_config(tmp_path / 'run', train_dataloader__batch_size=4))
+    assert [status for status, _ in ranks] == [0, 0]
+    for name, (*_, steps) in SCENARIOS.items():
+        first, second = (results[name] for _, results in ranks)
+        assert first[:2] == second[:2], name
+        assert first[0] == 143, name
+        assert torch.load(tmp_path / name.replace(' ', '_') / 'interrupted.pth')['meta']['iter'] in steps, name
+        assert first[2:] == [{}] * (len(first) - 2), name
+
+
+def test_processes_ask_each_other_about_once_a_second(monkeypatch):
+    """With a clock that a step moves on."""
+    now, asked = [0.0], []
+    monkeypatch.setattr(time, 'monotonic', lambda: now[0])
+    monkeypatch.setattr(torch_dist, 'new_group', lambda backend: None)
+    monkeypatch.setattr(torch_dist, 'all_reduce', lambda *_, **__: asked.append(now[0]) or Answered())
+
+    class Answered:
+        def wait(self):
+            pass
+
+    votes = _Votes()
+    for seconds, apart in [(0.25, 1.0), (0.001, 0.05), (3.0, 3.0)]:  # of a step; of two votes
+        del asked[:]
+        for _ in range(200):
+            now[0] += seconds
+            assert votes.outcome(0, now=False) == 0
+        assert asked[-1] - asked[-2] == pytest.approx(apart)
+    assert [votes.outcome(15, now=False) for _ in range(2)] == [0, 15]
+
+
 @pytest.mark.parametrize(
     ('argv', 'environment', 'command'),
     [
@@ -104,6 +272,7 @@ def _handlers_after(cfg):
         (['tools/train.py', 'c.py', '--resume'], {}, 'python tools/train.py c.py --resume'),
         (['t.py', 'c.py', '--resume', 'a b.pth', '--seed', '1'], {}, 'python t.py c.py --seed 1 --resume'),
         (['t.py', 'c.py', '--resume=a.pth'], {}, 'python t.py c.py --resume'),
+        (['t.py', 'c.py', '--overwrite', '--amp'], {}, 'python t.py c.py --amp --resume'),
         (['t.py', 'c.py', '--cfg-options', 'a=b c'], {}, "python t.py c.py --cfg-options 'a=b c' --resume"),
         (['t.py', 'c.py'], {'TORCHELASTIC_RUN_ID': '1'}, 'torchrun (as before) t.py c.py --resume'),
         (['t.py'], {'PAB_COMMAND': 'tools/dist_train.sh c.py 8'}, 'tools/dist_train.sh c.py 8 --resume'),

@@ -1,6 +1,5 @@
 """A resumed run is the run that was never stopped, bit for bit: weights, masks, averages, schedules, counts, order."""
 
-import os
 import random
 import shutil
 import signal
@@ -15,9 +14,9 @@ MID_EPOCH = dict(default_hooks__checkpoint__by_epoch=False, default_hooks__check
 
 
 @pytest.fixture(scope='module')
-def uninterrupted(tmp_path_factory):
+def uninterrupted(tmp_path_factory, finished):
     """The end of an uninterrupted run with some options, trained once for each."""
-    ends = {}
+    ends = {repr([]): finished.end}
 
     def end(**options):
         key = repr(sorted(options.items()))
@@ -61,17 +60,12 @@ def test_ten_kills_at_random_steps_change_nothing(tmp_path, uninterrupted):
         (dict(), STEPS + 1),  # right after it
         (dict(optim_wrapper__precision='bfloat16', **MID_EPOCH), 15),
         (dict(optim_wrapper__precision='float16', **MID_EPOCH), 15),  # with the state of the loss scaler
-        (dict(optim_wrapper__accumulative_counts=2, default_hooks__checkpoint__interval=4, **dict(by_epoch=False)), 7),
         (dict(train_dataloader__num_workers=1, **MID_EPOCH), 19),
         (dict(custom_hooks=[dict(type='mmengine.EMAHook', momentum=0.1)], **MID_EPOCH), 25),
     ],
-    ids=['boundary', 'after-boundary', 'bfloat16', 'float16', 'accumulation', 'workers', 'ema'],
+    ids=['boundary', 'after-boundary', 'bfloat16', 'float16', 'workers', 'ema'],
 )
 def test_a_kill_changes_nothing_with(tmp_path, uninterrupted, options, step):
-    if 'by_epoch' in options:
-        options = {k: v for k, v in options.items() if k != 'by_epoch'} | dict(
-            default_hooks__checkpoint__by_epoch=False
-        )
     cfg = small_config(tmp_path / 'run', **options)
     assert run_in_child(train_and_kill, cfg, step, 'in')[0] == -signal.SIGKILL
     cfg.resume = True
@@ -79,6 +73,34 @@ def test_a_kill_changes_nothing_with(tmp_path, uninterrupted, options, step):
     assert status == 0
     whole = {k: v for k, v in options.items() if 'checkpoint' not in k and 'workers' not in k}
     assert_same(end, uninterrupted(**whole))
+
+
+@pytest.mark.parametrize(
+    ('counts', 'precision', 'every', 'kills', 'partial'),
+    [
+        (4, 'float32', 3, [(5, 9), (11, 9), (20, 15), (30, 9)], [3, 6, 9, 10, 15, 18, 21, 27]),
+        (3, 'float16', None, [(15, 9), (24, 15), (30, 15)], [10, 20]),  # files of epochs only
+    ],
+    ids=['float32', 'float16'],
+)
+def test_kills_between_the_passes_of_a_step_change_nothing(
+    tmp_path, uninterrupted, counts, precision, every, kills, partial
+):
+    """An epoch has 10 passes, a step 3 or 4 of them: none ends with the first epoch, the last ends with the run."""
+    options = dict(optim_wrapper__accumulative_counts=counts, optim_wrapper__precision=precision)
+    saving = dict(default_hooks__checkpoint__max_keep_ckpts=-1)
+    if every:
+        saving |= dict(default_hooks__checkpoint__by_epoch=False, default_hooks__checkpoint__interval=every)
+    cfg = small_config(tmp_path / 'run', resume=True, **options, **saving)
+    for step, number in kills:
+        status, _ = run_in_child(train_and_kill, cfg, step, 'before', number)
+        assert status == (143 if number == 15 else -9)
+    status, end = run_in_child(train, cfg)
+    assert status == 0
+    assert_same(end, uninterrupted(**options))
+    files = [torch.load(path) for path in (tmp_path / 'run').glob('*_*.pth') if not path.name.startswith('best')]
+    assert sorted(file['meta']['iter'] for file in files if 'partial_gradients' in file) == partial
+    assert len(files) > len(partial)
 
 
 def test_a_folder_that_was_moved_resumes(tmp_path, uninterrupted):
@@ -112,7 +134,7 @@ def test_a_truncated_newest_file_is_named_and_the_one_before_is_used(tmp_path, u
     assert status == 0
     assert_same(end, uninterrupted())
     log = max(folder.glob('*/*.log')).read_text()
-    assert f'passing over a damaged file: {newest} is truncated' in log
+    assert f'passing over a file: {newest} is truncated' in log
     assert f'Load checkpoint from {folder / "iter_14.pth"}' in log
 
 
@@ -141,7 +163,9 @@ def test_resume_from_the_middle_of_an_epoch_of_another_length(tmp_path):
 
 
 def test_two_processes_under_autocast(tmp_path):
-    options = dict(optim_wrapper__precision='bfloat16', train_dataloader__batch_size=4)
+    """And with three passes for a step, of which the process that is killed has its own gradients."""
+    options = dict(optim_wrapper__precision='bfloat16', optim_wrapper__accumulative_counts=3)
+    options['train_dataloader__batch_size'] = 4
     whole = run_ranks(2, train, small_config(tmp_path / 'whole', **options))
     cfg = small_config(tmp_path / 'run', **options, **MID_EPOCH)
     assert [status for status, _ in run_ranks(2, train_and_kill, cfg, 15, 'in')] == [-signal.SIGKILL] * 2
@@ -157,15 +181,3 @@ def test_two_processes_under_autocast(tmp_path):
         assert {name: end[1]['weights'][name] for name in parameters} == {
             name: whole[0][1]['weights'][name] for name in parameters
         }
-
-
-def test_two_processes_stop_at_the_same_step_whichever_is_told(tmp_path):
-    cfg = small_config(tmp_path / 'run', train_dataloader__batch_size=4)
-    assert run_ranks(2, _tell_second, cfg) == [(143, None), (143, None)]
-    assert torch.load(tmp_path / 'run' / 'interrupted.pth')['meta']['iter'] == 15
-
-
-def _tell_second(cfg):
-    if os.environ['RANK'] == '1':
-        return train_and_kill(cfg, 15, 'in', signal.SIGTERM)
-    return train(cfg)

@@ -19,17 +19,6 @@ def density_table(masks: Mapping[str, Tensor]) -> str:
     counts = [(name, int(mask.sum()), mask.numel()) for name, mask in masks.items()]
     counts.append(('all', sum(kept for _, kept, _ in counts), sum(total for _, _, total in counts)))
     rows = [('tensor', 'kept', 'total', 'density')]
-    rows += [(name, f'{kept:,}', f'{total:,}', _share(kept, total)) for name, kept, total in counts]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return '\n'.join(
-        '  '.join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    )
-
-
-def _share(kept: int, total: int) -> str:
-    if kept == 0:
-        return 'empty'
-    return f'{kept / total:.4f}'
+    rows += [(name, f'{kept:,}', f'{n:,}', f'{kept / n:.4f}' if kept else 'empty') for name, kept, n in counts]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return '\n'.join('  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)

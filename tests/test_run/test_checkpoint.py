@@ -1,6 +1,12 @@
+"""What checkpoints hold, what of them is loaded, and from where."""
+
 import collections
+import functools
+import http.server
+import math
 import os
 import pickle
+import threading
 import zipfile
 
 import numpy as np
@@ -10,9 +16,11 @@ from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from pab.pruners import apply_masks_, register_masks_
-from pab.run.loading import UnusableCheckpoint, check_fits, find_newest, load_safely
-from pab.run.plain import history_from_plain, to_plain
-from tests.small_run import run_in_child, small_config, train, train_and_kill
+from pab.registry import RUNNERS
+from pab.run.checkpoint import UnusableCheckpoint, check_fits, history_from_plain, load_safely, to_plain
+from pab.run.pruned import prune_to_file
+from pab.run.work_dir import find_newest
+from tests.small_run import run_in_child, small_config, train
 
 
 class Hostile:
@@ -78,7 +86,7 @@ def test_a_hostile_checkpoint_runs_nothing(tmp_path, legacy):
     torch.save(a_run_at(3, evil=Hostile(marker)), path, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(UnusableCheckpoint, match=r'epoch_1.pth is refused: it asks for \S*mkdir, and only plain data'):
         load_safely(path)
-    with pytest.raises(UnusableCheckpoint, match=r'epoch_1.pth is damaged; remove'):
+    with pytest.raises(UnusableCheckpoint, match=r'epoch_1.pth is damaged or not finite; remove'):
         find_newest([tmp_path], lambda _: None)
     assert not marker.exists()
     torch.load(path, weights_only=False)  # the file does what it says
@@ -93,23 +101,11 @@ def test_a_plain_pickle_that_runs_code_is_refused(tmp_path):
     assert not (tmp_path / 'marker').exists()
 
 
-@pytest.mark.parametrize('how', ['resume', 'load_from'])
-def test_a_run_refuses_a_hostile_checkpoint(tmp_path, how):
-    path = save(a_run_at(3, evil=Hostile(tmp_path / 'marker')), tmp_path / 'evil.pth')
-    status, error = run_in_child(train, small_config(tmp_path / 'run', load_from=str(path), resume=how == 'resume'))
-    assert status == 0
-    assert 'evil.pth is refused: it asks for' in str(error)
-    assert not (tmp_path / 'marker').exists()
-
-
-def test_a_config_in_a_checkpoint_is_not_run(tmp_path):
-    folder = tmp_path / 'run'
-    assert run_in_child(train_and_kill, small_config(folder), 15, 'after')[0] == -9
-    path = folder / 'epoch_1.pth'
-    checkpoint = torch.load(path)
+def test_a_config_in_a_checkpoint_is_not_run(stopped, tmp_path):
+    checkpoint = torch.load(stopped)
     checkpoint['meta']['config'] = f'import os\nos.mkdir({str(tmp_path / "marker")!r})\n'
-    torch.save(checkpoint, path)
-    status, end = run_in_child(train, small_config(folder, resume=True))
+    path = save(checkpoint, tmp_path / 'evil.pth')
+    status, end = run_in_child(train, small_config(tmp_path / 'run', resume=True, load_from=str(path)))
     assert (status, end['progress']) == (0, (3, 30))
     assert not (tmp_path / 'marker').exists()
 
@@ -138,52 +134,6 @@ def test_a_missing_file_is_named(tmp_path):
         load_safely(tmp_path / 'epoch_9.pth')
 
 
-# ---- the newest
-
-
-def test_the_newest_is_the_one_with_most_steps_whatever_its_name_and_date(tmp_path):
-    said = []
-    newest = save(a_run_at(30, 3), tmp_path / 'epoch_3.pth')
-    save(a_run_at(24, 2), tmp_path / 'interrupted.pth')
-    os.utime(newest, (0, 0))
-    (tmp_path / 'last_checkpoint').write_text('/somewhere/else/epoch_2.pth')
-    save(dict(meta=dict(iter=40, epoch=4), state_dict={}, message_hub={}), tmp_path / 'best_accuracy_epoch_4.pth')
-    assert find_newest([tmp_path, tmp_path / 'none'], said.append) == newest
-    assert said == []
-
-
-def test_what_is_passed_over_is_named(tmp_path):
-    said = []
-    good = save(a_run_at(10, 1), tmp_path / 'epoch_1.pth')
-    truncated = save(a_run_at(20, 2, more=torch.ones(999)), tmp_path / 'epoch_2.pth')
-    truncated.write_bytes(truncated.read_bytes()[:-50])
-    (tmp_path / 'epoch_3.pth').touch()
-    save({'conv1.weight': torch.ones(3)}, tmp_path / 'resnet.pth')
-    save([1, 2], tmp_path / 'list.pth')
-    save(a_run_at(50, 5), tmp_path / 'diverged_iter_50.pth')
-    flipped = save(a_run_at(40, 4, more=torch.ones(64)), tmp_path / 'epoch_4.pth')
-    flipped.write_bytes(flipped.read_bytes().replace(b'\x00\x00\x80\x3f' * 8, b'\x00\x00\x00\x40' * 8))
-    assert find_newest([tmp_path], said.append) == good
-    words = [
-        ('epoch_2.pth', 'truncated'),
-        ('epoch_3.pth', 'empty'),
-        ('resnet.pth', 'no checkpoint to resume a run from, it has no meta'),
-        ('list.pth', 'no checkpoint to resume a run from'),
-        ('diverged_iter_50.pth', 'no longer finite'),
-        ('epoch_4.pth', 'checksum'),
-    ]
-    assert len(said) == len(words)
-    for name, reason in words:
-        assert any(f'{name}' in sentence and reason in sentence for sentence in said), (name, said)
-
-
-def test_nothing_but_damaged_files_is_an_error_and_nothing_at_all_is_not(tmp_path):
-    assert find_newest([tmp_path], lambda _: None) is None
-    (tmp_path / 'epoch_3.pth').touch()
-    with pytest.raises(UnusableCheckpoint, match=r'no checkpoint in .* can be resumed: epoch_3.pth is damaged; remove'):
-        find_newest([tmp_path], lambda _: None)
-
-
 # ---- the model it belongs to
 
 
@@ -210,12 +160,12 @@ def masked(width=4):
         (
             net(),
             net(norm=nn.BatchNorm2d(2)),
-            'another model: it has norm.weight, norm.bias, norm.running_mean and 2 more. G',
+            r'another model: norm.weight is \(2,\) there and missing here; .*norm.running_mean is .* and 2 more. G',
         ),
         (
             net(norm=nn.BatchNorm2d(2)),
             net(),
-            'another model: it lacks norm.weight, norm.bias, norm.running_mean and 1 more',
+            r'another model: norm.weight is missing there and \(2,\) here; .*norm.running_mean is .* and 1 more',
         ),
         (masked(), net(), "f.pth does not fit the masks of this run: .* has no mask 'conv.weight_mask'"),
         (
@@ -241,35 +191,95 @@ def test_contradictory_masks_do_not_fit():
     check_fits(model, masked().state_dict(), 'f.pth')
 
 
-@pytest.mark.parametrize('resume', [True, False], ids=['resume', 'load_from'])
-def test_a_run_refuses_the_checkpoint_of_another_model_before_training(tmp_path, resume):
-    assert run_in_child(train_and_kill, small_config(tmp_path / 'run'), 15, 'after')[0] == -9
-    options = dict(load_from=str(tmp_path / 'run' / 'epoch_1.pth'), resume=resume, model__network__width=5)
-    options['default_hooks__resume_check__allow_changes'] = True
-    _, error = run_in_child(train, small_config(tmp_path / 'other', **options))
-    assert isinstance(error, ValueError)
-    assert 'epoch_1.pth is a checkpoint of another model: network.conv1.weight is (6, 1, 3, 3) there and' in str(error)
-    assert not list((tmp_path / 'other').glob('*.pth'))
+# ---- what runs load
 
 
-def test_what_has_no_run_in_it_cannot_be_resumed(tmp_path):
-    assert run_in_child(train, small_config(tmp_path / 'run', train_cfg__max_epochs=2))[0] == 0
-    best = next((tmp_path / 'run').glob('best_*.pth'))
-    _, error = run_in_child(train, small_config(tmp_path / 'other', resume=True, load_from=str(best)))
-    assert f'{best} cannot be resumed: it has no optimizer; resume from an epoch_*.pth' in str(error)
-    _, error = run_in_child(train, small_config(tmp_path / 'other', resume=True, load_from=str(tmp_path / 'no.pth')))
-    assert f'there is no checkpoint {tmp_path / "no.pth"}' in str(error)
+def refusal(folder, **options):
+    """Why a run does not begin."""
+    status, error = run_in_child(train, small_config(folder, **options))
+    assert status == 0
+    assert isinstance(error, ValueError | OSError), error
+    assert not list(folder.glob('*.pth'))
+    return str(error)
 
 
-def test_every_file_of_a_run_is_sound_and_loads_with_weights_only(tmp_path):
-    assert run_in_child(train, small_config(tmp_path / 'run'))[0] == 0
-    files = sorted(f.name for f in (tmp_path / 'run').glob('*.pth'))
-    assert files[-2:] == ['epoch_2.pth', 'epoch_3.pth']  # the last two
+def test_a_run_refuses_the_checkpoint_of_another_model_before_training(stopped, tmp_path):
+    options = dict(model__network__width=5, default_hooks__resume_check__allow_changes=True)
+    reason = 'epoch_1.pth is a checkpoint of another model: network.conv1.weight is (6, 1, 3, 3) there and'
+    for resume in (True, False):
+        assert reason in refusal(tmp_path / 'other', load_from=str(stopped), resume=resume, **options)
+
+
+def test_a_file_that_is_named_but_cannot_be_resumed(finished, stopped, tmp_path):
+    best = next(finished.folder.glob('best_*.pth'))
+    reason = f'{best} cannot be resumed: it has no optimizer; resume from an epoch_*.pth'
+    assert reason in refusal(tmp_path / 'run', resume=True, load_from=str(best))
+    reason = f'there is no checkpoint {tmp_path / "no.pth"}'
+    assert reason in refusal(tmp_path / 'run', resume=True, load_from=str(tmp_path / 'no.pth'))
+    checkpoint = torch.load(stopped)
+    checkpoint['state_dict']['network.linear.bias'][0] = math.nan
+    path = save(checkpoint, tmp_path / 'nan.pth')
+    reason = f'{path} cannot be resumed: state_dict.network.linear.bias is not finite'
+    assert reason in refusal(tmp_path / 'run', resume=True, load_from=str(path))
+
+
+def test_every_file_of_a_run_is_sound_and_loads_with_weights_only(finished):
+    files = sorted(finished.folder.glob('*.pth'))
+    assert [path.name for path in files][-2:] == ['epoch_2.pth', 'epoch_3.pth']  # the last two
     assert len(files) == 3  # and the best
-    for name in files:
-        assert zipfile.ZipFile(tmp_path / 'run' / name).testzip() is None
-        checkpoint = torch.load(tmp_path / 'run' / name, weights_only=True)
-        assert (
-            len(checkpoint['message_hub']['log_scalars']['train/loss']['history']['values'])
-            == 10 * checkpoint['meta']['epoch']
-        )
+    for path in files:
+        assert zipfile.ZipFile(path).testzip() is None
+        checkpoint = torch.load(path, weights_only=True)
+        losses = checkpoint['message_hub']['log_scalars']['train/loss']['history']['values']
+        assert len(losses) == 10 * checkpoint['meta']['epoch']
+        assert checkpoint['meta']['epoch_length'] == 10
+
+
+# ---- where files are
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A folder, and the address under which this machine serves it."""
+    (tmp_path / 'served').mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / 'served')
+    handler.log_message = lambda *_: None
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield tmp_path / 'served', f'http://127.0.0.1:{server.server_port}'
+        server.shutdown()
+
+
+def _prune(cfg, path):
+    prune_to_file(RUNNERS.build(cfg), path)
+
+
+def _train_at_home(cfg, home):
+    os.environ['HOME'] = str(home)
+    return train(cfg)
+
+
+def test_a_pruned_network_is_loaded_from_home_and_from_an_address(served, tmp_path):
+    folder, address = served
+    assert run_in_child(_prune, small_config(tmp_path / 'prune'), folder / 'pruned.pth')[0] == 0
+    ends = {}
+    for source in ('~/pruned.pth', f'file://{folder}/pruned.pth', f'{address}/pruned.pth'):
+        cfg = small_config(tmp_path / f'run_{len(ends)}', load_from=source, train_cfg__max_epochs=2)
+        status, ends[source] = run_in_child(_train_at_home, cfg, folder)
+        assert status == 0, ends[source]
+    first, *others = ends.values()
+    assert len({end['pruning']['pruned_from']['sha256'] for end in ends.values()}) == 1
+    assert all(end['weights'] == first['weights'] for end in others)
+    assert first['pruning']['shots_done'] == 2
+
+
+def test_what_is_fetched_is_loaded_as_safely(served, tmp_path):
+    folder, address = served
+    save(a_run_at(3, evil=Hostile(tmp_path / 'marker')), folder / 'evil.pth')
+    assert 'evil.pth is refused: it asks for' in refusal(tmp_path / 'a', load_from=f'{address}/evil.pth')
+    assert 'evil.pth is refused' in refusal(tmp_path / 'a', load_from=str(folder / 'evil.pth'), resume=True)
+    assert not (tmp_path / 'marker').exists()
+    reason = f'load_from: cannot fetch {address}/no.pth: HTTP Error 404'
+    assert reason in refusal(tmp_path / 'a', load_from=f'{address}/no.pth')
+    reason = "load_from: must be a path or an address of file, http or https, got 'torchvision://resnet18'"
+    assert reason in refusal(tmp_path / 'a', load_from='torchvision://resnet18')

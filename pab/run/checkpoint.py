@@ -1,0 +1,328 @@
+"""What a checkpoint file holds: written as plain data, and read without running anything that a file might contain.
+
+Plain data are tensors, numbers, strings and the containers of python. mmengine writes objects of its own, which
+``torch.load(weights_only=True)`` refuses; :class:`CheckpointFormatHook` turns them into plain data and back.
+"""
+
+import os
+import pickle
+import re
+import time
+import warnings
+import zipfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import gather_object, get_rank
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import HistoryBuffer
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from ..pruners import check_state_masks
+from ..registry import HOOKS
+from .hook_points import RunHook
+
+RUN_KEYS = ('meta', 'state_dict', 'message_hub', 'optimizer')  # what a file must hold for a run to go on from it
+HISTORY = 'history'  # the key that marks the plain form of a HistoryBuffer
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
+PARTIAL = 'partial_gradients'  # the key for gradients of a step that is not complete
+
+
+class UnusableCheckpoint(ValueError):
+    """A file that cannot be used as a checkpoint: damaged, refused, or of something else."""
+
+
+@HOOKS.register_module()
+class CheckpointFormatHook(RunHook):
+    """Write into checkpoints what a run needs to go on exactly, as plain data; turn it back when they are read.
+
+    :class:`pab.run.PabRunner` has this hook in every run. To mmengine's content it adds ``meta.epoch_length`` (steps),
+    ``meta.written`` (a time in ns, later than those of all checkpoints that the run wrote before), and, where several
+    backward passes make one step of the optimizers and some of them are done, the gradients so far of every process.
+    An object without a plain form, added by somebody else's hook, is left out and named in a warning, once.
+    """
+
+    priority = 'LOWEST'  # after every hook that adds something
+
+    def __init__(self) -> None:
+        self._reported: set[str] = set()
+        self._written = 0
+        self._gradients: list[dict[str, Tensor]] | None = None
+
+    def before_checkpoint(self, runner: Runner) -> None:
+        """Collect the gradients of an incomplete step, which differ among processes until the step is complete."""
+        self._gradients = None
+        wrapper = _first_wrapper(runner)
+        if isinstance(wrapper, OptimWrapper) and not wrapper.should_update():
+            own = {n: p.grad.cpu() for n, p in bare(runner.model).named_parameters() if p.grad is not None}
+            self._gradients = gather_object(own)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add what is missing, and convert everything but tensors by name, which are plain already."""
+        self._written = max(time.time_ns(), self._written + 1)
+        checkpoint['meta'].update(epoch_length=len(runner.train_dataloader), written=self._written)
+        if self._gradients and 'optimizer' in checkpoint:
+            counts = _first_wrapper(runner)._accumulative_counts
+            checkpoint[PARTIAL] = {'accumulative_counts': counts, 'of_processes': self._gradients}
+        dropped: list[str] = []
+        for key, value in checkpoint.items():
+            if not (isinstance(value, dict) and all(isinstance(v, Tensor) for v in value.values())):
+                checkpoint[key] = to_plain(value, key, dropped)
+        if new := [name for name in dropped if name not in self._reported]:
+            self._reported.update(new)
+            runner.logger.warning(f'left out of checkpoints, because they have no plain form: {", ".join(new)}')
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Turn plain data into what mmengine's ``resume`` expects, and settle what this run sees differently."""
+        meta = checkpoint.setdefault('meta', {})
+        meta.pop('config', None)  # mmengine's resume would run it
+        if not runner._resume:
+            return
+        self._written = meta.get('written', 0)
+        if runner._randomness_cfg.get('seed') is not None:
+            meta['seed'] = runner._randomness_cfg['seed']  # a changed seed was allowed, so it is the one that counts
+        hub = checkpoint['message_hub']
+        hub['log_scalars'] = {name: history_from_plain(value) for name, value in hub['log_scalars'].items()}
+        known = {*hub['log_scalars'], *hub['runtime_info']}
+        hub['resumed_keys'] = {key: value for key, value in hub['resumed_keys'].items() if key in known}
+        for key, value in hub['runtime_info'].items():
+            # the folder may have been moved or copied; what is in another one is not this run's to remove
+            if key.startswith(('best_ckpt', 'last_ckpt')) and isinstance(value, str):
+                hub['runtime_info'][key] = os.path.join(checkpoint_folders(runner)[-1], Path(value).name)
+        # Spare a warning: mmengine compares the pickled forms of metainfo, which differ for equal objects.
+        metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
+        if repr(to_plain(metainfo, 'metainfo', [])) == repr(meta.get('dataset_meta')):
+            meta['dataset_meta'] = metainfo
+        self._settle_epoch(runner, meta)
+        self._restore_gradients(runner, checkpoint.get(PARTIAL))
+
+    @staticmethod
+    def _settle_epoch(runner: Runner, meta: dict[str, Any]) -> None:
+        """Count the steps so far in epochs of this run's length, which can only be done between epochs."""
+        before, here = meta.get('epoch_length'), len(runner.train_dataloader)
+        if before is None or before == here:
+            return
+        if meta['iter'] != meta['epoch'] * before:
+            raise UnusableCheckpoint(
+                f'resume: the checkpoint was written in the middle of an epoch of {before} steps, and an epoch now has '
+                f'{here}; resume with the batch size and number of processes of that run, or an epoch_*.pth'
+            )
+        meta['iter'] = meta['epoch'] * here
+
+    @staticmethod
+    def _restore_gradients(runner: Runner, partial: dict | None) -> None:
+        if partial is None:
+            return
+        counts = _first_wrapper(runner)._accumulative_counts
+        if (partial['accumulative_counts'], len(partial['of_processes'])) != (counts, runner.world_size):
+            runner.logger.warning('The gradients of an incomplete step are left out, because its parts are others now')
+            return
+        gradients = partial['of_processes'][get_rank()]
+        for name, param in bare(runner.model).named_parameters():
+            param.grad = gradients[name].to(param.device) if name in gradients else None
+
+
+def to_plain(value: Any, where: str, dropped: list[str]) -> Any:
+    """Turn a value into tensors, dicts, lists, tuples, strings and numbers.
+
+    Args:
+        value: of a checkpoint. numpy arrays become tensors, numpy scalars numbers, sets sorted lists, and a
+            HistoryBuffer a dict of tensors that :func:`history_from_plain` reads.
+        where: the value's name.
+        dropped: gets the name of every value that has no plain form; its place is taken by None.
+    """
+    if type(value) in PLAIN:
+        return value
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, HistoryBuffer):
+        values, counts = (torch.from_numpy(column.copy()) for column in value.data)
+        return {HISTORY: {'values': values, 'counts': counts, 'max_length': value.max_length}}
+    if isinstance(value, np.ndarray) and value.dtype.kind in 'biufc':
+        return torch.from_numpy(np.ascontiguousarray(value).copy())
+    if isinstance(value, np.generic):
+        return to_plain(value.item(), where, dropped)
+    if isinstance(value, Mapping):
+        return {to_plain(k, f'{where} key', dropped): to_plain(v, f'{where}.{k}', dropped) for k, v in value.items()}
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=repr)
+    if isinstance(value, list | tuple):
+        items = [to_plain(v, f'{where}[{i}]', dropped) for i, v in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    for plain in (bool, int, float, str):  # subclasses, such as enums of them
+        if isinstance(value, plain):
+            return plain(value)
+    dropped.append(f'{where} ({type(value).__name__})')
+    return None
+
+
+def history_from_plain(value: Any) -> Any:
+    """Turn the plain form of a HistoryBuffer back, with the same numbers in the same types; others pass unchanged."""
+    if not (isinstance(value, Mapping) and set(value) == {HISTORY}):
+        return value
+    plain = value[HISTORY]
+    return HistoryBuffer(plain['values'].cpu().numpy(), plain['counts'].cpu().numpy(), plain['max_length'])
+
+
+def load_safely(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
+    """Load a file that torch wrote, without running anything it might contain, and only if every byte is sound.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UnusableCheckpoint: it is empty, truncated, damaged, no file of torch's, or holds more than plain data.
+    """
+    path = Path(path).expanduser()
+    check_bytes(path)
+    return peek(path, map_location, mmap=False)
+
+
+def peek(path: Path, map_location: Any = 'cpu', mmap: bool = True) -> Any:
+    """As :func:`load_safely`, but without looking at every byte: tensors stay in the file until they are used."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'Detected pickle protocol')  # in files that are refused in a moment
+            mmap = mmap and zipfile.is_zipfile(path)
+            return torch.load(str(path), map_location=map_location, weights_only=True, mmap=mmap)
+    except FileNotFoundError:
+        raise FileNotFoundError(f'there is no checkpoint {path}') from None
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        if path.stat().st_size == 0:
+            raise UnusableCheckpoint(f'{path} is empty (0 bytes)') from None
+        if wanted := re.search(r'GLOBAL ([A-Za-z_][\w.]*)', str(error)):
+            raise UnusableCheckpoint(
+                f'{path} is refused: it asks for {wanted.group(1)}, and only plain data is loaded, because anything '
+                'else could run code'
+            ) from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UnusableCheckpoint(f'{path} is truncated or was not written by torch ({reason})') from error
+
+
+def check_bytes(path: Path) -> None:
+    """Verify the checksums of a file of torch's, which torch itself does not look at.
+
+    Raises:
+        UnusableCheckpoint: names what is damaged. Other files than zip archives pass.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        raise UnusableCheckpoint(f'{path} is damaged: {error}') from error
+    if bad:
+        raise UnusableCheckpoint(f'{path} is damaged: the checksum of {bad} is wrong')
+
+
+def non_finite(value: Any, name: str = '') -> str | None:
+    """The dotted name of the first tensor in nested dicts and lists that holds NaN or infinity; None when none does."""
+    if isinstance(value, Tensor):
+        return name if value.is_floating_point() and not torch.isfinite(value).all() else None
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    return next((bad for key, v in items if (bad := non_finite(v, f'{name}.{key}' if name else str(key)))), None)
+
+
+def missing_for_resume(checkpoint: Any) -> list[str]:
+    """What a run cannot go on without and the content of a file does not have."""
+    if not isinstance(checkpoint, Mapping):
+        return list(RUN_KEYS)
+    meta = checkpoint.get('meta')
+    known = {'iter', 'epoch'} <= set(meta) if isinstance(meta, Mapping) else False
+    return [key for key in RUN_KEYS if key not in checkpoint or (key == 'meta' and not known)]
+
+
+def check_finite(checkpoint: Mapping, path: str | os.PathLike, buffers: Collection[str] = ()) -> None:
+    """Refuse weights and states of optimizers that hold NaN or infinity: no training leads out of them.
+
+    Args:
+        checkpoint: the content of the file.
+        path: for the message.
+        buffers: names in the state dict that may hold anything.
+
+    Raises:
+        UnusableCheckpoint: names the first such tensor.
+    """
+    weights = {name: value for name, value in checkpoint['state_dict'].items() if name not in buffers}
+    if bad := non_finite({'state_dict': weights, 'optimizer': checkpoint.get('optimizer')}):
+        raise UnusableCheckpoint(f'{path} cannot be resumed: {bad} is not finite')
+
+
+def check_resumable(checkpoint: Any, path: str | os.PathLike) -> None:
+    """Refuse to resume from a file that holds weights but no run.
+
+    Raises:
+        UnusableCheckpoint: names what is missing.
+    """
+    if missing := missing_for_resume(checkpoint):
+        raise UnusableCheckpoint(
+            f'{path} cannot be resumed: it has no {", ".join(missing)}; resume from an epoch_*.pth or iter_*.pth, or '
+            'start a new run from its weights with --cfg-options load_from=FILE'
+        )
+
+
+def check_fits(model: nn.Module, state_dict: Mapping[str, Tensor], path: str | os.PathLike) -> None:
+    """Verify that a state dict has the tensors of a model, of the same shapes, and its masks.
+
+    Args:
+        model: nothing in it is changed.
+        state_dict: with the model's own names.
+        path: for the message.
+
+    Raises:
+        UnusableCheckpoint: says that it is of another model, with the first tensors that differ; or what is wrong with
+            its masks.
+    """
+    here, there = _shapes(model.state_dict()), _shapes(state_dict)
+    wrong = [
+        f'{name} is {there.get(name, "missing")} there and {here.get(name, "missing")} here'
+        for name in {**here, **there}
+        # what batch norm counts came with torch 0.4.1
+        if here.get(name) != there.get(name) and not (name.endswith('num_batches_tracked') and name not in there)
+    ]
+    if wrong:
+        more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
+        raise UnusableCheckpoint(
+            f'{path} is a checkpoint of another model: {"; ".join(wrong[:3])}{more}. Give the config it had'
+        )
+    try:
+        check_state_masks(model, state_dict)
+    except ValueError as error:
+        raise UnusableCheckpoint(f'{path} does not fit the masks of this run: {error}') from error
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Name -> shape, or type of what is no tensor; without masks, which have a check of their own."""
+    names = [name for name in state if not (name.endswith('_mask') and name.removesuffix('_mask') in state)]
+    return {n: tuple(state[n].shape) if isinstance(state[n], Tensor) else type(state[n]).__name__ for n in names}
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """A model without the wrapper that makes it distributed."""
+    return model.module if is_model_wrapper(model) else model
+
+
+def checkpoint_folders(runner: Runner) -> list[str]:
+    """The work dir of a run, and behind it the folders that its CheckpointHooks write into instead."""
+    out_dirs = [hook.out_dir for hook in runner.hooks if isinstance(hook, CheckpointHook) and hook.out_dir]
+    name = os.path.basename(runner.work_dir.rstrip(os.sep))
+    return [runner.work_dir, *(os.path.join(folder, name) for folder in out_dirs)]
+
+
+def _first_wrapper(runner: Runner) -> Any:
+    wrapper = runner.optim_wrapper
+    return next(iter(wrapper.values())) if isinstance(wrapper, OptimWrapperDict) else wrapper

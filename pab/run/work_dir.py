@@ -1,0 +1,139 @@
+"""The checkpoints in the folders of a run: which one it goes on from, and whether it may begin there at all."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.runner import Runner
+
+from .checkpoint import (
+    UnusableCheckpoint,
+    bare,
+    check_bytes,
+    check_finite,
+    checkpoint_folders,
+    missing_for_resume,
+    peek,
+)
+
+NOT_FOR_RESUME = 'diverged_'  # begins the names of checkpoints that are kept to look at, not to go on from
+GIVEN_BY_RUNS = re.compile(r'(epoch_|iter_|best_|interrupted|diverged_)')  # begins the names that runs give
+
+
+class RunFile(NamedTuple):
+    """A file that a run wrote."""
+
+    written: tuple[int, ...]
+    """``meta.written`` of the checkpoint, 0 where it has none, its step and its epoch: what is larger is newer."""
+    path: Path
+    content: Any = None
+    damage: str = ''
+    """Why it cannot be read; '' if it can."""
+
+
+def run_files(folders: Iterable[str | os.PathLike], tell: Callable[[str], None] = lambda _: None) -> list[RunFile]:
+    """The checkpoints that runs wrote into some folders, the newest first, before them those that cannot be read.
+
+    What is newest is decided by what stands in the files, not by their dates, which change when files are copied.
+
+    Args:
+        folders: searched for ``*.pth``, not below; one that does not exist is empty.
+        tell: called with one sentence for each other file, such as pretrained weights.
+    """
+    files = []
+    for path in {path.resolve(): path for folder in folders for path in sorted(Path(folder).glob('*.pth'))}.values():
+        try:
+            content = peek(path)
+        except UnusableCheckpoint as error:
+            if GIVEN_BY_RUNS.match(path.name):
+                files.append(RunFile((sys.maxsize,), path, damage=str(error)))
+            else:
+                tell(f'passing over a file: {error}')
+            continue
+        if missing := [key for key in missing_for_resume(content) if key != 'optimizer']:
+            tell(f'passing over {path}: it is no checkpoint to resume a run from, it has no {", ".join(missing)}')
+        else:
+            written = [content['meta'].get(key, 0) for key in ('written', 'iter', 'epoch')]
+            files.append(RunFile(tuple(map(int, written)), path, content))
+    return sorted(files, key=lambda file: file.written, reverse=True)
+
+
+def find_newest(
+    folders: Iterable[str | os.PathLike], tell: Callable[[str], None], buffers: Collection[str] = ()
+) -> Path | None:
+    """Find the newest checkpoint that a run in these folders can go on from.
+
+    Args:
+        folders: as for :func:`run_files`.
+        tell: called with one sentence for each file that is passed over, with its name and the reason.
+        buffers: names in the state dict that may hold NaN or infinity.
+
+    Returns:
+        None when there is none.
+
+    Raises:
+        UnusableCheckpoint: there are files that could have been one but are damaged or not finite, and no other, so
+            that starting anew might not be what was meant.
+    """
+    unusable = []
+    for file in run_files(folders, tell):
+        if file.path.name.startswith(NOT_FOR_RESUME):
+            tell(f'passing over {file.path}: it was written when the loss was no longer finite')
+        elif not file.damage and 'optimizer' not in file.content:
+            if not file.path.name.startswith('best_'):  # those never have one
+                tell(f'passing over {file.path}: it is no checkpoint to resume a run from, it has no optimizer')
+        elif problem := file.damage or _problem(file, buffers):
+            tell(f'passing over a file: {problem}')
+            unusable.append(file.path)
+        else:
+            return file.path
+    if unusable:
+        raise UnusableCheckpoint(
+            f'no checkpoint in {unusable[0].parent} can be resumed, {", ".join(path.name for path in unusable)} '
+            f'{"is" if len(unusable) == 1 else "are"} damaged or not finite; remove what cannot be used to start anew'
+        )
+    return None
+
+
+def choose_start(runner: Runner) -> tuple[str | None, list[Path]]:
+    """Decide which checkpoint a run goes on from, so that its folders hold none that is later and another run's.
+
+    torchrun starts a job again that has lost a process (``--max-restarts``). Such a job goes on from its newest
+    checkpoint whatever the config says, once it has written one.
+
+    Returns:
+        The file, None to start from the beginning; and the checkpoints to be removed before the first step.
+
+    Raises:
+        FileExistsError: there are such checkpoints, and the config does not have ``overwrite=True``.
+        UnusableCheckpoint: there are checkpoints to resume from, but none of them can be used.
+    """
+    folders, start = checkpoint_folders(runner), runner._load_from if runner._resume else None
+    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0 or (runner._resume and start is None):
+        buffers = {name for name, _ in bare(runner.model).named_buffers()}
+        if newest := find_newest(folders, runner.logger.warning, buffers):
+            return str(newest), []
+    files = run_files(folders)
+    here = Path(start or '').expanduser().resolve()
+    same = [file for file in files if file.path.resolve() == here]
+    left = [file.path for file in files if not same or (file.written > same[0].written and not file.damage)]
+    if left and not runner.cfg.get('overwrite', False):
+        names = ', '.join(path.name for path in left[:3]) + (f' and {len(left) - 3} more' if len(left) > 3 else '')
+        raise FileExistsError(
+            f'work_dir {runner.work_dir} already holds {names}, which a run that begins '
+            f'{f"at {start}" if start else "anew"} would be mixed up with; go on from the newest by --resume, choose '
+            'another --work-dir, or remove them by --overwrite (in a config: resume, work_dir, overwrite)'
+        )
+    return start, left
+
+
+def _problem(file: RunFile, buffers: Collection[str]) -> str:
+    try:
+        check_bytes(file.path)
+        check_finite(file.content, file.path, buffers)
+    except UnusableCheckpoint as error:
+        return str(error)
+    return ''
