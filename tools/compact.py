@@ -174,8 +174,8 @@ def sizes_command(args: argparse.Namespace) -> None:
         full = sum(tensor.nbytes for tensor in weights.values())
         half = sum(t.nbytes // (2 if t.is_floating_point() else 1) for t in weights.values())
         sizes, counts = told['bytes'], told['counts']
-        cells = [f'`{Path(config).stem}`', f'{counts["kept"] / counts["prunable"]:.2f}', f'{full / 1e6:.2f} MB']
-        cells += [f'{n / 1e6:.2f} MB, 1/{full / n:.1f}' for n in (half, zipped(weights), sizes['file'], last)]
+        cells = [f'`{Path(config).stem}`', f'{counts["kept"] / counts["prunable"]:.2f}', f'{full / 1000:,.0f} kB']
+        cells += [f'{n / 1000:,.0f} kB, 1/{full / n:.1f}' for n in (half, zipped(weights), sizes['file'], last)]
         bits = [8 * (part + sizes['signs']) / counts['prunable'] for part in (sizes['mask'], 0)]
         cells += [f'{bits[0]:.3f} bit, derived {bits[1]:.3f}', f'{times[0]:.1f} s, {times[1]:.1f} s']
         print(f'| {" | ".join(cells)} |', flush=True)

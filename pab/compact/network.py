@@ -133,8 +133,11 @@ def _describe(recipe: dict[str, Any], model: nn.Module, signs: Sequence[str]) ->
     own_masks = {name + '_mask' for name in masks}
     state = {name: value.cpu().contiguous() for name, value in _contents(model).items() if name not in own_masks}
     initial = _contents(fresh)
-    if odd := [n for n in initial.keys() | state.keys() if _kind(initial.get(n)) != _kind(state.get(n))]:
-        raise CompactError(f'save: the config of the network builds another one; {min(odd)} is missing or differs')
+    kinds = [{name: (value.shape, value.dtype) for name, value in values.items()} for values in (initial, state)]
+    if odd := [name for name in sorted(initial.keys() | state.keys()) if kinds[0].get(name) != kinds[1].get(name)]:
+        raise CompactError(f'save: the config of the network builds another one; {odd[0]} is missing or differs')
+    if odd := [name for name in masks if initial[name].dtype != torch.float32]:
+        raise CompactError(f'save: {odd[0]} is {initial[odd[0]].dtype}, and a pruned weight must be float32')
     recipe['signs'] = signed = _select(fresh, signs)
     _check_weights(signed, state, initial, masks, f'scheme {init["scheme"]!r} and seed {init["seed"]}')
     init['sha256'], mask['sha256'] = _hash_magnitudes(initial, signed), _hash_masks(masks.values())
@@ -241,10 +244,6 @@ def _contents(network: nn.Module) -> dict[str, Tensor]:
         if not isinstance(value, Tensor):
             raise CompactError(f'{name} of the network is a {type(value).__name__}, and only tensors can be stored')
     return {name: state[name] for name in first.values()}
-
-
-def _kind(value: Tensor | None) -> tuple | None:
-    return None if value is None else (value.shape, value.dtype)
 
 
 def _select(network: nn.Module, signs: Sequence[str]) -> list[str]:

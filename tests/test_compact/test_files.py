@@ -124,6 +124,7 @@ def nothing(model):
     [
         (drift, {}, r'of \d+ weights left in layer2.0.conv1.weight, \d+ do not have the magnitude that scheme'),
         (minus_zero, {}, r'pruned weights of conv1.weight are not 0'),
+        (lambda model: model.conv1.double(), {}, r'conv1.weight is missing or differs'),
         (nothing, dict(seed=8), r"left in conv1.weight, \d+ do not have .*'kaiming_normal' and seed 8"),
         (nothing, dict(scheme='xavier_normal'), r"scheme 'xavier_normal'"),
         (nothing, dict(scheme='hope'), r'unknown scheme'),
@@ -233,6 +234,16 @@ def test_pruned_once_by_data_and_signs_of_some_layers_only(file):
     compact.save(model, file, network=RESNET, seed=7, signs=['Conv2d.weight', '!name:*shortcut*'])
     assert same(model, compact.load(file))
     assert not any('shortcut' in name for name in compact.info(file)['signs'])
+
+
+def test_only_float32_is_pruned(file):
+    model = trained().double()
+    MODELS.register_module('DoubleNet', force=True, module=lambda: CIFARResNet(8, width=4).double())
+    try:
+        with pytest.raises(CompactError, match=r'conv1.weight is torch.float64, and a pruned weight must be float32'):
+            compact.save(model, file, network=dict(type='DoubleNet'), seed=7)
+    finally:
+        MODELS.module_dict.pop('DoubleNet')
 
 
 class Holder(nn.Module):
