@@ -81,6 +81,13 @@ def test_a_signed_weight_takes_a_bit(file):
     assert file.stat().st_size < 4 * floats / 20
 
 
+def test_the_documented_lines_work(tmp_path, monkeypatch, capsys):
+    text = (HERE.parents[1] / 'docs' / 'files.md').read_text()
+    monkeypatch.chdir(tmp_path)
+    exec(text.split('```python\n')[1].split('```')[0], {})
+    assert capsys.readouterr().out == "['cat', 'dog']\n"
+
+
 def test_any_safetensors_reader_lists_the_file(file):
     compact.save(trained(), file, network=RESNET, seed=7, classes=['cat', 'dog'], input_shape=SHAPE)
     with safe_open(file, 'np') as opened:

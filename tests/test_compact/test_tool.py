@@ -48,7 +48,7 @@ def test_pack_test_train_and_unpack(run, tmp_path, monkeypatch, capsys):
     file = tmp_path / 'small.pab'
     assert tool(monkeypatch, 'pack', settings, checkpoint, file) is None
     shown = capsys.readouterr().out
-    for part in ('times smaller than float32', 'kaiming_normal, seed 5', 'density        0.5', '"SynFlow"', '"mean"'):
+    for part in ('times smaller than float32', "'kaiming_normal', seed 5", 'density        0.5', '"SynFlow"', '"mean"'):
         assert part in shown
 
     saved = torch.load(checkpoint, weights_only=True)['state_dict']
