@@ -229,7 +229,7 @@ class PabRunner(Runner):
             FileNotFoundError: there is no such file.
         """
         filename = self._fetch(filename)
-        checkpoint = load_safely(filename, map_location)
+        checkpoint = _read_compact(filename) if filename.endswith('.pab') else load_safely(filename, map_location)
         if not isinstance(checkpoint, Mapping):
             raise UnusableCheckpoint(f'{filename} is no checkpoint: it holds a {type(checkpoint).__name__}')
         model = bare(self.model)
@@ -269,6 +269,12 @@ def _first_process(act: Callable[[], Any]) -> Any:
     if isinstance(outcome[0], Exception):
         raise outcome[0]
     return outcome[0]
+
+
+def _read_compact(filename: str) -> dict:
+    from ..compact.checkpoint import as_checkpoint  # what it needs is an extra
+
+    return as_checkpoint(filename)
 
 
 class ConsoleFilter(logging.Filter):
