@@ -59,7 +59,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if not path.is_file():
         sys.exit(f'error: there is no config {path}; those that come with pab are in configs/pab/')
     sys.path.append(str(path.parent.resolve()))  # modules of custom_imports may lie beside the config
-    with _errors_in_one_line(f'{path}: '):
+    with errors_in_one_line(f'{path}: '):
         cfg = Config.fromfile(str(path))
         merge_options(cfg, args.cfg_options or {})
         check_config(cfg)
@@ -84,12 +84,13 @@ def run(cfg: Config, act: Callable[[Any], Any]) -> None:
     if get_device() == 'cpu':
         keep_freed_memory()
     rank = int(os.environ.get('RANK', 0)) if cfg.get('launcher', 'none') != 'none' else 0
-    with _errors_in_one_line(f'process {rank}: ' if rank else ''), process_group(cfg):
+    with errors_in_one_line(f'process {rank}: ' if rank else ''), process_group(cfg):
         act(RUNNERS.build(cfg))
 
 
 @contextmanager
-def _errors_in_one_line(who: str) -> Iterator[None]:
+def errors_in_one_line(who: str = '') -> Iterator[None]:
+    """End the process by what an error in the user's input says, after ``who``; anything else is a traceback."""
     try:
         yield
     except (ValueError, TypeError, KeyError, OSError, SyntaxError, ImportError, FloatingPointError) as error:
