@@ -13,7 +13,7 @@ from mmengine.config import Config
 from torch import nn
 from torch.nn import functional as F
 
-from pab.export import check_target, export, plain_network
+from pab.export import _check, check_target, export, plain_network
 from pab.models import (
     CIFARVGG,
     CIFARResNet,
@@ -169,13 +169,28 @@ def fails(tmp_path, network, match, images=IMAGES, **options):
 
 def test_what_would_be_wrong_is_not_written(tmp_path):
     fails(tmp_path, sign_network(), 'differs from the model', fold_batch_norm=True)  # folding would scale the signs
+    # no tolerance excuses another best class
+    fails(tmp_path, sign_network(), 'best class for [1-9]', fold_batch_norm=True, tolerance=1e9)
     network = used(convert_psg_(CIFARResNet(8, width=4), cfg=PSGConfig(predictive_forward=True, input_bits=2)))
     fails(tmp_path, network, 'differs from the model.*predictive_forward')
-    # a tolerance that no rounding could break does not excuse another best class
-    fails(tmp_path, network, 'best class for [1-9]', tolerance=1e9)
     network = CIFARResNet(8, width=4)
     network.linear.bias.data[0] = float('nan')
     fails(tmp_path, network, 'up to nan')
+
+
+@pytest.mark.parametrize('largest, allowed', [(10.0, 1e-4), (100.0, 1e-4), (1000.0, 1e-3)])
+def test_how_much_may_differ(largest, allowed):
+    """The tolerance, or a millionth of the largest logit, which float32 may round by."""
+    expected = torch.tensor([[0.0, largest], [-1.0, 0.5]])
+
+    def run(error):
+        return lambda images: expected[images[:, 0].long()] + torch.tensor([error, 0.0])
+
+    assert _check(run(0.9 * allowed), torch.tensor([[0], [1]]), expected, 1e-4) == pytest.approx(
+        0.9 * allowed, rel=1e-3
+    )
+    with pytest.raises(ValueError, match=f'allowed: {allowed:.2g}'):
+        _check(run(1.1 * allowed), torch.tensor([[0], [1]]), expected, 1e-4)
 
 
 class FixedBatch(nn.Module):
