@@ -1,7 +1,7 @@
 """Elementwise passes over large tensors: one compiled loop, or the same function operation by operation.
 
-The functions live beside what they compute (:mod:`pab.psg.kernels`, :mod:`pab.optim.flips`). A compiled loop rounds
-after every operation, as torch's own operations do, so both ways give the same numbers bit for bit.
+The functions live beside what they compute (:mod:`pab.psg.kernels`, :mod:`pab.optim.flips`). A compiled loop is made to
+round after every operation, as torch's own operations do, so both ways give the same numbers bit for bit.
 """
 
 import functools

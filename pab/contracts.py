@@ -4,7 +4,8 @@
 attributes: ``special_backward = True`` and ``exact = False``. :func:`exact_gradients` sets ``exact`` on the layer for a
 while, and then its forward pass must lead to the ordinary gradients; pruning scores rely on that. If its own gradients
 are not proportional to the loss, a method ``loss_scale_conflict()`` returns the reason (None: they are), and training
-in float16, which scales the loss, is refused.
+in float16, which scales the loss, is refused. If the operands of its weight gradient have fewer bits than 32, an
+attribute ``weight_gradient_bits`` gives them, (input, output gradient), for the costs of a run.
 
 **A sign optimizer** has the attribute ``last_flips``: how many weights the last step flipped, an int64 tensor of no
 dimensions on the device, or None before the first step. ``FlipCountHook`` reads it and sets it to None, so that every

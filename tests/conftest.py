@@ -1,6 +1,5 @@
 """What tests of every part share: the reference numbers, real images, and the config of a small run."""
 
-import itertools
 import os
 import subprocess
 import sys
@@ -13,8 +12,6 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import torch
 from filelock import FileLock  # comes with torch
-
-RUNS = itertools.count()
 
 
 @pytest.fixture(scope='session')
@@ -62,32 +59,7 @@ def _seed():
 
 @pytest.fixture
 def tiny_config(tmp_path):
-    """A function that returns the config of a whole run in seconds: 128 digits, a ResNet-8 of width 2, two epochs.
+    """A function: changes -> the config of a whole run in seconds (see :func:`tests.tiny_run.tiny_run`)."""
+    from tests.tiny_run import tiny_run
 
-    Keyword arguments are merged over it, so ``tiny_config(train_cfg=dict(max_epochs=1))`` shortens it.
-    """
-    from mmengine.config import Config
-
-    def make(**changes) -> Config:
-        quickstart = Path(__file__).parents[1] / 'configs' / 'pab' / 'quickstart.py'
-        cfg = Config.fromfile(str(quickstart))
-        cfg.merge_from_dict(
-            dict(
-                work_dir=str(tmp_path / 'run'),
-                # mmengine names a run by the second it starts in, and runs of one name share their log
-                experiment_name=f'tiny_{next(RUNS)}',
-                model=dict(network=dict(width=2)),
-                train_dataloader=dict(batch_size=32, dataset=dict(num_samples=128)),
-                val_dataloader=dict(dataset=dict(num_samples=32)),
-                test_dataloader=dict(dataset=dict(num_samples=32)),
-                train_cfg=dict(max_epochs=2),
-                param_scheduler=dict(sgd=[dict(type='MultiStepLR', milestones=[1], gamma=0.1)]),
-                default_hooks=dict(
-                    prune=dict(pruner=dict(rounds=3)), ar_decay=dict(interval=1), logger=dict(interval=1)
-                ),
-            )
-        )
-        cfg.merge_from_dict(changes)
-        return cfg
-
-    return make
+    return lambda **changes: tiny_run(tmp_path / 'run', **changes)

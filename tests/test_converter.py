@@ -1,6 +1,7 @@
 """What all converters share, shown by two of our own: one as a newcomer writes it, one whose layers get parameters."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -16,52 +17,11 @@ from pab.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
 ROOT = Path(__file__).parents[1]
 
-SIGN_GRADIENT = '''
-import torch
-from torch import nn
-
-from pab.converter import Converter
-from pab.registry import CONVERTERS
-
-
-class SignOfGradient(torch.autograd.Function):
-    """The weight as it is; of its gradient only the sign."""
-
-    @staticmethod
-    def forward(ctx, weight):
-        return weight.view_as(weight)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad.sign()
-
-
-class SignGradientConv2d(nn.Conv2d):
-    """A convolution whose weight learns from the sign of its gradient."""
-
-    special_backward = True  # so pruning scores set exact for a while
-    exact = False
-
-    def forward(self, input):
-        weight = self.weight if self.exact else SignOfGradient.apply(self.weight)
-        return self._conv_forward(input, weight, self.bias)
-
-    def loss_scale_conflict(self):
-        return 'only its sign remains'  # so float16, which scales the loss, is refused
-
-
-@CONVERTERS.register_module()
-class SignGradient(Converter):
-    """Make convolutions learn from the sign of their gradient."""
-
-    classes = {nn.Conv2d: SignGradientConv2d}
-'''
-CONFIG = """
-_base_ = ['../configs/pab/quickstart.py']
-custom_imports = dict(imports=['sign_gradient'])
-
-model = dict(converter=dict(_delete_=True, type='SignGradient'))
-"""
+METHOD = (ROOT / 'docs' / 'method.md').read_text()
+SIGN_GRADIENT, CONFIG = (
+    re.search(rf'`mine/{name}`:\n\n```python\n(.*?)```', METHOD, re.DOTALL).group(1)
+    for name in ('sign_gradient.py', 'quickstart_sign_gradient.py')
+)
 
 
 @pytest.fixture(scope='module')

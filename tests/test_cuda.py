@@ -101,3 +101,15 @@ def test_synflow_gives_the_masks_of_the_cpu():
     masks = SynFlow(density=0.4, rounds=10).prune(network, input_shape=(3, 8, 8))
     there = SynFlow(density=0.4, rounds=10).prune(network.cuda(), input_shape=(3, 8, 8))
     assert all(torch.equal(masks[name], there[name].cpu()) for name in masks)
+
+
+def test_a_run_that_diverges_names_the_layer(tiny_config):
+    """The gradients are looked at one update late, with the weights from before it."""
+    cfg = tiny_config()
+    runner = PabRunner.from_cfg(cfg)
+    weight = runner.model.network.layer2[0].conv1.weight
+    steps = []
+    weight.register_hook(lambda grad: grad * (1.0 if len(steps) < 2 else float('inf')))
+    weight.register_post_accumulate_grad_hook(steps.append)
+    with pytest.raises(FloatingPointError, match=r'step 3: a gradient .* the weights of network.layer2.0.conv1 '):
+        runner.train()

@@ -13,9 +13,7 @@ try:  # optional: pixel for pixel the same as Pillow, in four fifths of its time
 except Exception as error:  # not installed, too old, or for another version of torch
     decode_jpeg = None
     if not isinstance(error, ModuleNotFoundError):
-        warnings.warn(
-            f'torchcodec cannot be used ({error}), Pillow decodes all images; torchcodec>=0.17 can', stacklevel=2
-        )
+        warnings.warn(f'torchcodec cannot be used, Pillow decodes all images: {error}', stacklevel=2)
 
 MAX_ASPECT = 100  # a resized strip would need hundreds of times the memory of a photograph
 

@@ -3,9 +3,8 @@
 from mmengine.hooks import EMAHook as MMEngineEMAHook
 from mmengine.runner import Runner
 
-from ..contracts import sign_optimizers
 from ..registry import HOOKS
-from .parts import optimizers_of
+from .parts import sign_optimizers_of
 
 
 @HOOKS.register_module()
@@ -21,7 +20,7 @@ class EMAHook(MMEngineEMAHook):
     def before_train(self, runner: Runner) -> None:
         """Find out what is not averaged."""
         super().before_train(runner)
-        groups = [group for optimizer in sign_optimizers(optimizers_of(runner)) for group in optimizer.param_groups]
+        groups = [group for optimizer in sign_optimizers_of(runner) for group in optimizer.param_groups]
         signed = {param for group in groups for param in group['params']}
         copy = self.ema_model.module
         params = zip(copy.parameters(), self.src_model.parameters(), strict=True)

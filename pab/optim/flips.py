@@ -1,8 +1,8 @@
 """One step on one tensor of weights whose signs are trained: average, flip what a rule says, count.
 
 A rule (such as :func:`pab.optim.bop.agree`) is a plain function that works entry by entry. It runs in two ways, with
-the same numbers bit for bit: as one compiled loop over the storage (:mod:`pab.compiled`), or operation by operation, on
-a CPU in blocks that stay in its cache.
+the same numbers bit for bit: as one compiled loop over the storage of a large tensor (:mod:`pab.compiled`), or
+operation by operation, on a CPU in blocks that stay in its cache.
 """
 
 import functools
@@ -42,9 +42,8 @@ def flip_(
         How many weights have flipped: int64, no dimensions, on the device.
     """
     tensors = (weight.detach(), laid_out(grad, weight), weight_flips, *averages)
-    if weight.numel() <= BLOCK or _layout(weight) != _layout(
-        averages[0]
-    ):  # an average has no gaps, the weight then has
+    has_gaps = _layout(weight) != _layout(averages[0])  # an average has none
+    if weight.numel() <= BLOCK or has_gaps:
         return _flip_(*tensors, *numbers, rule)
     tensors = [None if t is None else t.as_strided((t.numel(),), (1,)) for t in tensors]
     kind = averages[0].dtype, weight.device

@@ -15,7 +15,7 @@ class SignOptimizer(Optimizer, ABC):
     """An optimizer that changes nothing but signs; it offers all that :mod:`pab.contracts` says of sign optimizers.
 
     A subclass says what a step does to one tensor (:meth:`flip`), and may check settings and start a state of its own;
-    :class:`~pab.optim.Bop` is an example. Its parameter groups have ``flips_per_weight``: whether the flips of every
+    :class:`~pab.optim.Bop` is an example. Parameter groups may have ``flips_per_weight``: whether the flips of every
     single weight are counted.
     """
 
@@ -86,7 +86,7 @@ class SignOptimizer(Optimizer, ABC):
         if not state:
             state['tensor_flips'] = torch.zeros((), dtype=torch.int64, device=param.device)
             state.update(self.start(param, group))
-        if not group['flips_per_weight']:
+        if not group.get('flips_per_weight'):
             state.pop('weight_flips', None)
         elif 'weight_flips' not in state:
             state['weight_flips'] = torch.zeros_like(param, dtype=torch.int32)

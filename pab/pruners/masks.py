@@ -4,7 +4,8 @@ The forward pass never multiplies by a mask. A weight that is 0 stays 0 because 
 gradient: plain SGD adds 0, momentum and Adam average zeros, weight decay takes a share of 0. The gradient norm counts
 the kept weights only. An optimizer that is not known to treat every entry by itself, such as Muon, which mixes those of
 a matrix, has the pruned weights zeroed after each of its steps. So a pruned weight stays 0 under every optimizer that
-derives from ``torch.optim.Optimizer``.
+derives from ``torch.optim.Optimizer``; one that has stepped before is named to :func:`apply_masks_`, which clears what
+it remembers of the pruned weights.
 """
 
 import functools

@@ -40,6 +40,11 @@ class PSGLayer:
         check_input_signed(type(self).__name__, input_signed)
         self.psg, self.input_signed = psg, input_signed
 
+    @property
+    def weight_gradient_bits(self) -> tuple[int, int]:
+        """Bits of the input and of the output gradient in the weight gradient (see :mod:`pab.contracts`)."""
+        return min(32, self.psg.input_bits), min(32, self.psg.grad_bits)
+
     def loss_scale_conflict(self) -> str | None:
         """Why the weight gradient is not proportional to the loss; None when it is."""
         if self.psg.take_sign:

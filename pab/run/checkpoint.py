@@ -5,12 +5,11 @@ Plain data are tensors, numbers, strings and the containers of python. mmengine 
 """
 
 import os
-import pickle
 import re
 import time
 import warnings
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,6 @@ class CheckpointFormatHook(RunHook):
 
     def before_checkpoint(self, runner: Runner) -> None:
         """Collect the gradients of an incomplete step, which differ among processes until the step is complete."""
-        self._gradients = None
         wrapper = _first_wrapper(runner)
         if isinstance(wrapper, OptimWrapper) and not wrapper.should_update():
             own = {n: p.grad.cpu() for n, p in bare(runner.model).named_parameters() if p.grad is not None}
@@ -70,6 +68,7 @@ class CheckpointFormatHook(RunHook):
         if self._gradients and 'optimizer' in checkpoint:
             counts = _first_wrapper(runner)._accumulative_counts
             checkpoint[PARTIAL] = {'accumulative_counts': counts, 'of_processes': self._gradients}
+        self._gradients = None
         dropped: list[str] = []
         for key, value in checkpoint.items():
             if not (isinstance(value, dict) and all(isinstance(v, Tensor) for v in value.values())):
@@ -99,33 +98,30 @@ class CheckpointFormatHook(RunHook):
         metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
         if repr(to_plain(metainfo, 'metainfo', [])) == repr(meta.get('dataset_meta')):
             meta['dataset_meta'] = metainfo
-        self._settle_epoch(runner, meta)
-        self._restore_gradients(runner, checkpoint.get(PARTIAL))
+        _settle_epoch(meta, len(runner.train_dataloader))
+        if PARTIAL in checkpoint:
+            _restore_gradients(runner, checkpoint[PARTIAL])
 
-    @staticmethod
-    def _settle_epoch(runner: Runner, meta: dict[str, Any]) -> None:
-        """Count the steps so far in epochs of this run's length, which can only be done between epochs."""
-        before, here = meta.get('epoch_length'), len(runner.train_dataloader)
-        if before is None or before == here:
-            return
-        if meta['iter'] != meta['epoch'] * before:
-            raise UnusableCheckpoint(
-                f'resume: the checkpoint was written in the middle of an epoch of {before} steps, and an epoch now has '
-                f'{here}; resume with the batch size and number of processes of that run, or an epoch_*.pth'
-            )
-        meta['iter'] = meta['epoch'] * here
 
-    @staticmethod
-    def _restore_gradients(runner: Runner, partial: dict | None) -> None:
-        if partial is None:
-            return
-        counts = _first_wrapper(runner)._accumulative_counts
-        if (partial['accumulative_counts'], len(partial['of_processes'])) != (counts, runner.world_size):
-            runner.logger.warning('The gradients of an incomplete step are left out, because its parts are others now')
-            return
-        gradients = partial['of_processes'][get_rank()]
-        for name, param in bare(runner.model).named_parameters():
-            param.grad = gradients[name].to(param.device) if name in gradients else None
+def _settle_epoch(meta: dict[str, Any], here: int) -> None:
+    """Count the steps so far in epochs of this run's length, which can only be done between epochs."""
+    before = meta.get('epoch_length', here)
+    if before != here and meta['iter'] != meta['epoch'] * before:
+        raise UnusableCheckpoint(
+            f'resume: the checkpoint was written in the middle of an epoch of {before} steps, and an epoch now has '
+            f'{here}; resume with the batch size and number of processes of that run, or an epoch_*.pth'
+        )
+    meta['iter'] += meta['epoch'] * (here - before)
+
+
+def _restore_gradients(runner: Runner, partial: dict) -> None:
+    counts = _first_wrapper(runner)._accumulative_counts
+    if (partial['accumulative_counts'], len(partial['of_processes'])) != (counts, runner.world_size):
+        runner.logger.warning('The gradients of an incomplete step are left out, because its parts are others now')
+        return
+    gradients = partial['of_processes'][get_rank()]
+    for name, param in bare(runner.model).named_parameters():
+        param.grad = gradients[name].to(param.device) if name in gradients else None
 
 
 def to_plain(value: Any, where: str, dropped: list[str]) -> Any:
@@ -191,16 +187,7 @@ def peek(path: Path, map_location: Any = 'cpu', mmap: bool = True) -> Any:
             return torch.load(str(path), map_location=map_location, weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise FileNotFoundError(f'there is no checkpoint {path}') from None
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        LookupError,
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except Exception as error:  # torch raises many kinds
         if path.stat().st_size == 0:
             raise UnusableCheckpoint(f'{path} is empty (0 bytes)') from None
         if wanted := re.search(r'GLOBAL ([A-Za-z_][\w.]*)', str(error)):
@@ -213,16 +200,13 @@ def peek(path: Path, map_location: Any = 'cpu', mmap: bool = True) -> Any:
 
 
 def check_bytes(path: Path) -> None:
-    """Verify the checksums of a file of torch's, which torch itself does not look at.
+    """Verify the checksums of a file of torch's, which torch itself does not look at; other files pass.
 
     Raises:
-        UnusableCheckpoint: names what is damaged. Other files than zip archives pass.
+        UnusableCheckpoint: names what is damaged.
     """
-    if not zipfile.is_zipfile(path):
-        return
     try:
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
+        bad = zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip()
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
         raise UnusableCheckpoint(f'{path} is damaged: {error}') from error
     if bad:
@@ -246,33 +230,26 @@ def missing_for_resume(checkpoint: Any) -> list[str]:
     return [key for key in RUN_KEYS if key not in checkpoint or (key == 'meta' and not known)]
 
 
-def check_finite(checkpoint: Mapping, path: str | os.PathLike, buffers: Collection[str] = ()) -> None:
-    """Refuse weights and states of optimizers that hold NaN or infinity: no training leads out of them.
+def check_resumable(checkpoint: Any, path: str | os.PathLike, model: nn.Module | None = None) -> None:
+    """Refuse to resume from a file that holds no run, or weights or states of optimizers that no training mends.
 
     Args:
         checkpoint: the content of the file.
         path: for the message.
-        buffers: names in the state dict that may hold anything.
+        model: whose buffers may hold NaN and infinity.
 
     Raises:
-        UnusableCheckpoint: names the first such tensor.
-    """
-    weights = {name: value for name, value in checkpoint['state_dict'].items() if name not in buffers}
-    if bad := non_finite({'state_dict': weights, 'optimizer': checkpoint.get('optimizer')}):
-        raise UnusableCheckpoint(f'{path} cannot be resumed: {bad} is not finite')
-
-
-def check_resumable(checkpoint: Any, path: str | os.PathLike) -> None:
-    """Refuse to resume from a file that holds weights but no run.
-
-    Raises:
-        UnusableCheckpoint: names what is missing.
+        UnusableCheckpoint: names what is missing, or the first tensor that is not finite.
     """
     if missing := missing_for_resume(checkpoint):
         raise UnusableCheckpoint(
             f'{path} cannot be resumed: it has no {", ".join(missing)}; resume from an epoch_*.pth or iter_*.pth, or '
             'start a new run from its weights with --cfg-options load_from=FILE'
         )
+    buffers = {name for name, _ in model.named_buffers()} if model else ()
+    weights = {name: value for name, value in checkpoint['state_dict'].items() if name not in buffers}
+    if bad := non_finite({'state_dict': weights, 'optimizer': checkpoint['optimizer']}):
+        raise UnusableCheckpoint(f'{path} cannot be resumed: {bad} is not finite')
 
 
 def check_fits(model: nn.Module, state_dict: Mapping[str, Tensor], path: str | os.PathLike) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
 from ..hooks.parts import optimizers_of
 from ..registry import HOOKS
+from .checkpoint import bare
 from .layer_statistics import layer_statistics
 from .work_dir import NOT_FOR_RESUME
 
@@ -41,7 +41,7 @@ class DivergenceHook(Hook):
         """Look before every update."""
         wrapper = runner.optim_wrapper
         first = next(iter(wrapper.values())) if hasattr(wrapper, 'values') else wrapper
-        self._model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._model = bare(runner.model)
         self._params = [param for param in self._model.parameters() if param.requires_grad]
         self._passes: deque[tuple] = deque(maxlen=first._accumulative_counts)  # those of the next update
         self._late = self._params[0].is_cuda

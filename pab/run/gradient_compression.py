@@ -16,16 +16,12 @@ class GradientCompressionHook(Hook):
     r"""Average the gradients of all processes in 16 bits, by torch's own communication hooks.
 
     Each process divides its gradients by the number of processes and rounds them, :math:`g_r \to c(g_r / R)`; the sum
-    over processes r is formed in that type and widened again. Bop reads only an average over some 1/gamma steps, in
-    which the rounding of single steps mostly cancels. Every process gets the same numbers, so weights stay equal.
+    over processes r is formed in that type and widened again, so every process gets the same numbers. Bop reads only
+    an average over some 1/gamma steps, in which the rounding of single steps mostly cancels.
 
     Args:
         dtype: 'bfloat16' (8 bits of mantissa, the range of float32) or 'float16' (11 bits; what is below 6e-8 in
-            magnitude becomes 0, as small PSG gradients do).
-
-    Raises:
-        ValueError: another dtype.
-        TypeError: the model is distributed by something else than DistributedDataParallel.
+            magnitude becomes 0, as small PSG gradients do), else ValueError.
 
     Example:
         ``tools/dist_train.sh CONFIG 8 --cfg-options default_hooks.compression.type=GradientCompressionHook``
@@ -37,7 +33,7 @@ class GradientCompressionHook(Hook):
         self.dtype = dtype
 
     def before_train(self, runner: Runner) -> None:
-        """Tell the distributed model how to average; a run of one process only gets a warning."""
+        """Tell the distributed model how to average; TypeError for any but a DistributedDataParallel model."""
         if not runner.distributed:
             runner.logger.warning('GradientCompressionHook: a run of one process sends no gradients')
         elif not isinstance(runner.model, DistributedDataParallel):

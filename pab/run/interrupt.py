@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from types import FrameType
 
 import torch
@@ -48,8 +49,7 @@ class InterruptHook(RunHook):
         """Listen, from now until training ends."""
         self._signal = 0
         EnduringLoader.workers_may_end = False
-        if get_world_size() > 1:
-            self._votes = _Votes()
+        self._votes = _Votes() if get_world_size() > 1 else None
         if threading.current_thread() is threading.main_thread():  # no other may
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._note)
@@ -98,9 +98,7 @@ class InterruptHook(RunHook):
         if meta is not None:
             file = f'{NOT_FOR_RESUME}iter_{step}.pth' if bad else FILE
             runner.save_checkpoint(runner.work_dir, file, meta=meta, by_epoch=False)
-        saved = (
-            f'{bad} is not finite, so no resume takes its state' if bad else f'the checkpoint is in {runner.work_dir}'
-        )
+        saved = f'no resume takes {bad}, which is not finite' if bad else f'the checkpoint is in {runner.work_dir}'
         runner.logger.warning(
             f'Stopped by {signal.Signals(number).name} after step {step} of {runner.max_iters}; {saved}. Go on with\n'
             f'  {resume_command(sys.argv, os.environ)}'
@@ -148,23 +146,20 @@ class _Votes:
         return int(number)
 
 
-def resume_command(argv: Sequence[str], environment: os._Environ | dict[str, str]) -> str:
+def resume_command(argv: Sequence[str], environment: Mapping[str, str]) -> str:
     """The command that goes on with a run that was started by ``argv``.
 
     ``PAB_COMMAND`` in the environment is what a launching script was called with, when there was one.
     """
     launched = environment.get('PAB_COMMAND')
-    words = [word for word in (shlex.split(launched) if launched else ['python', *argv]) if word != '--overwrite']
-    kept: list[str] = []
-    skip_value = False
-    for word in words:
-        if skip_value and not word.startswith('-'):
-            skip_value = False
-            continue
-        skip_value = word == '--resume'
-        if not skip_value and not word.startswith('--resume='):
-            kept.append(word)
-    command = shlex.join([*kept, '--resume'])
+    words = shlex.split(launched) if launched else ['python', *argv]
+    kept = [
+        word
+        for before, word in pairwise(['', *words])
+        if word != '--overwrite'
+        and not word.startswith('--resume')
+        and (before != '--resume' or word.startswith('-'))  # its value, if it had one
+    ]
     if not launched and 'TORCHELASTIC_RUN_ID' in environment:
         return f'torchrun (as before) {shlex.join([*kept[1:], "--resume"])}'
-    return command
+    return shlex.join([*kept, '--resume'])

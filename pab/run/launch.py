@@ -90,7 +90,7 @@ def run(cfg: Config, act: Callable[[Any], Any]) -> None:
 
 @contextmanager
 def errors_in_one_line(who: str = '') -> Iterator[None]:
-    """End the process by what an error in the user's input says, after ``who``; anything else is a traceback."""
+    """End the process with one line for what the user can mend; ``who`` begins it."""
     try:
         yield
     except (ValueError, TypeError, KeyError, OSError, SyntaxError, ImportError, FloatingPointError) as error:

@@ -33,7 +33,9 @@ class PassStatistics(NamedTuple):
 
     def table(self) -> str:
         """The layers as text: largest magnitudes, and how many numbers are not finite."""
-        rows = [('layer', *PARTS), *((name, *map(_cell, row.values())) for name, row in self.layers.items())]
+        rows = [('layer', *PARTS)]
+        for name, row in self.layers.items():
+            rows.append((name, *(f'{most:.3g}' + (f' ({bad:,} bad)' if bad else '') for most, bad in row.values())))
         width = max(len(name) for name, *_ in rows)
         return '\n'.join(f'{name:<{width}}' + ''.join(f'  {cell:>18}' for cell in cells) for name, *cells in rows)
 
@@ -83,8 +85,3 @@ def _magnitude(tensors: Iterable[Tensor | None]) -> tuple[float, int]:
             largest = max(largest, float(tensor.detach().abs().masked_fill(~finite, 0).max()))
             bad += tensor.numel() - int(finite.sum())
     return largest, bad
-
-
-def _cell(part: tuple[float, int]) -> str:
-    largest, bad = part
-    return f'{largest:.3g}' + (f' ({bad:,} bad)' if bad else '')

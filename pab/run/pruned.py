@@ -5,14 +5,13 @@ from pathlib import Path
 
 import torch
 from mmengine.dist import is_main_process
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from ..hooks import PruneHook
 from ..hooks.parts import network_of
 from ..hooks.prune import RECORD, hash_file
 from ..pruners import register_masks_
-from .checkpoint import UnusableCheckpoint
+from .checkpoint import UnusableCheckpoint, bare
 from .storage import write_atomically
 
 
@@ -43,7 +42,7 @@ def prune_to_file(runner: Runner, path: Path, overwrite: bool = False) -> None:
         )
     if runner._resume:
         raise ValueError('prune: a run is not resumed here, got resume=True; name the file of the network by load_from')
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = bare(runner.model)
     model.init_weights()
     if runner._load_from:
         try:

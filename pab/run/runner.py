@@ -17,15 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..registry import RUNNERS
-from .checkpoint import (
-    UnusableCheckpoint,
-    bare,
-    check_finite,
-    check_fits,
-    check_resumable,
-    load_safely,
-    non_finite,
-)
+from .checkpoint import UnusableCheckpoint, bare, check_fits, check_resumable, load_safely, non_finite
 from .config import FixedConfig, check_config
 from .hook_points import check_hook, check_point
 from .loops import EnduringLoader
@@ -66,9 +58,11 @@ class PabRunner(Runner):
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs) -> MMLogger:
         """Build mmengine's logger and keep its console output short."""
         logger = super().build_logger(log_level, log_file, **kwargs)
+        # mmengine says so of every run that goes on between the passes of a step, but checkpoints hold the gradients
+        logger.addFilter(lambda record: 'the gradient of some iterations is lost' not in record.getMessage())
         for handler in logger.handlers:
-            if type(handler) is logging.StreamHandler and not handler.filters:
-                handler.addFilter(ConsoleFilter())
+            if type(handler) is logging.StreamHandler:
+                handler.addFilter(CONSOLE_FILTER)  # a second time it changes nothing
         return logger
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
@@ -235,16 +229,15 @@ class PabRunner(Runner):
             FileNotFoundError: there is no such file.
         """
         filename = self._fetch(filename)
-        checkpoint = load_safely(filename, map_location)
+        checkpoint = _read_compact(filename) if filename.endswith('.pab') else load_safely(filename, map_location)
         if not isinstance(checkpoint, Mapping):
             raise UnusableCheckpoint(f'{filename} is no checkpoint: it holds a {type(checkpoint).__name__}')
         model = bare(self.model)
         if 'state_dict' not in checkpoint:
             checkpoint = {'state_dict': checkpoint}
         if self._resume:
-            check_resumable(checkpoint, filename)
+            check_resumable(checkpoint, filename, model)
             self.call_hook('check_resume', checkpoint=checkpoint)
-            check_finite(checkpoint, filename, {name for name, _ in model.named_buffers()})
         for pattern, replacement in revise_keys:
             checkpoint['state_dict'] = {
                 re.sub(pattern, replacement, name): value for name, value in checkpoint['state_dict'].items()
@@ -278,6 +271,12 @@ def _first_process(act: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
+def _read_compact(filename: str) -> dict:
+    from ..compact.checkpoint import as_checkpoint  # what it needs is an extra
+
+    return as_checkpoint(filename)
+
+
 class ConsoleFilter(logging.Filter):
     """Let through what a person watching a run wants: progress, results, what pab reports, and every warning.
 
@@ -292,3 +291,6 @@ class ConsoleFilter(logging.Filter):
         if record.levelno >= logging.WARNING:
             return 'will be deprecated' not in text  # of its own functions, which it calls itself
         return path.endswith('/hooks/logger_hook.py') and not text.startswith('Exp name:')
+
+
+CONSOLE_FILTER = ConsoleFilter()

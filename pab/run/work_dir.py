@@ -3,17 +3,18 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.runner import Runner
+from torch import nn
 
 from .checkpoint import (
     UnusableCheckpoint,
     bare,
     check_bytes,
-    check_finite,
+    check_resumable,
     checkpoint_folders,
     missing_for_resume,
     peek,
@@ -62,14 +63,14 @@ def run_files(folders: Iterable[str | os.PathLike], tell: Callable[[str], None] 
 
 
 def find_newest(
-    folders: Iterable[str | os.PathLike], tell: Callable[[str], None], buffers: Collection[str] = ()
+    folders: Iterable[str | os.PathLike], tell: Callable[[str], None], model: nn.Module | None = None
 ) -> Path | None:
     """Find the newest checkpoint that a run in these folders can go on from.
 
     Args:
         folders: as for :func:`run_files`.
         tell: called with one sentence for each file that is passed over, with its name and the reason.
-        buffers: names in the state dict that may hold NaN or infinity.
+        model: whose buffers may hold NaN and infinity.
 
     Returns:
         None when there is none.
@@ -85,7 +86,7 @@ def find_newest(
         elif not file.damage and 'optimizer' not in file.content:
             if not file.path.name.startswith('best_'):  # those never have one
                 tell(f'passing over {file.path}: it is no checkpoint to resume a run from, it has no optimizer')
-        elif problem := file.damage or _problem(file, buffers):
+        elif problem := file.damage or _problem(file, model):
             tell(f'passing over a file: {problem}')
             unusable.append(file.path)
         else:
@@ -96,6 +97,15 @@ def find_newest(
             f'{"is" if len(unusable) == 1 else "are"} damaged or not finite; remove what cannot be used to start anew'
         )
     return None
+
+
+def _problem(file: RunFile, model: nn.Module | None) -> str:
+    try:
+        check_bytes(file.path)
+        check_resumable(file.content, file.path, model)
+    except UnusableCheckpoint as error:
+        return str(error)
+    return ''
 
 
 def choose_start(runner: Runner) -> tuple[str | None, list[Path]]:
@@ -112,10 +122,10 @@ def choose_start(runner: Runner) -> tuple[str | None, list[Path]]:
         UnusableCheckpoint: there are checkpoints to resume from, but none of them can be used.
     """
     folders, start = checkpoint_folders(runner), runner._load_from if runner._resume else None
-    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0 or (runner._resume and start is None):
-        buffers = {name for name, _ in bare(runner.model).named_buffers()}
-        if newest := find_newest(folders, runner.logger.warning, buffers):
-            return str(newest), []
+    restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
+    newest_counts = restarted or (runner._resume and start is None)
+    if newest_counts and (newest := find_newest(folders, runner.logger.warning, bare(runner.model))):
+        return str(newest), []
     files = run_files(folders)
     here = Path(start or '').expanduser().resolve()
     same = [file for file in files if file.path.resolve() == here]
@@ -128,12 +138,3 @@ def choose_start(runner: Runner) -> tuple[str | None, list[Path]]:
             'another --work-dir, or remove them by --overwrite (in a config: resume, work_dir, overwrite)'
         )
     return start, left
-
-
-def _problem(file: RunFile, buffers: Collection[str]) -> str:
-    try:
-        check_bytes(file.path)
-        check_finite(file.content, file.path, buffers)
-    except UnusableCheckpoint as error:
-        return str(error)
-    return ''

@@ -1,5 +1,9 @@
 import io
+import runpy
 import struct
+import sys
+import types
+import warnings
 import zlib
 
 import numpy as np
@@ -44,6 +48,17 @@ def test_jpegs_equal_pillow(decoder, mode):
     for progressive in (False, True):
         data = encode(Image.fromarray(COLOUR).convert(mode), 'JPEG', quality=90, progressive=progressive)
         expect(data, pillow(data))
+
+
+def test_a_torchcodec_that_cannot_be_used_is_named(monkeypatch):
+    too_old = types.ModuleType('torchcodec.decoders')
+    monkeypatch.setitem(sys.modules, 'torchcodec.decoders', too_old)
+    with pytest.warns(UserWarning, match='torchcodec cannot be used, Pillow decodes all images: .*decode_jpeg'):
+        assert runpy.run_path(decode.__file__)['decode_jpeg'] is None
+    monkeypatch.setitem(sys.modules, 'torchcodec.decoders', None)  # not installed: nothing to say
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert runpy.run_path(decode.__file__)['decode_jpeg'] is None
 
 
 def test_orientation_tags_are_ignored(decoder):

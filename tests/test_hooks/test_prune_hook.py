@@ -322,12 +322,12 @@ def test_flips_are_counted_and_reported(tiny_config):
 
 
 def test_report_after_a_run(tiny_config, tmp_path):
-    runner = PabRunner.from_cfg(tiny_config())
+    runner = PabRunner.from_cfg(tiny_config(report=True))
     runner.train()
-    assert (tmp_path / 'run' / 'report.png').read_bytes().startswith(b'\x89PNG')
+    assert (tmp_path / 'run' / 'report' / 'density.png').read_bytes().startswith(b'\x89PNG')
     log = next(Path(runner.log_dir).glob('*.log')).read_text()
     summary = log[log.index('Trained 2 epochs') :]
-    for part in ('accuracy', 'density', '0.3', 'flips', 'epoch_2.pth', 'scalars.json', 'report.png'):
+    for part in ('accuracy', 'density', '0.3', 'flips', 'epoch_2.pth', 'scalars.json', 'report.html'):
         assert part in summary
     scalars = [
         json.loads(line) for line in (Path(runner.log_dir) / 'vis_data' / 'scalars.json').read_text().splitlines()

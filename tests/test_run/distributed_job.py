@@ -1,4 +1,4 @@
-"""What several processes do in test_distributed.py: ``torchrun distributed_job.py FOLDER`` leaves a file for each."""
+"""What each of several processes does in test_distributed.py."""
 
 import hashlib
 import sys
@@ -16,7 +16,7 @@ from pab.hooks.parts import network_of, sign_optimizers_of
 from pab.hooks.prune import hash_masks
 from pab.pruners import get_masks
 from pab.registry import HOOKS, RUNNERS
-from pab.run.distributed import process_group
+from tests import small_run
 from tests.small_run import runner_hook, small_config
 
 VALIDATION = 77  # images: no number of processes but 7, 11 and 77 divides it
@@ -87,8 +87,13 @@ def _hash(tensors) -> str:
     return digest.hexdigest()
 
 
-def main(folder: Path) -> None:
-    torch.set_num_threads(1)
+def act(launched: Config, folder: Path) -> None:
+    """Train four runs in turn, let a fifth fail, and leave a file of what each ended in.
+
+    Args:
+        launched: what a config needs so that the processes find each other.
+        folder: for everything.
+    """
     written: list[str] = []
 
     def watch(event: str, args: tuple) -> None:
@@ -96,33 +101,42 @@ def main(folder: Path) -> None:
             written.append(str(args[0]))
 
     sys.addaudithook(watch)
-    launched = dict(launcher='pytorch')
-    result = {}
-    with process_group(Config(launched)):
-        rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        whole = config(folder, 'whole')
-        runs = {
-            'whole': whole,
-            'compressed': config(folder, 'compressed', custom_hooks=[dict(type='GradientCompressionHook')]),
-            'split': plain_config(folder, 'split', 8 // ranks),
-            'split_psg': plain_config(folder, 'split_psg', 8 // ranks, psg=True),
-        }
-        for name, cfg in runs.items():
-            cfg.merge_from_dict(launched)
-            cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
-            result[name] = train(cfg)
-        bad = config(
-            folder, 'bad', default_hooks__prune__pruner__type='SNIP', default_hooks__prune__data=dict(num_samples=10**6)
-        )
-        bad.merge_from_dict(dict(launched, model_wrapper_cfg=whole.model_wrapper_cfg))
-        try:
-            RUNNERS.build(bad).train()
-        except ValueError as error:
-            result['error'] = str(error)
-        torch.distributed.barrier()  # nobody leaves while another may still be told of the error
+    rank, ranks, result = torch.distributed.get_rank(), torch.distributed.get_world_size(), {}
+    runs = {
+        'whole': config(folder, 'whole'),
+        'compressed': config(folder, 'compressed', custom_hooks=[dict(type='GradientCompressionHook')]),
+        'split': plain_config(folder, 'split', 8 // ranks),
+        'split_psg': plain_config(folder, 'split_psg', 8 // ranks, psg=True),
+    }
+    for name, cfg in runs.items():
+        cfg.merge_from_dict(launched)
+        result[name] = train(cfg)
+    bad = config(
+        folder, 'bad', default_hooks__prune__pruner__type='SNIP', default_hooks__prune__data=dict(num_samples=10**6)
+    )
+    bad.merge_from_dict(launched)
+    try:
+        RUNNERS.build(bad).train()
+    except ValueError as error:
+        result['error'] = str(error)
+    torch.distributed.barrier()  # nobody leaves while another may still be told of the error
     result['written'] = [path for path in written if Path(path).is_relative_to(folder)]
     torch.save(result, folder / f'rank{rank}.pth')
 
 
-if __name__ == '__main__':
-    main(Path(sys.argv[1]))
+def act_in_part(cfg: Config, accident: bool) -> None:
+    """Train, until one process fails in the third epoch if there is to be an accident."""
+
+    def prepare(runner: Any) -> None:
+        if accident and runner.rank == 1:
+            runner.register_hook(FailHook())
+
+    small_run.train(cfg, prepare)
+
+
+class FailHook(Hook):
+    """Raise an error before the 13th step."""
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.iter == 12:
+            raise RuntimeError('an accident of one process')

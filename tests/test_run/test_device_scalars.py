@@ -23,29 +23,8 @@ def test_rows_become_numbers_by_one_transfer_for_each_type(monkeypatch):
     assert to_numbers([]) == []
 
 
-def test_the_history_and_the_log_are_those_of_mmengine(tmp_path):
-    ours, theirs = tmp_path / 'ours', tmp_path / 'theirs'
-    _, end = run_in_child(train, small_config(ours))
-    options = dict(default_hooks__runtime_info__type='mmengine.RuntimeInfoHook')
-    status, want = run_in_child(train, small_config(theirs, **options))
-    assert status == 0
-    assert end['scalars'] == want['scalars']
-    assert len(end['scalars']['train/loss'][0]) == 30
-    logged = [
-        [
-            line.split('loss: ')[1].split()[0]
-            for f in folder.glob('*/*.log')
-            for line in f.read_text().splitlines()
-            if 'loss: ' in line
-        ]
-        for folder in (ours, theirs)
-    ]
-    assert logged[0] == logged[1]
-    assert len(logged[0]) == 3 * 2  # in each epoch after 4 and 8 of 10 steps
-
-
 def _count_reads(cfg):
-    """How often the run reads a single number of a loss."""
+    """The end of a run, and how often it reads a single number of a loss."""
     reads = []
 
     class Loss(torch.Tensor):
@@ -59,23 +38,28 @@ def _count_reads(cfg):
             key: value.as_subclass(Loss) for key, value in step(*args, **kwargs).items()
         }
 
-    train(cfg, prepare)
-    return len(reads)
+    return train(cfg, prepare), len(reads)
 
 
-def test_no_step_reads_its_loss(tmp_path):
-    assert run_in_child(_count_reads, small_config(tmp_path / 'ours')) == (0, 0)
-    cfg = small_config(tmp_path / 'theirs', default_hooks__runtime_info__type='mmengine.RuntimeInfoHook')
-    assert run_in_child(_count_reads, cfg) == (0, 30)
+def _logged(folder):
+    lines = [line for path in folder.glob('*/*.log') for line in path.read_text().splitlines()]
+    return [line.split('loss: ')[1].split()[0] for line in lines if 'loss: ' in line]
 
 
-def test_the_norm_of_clipped_gradients_is_logged(tiny_config):
-    from pab.run import PabRunner
+def test_history_and_log_are_those_of_mmengine_and_no_step_reads_its_loss(finished, tmp_path):
+    cfg = small_config(tmp_path, default_hooks__runtime_info__type='mmengine.RuntimeInfoHook')
+    status, (want, reads) = run_in_child(_count_reads, cfg)
+    assert (status, reads) == (0, 30)
+    assert finished.end['scalars'] == want['scalars']
+    assert len(want['scalars']['train/loss'][0]) == 30
+    assert _logged(finished.folder) == _logged(tmp_path)
+    assert len(_logged(tmp_path)) == 3 * 2  # in each epoch after 4 and 8 of 10 steps
 
-    runner = PabRunner.from_cfg(
-        tiny_config(train_cfg=dict(max_epochs=1), optim_wrapper=dict(clip_grad=dict(max_norm=1.0)))
-    )
-    runner.train()
-    norms = runner.message_hub.get_scalar('train/grad_norm').data[0]
-    assert len(norms) == 4
-    assert (norms > 0).all()
+
+def test_losses_wait_and_the_norm_of_clipped_gradients_is_logged(tmp_path):
+    cfg = small_config(tmp_path, optim_wrapper__clip_grad=dict(max_norm=1.0))
+    status, (end, reads) = run_in_child(_count_reads, cfg)
+    assert (status, reads) == (0, 0)
+    norms = end['scalars']['train/grad_norm'][0]
+    assert len(norms) == 30
+    assert min(norms) > 0

@@ -1,12 +1,15 @@
 """Two processes that train together, by gloo: what they agree on, and how they compare with one process."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from pab.registry import RUNNERS
-from tests.launching import ROOT, launch, torchrun
+from tests.launching import ROOT, launch
+from tests.small_run import run_ranks
 from tests.test_run import distributed_job
 from tests.test_run.distributed_job import VALIDATION, config, plain_config
 
@@ -21,11 +24,8 @@ from pab.registry import HOOKS
 @HOOKS.register_module()
 class AccidentHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        now = runner.rank, runner.iter, os.environ['TORCHELASTIC_RESTART_COUNT']
-        if now == (1, 7, '0'):
+        if (runner.rank, runner.iter, os.environ['TORCHELASTIC_RESTART_COUNT']) == (1, 7, '0'):
             os.kill(os.getpid(), signal.SIGKILL)
-        if now == (1, 12, '1'):
-            raise RuntimeError('an accident of one process')
 """
 
 
@@ -36,9 +36,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def ranks(folder):
-    """What each process of the job left."""
-    job = torchrun(2, Path(distributed_job.__file__), folder)
-    assert job.returncode == 0, job.stdout
+    """What each process of the job ended in."""
+    assert run_ranks(2, distributed_job.act, Config(), folder) == [(0, None)] * 2
     return [torch.load(folder / f'rank{rank}.pth') for rank in range(2)]
 
 
@@ -101,22 +100,36 @@ def test_compressed_gradients_change_little(ranks):
     assert sum(compressed['flips']) == pytest.approx(sum(exact['flips']), rel=0.05)
 
 
+def same_end(folder, other):
+    one, two = (torch.load(f / 'epoch_3.pth') for f in (folder, other))
+    for name, value in one['state_dict'].items():
+        assert torch.equal(value, two['state_dict'][name]), name
+    assert repr(one['optimizer']) == repr(two['optimizer'])
+
+
 def test_a_job_that_loses_a_process_goes_on_by_itself(ranks, folder, tmp_path):
-    """Killed in the second epoch, failed in the third, and in the end what it would have been."""
+    """Killed in the second epoch, and in the end what it would have been; it may overwrite, but not itself."""
+    shutil.copytree(folder / 'split', tmp_path / 'run', ignore=shutil.ignore_patterns('2*'))
     (tmp_path / 'accident.py').write_text(ACCIDENT.format(root=str(ROOT)))
-    cfg = config(folder, 'whole', custom_hooks=[dict(type='AccidentHook')])
+    cfg = config(folder, 'whole', custom_hooks=[dict(type='AccidentHook')], overwrite=True)
     cfg.custom_imports = dict(imports=['accident'])
     cfg.work_dir, cfg.experiment_name = str(tmp_path / 'run'), None
     cfg.dump(tmp_path / 'restarted.py')
-    job = launch(ROOT / 'tools' / 'dist_train.sh', tmp_path / 'restarted.py', 2, TORCHRUN_ARGS='--max-restarts 2')
+    job = launch(ROOT / 'tools' / 'dist_train.sh', tmp_path / 'restarted.py', 2, TORCHRUN_ARGS='--max-restarts 1')
     assert job.returncode == 0, job.stdout
-    assert 'RuntimeError: an accident of one process' in job.stdout
-    for epoch in (1, 2):
-        assert f'Load checkpoint from {tmp_path / "run" / f"epoch_{epoch}.pth"}' in _logs(tmp_path / 'run')
-    restarted, whole = (torch.load(f / 'epoch_3.pth') for f in (tmp_path / 'run', folder / 'whole'))
-    for name, value in whole['state_dict'].items():
-        assert torch.equal(value, restarted['state_dict'][name]), name
-    assert repr(whole['optimizer']) == repr(restarted['optimizer'])
+    assert f'Load checkpoint from {tmp_path / "run" / "epoch_1.pth"}' in _logs(tmp_path / 'run')
+    same_end(folder / 'whole', tmp_path / 'run')
+
+
+def test_an_error_of_one_process_ends_all_and_a_resume_goes_on(ranks, folder, tmp_path):
+    cfg = config(tmp_path, 'whole')
+    errors = [error for _, error in run_ranks(2, distributed_job.act_in_part, cfg, True)]
+    assert all(isinstance(error, RuntimeError) for error in errors)
+    assert 'an accident of one process' in str(errors[1])
+    cfg.resume = True
+    assert run_ranks(2, distributed_job.act_in_part, cfg, False) == [(0, None)] * 2
+    assert f'Load checkpoint from {tmp_path / "whole" / "epoch_2.pth"}' in _logs(tmp_path / 'whole')
+    same_end(folder / 'whole', tmp_path / 'whole')
 
 
 def _logs(work_dir: Path) -> str:

@@ -98,6 +98,7 @@ def test_kills_between_the_passes_of_a_step_change_nothing(
     status, end = run_in_child(train, cfg)
     assert status == 0
     assert_same(end, uninterrupted(**options))
+    assert 'gradient of some iterations is lost' not in ''.join(f.read_text() for f in tmp_path.glob('run/*/*.log'))
     files = [torch.load(path) for path in (tmp_path / 'run').glob('*_*.pth') if not path.name.startswith('best')]
     assert sorted(file['meta']['iter'] for file in files if 'partial_gradients' in file) == partial
     assert len(files) > len(partial)

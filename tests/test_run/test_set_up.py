@@ -149,3 +149,14 @@ def test_every_key_is_read_by_somebody(tmp_path, options, message):
 def test_compression_knows_two_types():
     with pytest.raises(ValueError, match=r"GradientCompressionHook: dtype must be one of .*got 'int8'"):
         GradientCompressionHook('int8')
+
+
+def test_the_console_is_short_and_the_file_is_complete(tmp_path, capfd):
+    runner = RUNNERS.build(small_config(tmp_path, train_cfg__max_epochs=1, default_hooks__prune__epoch=0))
+    runner.train()
+    console = ''.join(capfd.readouterr())
+    log = next(tmp_path.rglob('*.log')).read_text()
+    assert 'Epoch(train)' in console
+    for text in ('Exp name:', 'System environment', 'Hooks will be executed'):
+        assert text in log
+        assert text not in console

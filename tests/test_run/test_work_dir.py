@@ -89,8 +89,10 @@ def test_what_is_passed_over_is_named(tmp_path):
 
 
 def test_buffers_may_hold_infinities(tmp_path):
-    path = save(a_run_at(3, state_dict={'causal_mask': torch.tensor(float('-inf'))}), tmp_path / 'iter_3.pth')
-    assert find_newest([tmp_path], lambda _: None, buffers={'causal_mask'}) == path
+    model = nn.Module()
+    model.register_buffer('causal_mask', torch.tensor(float('-inf')))
+    path = save(a_run_at(3, state_dict=model.state_dict()), tmp_path / 'iter_3.pth')
+    assert find_newest([tmp_path], lambda _: None, model) == path
     with pytest.raises(UnusableCheckpoint, match=r'iter_3.pth is damaged or not finite'):
         find_newest([tmp_path], lambda _: None)
 
