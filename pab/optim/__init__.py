@@ -3,6 +3,7 @@
 from .bop import Bop
 from .constructor import OwnershipConstructor
 from .ownership import assign_owners
+from .top_flips import TopFlips
 from .wrapper import SharedBackward
 
-__all__ = ['Bop', 'OwnershipConstructor', 'SharedBackward', 'assign_owners']
+__all__ = ['Bop', 'OwnershipConstructor', 'SharedBackward', 'TopFlips', 'assign_owners']
