@@ -1,18 +1,17 @@
-"""Which elementwise passes run as one compiled loop, and what happens where there is no compiler.
+"""Elementwise passes over large tensors: one compiled loop, or the same function operation by operation.
 
-The passes themselves live beside what they compute (:mod:`pab.psg.kernels`, :mod:`pab.optim.flips`); every one has a
-plain form with the same numbers bit for bit.
+The functions live beside what they compute (:mod:`pab.psg.kernels`, :mod:`pab.optim.flips`). A compiled loop rounds
+after every operation, as torch's own operations do, so both ways give the same numbers bit for bit.
 """
 
 import functools
 import os
 import types
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Sequence
 
 import torch
-
-MODES = {'1': True, '0': False}
+from torch import Tensor
 
 _wanted: bool | None = None  # None: the environment decides
 _failed = False
@@ -38,19 +37,39 @@ def use_compiled(wanted: bool | None) -> None:
 
 def is_compiled() -> bool:
     """Whether large elementwise passes run compiled. Raises ValueError for a ``PAB_COMPILE`` that is not 0 or 1."""
-    if _failed:
-        return False
-    if _wanted is not None:
-        return _wanted
     setting = os.environ.get('PAB_COMPILE', '1')
-    if setting not in MODES:
+    if setting not in ('0', '1'):
         raise ValueError(f'PAB_COMPILE must be 0 or 1, got {setting!r}; unset it for the default, 1')
-    return MODES[setting]
+    return not _failed and (setting == '1' if _wanted is None else _wanted)
+
+
+def run_compiled(function: Callable, tensors: Sequence[Tensor | None], constants: tuple = ()):
+    """``function(*tensors, *constants)`` as one compiled loop; None where there is to be none, or no compiler.
+
+    Args:
+        function: works entry by entry, may change its arguments in place, and returns something else than None. It is
+            compiled once for each of its constants and the types and devices of the tensors, not for their sizes.
+        tensors: of one dimension and equal length; or of none, for numbers that change; or None.
+        constants: hashable.
+    """
+    if torch.compiler.is_compiling() or not is_compiled():
+        return None
+    for tensor in tensors:
+        if tensor is not None and tensor.dim():
+            torch._dynamo.mark_dynamic(tensor, 0)
+    kinds = [None if tensor is None else (tensor.dtype, tensor.device.type) for tensor in tensors]
+    try:
+        return compile_pass(function, constants, *kinds)(*tensors)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a compiler or its absence raises, before the loop has run
+        give_up(error)
+        return None
 
 
 @functools.cache
-def compile_pass(function: Callable, constants: tuple, *key: Hashable) -> Callable:
-    """``function(*tensors, *constants)``, compiled once for each ``constants`` and ``key`` (types, device)."""
+def compile_pass(function: Callable, constants: tuple, *kinds: tuple | None) -> Callable:
+    """``function(*tensors, *constants)``, compiled once for each ``constants`` and kinds of tensors."""
 
     def run(*tensors):
         return function(*tensors, *constants)
@@ -58,8 +77,9 @@ def compile_pass(function: Callable, constants: tuple, *key: Hashable) -> Callab
     # dynamo counts the variants of one code object and gives up at the eighth: each gets its own
     name = f'pab_{function.__name__}_{len(_names)}'
     _names.append(name)
-    code = run.__code__.replace(co_name=name)
-    return torch.compile(types.FunctionType(code, globals(), name, None, run.__closure__), fullgraph=True)
+    run = types.FunctionType(run.__code__.replace(co_name=name), globals(), name, None, run.__closure__)
+    # without the option, a GPU's loop would round a product and the sum after it once instead of twice
+    return torch.compile(run, fullgraph=True, options={'emulate_precision_casts': True})
 
 
 def give_up(error: Exception) -> None:

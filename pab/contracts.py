@@ -7,15 +7,18 @@ loss, a method ``loss_scale_conflict()`` returns the reason (None: they are), an
 loss, is refused.
 
 **A sign optimizer** has the attribute ``last_flips``: how many weights the last step flipped, an int64 tensor of no
-dimensions on the device, or None before the first step. That is enough to be counted by ``FlipCountHook``. What else it
-may offer:
+dimensions on the device, or None before the first step. ``FlipCountHook`` reads it and sets it to None, so that every
+step is counted once. What else it may offer:
 
 - ``adaptivity_rate`` in its parameter groups: ``ARDecayHook`` and param schedulers lower it;
 - ``state[param]['tensor_flips']``: the flips of the whole tensor so far, int64 of no dimensions, for reports by layer;
 - ``state[param]['weight_flips']``: the flips of every weight so far, int32 of the parameter's shape, kept where the
   parameter group has ``flips_per_weight=True``; the pruner ``FlipFreq`` reads it.
 
-Both are asked for by these names alone; there is no class to derive from.
+torch's ``Optimizer.load_state_dict`` would turn these counts into floats: who keeps them restores them by itself.
+
+Both are asked for by these names alone; there is no class to derive from. :class:`pab.optim.SignOptimizer` offers all
+of a sign optimizer, for a rule of a few lines.
 """
 
 from collections.abc import Iterable, Iterator
@@ -64,11 +67,14 @@ def sign_optimizers(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
 
 def weight_flips(optimizers: Iterable[Optimizer]) -> dict[nn.Parameter, Tensor]:
     """Parameter -> flips of each of its weights so far (int32), for those that a sign optimizer counts one by one."""
-    states = [item for optimizer in sign_optimizers(optimizers) for item in optimizer.state.items()]
-    return {param: state['weight_flips'] for param, state in states if 'weight_flips' in state}
+    return _counts(optimizers, 'weight_flips')
 
 
 def tensor_flips(optimizers: Iterable[Optimizer]) -> dict[nn.Parameter, Tensor]:
     """Parameter -> flips of the whole tensor so far (int64, no dimensions), for those of sign optimizers."""
+    return _counts(optimizers, 'tensor_flips')
+
+
+def _counts(optimizers: Iterable[Optimizer], name: str) -> dict[nn.Parameter, Tensor]:
     states = [item for optimizer in sign_optimizers(optimizers) for item in optimizer.state.items()]
-    return {param: state['tensor_flips'] for param, state in states if 'tensor_flips' in state}
+    return {param: state[name] for param, state in states if name in state}

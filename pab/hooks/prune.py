@@ -13,9 +13,10 @@ from mmengine.runner import Runner
 from mmengine.utils import ProgressBar
 from torch import Tensor, nn
 
+from ..contracts import weight_flips
 from ..pruners import apply_masks_, density_table, register_masks_, shot_density
 from ..registry import HOOKS, PRUNERS
-from .parts import bops_of, network_of, optimizers_of
+from .parts import network_of, optimizers_of, sign_optimizers_of
 from .prune_data import PruneData
 
 RECORD = 'pruning'  # the checkpoint's key for what was pruned
@@ -80,7 +81,8 @@ class PruneHook(Hook):
                     f'PruneHook: {self._pruner_name} scores by the flips so far, and before epoch 0 there are none; '
                     f'set epoch to at least the number of shots, {self.shots}'
                 )
-            if not any(group['flips_per_weight'] for bop in bops_of(runner) for group in bop.param_groups):
+            groups = [group for optimizer in sign_optimizers_of(runner) for group in optimizer.param_groups]
+            if not any(group.get('flips_per_weight') for group in groups):
                 raise ValueError(
                     f'PruneHook: {self._pruner_name} scores by the flips of each weight, which no optimizer keeps; set '
                     'optim_wrapper.optimizers.bop.flips_per_weight=True'
@@ -165,9 +167,9 @@ class PruneHook(Hook):
         if 'batches' in self.pruner.asks:
             given['batches'] = self.data.batches(runner)
         if 'flips' in self.pruner.asks:
-            states = {param: state for bop in bops_of(runner) for param, state in bop.state.items()}
-            flips = {n: states[p]['flips'] for n, p in network.named_parameters() if p in states}
-            if 'flips' in self.pruner.needs or (flips and all(count.dim() for count in flips.values())):
+            counts = weight_flips(optimizers_of(runner))
+            flips = {name: counts[param] for name, param in network.named_parameters() if param in counts}
+            if 'flips' in self.pruner.needs or flips:
                 given['flips'] = flips
         if 'input_shape' in self.pruner.asks:
             given['input_shape'] = getattr(network, 'input_shape', None) or self.data.input_shape(runner)

@@ -30,7 +30,6 @@ class ReportHook(Hook):
 
     def __init__(self, metric: str = 'accuracy/top1') -> None:
         self.metric = metric
-        self._started = time.monotonic()
 
     def before_train(self, runner: Runner) -> None:
         """Start the clock."""
@@ -78,13 +77,10 @@ class ReportHook(Hook):
         # matplotlib takes half a second to import, and not every process that knows this hook draws
         from .figure import draw_run
 
-        rates = _history(runner, 'flips/rate')
-        epochs = list(range(runner.epoch - len(rates) + 1, runner.epoch + 1))
-        curves = {
-            'accuracy (%)': (_history(runner, 'report/val_epoch'), _history(runner, 'report/metric')),
-            'flip rate\n(per weight and step)': (epochs, rates),
-            'adaptivity rate': (epochs, _history(runner, 'adaptivity_rate')),
-        }
+        curves = {'accuracy (%)': (_history(runner, 'report/val_epoch'), _history(runner, 'report/metric'))}
+        for title, name in (('flip rate\n(per weight and step)', 'flips/rate'), ('adaptivity rate', 'adaptivity_rate')):
+            values = _history(runner, name)
+            curves[title] = range(runner.epoch - len(values) + 1, runner.epoch + 1), values
         masks = get_masks(network_of(runner.model))
         densities = {name.removesuffix('.weight'): float(mask.float().mean()) for name, mask in masks.items()}
         draw_run(Path(runner.work_dir) / PICTURE, Path(runner.work_dir).name, curves, densities)

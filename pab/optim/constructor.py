@@ -1,6 +1,7 @@
 """From the config's ``optim_wrapper`` to optimizers that own the model's parameters."""
 
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
 from torch import nn
 
 from ..contracts import loss_scale_conflicts
@@ -49,23 +50,18 @@ class OwnershipConstructor:
                     f"['Conv2d.weight'], got the keys {sorted(cfg)}"
                 )
 
-    def __call__(self, model: nn.Module):
+    def __call__(self, model: nn.Module) -> OptimWrapperDict:
         if is_model_wrapper(model):
             model = model.module
+        if self.wrapper_cfg.get('precision') == 'float16':
+            for name, reason in loss_scale_conflicts(model):
+                raise ValueError(
+                    f'OwnershipConstructor: precision float16 scales the loss, and the gradient of {name} does not '
+                    f"scale with it: {reason}; use precision='bfloat16', or change that setting of the layer"
+                )
         owned = assign_owners(model, {name: cfg['owns'] for name, cfg in self.optimizer_cfgs.items()})
         optimizers = {}
         for name, cfg in self.optimizer_cfgs.items():
             settings = {key: value for key, value in cfg.items() if key != 'owns'}
             optimizers[name] = OPTIMIZERS.build(dict(settings, params=list(owned[name].values())))
-        if self.wrapper_cfg.get('precision') == 'float16':
-            _check_loss_scale(model)
         return OPTIM_WRAPPERS.build(dict(self.wrapper_cfg, **optimizers))
-
-
-def _check_loss_scale(model: nn.Module) -> None:
-    """Refuse layers whose gradients a scaled loss would change otherwise than by its scale."""
-    for name, reason in loss_scale_conflicts(model):
-        raise ValueError(
-            f'OwnershipConstructor: precision float16 scales the loss, and the gradient of {name} does not scale with '
-            f"it: {reason}; use precision='bfloat16', or change that setting of the layer"
-        )

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
 
 import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -53,13 +52,8 @@ class SharedBackward(OptimWrapperDict):
                     f'SharedBackward: {name!r} is neither an optimizer nor a setting, got {optimizer!r}; the settings '
                     'are accumulative_counts, clip_grad and precision; optimizers stand in optim_wrapper.optimizers'
                 )
-        super().__init__(
-            **{
-                name: OptimWrapper(optimizer, accumulative_counts=accumulative_counts)
-                for name, optimizer in optimizers.items()
-            }
-        )
-        self._first = next(iter(self.optim_wrappers.values()))
+        super().__init__(**{name: OptimWrapper(o, accumulative_counts) for name, o in optimizers.items()})
+        self._first = next(self.values())
         self.clip_grad = None if clip_grad is None else _check_clipping(clip_grad)
         self.scalars: dict[str, Tensor] = {}
         """What the last step has for the log, on the device: 'grad_norm' when it clipped by the norm."""
@@ -77,54 +71,37 @@ class SharedBackward(OptimWrapperDict):
     def backward(self, loss: Tensor, **kwargs) -> None:
         """Back-propagate once for all optimizers."""
         (self.scaler.scale(loss) if self.scaler else loss).backward(**kwargs)
-        for wrapper in self.optim_wrappers.values():
+        for wrapper in self.values():
             wrapper._inner_count += 1
 
     def step(self, **kwargs) -> None:
         """Clip the gradients of all parameters together, then step every optimizer."""
-        wrappers = list(self.optim_wrappers.values())
-        if self.scaler is None:
+        if self._unscale():
             self._clip()
-            for wrapper in wrappers:
+            for wrapper in self.values():
                 wrapper.step(**kwargs)
-            return
-        for wrapper in wrappers:
-            self.scaler.unscale_(wrapper.optimizer)
-        # The scaler would judge each optimizer by its own gradients; a step of one without the other splits the update.
-        grads = [param.grad for param in self._parameters() if param.grad is not None]
-        if torch.isfinite(nn.utils.get_total_norm(grads, norm_type=float('inf'))):
-            self._clip()
-            for wrapper in wrappers:
-                wrapper.step(**kwargs)
-        self.scaler.update()
-
-    def zero_grad(self, **kwargs) -> None:
-        """Clear the gradients of all parameters."""
-        for wrapper in self.optim_wrappers.values():
-            wrapper.zero_grad(**kwargs)
+        if self.scaler:
+            self.scaler.update()
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Autocast, and no gradient synchronisation in a step that only accumulates."""
-        with self._first.optim_context(model):
-            if self.dtype is None:
-                yield
-            else:
-                with torch.autocast(self.device_type, self.dtype):
-                    yield
+        autocast = torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not None)
+        with self._first.optim_context(model), autocast:
+            yield
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
         """Tell every optimizer how many backward passes there were and will be."""
-        for wrapper in self.optim_wrappers.values():
+        for wrapper in self.values():
             wrapper.initialize_count_status(model, init_counts, max_counts)
 
     def get_lr(self) -> dict[str, list[float]]:
         """The learning rates of the optimizers that have one (Bop has none), for the log."""
-        return self._logged('lr')
-
-    def get_momentum(self) -> dict[str, list[float]]:
-        """The momenta of the optimizers that have one."""
-        return self._logged('momentum')
+        having = {name: wrapper.optimizer for name, wrapper in self.items() if 'lr' in wrapper.optimizer.defaults}
+        return {
+            'lr' if len(having) == 1 else f'{name}.lr': [group['lr'] for group in optimizer.param_groups]
+            for name, optimizer in having.items()
+        }
 
     def state_dict(self) -> dict:
         """The state of every optimizer by name, and the loss scaler's where there is one."""
@@ -149,26 +126,26 @@ class SharedBackward(OptimWrapperDict):
             self.scaler.load_state_dict(state.pop('scaler'))
         super().load_state_dict(state)
 
-    def _logged(self, key: str) -> dict[str, list[float]]:
-        values = {
-            name: [group[key] for group in wrapper.optimizer.param_groups]
-            for name, wrapper in self.optim_wrappers.items()
-            if key in wrapper.optimizer.defaults
-        }
-        return {key if len(values) == 1 else f'{name}.{key}': value for name, value in values.items()}
-
     def _parameters(self) -> list[Tensor]:
-        groups = chain.from_iterable(wrapper.optimizer.param_groups for wrapper in self.optim_wrappers.values())
-        return [param for group in groups for param in group['params']]
+        return [param for w in self.values() for group in w.optimizer.param_groups for param in group['params']]
+
+    def _unscale(self) -> bool:
+        """Take the scaler's factor out of the gradients; whether a step may follow."""
+        if self.scaler is None:
+            return True
+        for wrapper in self.values():
+            self.scaler.unscale_(wrapper.optimizer)
+        # The scaler would judge each optimizer by its own gradients; a step of one without the other splits the update.
+        grads = [param.grad for param in self._parameters() if param.grad is not None]
+        return bool(torch.isfinite(nn.utils.get_total_norm(grads, norm_type=float('inf'))))
 
     def _clip(self) -> None:
-        if self.clip_grad is None:
-            return
-        kwargs = dict(self.clip_grad)
-        params = [p for p in self._parameters() if p.grad is not None]
-        norm = CLIPPINGS[kwargs.pop('type', 'norm')](params, **kwargs)
-        if norm is not None:
-            self.scalars['grad_norm'] = norm
+        if self.clip_grad is not None:
+            kwargs = dict(self.clip_grad)
+            params = [param for param in self._parameters() if param.grad is not None]
+            norm = CLIPPINGS[kwargs.pop('type', 'norm')](params, **kwargs)
+            if norm is not None:
+                self.scalars['grad_norm'] = norm
 
 
 def _check_clipping(clip_grad: Mapping) -> dict:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .. import compiled
+from ..compiled import run_compiled
 from . import quantize as q
 
 SMALLEST_COMPILED = 1 << 18  # entries; below, a pass costs less than it takes to repay a compilation
@@ -69,23 +69,15 @@ def _run(function: Callable, constants: tuple, x: Tensor, *others: Tensor):
 
     ``others`` are scales of no dimension, or tensors of the shape of ``x``; the result is a tensor or a tuple of them.
     """
-    if x.numel() < SMALLEST_COMPILED or torch.compiler.is_compiling() or not compiled.is_compiled():
+    if x.numel() < SMALLEST_COMPILED:
         return function(x, *others, *constants)
     # one dimension, so that neither shape nor memory format asks for a kernel of its own
     channels_last = x.dim() == 4 and not x.is_contiguous()
     tensors = [t.permute(0, 2, 3, 1) if channels_last and t.dim() else t for t in (x, *others)]
     shape = tensors[0].shape
-    tensors = [t.reshape(-1) if t.dim() else t for t in tensors]  # views, unless x is strided otherwise
-    for flat in tensors:
-        if flat.dim():
-            torch._dynamo.mark_dynamic(flat, 0)
-    try:
-        out = compiled.compile_pass(function, constants, x.dtype, x.device.type)(*tensors)
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except Exception as error:
-        # Whatever a compiler or its absence raises. A fault of ours is raised again by the plain call.
-        compiled.give_up(error)
+    # views, unless x is strided otherwise
+    out = run_compiled(function, [t.reshape(-1) if t.dim() else t for t in tensors], constants)
+    if out is None:
         return function(x, *others, *constants)
     outs = [
         t.view(shape).permute(0, 3, 1, 2) if channels_last else t.view(shape)

@@ -9,7 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..hooks.parts import bops_of, optimizers_of
+from ..hooks.parts import optimizers_of
 from ..registry import HOOKS
 from .layer_statistics import PassStatistics, layer_statistics
 from .loading import NOT_FOR_RESUME
@@ -53,7 +53,7 @@ class DivergenceHook(Hook):
     def _rates(runner: Runner) -> str:
         groups = [group for optimizer in optimizers_of(runner) for group in optimizer.param_groups]
         rates = [f'learning rate {group["lr"]:.3g}' for group in groups if 'lr' in group]
-        rates += [f'adaptivity rate {bop.param_groups[0]["adaptivity_rate"]:.3g}' for bop in bops_of(runner)]
+        rates += [f'adaptivity rate {group["adaptivity_rate"]:.3g}' for group in groups if 'adaptivity_rate' in group]
         return ', '.join(rates)
 
     @staticmethod

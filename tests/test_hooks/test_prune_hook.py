@@ -186,7 +186,7 @@ def test_flips_are_counted_and_reported(tiny_config):
     assert steps.reshape(2, 4).sum(axis=1).tolist() == epochs.tolist()
     assert hub.get_scalar('flips/total').current() == epochs.sum() > 0
     bop = runner.optim_wrapper['bop'].optimizer
-    assert sum(int(state['flips']) for state in bop.state.values()) == epochs.sum()
+    assert sum(int(state['tensor_flips']) for state in bop.state.values()) == epochs.sum()
     kept, _ = density_of(runner)
     assert hub.get_scalar('flips/rate').data[0] == pytest.approx(epochs / (4 * kept))
 

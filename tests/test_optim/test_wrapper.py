@@ -136,7 +136,11 @@ def test_resume_is_exact(precision):
 def test_logged_rates():
     wrapper = build(net())
     assert wrapper.get_lr() == {'lr': [0.1]}
-    assert wrapper.get_momentum() == {'momentum': [0.9]}
+    adam = torch.optim.Adam([nn.Parameter(torch.ones(1))], lr=0.5)
+    assert pab.optim.SharedBackward(adam=adam, sgd=wrapper['sgd'].optimizer).get_lr() == {
+        'adam.lr': [0.5],
+        'sgd.lr': [0.1],
+    }
 
 
 def test_state_of_other_optimizers_is_refused():
