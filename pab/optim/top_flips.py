@@ -61,7 +61,7 @@ class TopFlips(SignOptimizer):
     """
 
     def __init__(
-        self, params: Iterable, flip_share: float = 2e-3, adaptivity_rate: float = 3e-3, flips_per_weight: bool = False
+        self, params: Iterable, flip_share: float = 3e-3, adaptivity_rate: float = 1e-2, flips_per_weight: bool = False
     ) -> None:
         defaults = dict(flip_share=flip_share, adaptivity_rate=adaptivity_rate, flips_per_weight=flips_per_weight)
         super().__init__(params, defaults)
