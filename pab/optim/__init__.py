@@ -4,6 +4,7 @@ from .bop import Bop
 from .constructor import OwnershipConstructor
 from .ownership import assign_owners
 from .sign_optimizer import SignOptimizer
+from .top_flips import TopFlips
 from .wrapper import SharedBackward
 
-__all__ = ['Bop', 'OwnershipConstructor', 'SharedBackward', 'SignOptimizer', 'assign_owners']
+__all__ = ['Bop', 'OwnershipConstructor', 'SharedBackward', 'SignOptimizer', 'TopFlips', 'assign_owners']
