@@ -62,4 +62,4 @@ def tiny_config(tmp_path):
     """A function: changes -> the config of a whole run in seconds (see :func:`tests.tiny_run.tiny_run`)."""
     from tests.tiny_run import tiny_run
 
-    return lambda **changes: tiny_run(tmp_path / 'run', **changes)
+    return lambda **changes: tiny_run(**{'work_dir': tmp_path / 'run', **changes})
