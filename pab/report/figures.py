@@ -92,19 +92,6 @@ def draw_bars(title: str, unit: str, values: Mapping[str, float], digits: str = 
     return figure
 
 
-def draw_points(title: str, x_unit: str, y_unit: str, points: Mapping[str, Curve], log_x: bool = True) -> Figure:
-    """One marker for each (x, y) of each name, with a legend."""
-    figure, axes = _figure(3.2)
-    for index, (name, (x, y)) in enumerate(points.items()):
-        axes.plot(x, y, MARKERS[index % len(MARKERS)], color=COLOURS[index % len(COLOURS)], label=name, ms=5)
-    if log_x:
-        axes.set_xscale('log')
-    if points:
-        axes.legend(fontsize=6, framealpha=0.8)
-    _label(axes, title, x_unit, y_unit)
-    return figure
-
-
 def to_png(figure: Figure) -> bytes:
     """The picture as a PNG of 150 dots an inch."""
     out = io.BytesIO()
