@@ -1,7 +1,7 @@
 """What a checkpoint file holds: written as plain data, and read without running anything that a file might contain.
 
-Plain data are tensors, numbers, strings and the containers of python. mmengine writes objects of its own, which
-``torch.load(weights_only=True)`` refuses; :class:`CheckpointFormatHook` turns them into plain data and back.
+Plain data are tensors, numbers, strings and the containers of python. mmengine writes objects of its own as well, which
+``torch.load(weights_only=True)`` refuses.
 """
 
 import os
@@ -56,7 +56,7 @@ class CheckpointFormatHook(RunHook):
 
     def before_checkpoint(self, runner: Runner) -> None:
         """Collect the gradients of an incomplete step, which differ among processes until the step is complete."""
-        wrapper = _first_wrapper(runner)
+        wrapper = wrappers_of(runner.optim_wrapper)[0]
         if isinstance(wrapper, OptimWrapper) and not wrapper.should_update():
             own = {n: p.grad.cpu() for n, p in bare(runner.model).named_parameters() if p.grad is not None}
             self._gradients = gather_object(own)
@@ -66,14 +66,14 @@ class CheckpointFormatHook(RunHook):
         self._written = max(time.time_ns(), self._written + 1)
         checkpoint['meta'].update(epoch_length=len(runner.train_dataloader), written=self._written)
         if self._gradients and 'optimizer' in checkpoint:
-            counts = _first_wrapper(runner)._accumulative_counts
+            counts = wrappers_of(runner.optim_wrapper)[0]._accumulative_counts
             checkpoint[PARTIAL] = {'accumulative_counts': counts, 'of_processes': self._gradients}
         self._gradients = None
         dropped: list[str] = []
         for key, value in checkpoint.items():
             if not (isinstance(value, dict) and all(isinstance(v, Tensor) for v in value.values())):
                 checkpoint[key] = to_plain(value, key, dropped)
-        if new := [name for name in dropped if name not in self._reported]:
+        if new := sorted({*dropped} - self._reported):
             self._reported.update(new)
             runner.logger.warning(f'left out of checkpoints, because they have no plain form: {", ".join(new)}')
 
@@ -94,7 +94,7 @@ class CheckpointFormatHook(RunHook):
             # the folder may have been moved or copied; what is in another one is not this run's to remove
             if key.startswith(('best_ckpt', 'last_ckpt')) and isinstance(value, str):
                 hub['runtime_info'][key] = os.path.join(checkpoint_folders(runner)[-1], Path(value).name)
-        # Spare a warning: mmengine compares the pickled forms of metainfo, which differ for equal objects.
+        # mmengine would compare the pickled forms, which differ for equal objects, and warn
         metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
         if repr(to_plain(metainfo, 'metainfo', [])) == repr(meta.get('dataset_meta')):
             meta['dataset_meta'] = metainfo
@@ -115,7 +115,7 @@ def _settle_epoch(meta: dict[str, Any], here: int) -> None:
 
 
 def _restore_gradients(runner: Runner, partial: dict) -> None:
-    counts = _first_wrapper(runner)._accumulative_counts
+    counts = wrappers_of(runner.optim_wrapper)[0]._accumulative_counts
     if (partial['accumulative_counts'], len(partial['of_processes'])) != (counts, runner.world_size):
         runner.logger.warning('The gradients of an incomplete step are left out, because its parts are others now')
         return
@@ -188,15 +188,16 @@ def peek(path: Path, map_location: Any = 'cpu', mmap: bool = True) -> Any:
     except FileNotFoundError:
         raise FileNotFoundError(f'there is no checkpoint {path}') from None
     except Exception as error:  # torch raises many kinds
+        wanted = re.search(r'GLOBAL ([A-Za-z_][\w.]*)', str(error))
         if path.stat().st_size == 0:
-            raise UnusableCheckpoint(f'{path} is empty (0 bytes)') from None
-        if wanted := re.search(r'GLOBAL ([A-Za-z_][\w.]*)', str(error)):
-            raise UnusableCheckpoint(
-                f'{path} is refused: it asks for {wanted.group(1)}, and only plain data is loaded, because anything '
-                'else could run code'
-            ) from None
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UnusableCheckpoint(f'{path} is truncated or was not written by torch ({reason})') from error
+            reason = 'is empty (0 bytes)'
+        elif wanted:
+            why = 'only plain data is loaded, because anything else could run code'
+            reason = f'is refused: it asks for {wanted.group(1)}, and {why}'
+        else:
+            first_line = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            reason = f'is truncated or was not written by torch ({first_line})'
+        raise UnusableCheckpoint(f'{path} {reason}') from error
 
 
 def check_bytes(path: Path) -> None:
@@ -223,18 +224,17 @@ def non_finite(value: Any, name: str = '') -> str | None:
 
 def missing_for_resume(checkpoint: Any) -> list[str]:
     """What a run cannot go on without and the content of a file does not have."""
-    if not isinstance(checkpoint, Mapping):
-        return list(RUN_KEYS)
-    meta = checkpoint.get('meta')
-    known = {'iter', 'epoch'} <= set(meta) if isinstance(meta, Mapping) else False
-    return [key for key in RUN_KEYS if key not in checkpoint or (key == 'meta' and not known)]
+    content = checkpoint if isinstance(checkpoint, Mapping) else {}
+    meta = content.get('meta')
+    counted = isinstance(meta, Mapping) and {'iter', 'epoch'} <= set(meta)
+    return [key for key in RUN_KEYS if key not in content or (key == 'meta' and not counted)]
 
 
 def check_resumable(checkpoint: Any, path: str | os.PathLike, model: nn.Module | None = None) -> None:
-    """Refuse to resume from a file that holds no run, or weights or states of optimizers that no training mends.
+    """Refuse to resume from the content of a file that holds no run, or numbers that no training mends.
 
     Args:
-        checkpoint: the content of the file.
+        checkpoint: its weights and states of optimizers must be finite.
         path: for the message.
         model: whose buffers may hold NaN and infinity.
 
@@ -253,18 +253,19 @@ def check_resumable(checkpoint: Any, path: str | os.PathLike, model: nn.Module |
 
 
 def check_fits(model: nn.Module, state_dict: Mapping[str, Tensor], path: str | os.PathLike) -> None:
-    """Verify that a state dict has the tensors of a model, of the same shapes, and its masks.
-
-    Args:
-        model: nothing in it is changed.
-        state_dict: with the model's own names.
-        path: for the message.
+    """Verify that a state dict, with the model's own names, has its tensors, of the same shapes, and its masks.
 
     Raises:
-        UnusableCheckpoint: says that it is of another model, with the first tensors that differ; or what is wrong with
-            its masks.
+        UnusableCheckpoint: ``path`` is of another model, with the first tensors that differ; or what is wrong with its
+            masks.
     """
-    here, there = _shapes(model.state_dict()), _shapes(state_dict)
+
+    def shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+        """Name -> shape, or type of what is no tensor; without masks, which have a check of their own."""
+        names = [name for name in state if not (name.endswith('_mask') and name.removesuffix('_mask') in state)]
+        return {n: tuple(state[n].shape) if isinstance(state[n], Tensor) else type(state[n]).__name__ for n in names}
+
+    here, there = shapes(model.state_dict()), shapes(state_dict)
     wrong = [
         f'{name} is {there.get(name, "missing")} there and {here.get(name, "missing")} here'
         for name in {**here, **there}
@@ -282,15 +283,14 @@ def check_fits(model: nn.Module, state_dict: Mapping[str, Tensor], path: str | o
         raise UnusableCheckpoint(f'{path} does not fit the masks of this run: {error}') from error
 
 
-def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Name -> shape, or type of what is no tensor; without masks, which have a check of their own."""
-    names = [name for name in state if not (name.endswith('_mask') and name.removesuffix('_mask') in state)]
-    return {n: tuple(state[n].shape) if isinstance(state[n], Tensor) else type(state[n]).__name__ for n in names}
-
-
 def bare(model: nn.Module) -> nn.Module:
     """A model without the wrapper that makes it distributed."""
     return model.module if is_model_wrapper(model) else model
+
+
+def wrappers_of(optim_wrapper: Any) -> list:
+    """The wrappers of single optimizers, of which a run has one or several."""
+    return list(optim_wrapper.values()) if isinstance(optim_wrapper, OptimWrapperDict) else [optim_wrapper]
 
 
 def checkpoint_folders(runner: Runner) -> list[str]:
@@ -298,8 +298,3 @@ def checkpoint_folders(runner: Runner) -> list[str]:
     out_dirs = [hook.out_dir for hook in runner.hooks if isinstance(hook, CheckpointHook) and hook.out_dir]
     name = os.path.basename(runner.work_dir.rstrip(os.sep))
     return [runner.work_dir, *(os.path.join(folder, name) for folder in out_dirs)]
-
-
-def _first_wrapper(runner: Runner) -> Any:
-    wrapper = runner.optim_wrapper
-    return next(iter(wrapper.values())) if isinstance(wrapper, OptimWrapperDict) else wrapper

@@ -80,11 +80,8 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         """Train on what is left of the current epoch."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        done = self._iter - self._epoch * len(self.dataloader)
-        if hasattr(self.dataloader, 'batches_from'):
-            batches = self.dataloader.batches_from(done)
-        else:
-            batches = islice(self.dataloader, done, None)
+        done, loader = self._iter - self._epoch * len(self.dataloader), self.dataloader
+        batches = loader.batches_from(done) if hasattr(loader, 'batches_from') else islice(loader, done, None)
         for index, batch in enumerate(batches, start=done):
             self.run_iter(index, batch)
         self.runner.call_hook('after_train_epoch')
@@ -93,11 +90,9 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     def _validate(self) -> None:
         """Validate when the epoch that is over calls for it and was not validated before."""
         self._decide_current_val_interval()
-        due = self._epoch >= self.val_begin and (
-            self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
-        )
-        if self.runner.val_loop is None or not due or self.runner.message_hub.get_info(VALIDATED) == self._epoch:
-            return
-        # beforehand, because a new best result rewrites the epoch's checkpoint during the validation
-        self.runner.message_hub.update_info(VALIDATED, self._epoch)
-        self.runner.val_loop.run()
+        in_turn = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
+        hub, validation = self.runner.message_hub, self.runner.val_loop
+        if validation and in_turn and self._epoch >= self.val_begin and hub.get_info(VALIDATED) != self._epoch:
+            # beforehand, because a new best result rewrites the epoch's checkpoint during the validation
+            hub.update_info(VALIDATED, self._epoch)
+            validation.run()

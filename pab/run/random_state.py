@@ -15,24 +15,20 @@ from ..registry import HOOKS
 class RandomStateHook(Hook):
     """Seed python, numpy and torch anew for every step from (seed, step, rank).
 
-    Whatever a step draws, in the data loader of the main process, the augmentation or the network, then follows from
-    the number of the step: there is no random state to store, and resuming is exact at any step. What data loader
-    workers draw is seeded sample by sample instead (see :class:`~pab.datasets.EpochSampler`).
+    Whatever the main process draws in a step then follows from the number of the step: there is no random state to
+    store, and resuming is exact at any step. What data loader workers draw is seeded sample by sample instead (see
+    :class:`~pab.datasets.EpochSampler`).
     """
 
     priority = 'VERY_HIGH'
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Seed the epoch's first step, before its batch is fetched."""
-        self._seed(runner, runner.iter)
+        seed_all(step_seed(runner.seed, runner.iter, runner.rank))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Seed the next step, before its batch is fetched."""
-        self._seed(runner, runner.iter + 1)
-
-    @staticmethod
-    def _seed(runner: Runner, step: int) -> None:
-        seed_all(step_seed(runner.seed, step, runner.rank))
+        seed_all(step_seed(runner.seed, runner.iter + 1, runner.rank))
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

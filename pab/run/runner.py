@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..registry import RUNNERS
-from .checkpoint import UnusableCheckpoint, bare, check_fits, check_resumable, load_safely, non_finite
+from .checkpoint import UnusableCheckpoint, bare, check_fits, check_resumable, load_safely, non_finite, wrappers_of
 from .config import FixedConfig, check_config
 from .hook_points import check_hook, check_point
 from .loops import EnduringLoader
@@ -38,19 +38,14 @@ class PabRunner(Runner):
       no code and fit the model; a resume finds them by what they hold;
     - training does not begin in a folder with the checkpoints of another run unless the config has ``overwrite=True``.
 
-    Hooks may have more methods than mmengine's, see :class:`pab.run.hook_points.RunHook`.
+    Hooks may have more methods than mmengine's, see :class:`pab.run.RunHook`.
     """
 
     _outdated: list[Path] = []
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> 'PabRunner':
-        """Build a runner from a config.
-
-        Raises:
-            ValueError: the config has a key that nothing reads.
-            OSError: the work dir cannot be written.
-        """
+        """Build a runner; ValueError for a config with a key that nothing reads, OSError without a work dir."""
         check_config(cfg)
         _first_process(lambda: check_writable(cfg['work_dir']))
         return super().from_cfg(FixedConfig(dict(cfg), filename=getattr(cfg, 'filename', None)))
@@ -62,22 +57,17 @@ class PabRunner(Runner):
         logger.addFilter(lambda record: 'the gradient of some iterations is lost' not in record.getMessage())
         for handler in logger.handlers:
             if type(handler) is logging.StreamHandler:
-                handler.addFilter(CONSOLE_FILTER)  # a second time it changes nothing
+                handler.addFilter(is_for_console)  # a second time it changes nothing
         return logger
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
         """Register default hooks; None drops one, whoever it comes from."""
         known = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
-        super().register_default_hooks(
-            {name: hook for name, hook in (hooks or {}).items() if hook is not None or name in known}
-        )
+        kept = {name: hook for name, hook in (hooks or {}).items() if hook is not None or name in known}
+        super().register_default_hooks(kept)
 
     def register_hook(self, hook: Hook | dict, priority: str | int | None = None) -> None:
-        """Register a hook.
-
-        Raises:
-            ValueError: it has a method that is named like a point of a run (``before_trian_epoch``) and is none.
-        """
+        """Register a hook; ValueError if it has a method that is named like a point of a run and is none."""
         before = set(self._hooks)
         super().register_hook(hook, priority)
         for added in set(self._hooks) - before:
@@ -91,11 +81,7 @@ class PabRunner(Runner):
         self.register_hook(dict(type='pab.CheckpointFormatHook'))
 
     def call_hook(self, fn_name: str, **kwargs) -> None:
-        """Call a method of every hook that has it.
-
-        Raises:
-            ValueError: there is no such point of a run.
-        """
+        """Call a method of every hook that has it; ValueError if there is no such point of a run."""
         check_point(fn_name)
         super().call_hook(fn_name, **kwargs)
 
@@ -119,9 +105,7 @@ class PabRunner(Runner):
         """
         start, self._outdated = _first_process(lambda: choose_start(self))
         if self._resume and start is None:
-            self.logger.warning(
-                f'There is no checkpoint to resume from in {self.work_dir}: training starts from the beginning'
-            )
+            self.logger.warning(f'There is no checkpoint to resume from in {self.work_dir}: training starts anew')
         self._resume, self._load_from = start is not None, start or self._load_from
         try:
             return super().train()
@@ -137,11 +121,9 @@ class PabRunner(Runner):
         """
         if not (auto_scale_lr or {}).get('enable'):
             return
-        wrappers = list(optim_wrapper.values()) if isinstance(optim_wrapper, OptimWrapperDict) else [optim_wrapper]
-        loader = self._train_dataloader
+        wrappers, loader, base = wrappers_of(optim_wrapper), self._train_dataloader, auto_scale_lr['base_batch_size']
         batch = loader['batch_size'] if isinstance(loader, dict) else loader.batch_size
         batch *= self.world_size * wrappers[0]._accumulative_counts
-        base = auto_scale_lr['base_batch_size']
         groups = [group for wrapper in wrappers for group in wrapper.optimizer.param_groups if 'lr' in group]
         for group in groups:
             group['lr'] *= batch / base
@@ -150,19 +132,15 @@ class PabRunner(Runner):
         self.logger.info(f'Learning rates for a batch of {batch}{scaled}: {shown}')
 
     def build_param_scheduler(self, scheduler):
-        """Build the schedules of the optimizers.
-
-        Raises:
-            ValueError: several optimizers, and not one entry for each of them.
-        """
+        """Build the schedules; ValueError if there are several optimizers and not one entry for each of them."""
         if isinstance(self.optim_wrapper, OptimWrapperDict):
             names = sorted(self.optim_wrapper.keys())
-            known = isinstance(scheduler, Mapping) and 'type' not in scheduler
-            if not known or sorted(scheduler) != names:
-                got = sorted(scheduler) if known else scheduler
+            got = sorted(scheduler) if isinstance(scheduler, Mapping) and 'type' not in scheduler else scheduler
+            if got != names:
+                entries = ', '.join(f'{name}=[]' for name in names)
                 raise ValueError(
-                    f'param_scheduler: needs one entry for each optimizer, {", ".join(names)}, such as dict('
-                    f'{", ".join(f"{name}=[]" for name in names)}), where [] keeps what is set; got {got!r}'
+                    f'param_scheduler: needs one entry for each optimizer, {", ".join(names)}, such as '
+                    f'dict({entries}), where [] keeps what is set; got {got!r}'
                 )
         return super().build_param_scheduler(scheduler)
 
@@ -229,21 +207,20 @@ class PabRunner(Runner):
             FileNotFoundError: there is no such file.
         """
         filename = self._fetch(filename)
-        checkpoint = load_safely(filename, map_location)
+        checkpoint, model = load_safely(filename, map_location), bare(self.model)
         if not isinstance(checkpoint, Mapping):
             raise UnusableCheckpoint(f'{filename} is no checkpoint: it holds a {type(checkpoint).__name__}')
-        model = bare(self.model)
         if 'state_dict' not in checkpoint:
             checkpoint = {'state_dict': checkpoint}
         if self._resume:
             check_resumable(checkpoint, filename, model)
             self.call_hook('check_resume', checkpoint=checkpoint)
+        state = checkpoint['state_dict']
         for pattern, replacement in revise_keys:
-            checkpoint['state_dict'] = {
-                re.sub(pattern, replacement, name): value for name, value in checkpoint['state_dict'].items()
-            }
+            state = {re.sub(pattern, replacement, name): value for name, value in state.items()}
+        checkpoint['state_dict'] = state
         if strict:
-            check_fits(model, checkpoint['state_dict'], filename)
+            check_fits(model, state, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         load_state_dict(model, checkpoint['state_dict'], strict=strict, logger=self.logger)
         self._has_loaded = True
@@ -271,20 +248,11 @@ def _first_process(act: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
-class ConsoleFilter(logging.Filter):
-    """Let through what a person watching a run wants: progress, results, what pab reports, and every warning.
-
-    What is kept from the console (environment, hook tables, the merged config) stands in the log file.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the console shows a record."""
-        path, text = record.pathname.replace('\\', '/'), record.getMessage()
-        if '/mmengine/' not in path:
-            return True
-        if record.levelno >= logging.WARNING:
-            return 'will be deprecated' not in text  # of its own functions, which it calls itself
-        return path.endswith('/hooks/logger_hook.py') and not text.startswith('Exp name:')
-
-
-CONSOLE_FILTER = ConsoleFilter()
+def is_for_console(record: logging.LogRecord) -> bool:
+    """Whether a person watching a run wants a record: progress, results, what pab reports, and every warning."""
+    path, text = record.pathname.replace('\\', '/'), record.getMessage()
+    if '/mmengine/' not in path:
+        return True
+    if record.levelno >= logging.WARNING:
+        return 'will be deprecated' not in text  # of its own functions, which it calls itself
+    return path.endswith('/hooks/logger_hook.py') and not text.startswith('Exp name:')

@@ -65,47 +65,41 @@ def run_files(folders: Iterable[str | os.PathLike], tell: Callable[[str], None] 
 def find_newest(
     folders: Iterable[str | os.PathLike], tell: Callable[[str], None], model: nn.Module | None = None
 ) -> Path | None:
-    """Find the newest checkpoint that a run in these folders can go on from.
+    """Find the newest checkpoint that a run in these folders can go on from; None when there is none.
 
     Args:
         folders: as for :func:`run_files`.
         tell: called with one sentence for each file that is passed over, with its name and the reason.
         model: whose buffers may hold NaN and infinity.
 
-    Returns:
-        None when there is none.
-
     Raises:
         UnusableCheckpoint: there are files that could have been one but are damaged or not finite, and no other, so
             that starting anew might not be what was meant.
     """
     unusable = []
-    for file in run_files(folders, tell):
-        if file.path.name.startswith(NOT_FOR_RESUME):
-            tell(f'passing over {file.path}: it was written when the loss was no longer finite')
-        elif not file.damage and 'optimizer' not in file.content:
-            if not file.path.name.startswith('best_'):  # those never have one
-                tell(f'passing over {file.path}: it is no checkpoint to resume a run from, it has no optimizer')
-        elif problem := file.damage or _problem(file, model):
-            tell(f'passing over a file: {problem}')
-            unusable.append(file.path)
-        else:
-            return file.path
+    for _, path, content, damage in run_files(folders, tell):
+        if path.name.startswith(NOT_FOR_RESUME):
+            tell(f'passing over {path}: it was written when the loss was no longer finite')
+            continue
+        if not damage and 'optimizer' not in content:
+            if not path.name.startswith('best_'):  # those never have one
+                tell(f'passing over {path}: it is no checkpoint to resume a run from, it has no optimizer')
+            continue
+        try:
+            if damage:
+                raise UnusableCheckpoint(damage)
+            check_bytes(path)
+            check_resumable(content, path, model)
+            return path
+        except UnusableCheckpoint as error:
+            tell(f'passing over a file: {error}')
+            unusable.append(path)
     if unusable:
         raise UnusableCheckpoint(
             f'no checkpoint in {unusable[0].parent} can be resumed, {", ".join(path.name for path in unusable)} '
             f'{"is" if len(unusable) == 1 else "are"} damaged or not finite; remove what cannot be used to start anew'
         )
     return None
-
-
-def _problem(file: RunFile, model: nn.Module | None) -> str:
-    try:
-        check_bytes(file.path)
-        check_resumable(file.content, file.path, model)
-    except UnusableCheckpoint as error:
-        return str(error)
-    return ''
 
 
 def choose_start(runner: Runner) -> tuple[str | None, list[Path]]:
