@@ -1,8 +1,4 @@
-"""What a checkpoint file holds: written as plain data, and read without running anything that a file might contain.
-
-Plain data are tensors, numbers, strings and the containers of python. mmengine writes objects of its own as well, which
-``torch.load(weights_only=True)`` refuses.
-"""
+"""What a checkpoint file holds: written as plain data, and read without running anything that a file might contain."""
 
 import os
 import re
@@ -41,10 +37,10 @@ class UnusableCheckpoint(ValueError):
 class CheckpointFormatHook(RunHook):
     """Write into checkpoints what a run needs to go on exactly, as plain data; turn it back when they are read.
 
-    :class:`pab.run.PabRunner` has this hook in every run. To mmengine's content it adds ``meta.epoch_length`` (steps),
-    ``meta.written`` (a time in ns, later than those of all checkpoints that the run wrote before), and, where several
-    backward passes make one step of the optimizers and some of them are done, the gradients so far of every process.
-    An object without a plain form, added by somebody else's hook, is left out and named in a warning, once.
+    Plain data are tensors, numbers, strings and the containers of python; ``torch.load(weights_only=True)`` refuses
+    mmengine's own objects. What has no plain form is left out and named in a warning, once. To mmengine's content the
+    hook adds ``meta.epoch_length`` (steps), ``meta.written`` (a time in ns, later than in all checkpoints of the run
+    before), and, where several backward passes make one step and some are done, the gradients so far of every process.
     """
 
     priority = 'LOWEST'  # after every hook that adds something
@@ -55,7 +51,7 @@ class CheckpointFormatHook(RunHook):
         self._gradients: list[dict[str, Tensor]] | None = None
 
     def before_checkpoint(self, runner: Runner) -> None:
-        """Collect the gradients of an incomplete step, which differ among processes until the step is complete."""
+        """Collect the gradients of an incomplete step, of which every process has its own."""
         wrapper = wrappers_of(runner.optim_wrapper)[0]
         if isinstance(wrapper, OptimWrapper) and not wrapper.should_update():
             own = {n: p.grad.cpu() for n, p in bare(runner.model).named_parameters() if p.grad is not None}
@@ -98,20 +94,16 @@ class CheckpointFormatHook(RunHook):
         metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
         if repr(to_plain(metainfo, 'metainfo', [])) == repr(meta.get('dataset_meta')):
             meta['dataset_meta'] = metainfo
-        _settle_epoch(meta, len(runner.train_dataloader))
+        here = len(runner.train_dataloader)
+        before = meta.get('epoch_length', here)
+        if before != here and meta['iter'] != meta['epoch'] * before:
+            raise UnusableCheckpoint(
+                f'resume: the checkpoint was written in the middle of an epoch of {before} steps, and an epoch now has '
+                f'{here}; resume with the batch size and number of processes of that run, or an epoch_*.pth'
+            )
+        meta['iter'] += meta['epoch'] * (here - before)
         if PARTIAL in checkpoint:
             _restore_gradients(runner, checkpoint[PARTIAL])
-
-
-def _settle_epoch(meta: dict[str, Any], here: int) -> None:
-    """Count the steps so far in epochs of this run's length, which can only be done between epochs."""
-    before = meta.get('epoch_length', here)
-    if before != here and meta['iter'] != meta['epoch'] * before:
-        raise UnusableCheckpoint(
-            f'resume: the checkpoint was written in the middle of an epoch of {before} steps, and an epoch now has '
-            f'{here}; resume with the batch size and number of processes of that run, or an epoch_*.pth'
-        )
-    meta['iter'] += meta['epoch'] * (here - before)
 
 
 def _restore_gradients(runner: Runner, partial: dict) -> None:
@@ -125,13 +117,9 @@ def _restore_gradients(runner: Runner, partial: dict) -> None:
 
 
 def to_plain(value: Any, where: str, dropped: list[str]) -> Any:
-    """Turn a value into tensors, dicts, lists, tuples, strings and numbers.
+    """Turn the value named ``where`` into tensors, dicts, lists, tuples, strings and numbers, sets into sorted lists.
 
-    Args:
-        value: of a checkpoint. numpy arrays become tensors, numpy scalars numbers, sets sorted lists, and a
-            HistoryBuffer a dict of tensors that :func:`history_from_plain` reads.
-        where: the value's name.
-        dropped: gets the name of every value that has no plain form; its place is taken by None.
+    What has no plain form becomes None, and its name is added to ``dropped``.
     """
     if type(value) in PLAIN:
         return value
@@ -159,59 +147,47 @@ def to_plain(value: Any, where: str, dropped: list[str]) -> Any:
 
 
 def history_from_plain(value: Any) -> Any:
-    """Turn the plain form of a HistoryBuffer back, with the same numbers in the same types; others pass unchanged."""
+    """Turn the plain form of a HistoryBuffer back; other values pass unchanged."""
     if not (isinstance(value, Mapping) and set(value) == {HISTORY}):
         return value
     plain = value[HISTORY]
     return HistoryBuffer(plain['values'].cpu().numpy(), plain['counts'].cpu().numpy(), plain['max_length'])
 
 
-def load_safely(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
+def load_safely(path: str | os.PathLike, map_location: Any = 'cpu', check: bool = True) -> Any:
     """Load a file that torch wrote, without running anything it might contain, and only if every byte is sound.
+
+    Args:
+        path: of the file.
+        map_location: where its tensors go.
+        check: verify the checksums, which torch does not; otherwise tensors stay in the file until they are used.
 
     Raises:
         FileNotFoundError: there is no such file.
         UnusableCheckpoint: it is empty, truncated, damaged, no file of torch's, or holds more than plain data.
     """
     path = Path(path).expanduser()
-    check_bytes(path)
-    return peek(path, map_location, mmap=False)
-
-
-def peek(path: Path, map_location: Any = 'cpu', mmap: bool = True) -> Any:
-    """As :func:`load_safely`, but without looking at every byte: tensors stay in the file until they are used."""
+    try:
+        if check and zipfile.is_zipfile(path) and (bad := zipfile.ZipFile(path).testzip()):
+            raise UnusableCheckpoint(f'{path} is damaged: the checksum of {bad} is wrong')
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        raise UnusableCheckpoint(f'{path} is damaged: {error}') from error
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'Detected pickle protocol')  # in files that are refused in a moment
-            mmap = mmap and zipfile.is_zipfile(path)
+            mmap = not check and zipfile.is_zipfile(path)
             return torch.load(str(path), map_location=map_location, weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise FileNotFoundError(f'there is no checkpoint {path}') from None
     except Exception as error:  # torch raises many kinds
-        wanted = re.search(r'GLOBAL ([A-Za-z_][\w.]*)', str(error))
-        if path.stat().st_size == 0:
-            reason = 'is empty (0 bytes)'
-        elif wanted:
+        reason = 'is empty (0 bytes)'
+        if wanted := re.search(r'GLOBAL ([A-Za-z_][\w.]*)', str(error)):
             why = 'only plain data is loaded, because anything else could run code'
             reason = f'is refused: it asks for {wanted.group(1)}, and {why}'
-        else:
+        elif path.stat().st_size:
             first_line = (str(error).splitlines() or [type(error).__name__])[0][:200]
             reason = f'is truncated or was not written by torch ({first_line})'
         raise UnusableCheckpoint(f'{path} {reason}') from error
-
-
-def check_bytes(path: Path) -> None:
-    """Verify the checksums of a file of torch's, which torch itself does not look at; other files pass.
-
-    Raises:
-        UnusableCheckpoint: names what is damaged.
-    """
-    try:
-        bad = zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
-        raise UnusableCheckpoint(f'{path} is damaged: {error}') from error
-    if bad:
-        raise UnusableCheckpoint(f'{path} is damaged: the checksum of {bad} is wrong')
 
 
 def non_finite(value: Any, name: str = '') -> str | None:
@@ -231,15 +207,9 @@ def missing_for_resume(checkpoint: Any) -> list[str]:
 
 
 def check_resumable(checkpoint: Any, path: str | os.PathLike, model: nn.Module | None = None) -> None:
-    """Refuse to resume from the content of a file that holds no run, or numbers that no training mends.
+    """Raise UnusableCheckpoint if the content of ``path`` holds no run, or a weight or a state that is not finite.
 
-    Args:
-        checkpoint: its weights and states of optimizers must be finite.
-        path: for the message.
-        model: whose buffers may hold NaN and infinity.
-
-    Raises:
-        UnusableCheckpoint: names what is missing, or the first tensor that is not finite.
+    Buffers of the model may hold anything.
     """
     if missing := missing_for_resume(checkpoint):
         raise UnusableCheckpoint(
@@ -253,12 +223,7 @@ def check_resumable(checkpoint: Any, path: str | os.PathLike, model: nn.Module |
 
 
 def check_fits(model: nn.Module, state_dict: Mapping[str, Tensor], path: str | os.PathLike) -> None:
-    """Verify that a state dict, with the model's own names, has its tensors, of the same shapes, and its masks.
-
-    Raises:
-        UnusableCheckpoint: ``path`` is of another model, with the first tensors that differ; or what is wrong with its
-            masks.
-    """
+    """Raise UnusableCheckpoint, naming ``path``, unless a state dict has a model's tensors, their shapes, and masks."""
 
     def shapes(state: Mapping[str, Any]) -> dict[str, Any]:
         """Name -> shape, or type of what is no tensor; without masks, which have a check of their own."""

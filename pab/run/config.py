@@ -91,11 +91,13 @@ def check_config(cfg: Config) -> None:
         if hook is not None and name not in known_hooks:
             hint = suggest(name, known_hooks, 'the hooks of this config are')
             raise ValueError(f'config: default_hooks.{name} has no type, got {hook!r}; {hint}')
-    for name in ('max_epochs', 'max_iters', 'val_interval'):
-        _check_count(f'train_cfg: {name}', (cfg.get('train_cfg') or {}).get(name, 1))
-    scale = cfg.get('auto_scale_lr') or {}
+    train, scale = cfg.get('train_cfg') or {}, cfg.get('auto_scale_lr') or {}
+    counts = {f'train_cfg: {name}': train.get(name, 1) for name in ('max_epochs', 'max_iters', 'val_interval')}
     if scale.get('enable'):
-        _check_count('auto_scale_lr: base_batch_size, the batch that lr belongs to,', scale.get('base_batch_size'))
+        counts['auto_scale_lr: base_batch_size, the batch that lr belongs to,'] = scale.get('base_batch_size')
+    for what, number in counts.items():
+        if type(number) is not int or number < 1:
+            raise ValueError(f'{what} must be an integer >= 1, got {number!r}')
 
 
 def _check_arguments(name: str, value: Any) -> None:
@@ -145,11 +147,6 @@ def _check_keys(where: str, keys: Iterable[str], known: set[str]) -> None:
         if key not in known:
             own = '; a name of your own begins with an underscore' if where == 'config' else ''
             raise ValueError(f'{where}: nothing reads the key {key!r}; {suggest(key, known, "known keys are")}{own}')
-
-
-def _check_count(what: str, number: Any) -> None:
-    if type(number) is not int or number < 1:
-        raise ValueError(f'{what} must be an integer >= 1, got {number!r}')
 
 
 def suggest(key: str, known: Iterable[str], otherwise: str) -> str:

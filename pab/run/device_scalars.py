@@ -55,11 +55,7 @@ class DeviceScalarsHook(RuntimeInfoHook):
 
 
 def to_numbers(rows: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Turn the tensors of one element in dicts into python numbers, by one transfer for each device and type.
-
-    Args:
-        rows: other values than tensors pass unchanged.
-    """
+    """Turn the tensors of one element in dicts into python numbers, by one transfer for each device and type."""
     numbers = [dict(row) for row in rows]
     groups: defaultdict[tuple, list[tuple[dict, str]]] = defaultdict(list)
     for row in numbers:

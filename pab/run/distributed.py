@@ -36,9 +36,6 @@ def process_group(cfg: Config) -> Iterator[None]:
     ``model_wrapper_cfg`` without devices. Processes of other launchers meet in mmengine's runner. For all of them,
     ``env_cfg.dist_cfg`` has ``backend``, and ``timeout``: the seconds after which a process no longer waits for others.
 
-    Args:
-        cfg: with ``launcher``.
-
     Raises:
         ValueError: torchrun started processes and ``launcher`` is 'none', or ``launcher`` is 'pytorch' and it did not;
             there are more processes than GPUs; the launcher or ``sync_bn`` needs a GPU and there is none.
@@ -126,8 +123,7 @@ class SharedStatisticsHook(Hook):
     """Give every process the running statistics of the first one before each validation.
 
     A process sees its own part of each batch, so the running means and variances of batch norm differ among processes
-    (unless ``sync_bn='torch'``). Checkpoints hold those of the first. With this hook the validation of all processes
-    uses what is saved; those of the others have no part in training, so nothing is lost when a run is resumed.
+    (unless ``sync_bn='torch'``). Checkpoints hold those of the first, and with this hook all validate what is saved.
     """
 
     priority = 'LOW'  # behind hooks that exchange the model for an averaged one
@@ -163,12 +159,12 @@ class GradientCompressionHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Tell the distributed model how to average; TypeError for any but a DistributedDataParallel model."""
-        if not runner.distributed:
-            runner.logger.warning('GradientCompressionHook: a run of one process sends no gradients')
-            return
-        if not isinstance(runner.model, DistributedDataParallel):
+        if isinstance(runner.model, DistributedDataParallel):
+            runner.model.register_comm_hook(None, COMPRESSIONS[self.dtype])
+        elif runner.distributed:
+            model = type(runner.model).__name__
             raise TypeError(
-                f'GradientCompressionHook: needs a DistributedDataParallel model, got {type(runner.model).__name__}; '
-                'drop the hook or model_wrapper_cfg'
+                f'GradientCompressionHook: needs a DistributedDataParallel model, got {model}; drop the hook'
             )
-        runner.model.register_comm_hook(None, COMPRESSIONS[self.dtype])
+        else:
+            runner.logger.warning('GradientCompressionHook: a run of one process sends no gradients')

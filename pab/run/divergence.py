@@ -21,10 +21,9 @@ from .work_dir import NOT_FOR_RESUME
 class DivergenceHook(Hook):
     """Stop before an update by gradients that are NaN or infinite, and name the layer where the first such number is.
 
-    The norm of all gradients is looked at before every update. A loss that is not finite has such gradients too, and
-    processes share their gradients, so all of them stop in the same step. The weights are then still those that the
-    step began with: the step is computed once more, with its batches and random numbers, and every layer's weights,
-    output and gradients are looked at. The table of all layers is in the log; the error names the first one.
+    The norm of all gradients, which processes share, is looked at before every update. If it is not finite, the step is
+    computed once more with its weights, batches and random numbers, and every layer's weights, output and gradients are
+    looked at. The table of all layers is in the log; the error names the first one.
 
     The norm is one pass over the gradients, on a CPU 0.1 to 0.4 % of a step. On a GPU nobody waits for it: it is read
     one update later, and a copy of the weights from before the update is kept for that long.
@@ -125,12 +124,13 @@ PARTS = ('weights', 'output', 'output gradient', 'weight gradient')
 
 
 class PassStatistics(NamedTuple):
-    """A forward and a backward pass, layer by layer."""
+    """A forward and a backward pass: layers, in the order in which they ran -> part -> (magnitude, not finite).
+
+    The magnitude is the largest finite one, the other the count of numbers that are not finite.
+    """
 
     loss: float
     layers: dict[str, dict[str, tuple[float, int]]]
-    """Name -> part, of PARTS -> largest finite magnitude, count of numbers that are not finite. The layers stand in the
-    order in which they ran; those that did not run come last."""
 
     @property
     def origin(self) -> str:
@@ -157,11 +157,8 @@ class PassStatistics(NamedTuple):
 def layer_statistics(model: nn.Module, loss_of: Callable[[], Tensor]) -> PassStatistics:
     """Run a forward and a backward pass and look at every layer that has weights of its own or no layers inside.
 
-    Weights and their ``grad`` stay as they are; running statistics move as in any forward pass in training mode.
-
-    Args:
-        model: whose layers are looked at.
-        loss_of: runs the forward pass and returns the loss, ().
+    ``loss_of`` runs the forward pass and returns the loss, (). Weights and their ``grad`` stay as they are; running
+    statistics move as in any forward pass in training mode.
     """
     names = {m: name for name, m in model.named_modules() if m._parameters or next(m.children(), None) is None}
     rows: dict[str, dict[str, tuple[float, int]]] = {}

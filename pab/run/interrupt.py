@@ -28,7 +28,7 @@ class InterruptHook(RunHook):
     """On Ctrl-C (SIGINT) or SIGTERM, finish the step, write a checkpoint, say how to resume, and end.
 
     The process ends with the conventional status, 130 or 143. Several processes stop after the same step, the next one,
-    whichever of them was told. The checkpoint is ``interrupted.pth`` in the work dir, or, where weights
+    whichever was told. The checkpoint is ``interrupted.pth`` in the work dir, or, where weights
     are not finite, a ``diverged_`` one that no resume takes. While a validation runs, a single process stops at once if
     the epoch's checkpoint is there; otherwise the run stops when the validation is over. A second Ctrl-C to a single
     process ends it at once, without a checkpoint.
@@ -116,9 +116,7 @@ class _Votes:
     def outcome(self, number: int, now: bool) -> int:
         """The highest signal that a process was told, 0 for none; the same on all processes.
 
-        Args:
-            number: the signal that this process was told, or 0.
-            now: wait for the others' present votes.
+        ``number`` is the one that this process was told; ``now`` waits for the others' present votes.
         """
         agreed = self._read()
         self._told = torch.tensor(number)
@@ -132,10 +130,7 @@ class _Votes:
 
 
 def resume_command(argv: Sequence[str], environment: Mapping[str, str]) -> str:
-    """The command that goes on with a run that was started by ``argv``.
-
-    ``PAB_COMMAND`` in the environment is what a launching script was called with, when there was one.
-    """
+    """The command that goes on with a run started by ``argv``, or by a launching script, as ``PAB_COMMAND`` says."""
     launched = environment.get('PAB_COMMAND')
     words, kept = shlex.split(launched) if launched else ['python', *argv], []
     for before, word in pairwise(['', *words]):

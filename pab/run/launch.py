@@ -50,11 +50,7 @@ def add_seed_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config that a command line names, and let the command line replace parts of it.
-
-    Raises:
-        SystemExit: there is no such file, it cannot be read, or nothing would read a key of it.
-    """
+    """Read the config of a command line, which replaces parts of it; SystemExit if it cannot be read or has a wrong key."""
     path = Path(args.config)
     if not path.is_file():
         sys.exit(f'error: there is no config {path}; those that come with pab are in configs/pab/')
@@ -72,12 +68,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def run(cfg: Config, act: Callable[[Any], Any]) -> None:
-    """Build the runner of a config and let it act, with :func:`errors_in_one_line`.
-
-    Args:
-        cfg: with the launcher and work dir of the command line.
-        act: what the runner is to do.
-    """
+    """Build the runner of a config, with the launcher and work dir of the command line, and let it act."""
     if get_device() == 'cpu':
         keep_freed_memory()
     rank = int(os.environ.get('RANK', 0)) if cfg.get('launcher', 'none') != 'none' else 0
@@ -89,8 +80,7 @@ def run(cfg: Config, act: Callable[[Any], Any]) -> None:
 def errors_in_one_line(who: str = '') -> Iterator[None]:
     """End the process with one line, which ``who`` begins, for an error in what the user gave.
 
-    ``PAB_TRACEBACK=1`` in the environment shows the traceback. Unless a ``raise`` in pab made the error, and so says
-    what to do, the line tells so.
+    Unless a ``raise`` in pab made the error, and so says what to do, the line tells how to see the traceback.
     """
     try:
         yield

@@ -35,11 +35,8 @@ class ResumeCheckHook(RunHook):
     Everything counts but paths, logging, validation and the like (``MAY_CHANGE``).
 
     Args:
-        allow_changes: go on with what the config says now: also where the checkpoint holds the old value of an
-            optimizer's or a schedule's setting. The differences are a warning then.
-
-    Raises:
-        ValueError: lists what differs.
+        allow_changes: go on with what the config says now, for optimizers and schedules too, with a warning; otherwise
+            a ValueError lists what differs.
     """
 
     def __init__(self, allow_changes: bool = False) -> None:

@@ -29,7 +29,7 @@ from .work_dir import NOT_FOR_RESUME, choose_start
 class PabRunner(Runner):
     """The runner that ``tools/`` use.
 
-    It differs from :class:`mmengine.runner.Runner` in this:
+    It differs from mmengine's in this; hooks may have more methods (:class:`pab.run.RunHook`), and
 
     - a key of the config that nothing reads is an error, and so is a hook's method that nothing calls;
     - the console shows progress, results and warnings only, while the log file in the work dir has everything;
@@ -37,8 +37,6 @@ class PabRunner(Runner):
     - checkpoints are plain data, written atomically and only if their numbers are finite, and loaded only if they run
       no code and fit the model; a resume finds them by what they hold;
     - training does not begin in a folder with the checkpoints of another run unless the config has ``overwrite=True``.
-
-    Hooks may have more methods than mmengine's, see :class:`pab.run.RunHook`.
     """
 
     _outdated: list[Path] = []
@@ -94,14 +92,10 @@ class PabRunner(Runner):
         return loader
 
     def train(self) -> nn.Module:
-        """Train, in a work dir that is new, that this run goes on in, or that it may overwrite.
+        """Train, in a work dir that is new, that this run goes on in, or that it may overwrite; else errors as there.
 
-        A resume without a file's name takes the newest good checkpoint. Where there is none, the run begins anew with a
-        warning, so that a job which is started again by a cluster can always be started with ``--resume``.
-
-        Raises:
-            FileExistsError: the work dir holds checkpoints that this run does not go on from.
-            UnusableCheckpoint: there are checkpoints to resume from, but none of them can be used.
+        A resume without a file's name takes the newest good checkpoint (:func:`choose_start`). Where there is none, the
+        run begins anew with a warning, so that a cluster can always start a job with ``--resume``.
         """
         start, self._outdated = _first_process(lambda: choose_start(self))
         if self._resume and start is None:
@@ -116,8 +110,7 @@ class PabRunner(Runner):
         """Scale the learning rates by batch of a step / ``base_batch_size`` if ``auto_scale_lr.enable``.
 
         The batch of a step is that of all processes and of all backward passes which ``accumulative_counts`` collects.
-        Optimizers without a learning rate are left alone. Source: Goyal et al. 2017, "Accurate, Large Minibatch SGD"
-        (arXiv 1706.02677), the linear scaling rule.
+        Optimizers without a learning rate are left alone. Source: Goyal et al. 2017 (arXiv 1706.02677).
         """
         if not (auto_scale_lr or {}).get('enable'):
             return
@@ -148,8 +141,7 @@ class PabRunner(Runner):
         """Save a checkpoint, atomically unless ``backend_args`` says otherwise; to be called on every process.
 
         Raises:
-            FloatingPointError: a weight or a state of an optimizer is not finite, and the file's name does not begin
-                with ``diverged_``.
+            FloatingPointError: :meth:`non_finite` finds something, and the file's name does not begin with diverged_.
             OSError: the file cannot be written; those written before are untouched.
         """
         if not filename.startswith(NOT_FOR_RESUME) and (bad := self.non_finite()):
@@ -163,10 +155,7 @@ class PabRunner(Runner):
         super().save_checkpoint(out_dir, filename, *args, backend_args=backend_args, **kwargs)
 
     def non_finite(self) -> str | None:
-        """The name of the first weight or state of an optimizer that holds NaN or infinity; None when all are finite.
-
-        Buffers are not looked at: they may hold anything, and every process has its own.
-        """
+        """The name of the first weight or state of an optimizer (no buffer) that holds NaN or infinity, else None."""
         states = self.optim_wrapper.state_dict() if hasattr(self.optim_wrapper, 'state_dict') else None
         return non_finite({**dict(bare(self.model).named_parameters()), 'optimizer': states})
 
@@ -202,9 +191,7 @@ class PabRunner(Runner):
             strict: refuse tensors that are missing, too many or of another shape; False reports them as mmengine does.
             revise_keys: (pattern, replacement) for the names of its tensors.
 
-        Raises:
-            UnusableCheckpoint: says what is wrong with it.
-            FileNotFoundError: there is no such file.
+        Raises as :func:`load_safely` does, and UnusableCheckpoint for what does not fit or cannot be resumed.
         """
         filename = self._fetch(filename)
         checkpoint, model = load_safely(filename, map_location), bare(self.model)

@@ -16,14 +16,10 @@ ATOMIC = 'atomic'  # the backend's name in configs: backend_args=dict(backend='a
 
 
 def download(address: str, folder: Path) -> str:
-    """Bring a file to this machine, anew each time, and return its path; one of ``file://`` stays where it is.
-
-    Args:
-        address: begins with file://, http:// or https://.
-        folder: where the file goes; it is made.
+    """Bring a file into a folder, anew each time, and return its path; one of ``file://`` stays where it is.
 
     Raises:
-        ValueError: another kind of address.
+        ValueError: the address does not begin with file://, http:// or https://.
         OSError: the file cannot be fetched.
     """
     parts = urlparse(address)
@@ -43,12 +39,7 @@ def download(address: str, folder: Path) -> str:
 def write_atomically(data: bytes, path: str | os.PathLike) -> None:
     """Write a file by way of a temporary one in the same folder, forced to the disk and then renamed.
 
-    Args:
-        data: the whole content.
-        path: where it belongs; missing folders are made. A file that is there is replaced at once or not at all.
-
-    Raises:
-        OSError: says which file could not be written, why, and that the one before is untouched.
+    Missing folders are made. A file that is there is replaced at once or not at all; an OSError says why not.
     """
     path = Path(path)
     partial = path.with_name(f'.{path.name}.partial')
@@ -93,7 +84,7 @@ class AtomicBackend(LocalBackend):
     _outdated: set[Path] = set()  # of the class, for mmengine makes a backend for each use
 
     def put(self, obj: bytes, filepath: str | os.PathLike) -> None:
-        """Write a file by :func:`write_atomically`, then remove what was marked in its folder."""
+        """Write a file, then remove what was marked in its folder."""
         write_atomically(obj, filepath)
         path = Path(filepath).absolute()
         beside = {old for old in self._outdated if old.parent == path.parent}
