@@ -25,7 +25,6 @@ from .hook_points import RunHook
 
 RUN_KEYS = ('meta', 'state_dict', 'message_hub', 'optimizer')  # what a file must hold for a run to go on from it
 HISTORY = 'history'  # the key that marks the plain form of a HistoryBuffer
-PLAIN = (bool, int, float, complex, str, bytes, type(None))
 PARTIAL = 'partial_gradients'  # the key for gradients of a step that is not complete
 
 
@@ -47,8 +46,7 @@ class CheckpointFormatHook(RunHook):
 
     def __init__(self) -> None:
         self._reported: set[str] = set()
-        self._written = 0
-        self._gradients: list[dict[str, Tensor]] | None = None
+        self._written, self._gradients = 0, None
 
     def before_checkpoint(self, runner: Runner) -> None:
         """Collect the gradients of an incomplete step, of which every process has its own."""
@@ -121,7 +119,7 @@ def to_plain(value: Any, where: str, dropped: list[str]) -> Any:
 
     What has no plain form becomes None, and its name is added to ``dropped``.
     """
-    if type(value) in PLAIN:
+    if type(value) in (bool, int, float, complex, str, bytes, type(None)):
         return value
     if isinstance(value, Tensor):
         return value.detach()
@@ -139,9 +137,8 @@ def to_plain(value: Any, where: str, dropped: list[str]) -> Any:
     if isinstance(value, list | tuple):
         items = [to_plain(v, f'{where}[{i}]', dropped) for i, v in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items
-    for plain in (bool, int, float, str):  # subclasses, such as enums of them
-        if isinstance(value, plain):
-            return plain(value)
+    if plain := next((kind for kind in (int, float, str) if isinstance(value, kind)), None):  # such as enums of them
+        return plain(value)
     dropped.append(f'{where} ({type(value).__name__})')
     return None
 

@@ -41,11 +41,11 @@ def process_group(cfg: Config) -> Iterator[None]:
             there are more processes than GPUs; the launcher or ``sync_bn`` needs a GPU and there is none.
     """
     launcher, device = cfg.get('launcher', 'none'), get_device()
-    _check_launched(launcher)
+    _check(cfg, launcher, device)
     if launcher != 'none' and device == 'cpu':
-        _prepare_for_cpu(cfg, launcher)
+        cfg.model_wrapper_cfg = {'device_ids': None, **wrapper_settings(cfg)}
     if launcher == 'pytorch' and device in ('cpu', 'cuda'):
-        _join(cfg, device)
+        _join((cfg.get('env_cfg') or {}).get('dist_cfg') or {}, device)
     done = False
     try:
         with warnings.catch_warnings():
@@ -62,50 +62,46 @@ def process_group(cfg: Config) -> Iterator[None]:
             time.sleep(1)  # threads of the group that outlive the interpreter abort it
 
 
-def _check_launched(launcher: str) -> None:
-    started = int(os.environ.get('WORLD_SIZE', 1))
+def _check(cfg: Config, launcher: str, device: str) -> None:
+    started, here = (int(os.environ.get(name, 1)) for name in ('WORLD_SIZE', 'LOCAL_WORLD_SIZE'))
+    missing, told = [name for name in RENDEZVOUS if name not in os.environ], ''
     if launcher == 'none' and 'TORCHELASTIC_RUN_ID' in os.environ and started > 1:
-        raise ValueError(
+        told = (
             f'launcher: torchrun started {started} processes, each of which would train alone; add --launcher pytorch, '
             'as tools/dist_train.sh does'
         )
-    missing = [name for name in RENDEZVOUS if name not in os.environ]
-    if launcher == 'pytorch' and missing:
-        raise ValueError(
+    elif launcher == 'pytorch' and missing:
+        told = (
             f'launcher: pytorch needs the environment that torchrun sets, and there is no {", ".join(missing)}; start '
             'with tools/dist_train.sh CONFIG GPUS'
         )
+    elif launcher == 'pytorch' and device == 'cuda' and here > (gpus := torch.cuda.device_count()):
+        told = (
+            f'launcher: each process needs a GPU of its own, got {here} processes and {gpus} GPUs on this machine; '
+            "start fewer, or set CUDA_VISIBLE_DEVICES='' to train on the CPU"
+        )
+    elif launcher not in ('none', 'pytorch') and device == 'cpu':
+        told = f'launcher: {launcher!r} needs GPUs, and there is none here; use tools/dist_train.sh'
+    elif launcher != 'none' and device == 'cpu' and cfg.get('sync_bn'):
+        told = (
+            f"sync_bn: torch's SyncBatchNorm runs on GPUs only, got {cfg.sync_bn!r} on a machine without one; leave it "
+            'out, and every process normalises by its own part of the batch'
+        )
+    if told:
+        raise ValueError(told)
 
 
-def _join(cfg: Config, device: str) -> None:
-    settings = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
+def _join(settings: dict, device: str) -> None:
     backend = settings.get('backend', 'nccl')
-    if device == 'cpu' and backend == 'nccl':
-        backend = 'gloo'
     if device == 'cuda':
-        here, gpus = int(os.environ.get('LOCAL_WORLD_SIZE', 1)), torch.cuda.device_count()
-        if here > gpus:
-            raise ValueError(
-                f'launcher: each process needs a GPU of its own, got {here} processes and {gpus} GPUs on this machine; '
-                "start fewer, or set CUDA_VISIBLE_DEVICES='' to train on the CPU"
-            )
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+    elif backend == 'nccl':
+        backend = 'gloo'
     timeout = timedelta(seconds=settings['timeout']) if 'timeout' in settings else None
     store, rank, size = next(distributed.rendezvous('env://'))
     # The store outlives a restart, and would give the address of a process that is gone.
     store = distributed.PrefixStore(f'attempt_{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
     distributed.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=size)
-
-
-def _prepare_for_cpu(cfg: Config, launcher: str) -> None:
-    if launcher != 'pytorch':
-        raise ValueError(f'launcher: {launcher!r} needs GPUs, and there is none here; use tools/dist_train.sh')
-    if cfg.get('sync_bn'):
-        raise ValueError(
-            f"sync_bn: torch's SyncBatchNorm runs on GPUs only, got {cfg.sync_bn!r} on a machine without one; leave it "
-            'out, and every process normalises by its own part of the batch'
-        )
-    cfg.model_wrapper_cfg = {'device_ids': None, **wrapper_settings(cfg)}
 
 
 def wrapper_settings(cfg: dict) -> dict:

@@ -28,23 +28,19 @@ class InterruptHook(RunHook):
     """On Ctrl-C (SIGINT) or SIGTERM, finish the step, write a checkpoint, say how to resume, and end.
 
     The process ends with the conventional status, 130 or 143. Several processes stop after the same step, the next one,
-    whichever was told. The checkpoint is ``interrupted.pth`` in the work dir, or, where weights
-    are not finite, a ``diverged_`` one that no resume takes. While a validation runs, a single process stops at once if
-    the epoch's checkpoint is there; otherwise the run stops when the validation is over. A second Ctrl-C to a single
-    process ends it at once, without a checkpoint.
+    whichever was told. The checkpoint is ``interrupted.pth`` in the work dir, or, where weights are not finite, a
+    ``diverged_`` one that no resume takes. While a validation runs, a single process stops at once if the epoch's
+    checkpoint is there; otherwise the run stops when the validation is over. A second Ctrl-C to a single process ends
+    it at once, without a checkpoint.
     """
 
     priority = 'LOWEST'  # after everything that belongs to the step
 
-    def __init__(self) -> None:
-        self._signal = 0
-        self._previous: dict[int, object] = {}
-        self._votes: _Votes | None = None
-        self._saved_iter = -1
+    _signal, _saved_iter, _votes, _previous = 0, -1, None, {}
 
     def before_train(self, runner: Runner) -> None:
         """Listen, from now until training ends."""
-        self._signal = 0
+        self._signal, self._previous = 0, {}
         EnduringLoader.workers_may_end = False
         self._votes = _Votes() if get_world_size() > 1 else None
         if threading.current_thread() is threading.main_thread():  # no other may
@@ -104,10 +100,7 @@ class InterruptHook(RunHook):
 
 
 class _Votes:
-    """Lets processes find out, without waiting for each other in a step, that one of them was told to end.
-
-    In every step they send each other the signals they were told; what came of it is read a step later.
-    """
+    """In every step processes send each other the signals they were told, and read a step later what came of it."""
 
     def __init__(self) -> None:
         self._group = torch_dist.new_group(backend='gloo')  # of the host: no wait for a device

@@ -50,7 +50,7 @@ def add_seed_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config of a command line, which replaces parts of it; SystemExit if it cannot be read or has a wrong key."""
+    """Read the config of a command line, which replaces parts of it; SystemExit if it is none or has a wrong key."""
     path = Path(args.config)
     if not path.is_file():
         sys.exit(f'error: there is no config {path}; those that come with pab are in configs/pab/')

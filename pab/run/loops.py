@@ -31,7 +31,7 @@ class EnduringLoader(DataLoader):
         return self.batches_from(0)
 
     def batches_from(self, first: int) -> Iterator[Any]:
-        """The batches of the epoch from number ``first`` >= 0 on; those before are not loaded if the sampler can skip."""
+        """The batches of the epoch from number ``first`` >= 0 on, without loading others if the sampler can skip."""
         sampler, number = getattr(self.batch_sampler, 'sampler', None), 0
         if first and hasattr(sampler, 'skip'):
             sampler.skip(min(first * self.batch_size, len(sampler)))  # the last batch may be a smaller one

@@ -19,13 +19,11 @@ def prune_to_file(runner: Runner, path: Path, overwrite: bool = False) -> None:
     """Do every shot of the runner's PruneHook at once and write weights, masks and the record.
 
     Args:
-        runner: freshly built. Its network is the one that ``load_from`` names, without masks so far; without
-            ``load_from``, a freshly initialised one.
+        runner: freshly built. Its network is the one that ``load_from`` names, without masks so far, or a new one.
         path: of the checkpoint; its folder is made.
-        overwrite: whether a file that is there may be replaced.
+        overwrite: whether a file that is there may be replaced; otherwise it is a FileExistsError.
 
     Raises:
-        FileExistsError: the file is there and ``overwrite`` is False.
         ValueError: the config has no PruneHook, or one whose score needs a training history; it resumes; or
             ``load_from`` does not fit.
     """

@@ -68,10 +68,8 @@ class ResumeCheckHook(RunHook):
         runner.logger.warning(f'Resumed with other settings, as allowed:\n{listed}')
         for name, old, new in changes:
             if name.startswith('param_scheduler') and (MISSING in (old, new) or name.endswith(('.type', '.by_epoch'))):
-                raise ValueError(
-                    f'resume: {name} cannot change in mid-run ({_change(old, new)}); schedules keep their number, '
-                    'types and units, and other values may change'
-                )
+                rule = 'schedules keep their number, types and units, and other values may change'
+                raise ValueError(f'resume: {name} cannot change in mid-run ({_change(old, new)}); {rule}')
         schedules = checkpoint.get('param_schedulers', {})
         for states in schedules.values() if isinstance(schedules, dict) else [schedules]:
             states[:] = [{key: value for key, value in state.items() if key in PROGRESS} for state in states]

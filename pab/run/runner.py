@@ -71,11 +71,9 @@ class PabRunner(Runner):
         for added in set(self._hooks) - before:
             check_hook(added)
 
-    def register_hooks(
-        self, default_hooks: dict[str, Hook | dict | None] | None = None, custom_hooks: list[Hook | dict] | None = None
-    ) -> None:
+    def register_hooks(self, *args, **kwargs) -> None:
         """Register the config's hooks, and behind them the one that gives checkpoints their form."""
-        super().register_hooks(default_hooks, custom_hooks)
+        super().register_hooks(*args, **kwargs)
         self.register_hook(dict(type='pab.CheckpointFormatHook'))
 
     def call_hook(self, fn_name: str, **kwargs) -> None:
