@@ -100,18 +100,14 @@ class CheckpointFormatHook(RunHook):
                 f'{here}; resume with the batch size and number of processes of that run, or an epoch_*.pth'
             )
         meta['iter'] += meta['epoch'] * (here - before)
-        if PARTIAL in checkpoint:
-            _restore_gradients(runner, checkpoint[PARTIAL])
-
-
-def _restore_gradients(runner: Runner, partial: dict) -> None:
-    counts = wrappers_of(runner.optim_wrapper)[0]._accumulative_counts
-    if (partial['accumulative_counts'], len(partial['of_processes'])) != (counts, runner.world_size):
-        runner.logger.warning('The gradients of an incomplete step are left out, because its parts are others now')
-        return
-    gradients = partial['of_processes'][get_rank()]
-    for name, param in bare(runner.model).named_parameters():
-        param.grad = gradients[name].to(param.device) if name in gradients else None
+        if partial := checkpoint.get(PARTIAL):
+            counts, gradients = wrappers_of(runner.optim_wrapper)[0]._accumulative_counts, partial['of_processes']
+            if (partial['accumulative_counts'], len(gradients)) != (counts, runner.world_size):
+                runner.logger.warning('The gradients of an incomplete step are left out: its parts are others now')
+                return
+            own = gradients[get_rank()]
+            for name, param in bare(runner.model).named_parameters():
+                param.grad = own[name].to(param.device) if name in own else None
 
 
 def to_plain(value: Any, where: str, dropped: list[str]) -> Any:

@@ -21,8 +21,8 @@ class DeviceScalarsHook(RuntimeInfoHook):
     """
 
     def __init__(self) -> None:
-        self._pending: list[tuple[int, dict[str, Any]]] = []
-        self._transferred: list[tuple[int, dict[str, float]]] = []
+        self._pending: list[tuple[int, dict[str, Any]]] = []  # on the device
+        self._transferred: list[tuple[int, dict[str, float]]] = []  # not handed over yet
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         """Keep what the step returned, and hand over where it is read."""

@@ -97,7 +97,8 @@ class PabRunner(Runner):
         """
         start, self._outdated = _first_process(lambda: choose_start(self))
         if self._resume and start is None:
-            self.logger.warning(f'There is no checkpoint to resume from in {self.work_dir}: training starts anew')
+            told = f'There is no checkpoint to resume from in {self.work_dir}'
+            self.logger.warning(f'{told}: training starts from the beginning')
         self._resume, self._load_from = start is not None, start or self._load_from
         try:
             return super().train()
