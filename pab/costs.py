@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .contracts import exact_gradients, sign_optimizers
 from .registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
-from .run.checkpoint import load_safely
+from .run.checkpoint import load_any
 
 aten = torch.ops.aten
 FLOAT_BITS = 32
@@ -255,8 +255,8 @@ def masks_of_config(cfg: Mapping) -> dict[str, Tensor]:
 
 
 def masks_of_checkpoint(path: str) -> dict[str, Tensor]:
-    """The masks of the network in a checkpoint, by parameter name; {} when it is not pruned."""
-    state = load_safely(path)
+    """The masks of the network in a checkpoint or a compact file, by parameter name; {} when it is not pruned."""
+    state = load_any(path)
     state = state.get('state_dict', state)
     names = {key: key.removesuffix('_mask').removeprefix('network.') for key in state if key.endswith('weight_mask')}
     return {name: state[key] for key, name in names.items()}

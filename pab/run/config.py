@@ -20,16 +20,8 @@ from .. import registry
 
 # What mmengine's runner reads from the config beyond its constructor's arguments.
 READ_ELSEWHERE = {
-    'activation_checkpointing',
-    'compile',
-    'custom_imports',
-    'efficient_conv_bn_eval',
-    'env_cfg',
-    'find_unused_parameters',
-    'model_wrapper_cfg',
-    'overwrite',
-    'runner_type',
-    'sync_bn',
+    *('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'env_cfg'),
+    *('find_unused_parameters', 'model_wrapper_cfg', 'overwrite', 'runner_type', 'sync_bn'),
 }
 # What reads the groups that need no ``type``: their keys, or the function or class whose arguments they are.
 READERS: dict[str, set[str] | Callable] = {
@@ -66,11 +58,7 @@ class FixedConfig(Config):
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Replace values of a config, by their dotted names.
-
-    Raises:
-        ValueError: a value would replace a whole group of settings.
-    """
+    """Replace values of a config, by their dotted names; ValueError where that is a whole group of settings."""
     for name, value in options.items():
         old: Any = cfg._cfg_dict
         for key in name.split('.'):
@@ -84,9 +72,9 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
 def check_config(cfg: Config) -> None:
     """Refuse a config with a key that nothing would read, before anything is built.
 
-    Checked are the config's own keys, those of groups such as ``env_cfg``, and those of every dict with a ``type``, at
-    any depth, against the arguments of that class; one that takes ``**kwargs`` is expected to hand them to its parent.
-    At the top, names with a leading underscore are the author's own and may be anything.
+    Checked are the config's own keys, but for those that begin with an underscore; those of groups such as ``env_cfg``;
+    and those of every dict with a ``type``, at any depth, against the arguments of that class and, where it takes
+    ``**kwargs``, of its parents.
 
     Raises:
         ValueError: names the key, and the known ones most like it; or a number that is out of range.
@@ -101,15 +89,15 @@ def check_config(cfg: Config) -> None:
     known_hooks = [name for name, hook in hooks.items() if isinstance(hook, Mapping) and 'type' in hook]
     for name, hook in hooks.items():
         if hook is not None and name not in known_hooks:
-            raise ValueError(
-                f'config: default_hooks.{name} has no type, got {hook!r}; '
-                f'{_suggest(name, known_hooks, "the hooks of this config are")}'
-            )
-    for name in ('max_epochs', 'max_iters', 'val_interval'):
-        _check_count(f'train_cfg: {name}', (cfg.get('train_cfg') or {}).get(name, 1))
-    scale = cfg.get('auto_scale_lr') or {}
+            hint = suggest(name, known_hooks, 'the hooks of this config are')
+            raise ValueError(f'config: default_hooks.{name} has no type, got {hook!r}; {hint}')
+    train, scale = cfg.get('train_cfg') or {}, cfg.get('auto_scale_lr') or {}
+    counts = {f'train_cfg: {name}': train.get(name, 1) for name in ('max_epochs', 'max_iters', 'val_interval')}
     if scale.get('enable'):
-        _check_count('auto_scale_lr: base_batch_size, the batch that lr belongs to,', scale.get('base_batch_size'))
+        counts['auto_scale_lr: base_batch_size, the batch that lr belongs to,'] = scale.get('base_batch_size')
+    for what, number in counts.items():
+        if type(number) is not int or number < 1:
+            raise ValueError(f'{what} must be an integer >= 1, got {number!r}')
 
 
 def _check_arguments(name: str, value: Any) -> None:
@@ -132,9 +120,8 @@ def _registered(name: str) -> list[Callable]:
     children = [value for value in [*vars(registry).values(), *registry._REST] if isinstance(value, Registry)]
     for child in children:
         child.import_from_location()
-    name = name.rpartition('.')[2]
-    known = [own.module_dict for child in children for own in (child, child.parent) if own is not None]
-    return [modules[name] for modules in known if name in modules]
+    found = [own.module_dict.get(name.rpartition('.')[2]) for c in children for own in (c, c.parent) if own]
+    return [module for module in found if module]
 
 
 def _read_by(reader: set[str] | Callable) -> set[str] | None:
@@ -159,14 +146,10 @@ def _check_keys(where: str, keys: Iterable[str], known: set[str]) -> None:
     for key in keys:
         if key not in known:
             own = '; a name of your own begins with an underscore' if where == 'config' else ''
-            raise ValueError(f'{where}: nothing reads the key {key!r}; {_suggest(key, known, "known keys are")}{own}')
+            raise ValueError(f'{where}: nothing reads the key {key!r}; {suggest(key, known, "known keys are")}{own}')
 
 
-def _check_count(what: str, number: Any) -> None:
-    if type(number) is not int or number < 1:
-        raise ValueError(f'{what} must be an integer >= 1, got {number!r}')
-
-
-def _suggest(key: str, known: Iterable[str], otherwise: str) -> str:
+def suggest(key: str, known: Iterable[str], otherwise: str) -> str:
+    """The known names most like one that is not known; all of them, after ``otherwise``, where none is."""
     close = difflib.get_close_matches(key, known, n=3)
     return f'did you mean {" or ".join(close)}?' if close else f'{otherwise} {", ".join(sorted(known))}'

@@ -2,18 +2,18 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..hooks.parts import optimizers_of
 from ..registry import HOOKS
-from .checkpoint import bare
-from .layer_statistics import layer_statistics
+from .checkpoint import bare, wrappers_of
 from .work_dir import NOT_FOR_RESUME
 
 
@@ -21,10 +21,9 @@ from .work_dir import NOT_FOR_RESUME
 class DivergenceHook(Hook):
     """Stop before an update by gradients that are NaN or infinite, and name the layer where the first such number is.
 
-    The norm of all gradients is looked at before every update. A loss that is not finite has such gradients too, and
-    processes share their gradients, so all of them stop in the same step. The weights are then still those that the
-    step began with: the step is computed once more, with its batches and random numbers, and every layer's weights,
-    output and gradients are looked at. The table of all layers is in the log; the error names the first one.
+    The norm of all gradients, which processes share, is looked at before every update. If it is not finite, the step is
+    computed once more with its weights, batches and random numbers, and every layer's weights, output and gradients are
+    looked at. The table of all layers is in the log; the error names the first one.
 
     The norm is one pass over the gradients, on a CPU 0.1 to 0.4 % of a step. On a GPU nobody waits for it: it is read
     one update later, and a copy of the weights from before the update is kept for that long.
@@ -39,11 +38,9 @@ class DivergenceHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Look before every update."""
-        wrapper = runner.optim_wrapper
-        first = next(iter(wrapper.values())) if hasattr(wrapper, 'values') else wrapper
         self._model = bare(runner.model)
         self._params = [param for param in self._model.parameters() if param.requires_grad]
-        self._passes: deque[tuple] = deque(maxlen=first._accumulative_counts)  # those of the next update
+        self._passes = deque(maxlen=wrappers_of(runner.optim_wrapper)[0]._accumulative_counts)  # of the next update
         self._late = self._params[0].is_cuda
         self._unread: tuple | None = None  # what is known of the last update, where it is looked at late,
         self._weights: list[Tensor] = []  # and the weights from before it
@@ -61,7 +58,7 @@ class DivergenceHook(Hook):
         """Look no more."""
         self._handle.remove()
 
-    def after_scalars(self, runner: Runner, scalars: list[tuple[int, dict[str, float]]], data_batch) -> None:
+    def after_scalars(self, runner: Runner, scalars: list[tuple[int, dict[str, float]]]) -> None:
         """Look at the losses that have come."""
         named = [(step, name, value) for step, values in scalars for name, value in values.items() if 'loss' in name]
         bad = [(step, f'{name} is {value}') for step, name, value in named if not math.isfinite(value)]
@@ -107,8 +104,11 @@ class DivergenceHook(Hook):
                 break
         runner.logger.error(f'Step {step + 1}, computed once more:\n{statistics.table()}')
         elsewhere = 'in another process' if runner.world_size > 1 else 'before the last step, which is finite'
+        groups = [group for optimizer in optimizers_of(runner) for group in optimizer.param_groups]
+        names = {'lr': 'learning rate', 'adaptivity_rate': 'adaptivity rate'}
+        rates = ', '.join(f'{names[key]} {group[key]:.3g}' for key in names for group in groups if key in group)
         raise FloatingPointError(
-            f'training stopped at step {step + 1}: {what} (epoch {runner.epoch + 1}; {_rates(runner)}); it began '
+            f'training stopped at step {step + 1}: {what} (epoch {runner.epoch + 1}; {rates}); it began '
             f'{f"in {statistics.origin}" if statistics.origin else elsewhere}. All layers are in the log, the state in '
             f'{name}. A lower learning rate or gradient clipping (optim_wrapper.clip_grad) may help'
         )
@@ -120,7 +120,75 @@ class DivergenceHook(Hook):
             return self._model.parse_losses(self._model(*args, **kwargs, mode='loss'))[0]
 
 
-def _rates(runner: Runner) -> str:
-    groups = [group for optimizer in optimizers_of(runner) for group in optimizer.param_groups]
-    names = {'lr': 'learning rate', 'adaptivity_rate': 'adaptivity rate'}
-    return ', '.join(f'{names[key]} {group[key]:.3g}' for key in names for group in groups if key in group)
+PARTS = ('weights', 'output', 'output gradient', 'weight gradient')
+
+
+class PassStatistics(NamedTuple):
+    """A forward and a backward pass: layers, in the order in which they ran -> part -> (magnitude, not finite).
+
+    The magnitude is the largest finite one, the other the count of numbers that are not finite.
+    """
+
+    loss: float
+    layers: dict[str, dict[str, tuple[float, int]]]
+
+    @property
+    def origin(self) -> str:
+        """Where the first number that is not finite stands, in the order of computation; '' when all are finite."""
+        places = [(f'the weights of {name}', row['weights']) for name, row in self.layers.items()]
+        places += [(f'the output of {name}', row['output']) for name, row in self.layers.items()]
+        places.append(('the loss', (0.0, int(not math.isfinite(self.loss)))))
+        following = 'the loss'
+        for name, row in reversed(self.layers.items()):
+            places.append((f'the gradient between {following} and the output of {name}', row['output gradient']))
+            places.append((f'the gradient of the weights of {name}', row['weight gradient']))
+            following = name
+        return next((f'{place} ({bad:,} not finite)' for place, (_, bad) in places if bad), '')
+
+    def table(self) -> str:
+        """The layers as text: largest magnitudes, and how many numbers are not finite."""
+        rows = [('layer', *PARTS)]
+        for name, row in self.layers.items():
+            rows.append((name, *(f'{most:.3g}' + (f' ({bad:,} bad)' if bad else '') for most, bad in row.values())))
+        width = max(len(name) for name, *_ in rows)
+        return '\n'.join(f'{name:<{width}}' + ''.join(f'  {cell:>18}' for cell in cells) for name, *cells in rows)
+
+
+def layer_statistics(model: nn.Module, loss_of: Callable[[], Tensor]) -> PassStatistics:
+    """Run a forward and a backward pass and look at every layer that has weights of its own or no layers inside.
+
+    ``loss_of`` runs the forward pass and returns the loss, (). Weights and their ``grad`` stay as they are; running
+    statistics move as in any forward pass in training mode.
+    """
+    names = {m: name for name, m in model.named_modules() if m._parameters or next(m.children(), None) is None}
+    rows: dict[str, dict[str, tuple[float, int]]] = {}
+
+    def row_of(module: nn.Module) -> dict[str, tuple[float, int]]:
+        own = module.parameters(recurse=False)
+        return rows.setdefault(names[module], dict.fromkeys(PARTS, (0.0, 0)) | {'weights': _magnitude(own)})
+
+    def after_forward(module: nn.Module, _inputs: tuple, output) -> None:
+        if names[module] in rows or not isinstance(output, Tensor):
+            return
+        row = row_of(module)
+        row['output'] = _magnitude([output])
+        if output.requires_grad:
+            output.register_hook(lambda grad: row.update({'output gradient': _magnitude([grad])}))
+
+    handles = [module.register_forward_hook(after_forward) for module in names]
+    try:
+        loss = loss_of()
+    finally:
+        for handle in handles:
+            handle.remove()
+    params = [param for param in model.parameters() if param.requires_grad]
+    grads = dict(zip(params, torch.autograd.grad(loss, params, allow_unused=True), strict=True))
+    for module in names:
+        row_of(module)['weight gradient'] = _magnitude(map(grads.get, module.parameters(recurse=False)))
+    return PassStatistics(float(loss.detach()), rows)
+
+
+def _magnitude(tensors: Iterable[Tensor | None]) -> tuple[float, int]:
+    values = [t.detach() for t in tensors if t is not None and t.is_floating_point() and t.numel()]
+    most = max((float(value.abs().nan_to_num(0, 0, 0).max()) for value in values), default=0.0)
+    return most, sum(int((~value.isfinite()).sum()) for value in values)

@@ -50,11 +50,7 @@ def add_seed_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config that a command line names, and let the command line replace parts of it.
-
-    Raises:
-        SystemExit: there is no such file, it cannot be read, or nothing would read a key of it.
-    """
+    """Read the config of a command line, which replaces parts of it; SystemExit if it is none or has a wrong key."""
     path = Path(args.config)
     if not path.is_file():
         sys.exit(f'error: there is no config {path}; those that come with pab are in configs/pab/')
@@ -72,15 +68,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def run(cfg: Config, act: Callable[[Any], Any]) -> None:
-    """Build the runner of a config and let it act; an error in what the user gave is one line, not a traceback.
-
-    On a CPU the process keeps the memory that it frees from here on (:func:`keep_freed_memory`).
-    ``PAB_TRACEBACK=1`` in the environment shows the traceback.
-
-    Args:
-        cfg: with the launcher and work dir of the command line.
-        act: what the runner is to do.
-    """
+    """Build the runner of a config, with the launcher and work dir of the command line, and let it act."""
     if get_device() == 'cpu':
         keep_freed_memory()
     rank = int(os.environ.get('RANK', 0)) if cfg.get('launcher', 'none') != 'none' else 0
@@ -90,21 +78,19 @@ def run(cfg: Config, act: Callable[[Any], Any]) -> None:
 
 @contextmanager
 def errors_in_one_line(who: str = '') -> Iterator[None]:
-    """End the process with one line for what the user can mend; ``who`` begins it."""
+    """End the process with one line, which ``who`` begins, for an error in what the user gave.
+
+    Unless a ``raise`` in pab made the error, and so says what to do, the line tells how to see the traceback.
+    """
     try:
         yield
     except (ValueError, TypeError, KeyError, OSError, SyntaxError, ImportError, FloatingPointError) as error:
         if os.environ.get('PAB_TRACEBACK') == '1':
             raise
-        sys.exit(f'error: {who}{_message(error)}')
-
-
-def _message(error: BaseException) -> str:
-    """What an error says; and how to see its origin, unless a ``raise`` in pab made it, which says what to do."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    trace = error.__traceback__
-    while trace.tb_next:
-        trace = trace.tb_next
-    code, module = trace.tb_frame.f_code, trace.tb_frame.f_globals.get('__name__', '')
-    ours = module.startswith('pab.') and dis.opname[code.co_code[trace.tb_lasti]] == 'RAISE_VARARGS'
-    return text if ours else f'{type(error).__name__}: {text} (PAB_TRACEBACK=1 shows where)'
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        trace = error.__traceback__
+        while trace.tb_next:
+            trace = trace.tb_next
+        code, module = trace.tb_frame.f_code, trace.tb_frame.f_globals.get('__name__', '')
+        ours = module.startswith('pab.') and dis.opname[code.co_code[trace.tb_lasti]] == 'RAISE_VARARGS'
+        sys.exit(f'error: {who}{text if ours else f"{type(error).__name__}: {text} (PAB_TRACEBACK=1 shows where)"}')

@@ -18,16 +18,12 @@ from .storage import write_atomically
 def prune_to_file(runner: Runner, path: Path, overwrite: bool = False) -> None:
     """Do every shot of the runner's PruneHook at once and write weights, masks and the record.
 
-    The network is the one that ``load_from`` names, without masks so far; without ``load_from``, a freshly initialised
-    one.
-
     Args:
-        runner: freshly built; nothing of it has run.
+        runner: freshly built. Its network is the one that ``load_from`` names, without masks so far, or a new one.
         path: of the checkpoint; its folder is made.
-        overwrite: whether a file that is there may be replaced.
+        overwrite: whether a file that is there may be replaced; otherwise it is a FileExistsError.
 
     Raises:
-        FileExistsError: the file is there and ``overwrite`` is False.
         ValueError: the config has no PruneHook, or one whose score needs a training history; it resumes; or
             ``load_from`` does not fit.
     """
@@ -37,9 +33,8 @@ def prune_to_file(runner: Runner, path: Path, overwrite: bool = False) -> None:
     if hook is None:
         raise ValueError('prune: the config has no PruneHook; set default_hooks.prune')
     if 'flips' in hook.pruner.needs:
-        raise ValueError(
-            f'prune: {type(hook.pruner).__name__} scores by the flips of a training; it cannot prune before one'
-        )
+        name = type(hook.pruner).__name__
+        raise ValueError(f'prune: {name} scores by the flips of a training; it cannot prune before one')
     if runner._resume:
         raise ValueError('prune: a run is not resumed here, got resume=True; name the file of the network by load_from')
     model = bare(runner.model)
