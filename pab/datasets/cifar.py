@@ -9,8 +9,9 @@ import torch
 from mmengine.dist import barrier, is_main_process
 from torchvision.datasets.utils import download_and_extract_archive
 
+from ..checks import known_choice
 from ..registry import DATASETS
-from .common import check_split, data_folder, missing_data
+from .common import data_folder, missing_data
 from .in_memory import InMemoryDataset
 from .safe_pickle import load_arrays
 
@@ -18,8 +19,7 @@ from .safe_pickle import load_arrays
 class CIFAR(InMemoryDataset):
     """The common part of CIFAR-10 and CIFAR-100: 32 x 32 colour images in pickled batches.
 
-    The files are read without executing what a pickle might ask for. Checksums are compared at the download only, so
-    files in the official layout but from another source load as well.
+    The files are read without executing what a pickle might ask for. Checksums are compared at the download only.
 
     Args:
         split: 'train' or 'test'.
@@ -45,13 +45,12 @@ class CIFAR(InMemoryDataset):
     md5: str
 
     def __init__(self, split: str = 'train', data_root: str | Path | None = None, *, download: bool = False, **subset):
-        check_split(type(self).__name__, split, tuple(self.files))
+        known_choice(type(self).__name__, 'split', split, self.files)
         root = data_folder(data_root)
         if download:
             self._download(root)
         parts = [self._read(root / self.folder / name) for name in self.files[split]]
-        images = torch.from_numpy(np.concatenate([pixels for pixels, _ in parts]))
-        labels = torch.from_numpy(np.concatenate([numbers for _, numbers in parts]))
+        images, labels = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
         names = root / self.folder / self.meta[0]  # they are for people only: without the file, numbers will do
         classes = self._load(names).get(self.meta[1]) if names.is_file() else range(self.num_classes)
         classes = [name.decode() if isinstance(name, bytes) else str(name) for name in classes]
@@ -59,23 +58,21 @@ class CIFAR(InMemoryDataset):
 
     def _download(self, root: Path) -> None:
         files = [f'{self.folder}/{name}' for names in (*self.files.values(), self.meta[:1]) for name in names]
-        error = None
-        if is_main_process() and not all((root / file).is_file() for file in files):
-            try:
+        try:
+            if is_main_process() and not all((root / file).is_file() for file in files):
                 root.mkdir(parents=True, exist_ok=True)
                 with TemporaryDirectory(dir=root) as part:  # so that a file is there whole or not at all
                     download_and_extract_archive(self.url, str(root), part, md5=self.md5)
                     (root / self.folder).mkdir(exist_ok=True)
                     for file in files:
                         os.replace(f'{part}/{file}', root / file)
-            except Exception as failure:  # raised after the barrier, at which the others wait
-                error = failure
-        barrier()
-        if error is not None:
+        except Exception as error:
             raise OSError(
                 f'{type(self).__name__}: cannot get {self.url} (md5 {self.md5}) into {root} ({error}); '
                 'fetch it by other means and unpack it there'
             ) from error
+        finally:
+            barrier()  # also after a failure: the others wait there
 
     def _load(self, path: Path) -> dict[str, object]:
         if not path.is_file():
@@ -89,15 +86,11 @@ class CIFAR(InMemoryDataset):
             got = f'{pixels.dtype} {pixels.shape}' if isinstance(pixels, np.ndarray) else type(pixels).__name__
             raise ValueError(f'{who}: data in {path} must be a uint8 array of shape (N, 3072), got {got}')
         labels = labels.tolist() if isinstance(labels, np.ndarray) else labels
-        if (
-            not isinstance(labels, list)
-            or not len(labels) == len(pixels) > 0
-            or not all(type(label) is int and 0 <= label < self.num_classes for label in labels)
-        ):
-            raise ValueError(
-                f'{who}: {self.label_key} in {path} must be {len(pixels)} integers in 0..{self.num_classes - 1}, '
-                'one for each image'
-            )
+        known = range(self.num_classes)
+        is_list = isinstance(labels, list) and len(labels) == len(pixels) > 0
+        if not is_list or not all(type(label) is int and label in known for label in labels):
+            rule = f'{len(pixels)} integers in 0..{known[-1]}, one for each image'
+            raise ValueError(f'{who}: {self.label_key} in {path} must be {rule}')
         return pixels.reshape(-1, 3, 32, 32), np.array(labels)
 
 

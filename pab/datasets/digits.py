@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from ..checks import known_choice
 from ..registry import DATASETS
-from .common import check_split
 from .in_memory import InMemoryDataset
 
 
@@ -23,13 +23,12 @@ class Digits(InMemoryDataset):
     """
 
     def __init__(self, split: str = 'train', **subset):
-        check_split('Digits', split, ('train', 'test'))
+        known_choice('Digits', 'split', split, ('train', 'test'))
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:
-            raise ImportError(
-                'Digits: the images come with scikit-learn, which is not installed; pip install -e ".[demo]"'
-            ) from error
+            text = 'Digits: the images come with scikit-learn, which is not installed; pip install -e ".[demo]"'
+            raise ImportError(text) from error
         images, labels = load_digits(return_X_y=True)
         test = np.zeros(len(labels), dtype=bool)
         for digit in range(10):

@@ -14,8 +14,7 @@ class InMemoryDataset(Dataset):
     """A whole set of images held as one tensor.
 
     An item is ``dict(images=(C, H, W) uint8, labels=int)``. ``__getitems__`` returns a stacked batch,
-    ``dict(images=(N, C, H, W) uint8, labels=(N,) int64)``: one indexing instead of N items and a collation; the collate
-    function ``collate_images`` passes it through.
+    ``dict(images=(N, C, H, W) uint8, labels=(N,) int64)``, by one indexing; ``collate_images`` passes it through.
 
     Args:
         images: (N, C, H, W) uint8, 0..255.
@@ -48,9 +47,8 @@ class InMemoryDataset(Dataset):
 
 @FUNCTIONS.register_module()
 def collate_images(batch: Mapping | Sequence[Mapping]) -> Mapping:
-    """Return a batch dict: one that a dataset's ``__getitems__`` stacked already as it is, a list of items stacked.
+    """The batch itself where ``__getitems__`` has stacked it, else a list of items stacked by torch.
 
-    Items ``dict(images=(C, H, W), labels=int)`` become ``dict(images=(N, C, H, W), labels=(N,) int64)``. In a config:
-    ``collate_fn=dict(type='collate_images')``.
+    In a config: ``collate_fn=dict(type='collate_images')``.
     """
     return batch if isinstance(batch, Mapping) else default_collate(batch)

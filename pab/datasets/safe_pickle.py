@@ -35,10 +35,7 @@ class _RefusedError(pickle.UnpicklingError):
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Gives stand-ins for the names that arrays pickle to.
-
-    They are new functions each time: a pickle that sets attributes on them changes nothing that lasts.
-    """
+    """Gives stand-ins for the names that arrays pickle to; new ones each time, as a pickle may set attributes of them."""
 
     def find_class(self, module: str, name: str) -> object:
         match module.replace('numpy._core', 'numpy.core'), name:  # numpy 2 and 1
@@ -58,10 +55,9 @@ class _DType:
     """Stands in for numpy.dtype: a kind of number and its byte order."""
 
     def __init__(self, code: str | bytes):
-        code = _text(code)
-        if not isinstance(code, str) or np.dtype(code).kind not in 'biuf':
+        if not isinstance(code, str | bytes) or np.dtype(_text(code)).kind not in 'biuf':
             _refuse(f'an array of type {code!r}')
-        self.numpy = np.dtype(code)
+        self.numpy = np.dtype(_text(code))
 
     def __setstate__(self, state: tuple):
         self.numpy = self.numpy.newbyteorder(_text(state[1]))

@@ -6,8 +6,8 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checks import check_ints, known_choice
 from ..registry import CONVERTERS, MODELS
-from .checks import known_choice, positive_ints
 from .initialization import check_init, initialize_
 
 
@@ -15,17 +15,17 @@ from .initialization import check_init, initialize_
 class ImageClassifier(BaseModel):
     """An image classification network trained by the cross-entropy of its logits.
 
-    The network itself stays an ordinary one, at ``.network``; its parameters are initialised by their names inside it,
-    so the same network gets the same weights with and without this class.
+    The network stays an ordinary one, at ``.network``; its parameters are initialised by their names inside it, so it
+    gets the same weights with and without this class.
 
     Args:
         network: a module, or the config of one in MODELS; images (N, C, H, W) -> logits (N, num_classes).
         converter: config of a converter in CONVERTERS, or a list of them, applied to the network in their order.
-        init: ``dict(scheme=..., seed=...)`` for :func:`pab.models.initialize_`, which ``init_weights`` calls; scheme
-            defaults to 'kaiming_normal'; seed to None, which takes torch's seed at that moment. ``init=None`` keeps
-            what the network's constructor (and its own ``init_weights``, if it has one) gave it.
-        channels_last: keep 4-dimensional weights and images in channels_last memory format, the faster one for
-            convolutions; the numbers are the same up to rounding.
+        init: ``dict(scheme=..., seed=...)`` for :func:`pab.models.initialize_`, which ``init_weights`` calls; the seed
+            None takes torch's seed at that moment. ``init=None`` keeps what the network's constructor (and its own
+            ``init_weights``, if it has one) gave it.
+        channels_last: keep 4-dimensional weights and images in this memory format, the faster one for convolutions;
+            the numbers are the same up to rounding.
         data_preprocessor: module, or config in MODELS, that turns a batch of the data loader into keyword arguments of
             ``forward``; None moves it to the device and nothing else.
         input_shape: (C, H, W) of one image; pruners that need no data read it here.
@@ -34,8 +34,6 @@ class ImageClassifier(BaseModel):
     Raises:
         ValueError: for an init key, scheme, input_shape or label_smoothing outside these rules.
     """
-
-    MODES = ('tensor', 'loss', 'predict')
 
     def __init__(
         self,
@@ -50,16 +48,18 @@ class ImageClassifier(BaseModel):
         if isinstance(data_preprocessor, dict):
             data_preprocessor = MODELS.build(data_preprocessor)
         super().__init__(data_preprocessor=data_preprocessor)
-        for key in init or ():
-            known_choice('ImageClassifier', 'key of init', key, ('scheme', 'seed'))
-        self.init = None if init is None else {'scheme': 'kaiming_normal', 'seed': None, **init}
-        if self.init is not None:
-            check_init(self.init['scheme'], 0 if self.init['seed'] is None else self.init['seed'])
-        if input_shape is not None and len(input_shape) != 3:
-            raise ValueError(f'ImageClassifier: input_shape must be (channels, height, width), got {input_shape!r}')
-        for size in input_shape or ():
-            positive_ints('ImageClassifier', **{'each entry of input_shape': size})
-        self.input_shape = None if input_shape is None else tuple(input_shape)
+        if init is not None:
+            for key in init:
+                known_choice('ImageClassifier', 'key of init', key, ('scheme', 'seed'))
+            init = {'scheme': 'kaiming_normal', 'seed': None, **init}
+            check_init(init['scheme'], 0 if init['seed'] is None else init['seed'])
+        if input_shape is not None:
+            if len(input_shape) != 3:
+                raise ValueError(f'ImageClassifier: input_shape must be (channels, height, width), got {input_shape!r}')
+            for size in input_shape:
+                check_ints('ImageClassifier', **{'each entry of input_shape': size})
+            input_shape = tuple(input_shape)
+        self.init, self.input_shape = init, input_shape
         if not 0 <= label_smoothing < 1:
             raise ValueError(f'ImageClassifier: label_smoothing must lie in [0, 1), got {label_smoothing!r}')
         self.label_smoothing = label_smoothing
@@ -84,9 +84,7 @@ class ImageClassifier(BaseModel):
             self.network.init_weights()
         self.is_init = True
 
-    def forward(
-        self, images: Tensor, labels: Tensor | None = None, mode: str = 'tensor'
-    ) -> Tensor | dict[str, Tensor] | list[dict[str, Tensor]]:
+    def forward(self, images: Tensor, labels: Tensor | None = None, mode: str = 'tensor') -> Tensor | dict | list[dict]:
         """Run the network on images (N, C, H, W), float.
 
         Args:
@@ -99,7 +97,7 @@ class ImageClassifier(BaseModel):
             ValueError: for an unknown mode, missing labels in mode 'loss', or (looked at in the first batch only, as
                 looking waits for the device) labels outside [0, num_classes).
         """
-        known_choice('ImageClassifier', 'mode', mode, self.MODES)
+        known_choice('ImageClassifier', 'mode', mode, ('tensor', 'loss', 'predict'))
         if not images.is_floating_point():
             raise TypeError(
                 f'ImageClassifier: images must be floating point, got {images.dtype}; '
@@ -114,13 +112,12 @@ class ImageClassifier(BaseModel):
             return logits
         if mode == 'predict':
             return [{'logits': logits, 'labels': labels}]
-        self._check_labels(labels, logits.shape[1])
+        if not self._labels_checked and not labels.is_floating_point():
+            self._check_labels(labels, logits.shape[1])
         return {'loss': F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}
 
     def _check_labels(self, labels: Tensor, num_classes: int) -> None:
         # On a GPU a label out of range would surface later, as an assertion of some other kernel.
-        if self._labels_checked or labels.is_floating_point():
-            return
         low, high = labels.min().item(), labels.max().item()
         if low < 0 or high >= num_classes:
             raise ValueError(

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
+from ..checks import check_ints, known_choice
 from ..registry import MODELS
-from .checks import known_choice, positive_ints
 
 
 @MODELS.register_module()
@@ -13,10 +13,9 @@ class ConvNet(nn.Module):
     images (N, in_channels, image_size, image_size) -> logits (N, num_classes). No BatchNorm.
 
     Args:
-        depth: number of convolutions, a key of ``WIDTHS``, else ValueError.
-        num_classes: number of logits, >= 1.
-        in_channels: channels of the images, >= 1.
-        image_size: height and width of the images in pixels; at least 2 for each pair of convolutions.
+        depth: number of convolutions, a key of ``WIDTHS``.
+        num_classes, in_channels: >= 1.
+        image_size: height and width of the images in pixels; at least 2 for depth 2, 4 for 4, 8 for 6.
         bias: whether convolutions and linear layers have biases: they do in arXiv 1803.03635 (the lottery ticket
             hypothesis), they don't in arXiv 1911.13299 (edge-popup).
     """
@@ -29,7 +28,7 @@ class ConvNet(nn.Module):
     ):
         super().__init__()
         known_choice('ConvNet', 'depth', depth, self.WIDTHS)
-        positive_ints('ConvNet', num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+        check_ints('ConvNet', num_classes=num_classes, in_channels=in_channels, image_size=image_size)
         widths = self.WIDTHS[depth]
         left = image_size >> len(widths)  # each pool halves, rounding down
         if left < 1:
@@ -44,12 +43,8 @@ class ConvNet(nn.Module):
             channels = width
         self.image_size = image_size
         self.features = nn.Sequential(*layers)
-        self.hidden = nn.Sequential(
-            nn.Linear(channels * left * left, 256, bias=bias),
-            nn.ReLU(),
-            nn.Linear(256, 256, bias=bias),
-            nn.ReLU(),
-        )
+        first, second = nn.Linear(channels * left * left, 256, bias=bias), nn.Linear(256, 256, bias=bias)
+        self.hidden = nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
         self.linear = nn.Linear(256, num_classes, bias=bias)
 
     def forward(self, images: Tensor) -> Tensor:

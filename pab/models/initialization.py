@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from ..checks import check_ints, known_choice
 from . import draws
-from .checks import known_choice
 
 # (stream, how many, fan_in, fan_out) -> float64 numbers; fan_in is what one output sums over, fan_out the transposed
 Scheme = Callable[[np.random.RandomState, int, int, int], np.ndarray]
@@ -36,8 +36,7 @@ _WITHOUT_CHANCE = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
 def check_init(scheme: str, seed: int) -> None:
     """ValueError when ``scheme`` is not in SCHEMES or ``seed`` is not an int >= 0."""
     known_choice('initialize_', 'scheme', scheme, SCHEMES)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f'initialize_: seed must be an int >= 0, got {seed!r}')
+    check_ints('initialize_', 0, seed=seed)
 
 
 @torch.no_grad()
@@ -57,15 +56,13 @@ def initialize_(network: nn.Module, scheme: str = 'kaiming_normal', seed: int = 
     the RandomState of the parameter called ``name`` inside that layer.
 
     Args:
-        scheme: a key of ``SCHEMES``, else ValueError.
-        seed: an int >= 0, else ValueError.
-
-    Returns:
-        ``network`` itself.
+        network: returned as well.
+        scheme: a key of ``SCHEMES``.
+        seed: an int >= 0.
 
     Raises:
-        ValueError: also when a layer owns parameters that none of these rules covers; it names the first, and nothing
-            has been changed.
+        ValueError: another scheme or seed, or a layer owns parameters that none of these rules covers; the message
+            names the first, and nothing has been changed.
     """
     check_init(scheme, seed)
     steps, seen = [], set()

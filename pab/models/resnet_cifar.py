@@ -2,18 +2,16 @@
 
 from torch import Tensor, nn
 
+from ..checks import check_ints, known_choice
 from ..registry import MODELS
-from .checks import known_choice, positive_ints
 
 
 def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
     """The identity where the shape stays, else a 1x1 convolution with BatchNorm (option B of the paper)."""
     if stride == 1 and in_channels == out_channels:
         return nn.Sequential()
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
-        nn.BatchNorm2d(out_channels),
-    )
+    convolution = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels))
 
 
 class BasicBlock(nn.Module):
@@ -33,8 +31,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu1(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return self.relu2(out + self.shortcut(x))
+        return self.relu2(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
 class Bottleneck(nn.Module):
@@ -58,8 +55,14 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu1(self.bn1(self.conv1(x)))
         out = self.relu2(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return self.relu3(out + self.shortcut(x))
+        return self.relu3(self.bn3(self.conv3(out)) + self.shortcut(x))
+
+
+def make_stage(block: type[nn.Module], in_channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+    """Blocks in a row, of which the first takes ``in_channels`` and has the stride."""
+    layers = [block(in_channels, width, stride)]
+    layers += [block(width * block.expansion, width, 1) for _ in range(blocks - 1)]
+    return nn.Sequential(*layers)
 
 
 @MODELS.register_module()
@@ -70,10 +73,12 @@ class CIFARResNet(nn.Module):
     width; the mean over what is left of H and W goes to one linear layer, so any image of at least 1x1 will do.
 
     Args:
-        depth: a key of ``STAGES``, else ValueError; it counts the convolutions of the main path and the linear layer.
-        num_classes: number of logits, >= 1.
-        in_channels: channels of the images, >= 1.
+        depth: a key of ``STAGES``; it counts the convolutions of the main path and the linear layer.
+        num_classes, in_channels: >= 1.
         width: channels of the first stage, >= 1; None: 16 with three stages, 64 with four.
+
+    Raises:
+        ValueError: for an argument outside these rules, as all networks do.
     """
 
     # depth -> (block, blocks of each stage)
@@ -91,17 +96,15 @@ class CIFARResNet(nn.Module):
         known_choice('CIFARResNet', 'depth', depth, sorted(self.STAGES))
         block, stages = self.STAGES[depth]
         width = (16 if len(stages) == 3 else 64) if width is None else width
-        positive_ints('CIFARResNet', width=width, num_classes=num_classes, in_channels=in_channels)
+        check_ints('CIFARResNet', width=width, num_classes=num_classes, in_channels=in_channels)
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
         channels = width
         for stage, blocks in enumerate(stages):
-            layers = []
-            for i in range(blocks):
-                layers.append(block(channels, width << stage, stride=2 if stage and i == 0 else 1))
-                channels = (width << stage) * block.expansion
-            self.add_module(f'layer{stage + 1}', nn.Sequential(*layers))
+            layer = make_stage(block, channels, width << stage, blocks, stride=2 if stage else 1)
+            self.add_module(f'layer{stage + 1}', layer)
+            channels = (width << stage) * block.expansion
         self.num_stages = len(stages)
         self.linear = nn.Linear(channels, num_classes)
 

@@ -3,8 +3,8 @@
 from torch import nn
 from torchvision import models
 
+from ..checks import check_ints, known_choice
 from ..registry import MODELS
-from .checks import known_choice, positive_ints
 
 TORCHVISION_NAMES = (
     'resnet18',
@@ -21,15 +21,11 @@ TORCHVISION_NAMES = (
 
 @MODELS.register_module()
 def TorchvisionModel(name: str, num_classes: int = 1000) -> nn.Module:
-    """An ImageNet residual network of torchvision, not pretrained.
+    """An ImageNet residual network, one of ``TORCHVISION_NAMES``, not pretrained.
 
     It is torchvision's own module: images (N, 3, H, W) -> logits (N, num_classes), and the names of its state dict are
     torchvision's.
-
-    Args:
-        name: one of ``TORCHVISION_NAMES``, else ValueError.
-        num_classes: number of logits, >= 1.
     """
     known_choice('TorchvisionModel', 'name', name, TORCHVISION_NAMES)
-    positive_ints('TorchvisionModel', num_classes=num_classes)
+    check_ints('TorchvisionModel', num_classes=num_classes)
     return models.get_model(name, num_classes=num_classes)

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
+from ..checks import check_ints, known_choice
 from ..registry import MODELS
-from .checks import known_choice, positive_ints
 
 
 @MODELS.register_module()
@@ -15,9 +15,8 @@ class CIFARVGG(nn.Module):
     convolutions have no biases, since BatchNorm would take them away.
 
     Args:
-        depth: a key of ``GROUPS``, else ValueError; it counts the three linear layers of the original network.
-        num_classes: number of logits, >= 1.
-        in_channels: channels of the images, >= 1.
+        depth: a key of ``GROUPS``; it counts the three linear layers of the original network.
+        num_classes, in_channels: >= 1.
     """
 
     # depth -> convolutions in each of the five groups
@@ -27,7 +26,7 @@ class CIFARVGG(nn.Module):
     def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3):
         super().__init__()
         known_choice('CIFARVGG', 'depth', depth, self.GROUPS)
-        positive_ints('CIFARVGG', num_classes=num_classes, in_channels=in_channels)
+        check_ints('CIFARVGG', num_classes=num_classes, in_channels=in_channels)
         layers, channels = [], in_channels
         for group, width in zip(self.GROUPS[depth], self.WIDTHS, strict=True):
             if layers:

@@ -2,12 +2,15 @@
 
 from torch import Tensor, nn
 
+from ..checks import check_ints
 from ..registry import MODELS
-from .checks import positive_ints
+from .resnet_cifar import make_stage
 
 
 class PreActivationBlock(nn.Module):
     """BatchNorm and ReLU before each of two 3x3 convolutions: (N, in, H, W) -> (N, width, H / stride, W / stride)."""
+
+    expansion = 1
 
     def __init__(self, in_channels: int, width: int, stride: int):
         super().__init__()
@@ -17,9 +20,8 @@ class PreActivationBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.relu2 = nn.ReLU()
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.shortcut = None
-        if stride != 1 or in_channels != width:
-            self.shortcut = nn.Conv2d(in_channels, width, 1, stride=stride, bias=False)
+        changes = stride != 1 or in_channels != width
+        self.shortcut = nn.Conv2d(in_channels, width, 1, stride=stride, bias=False) if changes else None
 
     def forward(self, x: Tensor) -> Tensor:
         active = self.relu1(self.bn1(x))
@@ -36,29 +38,24 @@ class WideResNet(nn.Module):
     and W. Without the dropout that the paper tries inside the blocks.
 
     Args:
-        depth: 6 n + 4 with n >= 1 blocks in each stage (10, 16, 22, 28, 34, 40, ...), else ValueError.
+        depth: 6 n + 4 with n >= 1 blocks in each stage: 10, 16, 22, 28, 34, 40, ...
         widen_factor: the stages have 16, 32 and 64 times this many channels, >= 1.
-        num_classes: number of logits, >= 1.
-        in_channels: channels of the images, >= 1.
+        num_classes, in_channels: >= 1.
     """
 
     def __init__(self, depth: int = 28, widen_factor: int = 10, num_classes: int = 10, in_channels: int = 3):
         super().__init__()
         if not isinstance(depth, int) or depth < 10 or depth % 6 != 4:
             raise ValueError(f'WideResNet: depth must be 6 n + 4 (10, 16, 22, 28, 34, 40, ...), got {depth!r}')
-        positive_ints('WideResNet', widen_factor=widen_factor, num_classes=num_classes, in_channels=in_channels)
+        check_ints('WideResNet', widen_factor=widen_factor, num_classes=num_classes, in_channels=in_channels)
+        width, blocks = 16 * widen_factor, (depth - 4) // 6
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        channels = 16
-        for stage in (1, 2, 3):
-            width = (8 << stage) * widen_factor
-            blocks = []
-            for i in range((depth - 4) // 6):
-                blocks.append(PreActivationBlock(channels, width, stride=2 if stage > 1 and i == 0 else 1))
-                channels = width
-            self.add_module(f'layer{stage}', nn.Sequential(*blocks))
-        self.bn = nn.BatchNorm2d(channels)
+        self.layer1 = make_stage(PreActivationBlock, 16, width, blocks, stride=1)
+        self.layer2 = make_stage(PreActivationBlock, width, 2 * width, blocks, stride=2)
+        self.layer3 = make_stage(PreActivationBlock, 2 * width, 4 * width, blocks, stride=2)
+        self.bn = nn.BatchNorm2d(4 * width)
         self.relu = nn.ReLU()
-        self.linear = nn.Linear(channels, num_classes)
+        self.linear = nn.Linear(4 * width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.layer3(self.layer2(self.layer1(self.conv1(images))))
