@@ -15,10 +15,9 @@ class Converter:
     """Make layers of any network layers of another class, in place.
 
     Only the class of a layer changes: parameter objects, names, hooks, buffers, state-dict keys and flags stay. A
-    converter of one's own says in ``classes`` which class becomes which, and registers itself in CONVERTERS; it defines
-    :meth:`set_up` if its layers need more than their class. A new class derives from the old one. If its backward pass
-    is not that of its forward pass, it says so as :mod:`pab.contracts` describes; then pruning scores see the ordinary
-    one.
+    converter of one's own says in ``classes`` which class becomes which, a new one derived from the old, and registers
+    itself in CONVERTERS; it defines :meth:`set_up` if its layers need more than their class. A backward pass that is not
+    that of the forward pass is announced as :mod:`pab.contracts` describes; then pruning scores see the ordinary one.
 
     A type that is not in ``classes``, be it a subclass or a transposed convolution, may compute something else: such
     layers are left alone, and the log names those that have weights, unless ``layers`` leaves them out by a ``!``.
@@ -37,10 +36,7 @@ class Converter:
         self._patterns()  # a wrong list is refused here, before there is a network
 
     def set_up(self, layer: nn.Module, name: str) -> None:
-        """Give a layer, whose class has just changed, its settings, and parameters if it needs more of them.
-
-        A layer that was converted before comes here again, for new settings.
-        """
+        """Give a layer, just converted or converted again, its settings, and parameters if it needs more of them."""
 
     def __call__(self, network: nn.Module) -> nn.Module:
         """Convert a network (a bare layer, whose name is '', is one too) and return it.

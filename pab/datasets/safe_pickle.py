@@ -35,7 +35,7 @@ class _RefusedError(pickle.UnpicklingError):
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Gives stand-ins for the names that arrays pickle to; new ones each time, as a pickle may set attributes of them."""
+    """Gives stand-ins for the names that arrays pickle to; new ones each time, as a pickle may change them."""
 
     def find_class(self, module: str, name: str) -> object:
         match module.replace('numpy._core', 'numpy.core'), name:  # numpy 2 and 1

@@ -17,7 +17,7 @@ class OwnershipConstructor:
         optim_wrapper_cfg: ``optimizers``, a dict from names to optimizer configs, each with the key ``owns`` (see
             :func:`~pab.optim.ownership.assign_owners`); every other key goes to the wrapper (``type``, by default
             :class:`~pab.optim.wrapper.SharedBackward`).
-        paramwise_cfg: not used by this constructor; anything but None is an error.
+        paramwise_cfg: must be None.
 
     Raises:
         ValueError: ``paramwise_cfg`` given, no optimizers, or an optimizer without ``owns``.
@@ -33,8 +33,7 @@ class OwnershipConstructor:
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         if paramwise_cfg is not None:
             raise ValueError(
-                f'OwnershipConstructor: paramwise_cfg is not read, got {paramwise_cfg!r}; give the parameters an '
-                "optimizer of their own with the key 'owns'"
+                "OwnershipConstructor: paramwise_cfg is not read; give parameters an optimizer of their own by 'owns'"
             )
         self.wrapper_cfg = {'type': 'SharedBackward', **optim_wrapper_cfg}
         self.optimizer_cfgs = self.wrapper_cfg.pop('optimizers', None)

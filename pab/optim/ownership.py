@@ -6,8 +6,6 @@ from torch import nn
 
 from ..patterns import Patterns, places_of_parameters
 
-REST = 'rest'
-
 
 def assign_owners(model: nn.Module, rules: Mapping[str, Sequence[str] | str]) -> dict[str, dict[str, nn.Parameter]]:
     """Give every trainable parameter of a model to exactly one optimizer.
@@ -27,14 +25,11 @@ def assign_owners(model: nn.Module, rules: Mapping[str, Sequence[str] | str]) ->
         ValueError: a parameter claimed by two optimizers or by none, a pattern that matches nothing, an optimizer that
             ends up with nothing, or two optimizers that ask for the rest.
     """
-    resting = [name for name, rule in rules.items() if rule == REST]
+    resting = [name for name, rule in rules.items() if rule == 'rest']
     if len(resting) > 1:
         raise ValueError(f"ownership: only one optimizer may own 'rest', got {' and '.join(resting)}")
-    lists = {
-        name: Patterns(f"ownership: owns of {name!r}, unless it is 'rest',", rule)
-        for name, rule in rules.items()
-        if rule != REST
-    }
+    who = "ownership: owns of {!r}, unless it is 'rest',"
+    lists = {name: Patterns(who.format(name), rule) for name, rule in rules.items() if rule != 'rest'}
     owned: dict[str, dict[str, nn.Parameter]] = {name: {} for name in rules}
     shared, ownerless = [], []
     for param, places in places_of_parameters(model).items():

@@ -14,8 +14,8 @@ from .flips import laid_out
 class SignOptimizer(Optimizer, ABC):
     """An optimizer that changes nothing but signs; it offers all that :mod:`pab.contracts` says of sign optimizers.
 
-    A subclass says what a step does to one tensor (:meth:`flip`), and may check settings and start a state of its own;
-    :class:`~pab.optim.Bop` is an example. Parameter groups may have ``flips_per_weight``: whether the flips of every
+    A subclass, such as :class:`~pab.optim.Bop`, says what a step does to one tensor (:meth:`flip`), and may check
+    settings and start a state of its own. Parameter groups may have ``flips_per_weight``: whether the flips of every
     single weight are counted.
     """
 
@@ -46,7 +46,6 @@ class SignOptimizer(Optimizer, ABC):
         """
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters with settings of their own; the settings are checked as in the constructor."""
         self.check({**self.defaults, **param_group})
         super().add_param_group(param_group)
         for param in self.param_groups[-1]['params']:
@@ -55,18 +54,9 @@ class SignOptimizer(Optimizer, ABC):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Step on every parameter that has a gradient, and count the flips on the device.
-
-        Args:
-            closure: computes the loss again and returns it.
-
-        Returns:
-            The closure's loss, or None.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        """Step on every parameter that has a gradient, and count the flips on the device; return the closure's loss."""
+        with torch.enable_grad():
+            loss = closure() if closure else None
         counts, totals = [], []
         for group in self.param_groups:
             for param in group['params']:
@@ -97,9 +87,7 @@ class SignOptimizer(Optimizer, ABC):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore averages and counts exactly, in the types they were saved in.
-
-        torch's own loader would cast every tensor to its parameter's type, and turn counts into floats.
+        """Restore averages and counts exactly, in the types they were saved in; torch's loader would cast them.
 
         Raises:
             ValueError: the state is that of another optimizer.

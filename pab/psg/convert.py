@@ -27,8 +27,7 @@ class PSG(Converter):
         **settings: the fields of :class:`PSGConfig`.
 
     Raises:
-        TypeError: an unknown setting, or one of another type.
-        ValueError: a setting out of its range, or ``layers`` that select nothing.
+        TypeError, ValueError: an unknown setting, one of another type or out of its range.
     """
 
     classes = {nn.Conv2d: PSGConv2d, nn.Linear: PSGLinear}
@@ -42,8 +41,9 @@ class PSG(Converter):
         **settings,
     ) -> None:
         super().__init__(layers)
-        if unknown := sorted(set(settings) - set(PSGConfig.__dataclass_fields__)):
-            raise TypeError(f'PSG: unknown settings {unknown}; known are {sorted(PSGConfig.__dataclass_fields__)}')
+        known = PSGConfig.__dataclass_fields__
+        if unknown := sorted(settings.keys() - known):
+            raise TypeError(f'PSG: unknown settings {unknown}; known are {sorted(known)}')
         check_input_signed('PSG', input_signed)
         self.psg, self.input_signed, self.byte_mask_relu = PSGConfig(**settings), input_signed, byte_mask_relu
 

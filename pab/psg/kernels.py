@@ -1,8 +1,7 @@
 """The passes over activations that PSG adds to a step, each a single fused loop where there is a compiler.
 
-A pass is a function of :mod:`pab.psg.quantize`, applied to the flat storage of a tensor: compiled by
-``torch.compile`` (once for all shapes; inductor keeps the result on disk) or, with the same numbers bit for bit,
-operation by operation. Where the reductions are concerned, torch's own are as fast as a compiled loop.
+A pass is applied to the flat storage of a tensor: compiled by ``torch.compile`` (once for all shapes) or, with the same
+numbers bit for bit, operation by operation. torch's own reductions are as fast as a compiled loop.
 """
 
 from collections.abc import Callable
@@ -78,8 +77,8 @@ def _run(function: Callable, constants: tuple, x: Tensor, *others: Tensor):
     out = run_compiled(function, [t.reshape(-1) if t.dim() else t for t in tensors], constants)
     if out is None:
         return function(x, *others, *constants)
-    outs = [
-        t.view(shape).permute(0, 3, 1, 2) if channels_last else t.view(shape)
-        for t in (out if isinstance(out, tuple) else (out,))
-    ]
-    return tuple(outs) if isinstance(out, tuple) else outs[0]
+
+    def shaped(t: Tensor) -> Tensor:
+        return t.view(shape).permute(0, 3, 1, 2) if channels_last else t.view(shape)
+
+    return tuple(map(shaped, out)) if isinstance(out, tuple) else shaped(out)

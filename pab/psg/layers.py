@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .autograd import ConvArguments, PSGProduct, Settings
+from .autograd import Conv, PSGProduct
 from .config import PSGConfig
 
 
@@ -15,7 +15,9 @@ def check_input_signed(owner: str, value: bool | None) -> None:
 
 
 class PSGLayer:
-    """What both layers share: a layer with a special backward pass, as :mod:`pab.contracts` describes it.
+    """An ordinary layer whose weight gradient comes from a quantised input and a quantised output gradient.
+
+    What both kinds share: the special backward pass, as :mod:`pab.contracts` describes it.
 
     Args:
         *args, **kwargs: those of the ordinary layer.
@@ -42,11 +44,11 @@ class PSGLayer:
 
     @property
     def weight_gradient_bits(self) -> tuple[int, int]:
-        """Bits of the input and of the output gradient in the weight gradient (see :mod:`pab.contracts`)."""
+        """See :mod:`pab.contracts`."""
         return min(32, self.psg.input_bits), min(32, self.psg.grad_bits)
 
     def loss_scale_conflict(self) -> str | None:
-        """Why the weight gradient is not proportional to the loss; None when it is."""
+        """See :mod:`pab.contracts`."""
         if self.psg.take_sign:
             return 'take_sign=True drops its size'
         if self.psg.threshold and not self.psg.relative:
@@ -58,7 +60,7 @@ class PSGLayer:
             return super().forward(input)
         is_batch = input.dim() >= self._batch_dims
         x, conv = self._arguments(input if is_batch else input[None])
-        y = PSGProduct.apply(x, self.weight, self.bias, Settings(self.psg, self.input_signed, conv))
+        y = PSGProduct.apply(x, self.weight, self.bias, self.psg, self.input_signed, conv)
         return y if is_batch else y[0]
 
     def extra_repr(self) -> str:
@@ -66,15 +68,11 @@ class PSGLayer:
 
 
 class PSGConv2d(PSGLayer, nn.Conv2d):
-    """``nn.Conv2d`` whose weight gradient comes from a quantised input and a quantised output gradient.
-
-    Arguments as in :class:`PSGLayer`. Shapes as ``nn.Conv2d``: (N, C_in, H, W) or (C_in, H, W) -> (N, C_out, H', W') or
-    (C_out, H', W').
-    """
+    """``nn.Conv2d`` as a :class:`PSGLayer`; shapes as ``nn.Conv2d``, with or without the dimension of the batch."""
 
     _batch_dims = 4
 
-    def _arguments(self, x: Tensor) -> tuple[Tensor, ConvArguments]:
+    def _arguments(self, x: Tensor) -> tuple[Tensor, Conv]:
         left, right, top, bottom = self._reversed_padding_repeated_twice
         padding = (top, left) if isinstance(self.padding, str) else self.padding
         # A border that the convolution cannot add is written into the input; no sample's max|x| or sign changes.
@@ -82,14 +80,13 @@ class PSGConv2d(PSGLayer, nn.Conv2d):
             x, padding = F.pad(x, (left, right, top, bottom), self.padding_mode), (0, 0)
         elif (left, top) != (right, bottom):  # 'same' and an even kernel: one row or column more at the far end
             x = F.pad(x, (0, right - left, 0, bottom - top))
-        return x, ConvArguments(self.stride, padding, self.dilation, self.groups)
+        return x, (self.stride, padding, self.dilation, self.groups)
 
 
 class PSGLinear(PSGLayer, nn.Linear):
-    """``nn.Linear`` whose weight gradient comes from a quantised input and a quantised output gradient.
+    """``nn.Linear`` as a :class:`PSGLayer`, (N, ..., in) -> (N, ..., out).
 
-    Arguments as in :class:`PSGLayer`. Shapes as ``nn.Linear``: (N, ..., in) -> (N, ..., out); the first dimension is
-    the batch, of which each sample has its own maximum; (in,) is a batch of one.
+    The first dimension is the batch, of which each sample has its own maximum; (in,) is a batch of one.
     """
 
     _batch_dims = 2

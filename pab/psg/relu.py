@@ -9,9 +9,8 @@ from . import kernels
 class ByteMaskReLU(nn.ReLU):
     """``nn.ReLU`` whose backward pass reads a mask of bytes; outputs and gradients are the same bit for bit.
 
-    ``nn.ReLU`` keeps its float output. A convolution keeps the same tensor, so the two pay once; a PSG layer keeps a
-    code of one byte instead, and then the float would be held for the ReLU alone. While ``exact`` is set, it is
-    ``nn.ReLU``.
+    ``nn.ReLU`` keeps its float output, as a convolution behind it does; a PSG layer keeps a code of one byte instead,
+    and the float would be held for the ReLU alone. While ``exact`` is set, it is ``nn.ReLU``.
     """
 
     special_backward = True
