@@ -22,8 +22,8 @@ _variants = itertools.count()
 def use_compiled(wanted: bool | None) -> None:
     """Say whether large elementwise passes run compiled; the numbers are the same either way.
 
-    None gives the choice back to the environment variable ``PAB_COMPILE`` (1 or 0; unset is 1). Where compilation fails,
-    a warning is given once and the passes run operation by operation; ``use_compiled(True)`` tries again.
+    None gives the choice back to the environment variable ``PAB_COMPILE`` (1 or 0; unset is 1). Where compilation
+    fails, a warning is given once and the passes run operation by operation; ``use_compiled(True)`` tries again.
     """
     global _wanted, _failed
     if not (wanted is None or isinstance(wanted, bool)):
@@ -64,7 +64,7 @@ def run_compiled(function: Callable, tensors: Sequence[Tensor | None], constants
 
 @functools.cache
 def compile_pass(function: Callable, constants: tuple, *kinds: tuple | None) -> Callable:
-    """``function(*tensors, *constants)``, compiled once for the constants and the kinds of the tensors, for any sizes."""
+    """``function(*tensors, *constants)``, compiled once for the constants and kinds of the tensors, for any sizes."""
 
     def run(*tensors):
         return function(*tensors, *constants)

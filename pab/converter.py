@@ -16,8 +16,8 @@ class Converter:
 
     Only the class of a layer changes: parameter objects, names, hooks, buffers, state-dict keys and flags stay. A
     converter of one's own says in ``classes`` which class becomes which, a new one derived from the old, and registers
-    itself in CONVERTERS; it defines :meth:`set_up` if its layers need more than their class. A backward pass that is not
-    that of the forward pass is announced as :mod:`pab.contracts` describes; then pruning scores see the ordinary one.
+    itself in CONVERTERS; it defines :meth:`set_up` if its layers need more than their class. A special backward pass
+    is announced as :mod:`pab.contracts` describes; then pruning scores see the ordinary one.
 
     A type that is not in ``classes``, be it a subclass or a transposed convolution, may compute something else: such
     layers are left alone, and the log names those that have weights, unless ``layers`` leaves them out by a ``!``.
