@@ -61,9 +61,8 @@ class Accuracy(BaseMetric):
         if len(rows) == 0:
             raise ValueError('Accuracy: there is no sample with a label to evaluate; is the dataset empty?')
         metrics = {f'accuracy/top{k}': 100 * rows[:, 2 + i].mean().item() for i, k in enumerate(self.topk)}
-        metrics['cross_entropy'] = (
-            rows[:, 0].mean().item()
-        )  # mmengine logs a key with 'loss' as a mean over validations
+        # a key with 'loss' in it would be logged as the mean over the validations so far
+        metrics['cross_entropy'] = rows[:, 0].mean().item()
         nonfinite = int(rows[:, 1].sum())
         if nonfinite:
             metrics['nonfinite'] = nonfinite

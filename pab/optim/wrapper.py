@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..checks import check_ints, known_choice
 from ..registry import OPTIM_WRAPPERS
@@ -35,16 +36,12 @@ class SharedBackward(OptimWrapperDict):
     """
 
     def __init__(
-        self,
-        accumulative_counts: int = 1,
-        clip_grad: dict | None = None,
-        precision: str = 'float32',
-        **optimizers: torch.optim.Optimizer,
+        self, accumulative_counts: int = 1, clip_grad: dict | None = None, precision='float32', **optimizers: Optimizer
     ) -> None:
         known_choice('SharedBackward', 'precision', precision, PRECISIONS)
         check_ints('SharedBackward', accumulative_counts=accumulative_counts)
         for name, optimizer in optimizers.items():
-            if not isinstance(optimizer, torch.optim.Optimizer):
+            if not isinstance(optimizer, Optimizer):
                 raise TypeError(
                     f'SharedBackward: {name!r} is neither an optimizer nor a setting, got {optimizer!r}; the settings '
                     'are accumulative_counts, clip_grad and precision; optimizers stand in optim_wrapper.optimizers'

@@ -4,8 +4,7 @@ from ..compiled import is_compiled, use_compiled
 from ..contracts import exact_gradients
 from .config import PSGConfig
 from .convert import PSG, convert_psg_
-from .layers import PSGConv2d, PSGLayer, PSGLinear
-from .relu import ByteMaskReLU
+from .layers import ByteMaskReLU, PSGConv2d, PSGLayer, PSGLinear
 
 __all__ = [
     'PSG',

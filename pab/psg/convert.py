@@ -8,8 +8,7 @@ from torch import nn
 from ..converter import Converter
 from ..registry import CONVERTERS
 from .config import PSGConfig
-from .layers import PSGConv2d, PSGLayer, PSGLinear, check_input_signed
-from .relu import ByteMaskReLU
+from .layers import ByteMaskReLU, PSGConv2d, PSGLayer, PSGLinear, check_input_signed
 
 
 @CONVERTERS.register_module()

@@ -1,9 +1,10 @@
-"""The PSG layers: ``nn.Conv2d`` and ``nn.Linear`` with another weight gradient, and nothing else changed."""
+"""The PSG layers, ``nn.Conv2d`` and ``nn.Linear`` with another weight gradient only, and a ReLU that spares memory."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import kernels
 from .autograd import Conv, PSGProduct
 from .config import PSGConfig
 
@@ -93,3 +94,39 @@ class PSGLinear(PSGLayer, nn.Linear):
 
     def _arguments(self, x: Tensor) -> tuple[Tensor, None]:
         return x, None
+
+
+class ByteMaskReLU(nn.ReLU):
+    """``nn.ReLU`` whose backward pass reads a mask of bytes; outputs and gradients are the same bit for bit.
+
+    ``nn.ReLU`` keeps its float output, as a convolution behind it does; a PSG layer keeps a code of one byte instead,
+    and the float would be held for the ReLU alone. While ``exact`` is set, it is ``nn.ReLU``.
+    """
+
+    special_backward = True
+    exact: bool = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.exact or not torch.is_grad_enabled():
+            return super().forward(input)
+        return _ByteMaskReLU.apply(input, self.inplace)
+
+
+class _ByteMaskReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, inplace: bool) -> Tensor:
+        if inplace:
+            ctx.mark_dirty(x)
+            y, passes = x.relu_(), kernels.positive(x)
+        else:
+            y, passes = kernels.relu_with_mask(x)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(passes)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (passes,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second backward pass will follow: it needs operations torch can differentiate
+            return torch.where(passes == 0, 0, grad), None
+        return kernels.pass_where(grad, passes), None
