@@ -19,8 +19,8 @@ class Converter:
     itself in CONVERTERS; it defines :meth:`set_up` if its layers need more than their class. A special backward pass
     is announced as :mod:`pab.contracts` describes; then pruning scores see the ordinary one.
 
-    A type that is not in ``classes``, be it a subclass or a transposed convolution, may compute something else: such
-    layers are left alone, and the log names those that have weights, unless ``layers`` leaves them out by a ``!``.
+    A type that is not in ``classes``, a subclass too, may compute something else: such layers are left alone, and the
+    log names those that have weights, unless ``layers`` leaves them out by a ``!``.
 
     Args:
         layers: which layers, as a list of :mod:`pab.patterns`; None for every layer of a type in ``classes``.

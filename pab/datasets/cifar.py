@@ -23,14 +23,12 @@ class CIFAR(InMemoryDataset):
 
     Args:
         split: 'train' or 'test'.
-        data_root: the folder that holds ``cifar-10-batches-py`` (``cifar-100-python``); by default the environment
-            variable ``PAB_DATA``, else ``data``.
+        data_root: the folder that holds ``folder``; by default the environment variable ``PAB_DATA``, else ``data``.
         download: fetch the official archive (163 MiB) when a file is missing; the main process does, the others wait.
         subset: ``indices``, ``num_samples``, ``sample_seed`` of :class:`InMemoryDataset`.
 
     Raises:
-        FileNotFoundError: a file is missing and ``download`` is off.
-        OSError: the download failed.
+        OSError: a file is missing (FileNotFoundError), or the download failed.
         ValueError: a file is damaged, tries to run code, or does not hold what it should.
 
     Source: Krizhevsky 2009, Learning multiple layers of features from tiny images.
@@ -96,7 +94,7 @@ class CIFAR(InMemoryDataset):
 
 @DATASETS.register_module()
 class CIFAR10(CIFAR):
-    """CIFAR-10: 50,000 train and 10,000 test images of ten classes; arguments as for :class:`CIFAR`."""
+    """50,000 train and 10,000 test images of ten classes; see :class:`CIFAR`."""
 
     num_classes = 10
     folder = 'cifar-10-batches-py'
@@ -109,7 +107,7 @@ class CIFAR10(CIFAR):
 
 @DATASETS.register_module()
 class CIFAR100(CIFAR):
-    """CIFAR-100: 50,000 train and 10,000 test images of a hundred classes; arguments as for :class:`CIFAR`."""
+    """50,000 train and 10,000 test images of a hundred classes; see :class:`CIFAR`."""
 
     num_classes = 100
     folder = 'cifar-100-python'

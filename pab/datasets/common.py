@@ -12,10 +12,7 @@ ENVIRONMENT = 'PAB_DATA'
 
 
 def data_folder(data_root: str | Path | None = None) -> Path:
-    """Return ``data_root``, else the environment variable ``PAB_DATA``, else ``data`` below the working directory.
-
-    The variable is read when this is called, so it may be set after pab was imported.
-    """
+    """``data_root``, else the environment variable ``PAB_DATA`` of this moment, else ``data``."""
     return Path(data_root or os.environ.get(ENVIRONMENT) or 'data').expanduser()
 
 

@@ -45,8 +45,7 @@ class ImageNet(Dataset):
         chosen: ``indices``, ``num_samples`` and ``sample_seed`` choose samples, see :func:`subset`.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: the folder holds no classes, or a class without images; a setting is out of range.
+        FileNotFoundError, ValueError: no such folder; no classes, or one without images; a setting out of range.
         RuntimeError: (from an item) more files are unreadable than may be.
     """
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ..checks import check_ints, known_choice
 from ..registry import CONVERTERS, MODELS
-from .initialization import check_init, initialize_
+from .initialization import SCHEMES, initialize_
 
 
 @MODELS.register_module()
@@ -26,13 +26,13 @@ class ImageClassifier(BaseModel):
             ``init_weights``, if it has one) gave it.
         channels_last: keep 4-dimensional weights and images in this memory format, the faster one for convolutions;
             the numbers are the same up to rounding.
-        data_preprocessor: module, or config in MODELS, that turns a batch of the data loader into keyword arguments of
-            ``forward``; None moves it to the device and nothing else.
+        data_preprocessor: module, or config in MODELS, that turns a batch into keyword arguments of ``forward``; None
+            moves it to the device and nothing else.
         input_shape: (C, H, W) of one image; pruners that need no data read it here.
         label_smoothing: share of the target spread over all classes, in [0, 1).
 
     Raises:
-        ValueError: for an init key, scheme, input_shape or label_smoothing outside these rules.
+        ValueError: for settings outside these rules.
     """
 
     def __init__(
@@ -48,28 +48,26 @@ class ImageClassifier(BaseModel):
         if isinstance(data_preprocessor, dict):
             data_preprocessor = MODELS.build(data_preprocessor)
         super().__init__(data_preprocessor=data_preprocessor)
+        for key in init or ():
+            known_choice('ImageClassifier', 'key of init', key, ('scheme', 'seed'))
+        self.init = None if init is None else {'scheme': 'kaiming_normal', 'seed': None, **init}
         if init is not None:
-            for key in init:
-                known_choice('ImageClassifier', 'key of init', key, ('scheme', 'seed'))
-            init = {'scheme': 'kaiming_normal', 'seed': None, **init}
-            check_init(init['scheme'], 0 if init['seed'] is None else init['seed'])
-        if input_shape is not None:
-            if len(input_shape) != 3:
-                raise ValueError(f'ImageClassifier: input_shape must be (channels, height, width), got {input_shape!r}')
-            for size in input_shape:
-                check_ints('ImageClassifier', **{'each entry of input_shape': size})
-            input_shape = tuple(input_shape)
-        self.init, self.input_shape = init, input_shape
+            known_choice('initialize_', 'scheme', self.init['scheme'], SCHEMES)
+            check_ints('initialize_', 0, seed=self.init['seed'] if self.init['seed'] is not None else 0)
+        self.input_shape = None if input_shape is None else tuple(input_shape)
+        if input_shape is not None and len(input_shape) != 3:
+            raise ValueError(f'ImageClassifier: input_shape must be (channels, height, width), got {input_shape!r}')
+        for size in input_shape or ():
+            check_ints('ImageClassifier', **{'each entry of input_shape': size})
         if not 0 <= label_smoothing < 1:
             raise ValueError(f'ImageClassifier: label_smoothing must lie in [0, 1), got {label_smoothing!r}')
         self.label_smoothing = label_smoothing
         self.network = MODELS.build(network) if isinstance(network, dict) else network
         for config in [converter] if isinstance(converter, dict) else converter or []:
             CONVERTERS.build(config)(self.network)
-        self.channels_last = channels_last
+        self.channels_last, self._labels_checked = channels_last, False
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self._labels_checked = False
 
     def init_weights(self) -> None:
         """Initialise the network; only the first call does anything, as mmengine's runner may call it again."""
@@ -93,9 +91,8 @@ class ImageClassifier(BaseModel):
                 'predict': ``[dict(logits=..., labels=...)]``, one entry for the whole batch.
 
         Raises:
-            TypeError: for images that are not floating point.
-            ValueError: for an unknown mode, missing labels in mode 'loss', or (looked at in the first batch only, as
-                looking waits for the device) labels outside [0, num_classes).
+            TypeError, ValueError: images that are not floating point, an unknown mode, missing labels, or (in the first
+                batch only, as looking waits for the device) labels outside [0, num_classes).
         """
         known_choice('ImageClassifier', 'mode', mode, ('tensor', 'loss', 'predict'))
         if not images.is_floating_point():

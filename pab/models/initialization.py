@@ -33,12 +33,6 @@ SCHEMES: dict[str, Scheme] = {
 _WITHOUT_CHANCE = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
 
 
-def check_init(scheme: str, seed: int) -> None:
-    """ValueError when ``scheme`` is not in SCHEMES or ``seed`` is not an int >= 0."""
-    known_choice('initialize_', 'scheme', scheme, SCHEMES)
-    check_ints('initialize_', 0, seed=seed)
-
-
 @torch.no_grad()
 def initialize_(network: nn.Module, scheme: str = 'kaiming_normal', seed: int = 0) -> nn.Module:
     """Draw every parameter of ``network`` anew, in place, and reset its normalisation statistics.
@@ -47,13 +41,10 @@ def initialize_(network: nn.Module, scheme: str = 'kaiming_normal', seed: int = 
     the device, memory format, torch version, CPU, order of construction or the other layers (see :mod:`draws`). They
     are drawn in float64 and rounded once to the parameter's dtype.
 
-    * convolution weights (out, in / groups, *kernel): by ``scheme``;
-    * linear weights (out, in): 'standard';
-    * biases of both: uniform within 1 / sqrt(fan_in), as torch does;
-    * normalisation layers: the identity (weight 1, bias 0, running mean 0, running variance 1).
-
-    A layer of any other kind draws its own parameters by a method ``initialize_(stream)``, where ``stream(name)`` is
-    the RandomState of the parameter called ``name`` inside that layer.
+    Convolution weights (out, in / groups, *kernel) are drawn by ``scheme``, linear weights (out, in) and all biases
+    by 'standard', uniform within 1 / sqrt(fan_in); normalisation layers become the identity. A layer of any other kind
+    draws its own parameters by a method ``initialize_(stream)``, where ``stream(name)`` is the RandomState of the
+    parameter called ``name`` inside that layer.
 
     Args:
         network: returned as well.
@@ -64,7 +55,8 @@ def initialize_(network: nn.Module, scheme: str = 'kaiming_normal', seed: int = 
         ValueError: another scheme or seed, or a layer owns parameters that none of these rules covers; the message
             names the first, and nothing has been changed.
     """
-    check_init(scheme, seed)
+    known_choice('initialize_', 'scheme', scheme, SCHEMES)
+    check_ints('initialize_', 0, seed=seed)
     steps, seen = [], set()
     for prefix, layer in network.named_modules():
         own = {name: p for name, p in layer.named_parameters(recurse=False) if id(p) not in seen}

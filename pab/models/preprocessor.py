@@ -107,8 +107,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
 def crop_and_flip(images: Tensor, padding: int, padding_value: Tensor, flip: bool) -> Tensor:
     """Pad each image, crop it back to its size at a random place, and with ``flip`` mirror it with probability 1/2.
 
-    All images at once and without waiting for the device: rows of pixels are copied from a padded batch that holds
-    every image and, for ``flip``, its mirror image.
+    All at once and without waiting for the device: rows are copied from a padded batch of all images and mirror images.
 
     Args:
         images: (N, C, H, W), any layout; channels_last is the fastest, and that of the result.

@@ -68,7 +68,7 @@ def make_stage(block: type[nn.Module], in_channels: int, width: int, blocks: int
 
 @MODELS.register_module()
 class CIFARResNet(nn.Module):
-    """ResNet for small images (arXiv 1512.03385), of three stages (depth 8 to 110) or four (depth 18, 34, 50, 101, 152).
+    """ResNet for small images (arXiv 1512.03385), of three stages (depth 8 to 110) or four.
 
     images (N, in_channels, H, W) -> logits (N, num_classes). Each stage after the first halves H and W and doubles the
     width; the mean over what is left of H and W goes to one linear layer, so any image of at least 1x1 will do.
@@ -77,9 +77,7 @@ class CIFARResNet(nn.Module):
         depth: a key of ``STAGES``; it counts the convolutions of the main path and the linear layer.
         num_classes, in_channels: >= 1.
         width: channels of the first stage, >= 1; None: 16 with three stages, 64 with four.
-
-    Raises:
-        ValueError: for an argument outside these rules, as all networks do.
+    Every network raises a ValueError for an argument outside its rules.
     """
 
     # depth -> (block, blocks of each stage)

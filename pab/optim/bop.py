@@ -42,14 +42,6 @@ class Bop(SignOptimizer):
 
     Source: Helwegen et al. 2019, "Latent Weights Do Not Exist" (arXiv 1906.02107), algorithm 1; the rule at equality
     (:math:`|m| = \tau` flips) is the reference's.
-
-    Example:
-        >>> w = torch.nn.Parameter(torch.tensor([0.5, -0.5]))
-        >>> bop = Bop([w], adaptivity_rate=0.5, threshold=0.1)
-        >>> w.grad = torch.tensor([0.4, 0.4])  # m = 0.2: it agrees in sign with the first weight only
-        >>> bop.step()
-        >>> w.tolist(), int(bop.last_flips)
-        ([-0.5, -0.5], 1)
     """
 
     def __init__(

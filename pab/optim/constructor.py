@@ -71,13 +71,11 @@ def assign_owners(model: nn.Module, rules: Mapping[str, Sequence[str] | str]) ->
             are those in the model, or in its ``network``, where pruners and converters find them.
 
     Returns:
-        For each optimizer's name its parameters by full name, in the model's order. A parameter that several layers
-        share appears once, under its first name.
+        For each optimizer's name its parameters by full name (of shared ones the first), in the model's order.
 
     Raises:
         TypeError: a rule is neither 'rest' nor a list of strings.
-        ValueError: a parameter claimed by two optimizers or by none, a pattern that matches nothing, an optimizer that
-            ends up with nothing, or two optimizers that ask for the rest.
+        ValueError: a parameter with two owners or none, a pattern that matches nothing, an optimizer left with nothing.
     """
     resting = [name for name, rule in rules.items() if rule == 'rest']
     if len(resting) > 1:
@@ -100,15 +98,12 @@ def assign_owners(model: nn.Module, rules: Mapping[str, Sequence[str] | str]) ->
             ownerless.append(full_name)
     unused = [f'{pattern!r} of {name}' for name, patterns in lists.items() for pattern in sorted(patterns.unused)]
     idle = [name for name, params in owned.items() if not params]
-    problems = []
-    if shared:
-        problems.append(f'claimed by two optimizers: {", ".join(shared)}; narrow one rule')
-    if ownerless:
-        problems.append(f"owned by none: {', '.join(ownerless)}; extend a rule, or let one optimizer own 'rest'")
-    if unused:
-        problems.append(f'matching no trainable parameter: {", ".join(unused)}; correct the pattern or drop it')
-    elif idle:
-        problems.append(f'left with nothing to train: {", ".join(idle)}; drop the optimizer')
-    if problems:
-        raise ValueError(f'ownership: {dict(rules)} leaves parameters ' + '; and '.join(problems))
+    problems = {
+        'claimed by two optimizers: {}; narrow one rule': shared,
+        "owned by none: {}; extend a rule, or let one optimizer own 'rest'": ownerless,
+        'matching no trainable parameter: {}; correct the pattern or drop it': unused,
+        'left with nothing to train: {}; drop the optimizer': [] if unused else idle,
+    }
+    if found := [text.format(', '.join(names)) for text, names in problems.items() if names]:
+        raise ValueError(f'ownership: {dict(rules)} leaves parameters {"; and ".join(found)}')
     return owned

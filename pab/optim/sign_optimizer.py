@@ -35,14 +35,9 @@ class SignOptimizer(Optimizer, ABC):
     def flip(self, param: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
         """Step on one parameter, in place.
 
-        Args:
-            param: with its gradient.
-            state: from :meth:`start`, tensors of the parameter's shape having its memory layout too; and 'weight_flips'
-                where flips are to be added to the counts of every weight.
-            group: its settings.
-
-        Returns:
-            How many weights have flipped: int64, no dimensions, on the device.
+        ``state`` comes from :meth:`start`, tensors of the parameter's shape having its memory layout too, and has
+        'weight_flips' where flips are to be added to the counts of every weight; ``group`` has the settings. Returns
+        how many weights have flipped: int64, no dimensions, on the device.
         """
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

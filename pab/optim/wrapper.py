@@ -70,7 +70,6 @@ class SharedBackward(OptimWrapperDict):
             wrapper._inner_count += 1
 
     def step(self, **kwargs) -> None:
-        """Clip the gradients of all parameters together, then step every optimizer."""
         if self._unscale():
             self._clip()
             for wrapper in self.values():

@@ -15,7 +15,7 @@ Conv = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]
 
 
 class PSGProduct(torch.autograd.Function):
-    """A convolution, or with ``conv=None`` a linear layer, with PSG in its backward pass; used by its ``apply``.
+    """A convolution, or with ``conv=None`` a linear layer, with PSG in its backward pass.
 
     Shapes: (N, C_in, H, W) and (C_out, C_in / groups, kH, kW) -> (N, C_out, H', W'), or (N, ..., in) and (out, in) ->
     (N, ..., out). Runs three products a step (four unless ``sparsify``, one more with ``predictive_forward``). What is
@@ -26,15 +26,7 @@ class PSGProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        config: PSGConfig,
-        input_signed: bool | None,
-        conv: Conv | None,
-    ) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, config: PSGConfig, input_signed, conv) -> Tensor:
         dtype, device = x.dtype, x.device.type
         if torch.is_autocast_enabled(device) and torch.float64 not in (dtype, weight.dtype):
             dtype = torch.get_autocast_dtype(device)

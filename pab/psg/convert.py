@@ -24,9 +24,6 @@ class PSG(Converter):
         byte_mask_relu: also make every ``nn.ReLU`` a :class:`ByteMaskReLU`, which changes no number and lets the float
             activation between ReLU and PSG layer be freed.
         **settings: the fields of :class:`PSGConfig`.
-
-    Raises:
-        TypeError, ValueError: an unknown setting, one of another type or out of its range.
     """
 
     classes = {nn.Conv2d: PSGConv2d, nn.Linear: PSGLinear}

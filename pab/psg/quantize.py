@@ -21,9 +21,7 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def code_dtype(bits: int) -> torch.dtype | None:
     """The narrowest integer type that :func:`encode` writes, or None above 16 bits, where no code is kept."""
-    if bits <= 8:
-        return torch.uint8
-    return torch.int16 if bits <= 16 else None
+    return torch.uint8 if bits <= 8 else torch.int16 if bits <= 16 else None
 
 
 def input_range(x: Tensor, signed: bool | None = None) -> tuple[Tensor, Tensor]:
@@ -97,8 +95,7 @@ def encode(x: Tensor, low: Tensor, scale: Tensor, bits: int) -> Tensor:
 def decode(codes: Tensor, low: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
     """Q(x) / (scale - low) in ``dtype``, in [-0.5, 1): what can be written without error.
 
-    Up to 8 bits it is exact in bfloat16 and float16, and products of it do not overflow. A product with it is
-    multiplied by ``scale - low`` afterwards.
+    Up to 8 bits it is exact in bfloat16 and float16. A product with it is multiplied by ``scale - low`` afterwards.
     """
     indices = codes.to(working_dtype(dtype))
     if bits > 8:
