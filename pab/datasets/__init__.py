@@ -1,6 +1,6 @@
 """Datasets, the order of their samples, and how samples become batches."""
 
-from .cifar import CIFAR, CIFAR10, CIFAR100
+from .cifar import CIFAR10, CIFAR100
 from .common import data_folder
 from .decode import UnreadableImageError, decode_rgb
 from .digits import Digits
@@ -9,7 +9,6 @@ from .in_memory import InMemoryDataset, collate_images
 from .sampler import EpochSampler, SampleIndex
 
 __all__ = [
-    'CIFAR',
     'CIFAR10',
     'CIFAR100',
     'Digits',

@@ -16,8 +16,9 @@ from .in_memory import InMemoryDataset
 from .safe_pickle import load_arrays
 
 
-class CIFAR(InMemoryDataset):
-    """The common part of CIFAR-10 and CIFAR-100: 32 x 32 colour images in pickled batches.
+@DATASETS.register_module()
+class CIFAR10(InMemoryDataset):
+    """CIFAR-10: 50,000 train and 10,000 test images, 32 x 32 in colour, of ten classes.
 
     The files are read without executing what a pickle might ask for. Checksums are compared at the download only.
 
@@ -34,13 +35,13 @@ class CIFAR(InMemoryDataset):
     Source: Krizhevsky 2009, Learning multiple layers of features from tiny images.
     """
 
-    num_classes: int
-    folder: str
-    files: dict[str, tuple[str, ...]]
-    meta: tuple[str, str]  # the file with the names of the classes, and their key
-    label_key: str
-    url: str
-    md5: str
+    num_classes = 10
+    folder = 'cifar-10-batches-py'
+    files = {'train': tuple(f'data_batch_{part}' for part in range(1, 6)), 'test': ('test_batch',)}
+    meta = ('batches.meta', 'label_names')  # the file with the names of the classes, and their key
+    label_key = 'labels'
+    url = 'https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz'
+    md5 = 'c58f30108f718f92721af3b95e74349a'
 
     def __init__(self, split: str = 'train', data_root: str | Path | None = None, *, download: bool = False, **subset):
         known_choice(type(self).__name__, 'split', split, self.files)
@@ -93,21 +94,8 @@ class CIFAR(InMemoryDataset):
 
 
 @DATASETS.register_module()
-class CIFAR10(CIFAR):
-    """50,000 train and 10,000 test images of ten classes; see :class:`CIFAR`."""
-
-    num_classes = 10
-    folder = 'cifar-10-batches-py'
-    files = {'train': tuple(f'data_batch_{part}' for part in range(1, 6)), 'test': ('test_batch',)}
-    meta = ('batches.meta', 'label_names')
-    label_key = 'labels'
-    url = 'https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz'
-    md5 = 'c58f30108f718f92721af3b95e74349a'
-
-
-@DATASETS.register_module()
-class CIFAR100(CIFAR):
-    """50,000 train and 10,000 test images of a hundred classes; see :class:`CIFAR`."""
+class CIFAR100(CIFAR10):
+    """CIFAR-100: a hundred classes, else as :class:`CIFAR10`."""
 
     num_classes = 100
     folder = 'cifar-100-python'

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +40,9 @@ class ImageNet(Dataset):
         folder: below ``data_root``; '' when ``data_root`` itself holds train and val.
         size: pixels of a side of the crop.
         resize: pixels of the shorter side before the centre crop; at least ``size``.
-        scale: range of the random crop's share of the image.
-        ratio: range of the random crop's width / height.
+        scale, ratio: ranges of the random crop's share of the image, and of its width / height.
         max_unreadable: share of files that may be unreadable, in [0, 1]; ten always may.
-        chosen: ``indices``, ``num_samples`` and ``sample_seed`` choose samples, see :func:`subset`.
+        indices, num_samples, sample_seed: choose samples, see :func:`subset`.
 
     Raises:
         FileNotFoundError, ValueError: no such folder; no classes, or one without images; a setting out of range.
@@ -60,7 +60,9 @@ class ImageNet(Dataset):
         scale: tuple[float, float] = (0.08, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         max_unreadable: float = 0.01,
-        **chosen,
+        indices: Sequence[int] | None = None,
+        num_samples: int | None = None,
+        sample_seed: int | None = None,
     ):
         known_choice('ImageNet', 'split', split, ('train', 'val'))
         if not 1 <= size <= resize:
@@ -80,7 +82,7 @@ class ImageNet(Dataset):
             found = ImageFolder(str(self.root))
         except FileNotFoundError as error:
             raise ValueError(f'ImageNet: {self.root} needs one folder of images for each class; {error}') from error
-        kept = subset('ImageNet', len(found), **chosen)
+        kept = subset('ImageNet', len(found), indices, num_samples, sample_seed)
         offset = len(str(self.root)) + 1
         # arrays, not lists: workers share their memory, while counting references to a million strings would copy it
         self._paths = np.array([os.fsencode(path[offset:]) for path, _ in found.samples])[kept]

@@ -77,8 +77,7 @@ def _rule(layer: nn.Module, own: dict[str, nn.Parameter], prefix: str, scheme: s
     if isinstance(layer, _WITHOUT_CHANCE):
         return lambda stream: layer.reset_parameters()
     if isinstance(layer, _ConvNd | nn.Linear) and own.keys() <= {'weight', 'bias'}:
-        weights = scheme if isinstance(layer, _ConvNd) else 'standard'
-        return lambda stream: _draw_affine(layer.weight.shape, own, stream, {'weight': weights, 'bias': 'standard'})
+        return lambda stream: _draw_affine(layer, own, scheme, stream)
     first = next(iter(own))
     raise ValueError(
         f'initialize_: no rule draws parameter {prefix + first!r} of a {type(layer).__name__}; give that class a '
@@ -87,10 +86,11 @@ def _rule(layer: nn.Module, own: dict[str, nn.Parameter], prefix: str, scheme: s
     )
 
 
-def _draw_affine(shape: torch.Size, own: dict[str, nn.Parameter], stream: Callable, schemes: dict[str, str]) -> None:
-    """Draw the weight (out, in / groups, *kernel) and the bias of a layer."""
-    field = math.prod(shape[2:])
+def _draw_affine(layer: nn.Module, own: dict[str, nn.Parameter], scheme: str, stream: Callable) -> None:
+    fan_out, fan_in, *kernel = layer.weight.shape
+    field = math.prod(kernel)
     for name, parameter in own.items():
-        values = SCHEMES[schemes[name]](stream(name), parameter.numel(), shape[1] * field, shape[0] * field)
+        draw = SCHEMES[scheme if name == 'weight' and isinstance(layer, _ConvNd) else 'standard']
+        values = draw(stream(name), parameter.numel(), fan_in * field, fan_out * field)
         # rounded on the CPU before it moves, so that no device decides the last bit
         parameter.copy_(torch.from_numpy(values.reshape(parameter.shape)).to(parameter.dtype))
