@@ -47,6 +47,7 @@ def run_compiled(function: Callable, tensors: Sequence[Tensor | None], constants
         tensors: of one dimension and equal length; or of none, for numbers that change; or None.
         constants: hashable.
     """
+    global _failed
     if torch.compiler.is_compiling() or not is_compiled():
         return None
     for tensor in tensors:
@@ -58,7 +59,13 @@ def run_compiled(function: Callable, tensors: Sequence[Tensor | None], constants
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a compiler or its absence raises, before the loop has run
-        give_up(error)
+        _failed = True
+        reason = (str(error).strip().splitlines() or [''])[0]
+        warnings.warn(
+            f'pab: elementwise passes run uncompiled, with the same results but slower: {type(error).__name__}: '
+            f'{reason}. Install a C++ compiler (CPU) or triton (CUDA), or set PAB_COMPILE=0 to choose this.',
+            stacklevel=2,
+        )
         return None
 
 
@@ -74,15 +81,3 @@ def compile_pass(function: Callable, constants: tuple, *kinds: tuple | None) -> 
     run = types.FunctionType(run.__code__.replace(co_name=name), globals(), name, None, run.__closure__)
     # without the option, a GPU's loop would round a product and the sum after it once instead of twice
     return torch.compile(run, fullgraph=True, options={'emulate_precision_casts': True})
-
-
-def give_up(error: Exception) -> None:
-    """Run everything operation by operation from now on, and say why, once."""
-    global _failed
-    _failed = True
-    reason = (str(error).strip().splitlines() or [''])[0]
-    warnings.warn(
-        f'pab: elementwise passes run uncompiled, with the same results but slower: {type(error).__name__}: '
-        f'{reason}. Install a C++ compiler (CPU) or triton (CUDA), or set PAB_COMPILE=0 to choose this.',
-        stacklevel=3,
-    )

@@ -41,9 +41,7 @@ class Converter:
     def __call__(self, network: nn.Module) -> nn.Module:
         """Convert a network (a bare layer, whose name is '', is one too) and return it.
 
-        Raises:
-            TypeError: ``network`` is no module.
-            ValueError: a pattern matches no layer, or there is nothing to convert; nothing has changed then.
+        ValueError when a pattern matches no layer, or there is nothing to convert; nothing has changed then.
         """
         targets = {**self.classes, **{converted: converted for converted in self.classes.values()}}
         for name, layer in self._find(network, targets).items():
@@ -60,13 +58,12 @@ class Converter:
         found, others = {}, []
         for name, layer in network.named_modules():
             convertible = type(layer) in targets
-            if not convertible and not _has_weights(layer):
-                continue
-            selected = patterns.select(layer, name)
-            if convertible and selected:
-                found[name] = layer
-            elif not convertible and not_left_out.select(layer, name):
-                others.append(f'{name} ({type(layer).__name__})')
+            if convertible or _has_weights(layer):
+                selected = patterns.select(layer, name)  # also for what is not converted: the pattern has a use
+                if convertible and selected:
+                    found[name] = layer
+                elif not convertible and not_left_out.select(layer, name):
+                    others.append(f'{name} ({type(layer).__name__})')
         if self.layers is not None and patterns.unused:
             raise ValueError(
                 f'{me}: layers has patterns that match no layer with weights: {sorted(patterns.unused)}; correct or '
@@ -78,12 +75,11 @@ class Converter:
                 f'none of exactly the types {types}; of other types are {", ".join(others) or "none"}'
             )
         if others:
-            print_log(
+            text = (
                 f'{me}: left alone, as they are not exactly {types}: {", ".join(others)}. A subclass may compute '
-                'something else; a lazy layer gets its type when the network first runs',
-                logger='current',
-                level=logging.WARNING,
+                'something else; a lazy layer gets its type when the network first runs'
             )
+            print_log(text, logger='current', level=logging.WARNING)
         return found
 
     def _patterns(self) -> Patterns:

@@ -31,8 +31,7 @@ class ImageClassifier(BaseModel):
         input_shape: (C, H, W) of one image; pruners that need no data read it here.
         label_smoothing: share of the target spread over all classes, in [0, 1).
 
-    Raises:
-        ValueError: for settings outside these rules.
+    Settings outside these rules raise a ValueError.
     """
 
     def __init__(

@@ -17,8 +17,7 @@ class OwnershipConstructor:
 
     Args:
         optim_wrapper_cfg: ``optimizers``, a dict from names to optimizer configs, each with the key ``owns`` (see
-            :func:`assign_owners`); every other key goes to the wrapper (``type``, by default
-            :class:`~pab.optim.wrapper.SharedBackward`).
+            :func:`assign_owners`); every other key goes to the wrapper, by default :class:`SharedBackward`.
         paramwise_cfg: must be None.
 
     Raises:
@@ -54,11 +53,11 @@ class OwnershipConstructor:
                     f"scale with it: {reason}; use precision='bfloat16', or change that setting of the layer"
                 )
         owned = assign_owners(model, {name: cfg['owns'] for name, cfg in self.optimizer_cfgs.items()})
-        optimizers = {}
+        wrapper_cfg = dict(self.wrapper_cfg)
         for name, cfg in self.optimizer_cfgs.items():
             settings = {key: value for key, value in cfg.items() if key != 'owns'}
-            optimizers[name] = OPTIMIZERS.build(dict(settings, params=list(owned[name].values())))
-        return OPTIM_WRAPPERS.build(dict(self.wrapper_cfg, **optimizers))
+            wrapper_cfg[name] = OPTIMIZERS.build(dict(settings, params=list(owned[name].values())))
+        return OPTIM_WRAPPERS.build(wrapper_cfg)
 
 
 def assign_owners(model: nn.Module, rules: Mapping[str, Sequence[str] | str]) -> dict[str, dict[str, nn.Parameter]]:

@@ -33,7 +33,7 @@ class PSGProduct(torch.autograd.Function):
         ctx.config, ctx.conv, ctx.dtype = config, conv, dtype
         ctx.dtypes = x.dtype, weight.dtype, None if bias is None else bias.dtype
         x, cast_weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-        ctx.shape, ctx.format = x.shape, _memory_format(x)
+        ctx.layout = x.shape, x.stride()
         saved = low = scale = None
         with _without_autocast(device):
             y = _product(x, cast_weight, bias, conv)
@@ -65,7 +65,7 @@ class PSGProduct(torch.autograd.Function):
                 grad_w = grad_w.to(weight_dtype)
             if need_x:
                 if saved is None:  # only its shape and layout are read
-                    saved = torch.empty(ctx.shape, dtype=ctx.dtype, device=grad.device, memory_format=ctx.format)
+                    saved = torch.empty_strided(*ctx.layout, dtype=ctx.dtype, device=grad.device)
                 w = weight.to(ctx.dtype)
                 grad_x = (
                     grad @ w if conv is None else _convolution_backward(grad, saved, w, conv, [True, False, False])[0]
@@ -103,12 +103,6 @@ def _weight_gradient(ctx, grad: Tensor, weight: Tensor, saved: Tensor, low: Tens
 def _without_autocast(device: str):
     # entering torch.autocast costs as much as a small kernel
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
-
-
-def _memory_format(x: Tensor) -> torch.memory_format:
-    # torch's own choice in F.conv2d: strides that fit both formats count as contiguous
-    channels_last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, conv: Conv | None) -> Tensor:

@@ -21,8 +21,7 @@ class PSGConfig:
         predictive_forward: the output is zeroed where the convolution of quantised input and weight is negative; the
             backward pass is not gated. One convolution more.
 
-    Raises:
-        TypeError, ValueError: a setting of another type, or out of its range.
+    A setting of another type raises a TypeError, one out of its range a ValueError.
     """
 
     input_bits: int = 8

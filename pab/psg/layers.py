@@ -15,7 +15,6 @@ from .config import PSGConfig
 
 
 def check_input_signed(owner: str, value: bool | None) -> None:
-    """Raise a TypeError, that begins with ``owner``, unless the value is True, False or None."""
     if value is not None and not isinstance(value, bool):
         raise TypeError(f'{owner}: input_signed must be True, False or None (by the data), got {value!r}')
 
@@ -30,9 +29,6 @@ class PSGLayer:
         psg: the settings; None for the defaults of :class:`PSGConfig`.
         input_signed: True quantises the input over [-s, s], False over [0, s], which cuts negative entries off. None
             takes [-s, s] for a batch that has a negative entry and [0, s], with half the step, for one that has none.
-
-    Raises:
-        TypeError: ``psg`` or ``input_signed`` is of another type.
     """
 
     psg: PSGConfig = PSGConfig()
