@@ -31,14 +31,12 @@ def subset(
 
     Args:
         who: the dataset, for messages.
-        total: how many samples there are.
         indices: the samples to keep, in this order; each in 0..total - 1, none twice; None keeps all.
         num_samples: how many samples to keep, 1..total; not together with ``indices``.
         sample_seed: which ``num_samples`` are kept: None means the first, an int draws them at random from it
             (numpy's RandomState, so the same on every machine).
 
-    Raises:
-        ValueError: for any other request.
+    A ValueError answers any other request.
     """
     if indices is not None and num_samples is not None:
         raise ValueError(f'{who}: give indices or num_samples, not both (num_samples={num_samples!r})')

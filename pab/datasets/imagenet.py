@@ -25,9 +25,8 @@ IGNORED_LABEL = -100  # cross-entropy and Accuracy leave it out
 class ImageNet(Dataset):
     """Photographs in ``data_root/folder/split/<class>/<file>``.
 
-    An item is ``dict(images=(3, size, size) uint8, labels=int)``; ImagePreprocessor normalises on the device. Classes
-    and files are found by torchvision's ImageFolder: classes are the folders in alphabetical order, files those with an
-    image's extension. Files of unusual kinds are converted (see ``decode_rgb``).
+    An item is ``dict(images=(3, size, size) uint8, labels=int)``; ImagePreprocessor normalises on the device. As with
+    torchvision's ImageFolder, classes are the folders in alphabetical order, files those with an image's extension.
 
     A file that cannot be read is named in the log once and listed in ``unreadable``; when training, the next readable
     file in order stands in for it (nearly always of the same class); otherwise its image is black and its label -100,
@@ -131,9 +130,9 @@ class ImageNet(Dataset):
                 # an error, for mmengine's logger passes on nothing less from ranks other than the first
                 print_log(text, 'current', logging.ERROR)
         if (count := int(self._unreadable.sum())) > self._max_unreadable:
+            names = ', '.join(map(str, self.unreadable[:3]))
             raise RuntimeError(
                 f'ImageNet: {count} of {len(self)} files below {self.root} cannot be read, more than '
-                f'{self._max_unreadable}: {", ".join(map(str, self.unreadable[:3]))}, ...; repair the files, or raise '
-                'max_unreadable'
+                f'{self._max_unreadable}: {names}, ...; repair the files, or raise max_unreadable'
             )
         return None

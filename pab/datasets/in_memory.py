@@ -53,11 +53,8 @@ class Digits(InMemoryDataset):
     """1,797 handwritten digits, 8 x 8 grey, ten classes, from scikit-learn's ``load_digits``.
 
     The split is fixed: of each class, in the file's order, every fifth sample (the 5th, 10th, ...) is a test sample:
-    1,442 train, 355 test. The 17 grey levels 0..16 are spread over 0..255 (level * 255 / 16, rounded).
-
-    Args:
-        split: 'train' or 'test'.
-        subset: ``indices``, ``num_samples``, ``sample_seed`` of :class:`InMemoryDataset`.
+    1,442 train, 355 test. The 17 grey levels 0..16 are spread over 0..255 (level * 255 / 16, rounded). Arguments
+    besides ``split``, 'train' or 'test', choose samples as in :class:`InMemoryDataset`.
 
     Source: UCI optical recognition of handwritten digits, test part.
     """

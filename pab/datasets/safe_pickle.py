@@ -10,10 +10,8 @@ def load_arrays(path: Path) -> dict[str, object]:
     """Load a pickled dict of plain Python values and numpy arrays of numbers; refuse everything else.
 
     Its keys become strings, byte strings of Python 2 become bytes. Not even numpy's own functions are handed to the
-    pickle: it could set flags of a dtype so that numpy takes raw bytes for addresses.
-
-    Raises:
-        ValueError: the file is truncated or damaged, or holds or asks for something else; it names the file.
+    pickle: it could set flags of a dtype so that numpy takes raw bytes for addresses. A ValueError names a file that is
+    truncated or damaged, or holds or asks for something else.
     """
     try:
         with open(path, 'rb') as file:

@@ -63,8 +63,7 @@ class Accuracy(BaseMetric):
         metrics = {f'accuracy/top{k}': 100 * rows[:, 2 + i].mean().item() for i, k in enumerate(self.topk)}
         # a key with 'loss' in it would be logged as the mean over the validations so far
         metrics['cross_entropy'] = rows[:, 0].mean().item()
-        nonfinite = int(rows[:, 1].sum())
-        if nonfinite:
+        if nonfinite := int(rows[:, 1].sum()):
             metrics['nonfinite'] = nonfinite
             text = f'Accuracy: {nonfinite} of {len(rows)} samples have NaN or infinite logits and count as wrong'
             print_log(text, 'current', logging.WARNING)

@@ -51,8 +51,7 @@ class ConvNet(nn.Module):
         depth: number of convolutions, a key of ``WIDTHS``.
         num_classes, in_channels: >= 1.
         image_size: height and width of the images in pixels; at least 2 for depth 2, 4 for 4, 8 for 6.
-        bias: whether convolutions and linear layers have biases: they do in arXiv 1803.03635 (the lottery ticket
-            hypothesis), they don't in arXiv 1911.13299 (edge-popup).
+        bias: of all layers; they have it in arXiv 1803.03635 (lottery tickets), not in arXiv 1911.13299 (edge-popup).
     """
 
     # depth -> channels of each pair
@@ -67,10 +66,8 @@ class ConvNet(nn.Module):
         widths = self.WIDTHS[depth]
         left = image_size >> len(widths)  # each pool halves, rounding down
         if left < 1:
-            raise ValueError(
-                f'ConvNet: depth {depth} pools {len(widths)} times and needs image_size >= {1 << len(widths)}, '
-                f'got {image_size!r}'
-            )
+            rule = f'pools {len(widths)} times and needs image_size >= {1 << len(widths)}'
+            raise ValueError(f'ConvNet: depth {depth} {rule}, got {image_size!r}')
         layers, channels = [], in_channels
         for width in widths:
             layers += [nn.Conv2d(channels, width, 3, padding=1, bias=bias), nn.ReLU()]
@@ -83,9 +80,7 @@ class ConvNet(nn.Module):
         self.linear = nn.Linear(256, num_classes, bias=bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.shape[2:] != (self.image_size, self.image_size):
-            raise ValueError(
-                f'ConvNet: images must be {self.image_size}x{self.image_size}, got {tuple(images.shape[2:])}; '
-                'set image_size to that of the data'
-            )
+        size, got = self.image_size, tuple(images.shape[2:])
+        if got != (size, size):
+            raise ValueError(f'ConvNet: images must be {size}x{size}, got {got}; set image_size to that of the data')
         return self.linear(self.hidden(self.features(images).flatten(1)))

@@ -20,8 +20,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
     them; nothing waits for the device.
 
     Args:
-        mean: of each channel, in units of [0, 1].
-        std: the same, > 0.
+        mean, std: of each channel, in units of [0, 1]; std > 0.
         crop_padding: pixels added on each side before a random crop of the old size; 0 for no crop.
         padding_value: 'black' pads with pixel 0; 'mean' with ``mean``, which becomes 0 after normalisation (for uint8
             images the nearest of the 256 levels).
@@ -41,9 +40,8 @@ class ImagePreprocessor(BaseDataPreprocessor):
     ):
         super().__init__(non_blocking=True)  # no waiting for the copy of pinned memory
         if len(mean) == 0 or len(mean) != len(std):
-            raise ValueError(
-                f'ImagePreprocessor: mean and std need one number for each channel, got {len(mean)} and {len(std)}'
-            )
+            got = f'{len(mean)} and {len(std)}'
+            raise ValueError(f'ImagePreprocessor: mean and std need one number for each channel, got {got}')
         if not all(0 <= value <= 1 for value in mean):
             raise ValueError(f'ImagePreprocessor: mean must lie in [0, 1], the range of pixels / 255, got {mean!r}')
         if not all(0 < value < float('inf') for value in std):
@@ -53,13 +51,11 @@ class ImagePreprocessor(BaseDataPreprocessor):
         self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer('std', torch.tensor(std, dtype=torch.float32), persistent=False)
         self.crop_padding, self.padding_value, self.flip = crop_padding, padding_value, flip
-        self.channels_last = channels_last
-        self._range_checked = False
+        self.channels_last, self._range_checked = channels_last, False
         self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
 
     @torch.no_grad()
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Return the batch as the network takes it; ``training`` turns the augmentation on."""
         self._check(data['images'])
         data = self.cast_data(data)
         images = data['images']

@@ -186,8 +186,7 @@ TORCHVISION_NAMES = (
 def TorchvisionModel(name: str, num_classes: int = 1000) -> nn.Module:
     """An ImageNet residual network, one of ``TORCHVISION_NAMES``, not pretrained.
 
-    It is torchvision's own module: images (N, 3, H, W) -> logits (N, num_classes), and the names of its state dict are
-    torchvision's.
+    It is torchvision's own module: images (N, 3, H, W) -> logits (N, num_classes).
     """
     known_choice('TorchvisionModel', 'name', name, TORCHVISION_NAMES)
     check_ints('TorchvisionModel', num_classes=num_classes)

@@ -19,9 +19,6 @@ class OwnershipConstructor:
         optim_wrapper_cfg: ``optimizers``, a dict from names to optimizer configs, each with the key ``owns`` (see
             :func:`assign_owners`); every other key goes to the wrapper, by default :class:`SharedBackward`.
         paramwise_cfg: must be None.
-
-    Raises:
-        ValueError: ``paramwise_cfg`` given, no optimizers, or an optimizer without ``owns``.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -89,10 +86,10 @@ def assign_owners(model: nn.Module, rules: Mapping[str, Sequence[str] | str]) ->
         full_name = places[0].full_name
         places += [place._replace(full_name=place.full_name.removeprefix('network.')) for place in places]
         owners = [name for name, patterns in lists.items() if patterns.select_shared(places)] or resting
-        if len(owners) == 1:
-            owned[owners[0]][full_name] = param
-        elif owners:
+        if len(owners) > 1:
             shared.append(f'{full_name} ({", ".join(sorted(owners))})')
+        elif owners:
+            owned[owners[0]][full_name] = param
         else:
             ownerless.append(full_name)
     unused = [f'{pattern!r} of {name}' for name, patterns in lists.items() for pattern in sorted(patterns.unused)]

@@ -30,9 +30,6 @@ class SharedBackward(OptimWrapperDict):
         precision: 'float32', or 'bfloat16' / 'float16' to run the forward pass under autocast on any device; float16
             scales the loss by one scaler that all optimizers share, and skips every step when a gradient overflows.
         **optimizers: the optimizers by name.
-
-    Raises:
-        TypeError, ValueError: a setting that is unknown or out of range, or an optimizer that is none.
     """
 
     def __init__(
@@ -130,8 +127,7 @@ class SharedBackward(OptimWrapperDict):
     def _clip(self) -> None:
         if self.clip_grad is not None:
             kwargs = dict(self.clip_grad)
-            params = [param for param in self._parameters() if param.grad is not None]
-            norm = CLIPPINGS[kwargs.pop('type')](params, **kwargs)
+            norm = CLIPPINGS[kwargs.pop('type')](self._parameters(), **kwargs)  # those without a gradient don't count
             if norm is not None:
                 self.scalars['grad_norm'] = norm
 

@@ -152,11 +152,7 @@ class PSG(Converter):
     settings_class = PSGConfig
 
     def __init__(
-        self,
-        layers: Sequence[str] = ('Conv2d',),
-        input_signed: bool | None = None,
-        byte_mask_relu: bool = True,
-        **settings,
+        self, layers: Sequence[str] = ('Conv2d',), input_signed: bool | None = None, byte_mask_relu=True, **settings
     ) -> None:
         super().__init__(layers)
         known = PSGConfig.__dataclass_fields__

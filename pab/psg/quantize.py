@@ -116,6 +116,4 @@ def sparse_gradient(
         bound = threshold * tensor_scale(grad).to(grad.dtype) if relative else threshold
         # "not small" instead of "large enough": a NaN compares false and is kept
         grad = torch.where(grad.abs() < bound, 0 if exact is None else exact, grad)
-    if take_sign:
-        grad = torch.where(grad.isfinite(), grad.sign(), grad)
-    return grad
+    return torch.where(grad.isfinite(), grad.sign(), grad) if take_sign else grad
