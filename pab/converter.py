@@ -83,8 +83,8 @@ class Converter:
         return found
 
     def _patterns(self) -> Patterns:
-        every = [plain.__name__ for plain in self.classes]
-        return Patterns(f'{type(self).__name__}: layers', every if self.layers is None else self.layers)
+        layers = [plain.__name__ for plain in self.classes] if self.layers is None else self.layers
+        return Patterns(f'{type(self).__name__}: layers', layers)
 
 
 def _has_weights(layer: nn.Module) -> bool:

@@ -66,10 +66,8 @@ class CIFAR10(InMemoryDataset):
                     for file in files:
                         os.replace(f'{part}/{file}', root / file)
         except Exception as error:
-            raise OSError(
-                f'{type(self).__name__}: cannot get {self.url} (md5 {self.md5}) into {root} ({error}); '
-                'fetch it by other means and unpack it there'
-            ) from error
+            what = f'{type(self).__name__}: cannot get {self.url} (md5 {self.md5}) into {root} ({error})'
+            raise OSError(f'{what}; fetch it by other means and unpack it there') from error
         finally:
             barrier()  # also after a failure: the others wait there
 

@@ -31,8 +31,8 @@ def decode_rgb(data: bytes) -> Tensor:
     orientation tags are ignored.
 
     Raises:
-        UnreadableImageError: truncated, damaged, not an image, of a mode without a known range (32-bit floating), more
-            than about 179 million pixels (Pillow's limit), or sides in a ratio above 100.
+        UnreadableImageError: truncated, damaged, not an image, of floating pixels (no known range), of more than
+            about 179 million pixels (Pillow's limit), or with sides in a ratio above 100.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:  # reads the header only

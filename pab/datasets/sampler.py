@@ -48,11 +48,9 @@ class EpochSampler(DefaultSampler):
 
     def skip(self, num_samples: int) -> None:
         """Let the next iteration leave out the first ``num_samples`` of this rank, 0..len(self); its length stays."""
-        total = len(self)
-        if not 0 <= num_samples <= total:
-            raise ValueError(
-                f'EpochSampler: an epoch has {total} samples on this rank, so {num_samples!r} cannot be skipped'
-            )
+        if not 0 <= num_samples <= len(self):
+            rule = f'an epoch has {len(self)} samples on this rank'
+            raise ValueError(f'EpochSampler: {rule}, so {num_samples!r} cannot be skipped')
         self._skipped = num_samples
 
     def __iter__(self) -> Iterator[int]:

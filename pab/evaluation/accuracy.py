@@ -71,10 +71,7 @@ class Accuracy(BaseMetric):
 
 
 def sample_rows(logits: Tensor, labels: Tensor, topk: Sequence[int]) -> Tensor:
-    """Return (N, 2 + len(topk)) float64: loss, whether a logit is not finite (NaN: left out), whether in each top k.
-
-    Logits are (N, num_classes), floating; labels (N,) int64, negative for a sample to leave out.
-    """
+    """Return (N, 2 + len(topk)) float64: loss, whether a logit is not finite (NaN: left out), whether in each top k."""
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         got = f'{tuple(logits.shape)} and {tuple(labels.shape)}'
         raise ValueError(f'Accuracy: logits must be (N, num_classes) and labels (N,), got {got}')

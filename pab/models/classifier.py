@@ -47,12 +47,13 @@ class ImageClassifier(BaseModel):
         if isinstance(data_preprocessor, dict):
             data_preprocessor = MODELS.build(data_preprocessor)
         super().__init__(data_preprocessor=data_preprocessor)
-        for key in init or ():
-            known_choice('ImageClassifier', 'key of init', key, ('scheme', 'seed'))
         self.init = None if init is None else {'scheme': 'kaiming_normal', 'seed': None, **init}
-        if init is not None:
-            known_choice('initialize_', 'scheme', self.init['scheme'], SCHEMES)
-            check_ints('initialize_', 0, seed=self.init['seed'] if self.init['seed'] is not None else 0)
+        for key, value in (self.init or {}).items():
+            known_choice('ImageClassifier', 'key of init', key, ('scheme', 'seed'))
+            if key == 'scheme':
+                known_choice('initialize_', 'scheme', value, SCHEMES)
+            elif value is not None:
+                check_ints('initialize_', 0, seed=value)
         self.input_shape = None if input_shape is None else tuple(input_shape)
         if input_shape is not None and len(input_shape) != 3:
             raise ValueError(f'ImageClassifier: input_shape must be (channels, height, width), got {input_shape!r}')

@@ -48,12 +48,10 @@ def initialize_(network: nn.Module, scheme: str = 'kaiming_normal', seed: int = 
 
     Args:
         network: returned as well.
-        scheme: a key of ``SCHEMES``.
-        seed: an int >= 0.
+        scheme: a key of ``SCHEMES``, else ValueError.
+        seed: an int >= 0, else ValueError.
 
-    Raises:
-        ValueError: another scheme or seed, or a layer owns parameters that none of these rules covers; the message
-            names the first, and nothing has been changed.
+    A layer with parameters that none of these rules covers is named in a ValueError, and nothing has been changed.
     """
     known_choice('initialize_', 'scheme', scheme, SCHEMES)
     check_ints('initialize_', 0, seed=seed)

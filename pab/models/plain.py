@@ -54,8 +54,7 @@ class ConvNet(nn.Module):
         bias: of all layers; they have it in arXiv 1803.03635 (lottery tickets), not in arXiv 1911.13299 (edge-popup).
     """
 
-    # depth -> channels of each pair
-    WIDTHS = {2: (64,), 4: (64, 128), 6: (64, 128, 256)}
+    WIDTHS = {2: (64,), 4: (64, 128), 6: (64, 128, 256)}  # depth -> channels of each pair
 
     def __init__(
         self, depth: int, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, bias: bool = True

@@ -80,8 +80,7 @@ class CIFARResNet(nn.Module):
     Every network raises a ValueError for an argument outside its rules.
     """
 
-    # depth -> (block, blocks of each stage)
-    STAGES = {
+    STAGES = {  # depth -> (block, blocks of each stage)
         **{depth: (BasicBlock, ((depth - 2) // 6,) * 3) for depth in (8, 14, 20, 32, 44, 56, 110)},
         18: (BasicBlock, (2, 2, 2, 2)),
         34: (BasicBlock, (3, 4, 6, 3)),
@@ -184,10 +183,7 @@ TORCHVISION_NAMES = (
 
 @MODELS.register_module()
 def TorchvisionModel(name: str, num_classes: int = 1000) -> nn.Module:
-    """An ImageNet residual network, one of ``TORCHVISION_NAMES``, not pretrained.
-
-    It is torchvision's own module: images (N, 3, H, W) -> logits (N, num_classes).
-    """
+    """One of ``TORCHVISION_NAMES`` as torchvision has it, not pretrained: (N, 3, H, W) -> logits (N, num_classes)."""
     known_choice('TorchvisionModel', 'name', name, TORCHVISION_NAMES)
     check_ints('TorchvisionModel', num_classes=num_classes)
     return models.get_model(name, num_classes=num_classes)

@@ -29,16 +29,12 @@ class Bop(SignOptimizer):
 
     Args:
         params: floating tensors of any shape, or dicts of them (parameter groups).
-        adaptivity_rate: gamma, the share of the newest gradient in the average, per step; in (0, 1).
-        threshold: tau, in units of the gradient; >= 0.
+        adaptivity_rate: gamma, the share of the newest gradient in the average, per step; in (0, 1), else ValueError.
+        threshold: tau, in units of the gradient; >= 0, else ValueError.
         first_step: 'zero' as above; 'gradient' starts with :math:`m_1 = (1+\gamma) g_1`, as the reference's code does:
-            about half of all weights flip in that step and its gradient then dominates the average for about 1/gamma
-            steps.
+            about half of all weights flip then, and that gradient dominates the average for about 1/gamma steps.
         flips_per_weight: also count the flips of every single weight (int32, as large as the weights), not only those
             of each tensor; the FlipFreq pruner reads them.
-
-    Raises:
-        ValueError: a setting outside these ranges.
 
     Source: Helwegen et al. 2019, "Latent Weights Do Not Exist" (arXiv 1906.02107), algorithm 1; the rule at equality
     (:math:`|m| = \tau` flips) is the reference's.

@@ -82,11 +82,7 @@ class SignOptimizer(Optimizer, ABC):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore averages and counts exactly, in the types they were saved in; torch's loader would cast them.
-
-        Raises:
-            ValueError: the state is that of another optimizer.
-        """
+        """Restore the state in its types, which torch's loader would cast; ValueError for that of another optimizer."""
         super().load_state_dict({**state_dict, 'state': {}})
         saved_ids = [i for group in state_dict['param_groups'] for i in group['params']]
         params = [p for group in self.param_groups for p in group['params']]

@@ -127,8 +127,8 @@ class SharedBackward(OptimWrapperDict):
     def _clip(self) -> None:
         if self.clip_grad is not None:
             kwargs = dict(self.clip_grad)
-            norm = CLIPPINGS[kwargs.pop('type')](self._parameters(), **kwargs)  # those without a gradient don't count
-            if norm is not None:
+            clip = CLIPPINGS[kwargs.pop('type')]
+            if (norm := clip(self._parameters(), **kwargs)) is not None:
                 self.scalars['grad_norm'] = norm
 
 

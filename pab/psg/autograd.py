@@ -66,10 +66,8 @@ class PSGProduct(torch.autograd.Function):
             if need_x:
                 if saved is None:  # only its shape and layout are read
                     saved = torch.empty_strided(*ctx.layout, dtype=ctx.dtype, device=grad.device)
-                w = weight.to(ctx.dtype)
-                grad_x = (
-                    grad @ w if conv is None else _convolution_backward(grad, saved, w, conv, [True, False, False])[0]
-                )
+                w, mask = weight.to(ctx.dtype), [True, False, False]
+                grad_x = grad @ w if conv is None else _convolution_backward(grad, saved, w, conv, mask)[0]
                 grad_x = grad_x.to(input_dtype)
             if need_b:
                 if grad_b is None:

@@ -45,5 +45,5 @@ class PSGConfig:
         if not 0 <= self.threshold < float('inf'):
             raise ValueError(
                 f'PSGConfig: threshold must be finite and >= 0, got {self.threshold!r}; '
-                'a share of the largest gradient is asked for by relative=True, not by a negative number'
+                'relative=True, not a negative number, makes it a share of the largest gradient'
             )
