@@ -5,6 +5,7 @@ round after every operation, as torch's own operations do, so both ways give the
 """
 
 import functools
+import itertools
 import os
 import types
 import warnings
@@ -15,19 +16,14 @@ from torch import Tensor
 
 _wanted: bool | None = None  # None: the environment decides
 _failed = False
-_names: list[str] = []
+_variants = itertools.count()
 
 
 def use_compiled(wanted: bool | None) -> None:
     """Say whether large elementwise passes run compiled; the numbers are the same either way.
 
-    Args:
-        wanted: True or False; None gives the choice back to the environment variable ``PAB_COMPILE`` (1 or 0; unset is
-            1). Where compilation fails, a warning is given once and the passes run operation by operation;
-            ``use_compiled(True)`` tries again.
-
-    Raises:
-        TypeError: ``wanted`` is neither a bool nor None.
+    None gives the choice back to the environment variable ``PAB_COMPILE`` (1 or 0; unset is 1). Where compilation
+    fails, a warning is given once and the passes run operation by operation; ``use_compiled(True)`` tries again.
     """
     global _wanted, _failed
     if not (wanted is None or isinstance(wanted, bool)):
@@ -47,11 +43,11 @@ def run_compiled(function: Callable, tensors: Sequence[Tensor | None], constants
     """``function(*tensors, *constants)`` as one compiled loop; None where there is to be none, or no compiler.
 
     Args:
-        function: works entry by entry, may change its arguments in place, and returns something else than None. It is
-            compiled once for each of its constants and the types and devices of the tensors, not for their sizes.
+        function: works entry by entry, may change its arguments in place, and returns something else than None.
         tensors: of one dimension and equal length; or of none, for numbers that change; or None.
         constants: hashable.
     """
+    global _failed
     if torch.compiler.is_compiling() or not is_compiled():
         return None
     for tensor in tensors:
@@ -63,32 +59,25 @@ def run_compiled(function: Callable, tensors: Sequence[Tensor | None], constants
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a compiler or its absence raises, before the loop has run
-        give_up(error)
+        _failed = True
+        reason = (str(error).strip().splitlines() or [''])[0]
+        warnings.warn(
+            f'pab: elementwise passes run uncompiled, with the same results but slower: {type(error).__name__}: '
+            f'{reason}. Install a C++ compiler (CPU) or triton (CUDA), or set PAB_COMPILE=0 to choose this.',
+            stacklevel=2,
+        )
         return None
 
 
 @functools.cache
 def compile_pass(function: Callable, constants: tuple, *kinds: tuple | None) -> Callable:
-    """``function(*tensors, *constants)``, compiled once for each ``constants`` and kinds of tensors."""
+    """``function(*tensors, *constants)``, compiled once for the constants and kinds of the tensors, for any sizes."""
 
     def run(*tensors):
         return function(*tensors, *constants)
 
     # dynamo counts the variants of one code object and gives up at the eighth: each gets its own
-    name = f'pab_{function.__name__}_{len(_names)}'
-    _names.append(name)
+    name = f'pab_{function.__name__}_{next(_variants)}'
     run = types.FunctionType(run.__code__.replace(co_name=name), globals(), name, None, run.__closure__)
     # without the option, a GPU's loop would round a product and the sum after it once instead of twice
     return torch.compile(run, fullgraph=True, options={'emulate_precision_casts': True})
-
-
-def give_up(error: Exception) -> None:
-    """Run everything operation by operation from now on, and say why, once."""
-    global _failed
-    _failed = True
-    reason = (str(error).strip().splitlines() or [''])[0]
-    warnings.warn(
-        f'pab: elementwise passes run uncompiled, with the same results but slower: {type(error).__name__}: '
-        f'{reason}. Install a C++ compiler (CPU) or triton (CUDA), or set PAB_COMPILE=0 to choose this.',
-        stacklevel=3,
-    )

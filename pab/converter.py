@@ -15,13 +15,12 @@ class Converter:
     """Make layers of any network layers of another class, in place.
 
     Only the class of a layer changes: parameter objects, names, hooks, buffers, state-dict keys and flags stay. A
-    converter of one's own says in ``classes`` which class becomes which, and registers itself in CONVERTERS; it defines
-    :meth:`set_up` if its layers need more than their class. A new class derives from the old one. If its backward pass
-    is not that of its forward pass, it says so as :mod:`pab.contracts` describes; then pruning scores see the ordinary
-    one.
+    converter of one's own says in ``classes`` which class becomes which, a new one derived from the old, and registers
+    itself in CONVERTERS; it defines :meth:`set_up` if its layers need more than their class. A special backward pass
+    is announced as :mod:`pab.contracts` describes; then pruning scores see the ordinary one.
 
-    A type that is not in ``classes``, be it a subclass or a transposed convolution, may compute something else: such
-    layers are left alone, and the log names those that have weights, unless ``layers`` leaves them out by a ``!``.
+    A type that is not in ``classes``, a subclass too, may compute something else: such layers are left alone, and the
+    log names those that have weights, unless ``layers`` leaves them out by a ``!``.
 
     Args:
         layers: which layers, as a list of :mod:`pab.patterns`; None for every layer of a type in ``classes``.
@@ -37,17 +36,12 @@ class Converter:
         self._patterns()  # a wrong list is refused here, before there is a network
 
     def set_up(self, layer: nn.Module, name: str) -> None:
-        """Give a layer, whose class has just changed, its settings, and parameters if it needs more of them.
-
-        A layer that was converted before comes here again, for new settings.
-        """
+        """Give a layer, just converted or converted again, its settings, and parameters if it needs more of them."""
 
     def __call__(self, network: nn.Module) -> nn.Module:
         """Convert a network (a bare layer, whose name is '', is one too) and return it.
 
-        Raises:
-            TypeError: ``network`` is no module.
-            ValueError: a pattern matches no layer, or there is nothing to convert; nothing has changed then.
+        ValueError when a pattern matches no layer, or there is nothing to convert; nothing has changed then.
         """
         targets = {**self.classes, **{converted: converted for converted in self.classes.values()}}
         for name, layer in self._find(network, targets).items():
@@ -64,13 +58,12 @@ class Converter:
         found, others = {}, []
         for name, layer in network.named_modules():
             convertible = type(layer) in targets
-            if not convertible and not _has_weights(layer):
-                continue
-            selected = patterns.select(layer, name)
-            if convertible and selected:
-                found[name] = layer
-            elif not convertible and not_left_out.select(layer, name):
-                others.append(f'{name} ({type(layer).__name__})')
+            if convertible or _has_weights(layer):
+                selected = patterns.select(layer, name)  # also for what is not converted: the pattern has a use
+                if convertible and selected:
+                    found[name] = layer
+                elif not convertible and not_left_out.select(layer, name):
+                    others.append(f'{name} ({type(layer).__name__})')
         if self.layers is not None and patterns.unused:
             raise ValueError(
                 f'{me}: layers has patterns that match no layer with weights: {sorted(patterns.unused)}; correct or '
@@ -82,17 +75,16 @@ class Converter:
                 f'none of exactly the types {types}; of other types are {", ".join(others) or "none"}'
             )
         if others:
-            print_log(
+            text = (
                 f'{me}: left alone, as they are not exactly {types}: {", ".join(others)}. A subclass may compute '
-                'something else; a lazy layer gets its type when the network first runs',
-                logger='current',
-                level=logging.WARNING,
+                'something else; a lazy layer gets its type when the network first runs'
             )
+            print_log(text, logger='current', level=logging.WARNING)
         return found
 
     def _patterns(self) -> Patterns:
-        every = [plain.__name__ for plain in self.classes]
-        return Patterns(f'{type(self).__name__}: layers', every if self.layers is None else self.layers)
+        layers = [plain.__name__ for plain in self.classes] if self.layers is None else self.layers
+        return Patterns(f'{type(self).__name__}: layers', layers)
 
 
 def _has_weights(layer: nn.Module) -> bool:

@@ -9,15 +9,11 @@ import torch
 from torch import Tensor
 
 ENVIRONMENT = 'PAB_DATA'
-DEFAULT = 'data'
 
 
 def data_folder(data_root: str | Path | None = None) -> Path:
-    """Return ``data_root``, else the environment variable ``PAB_DATA``, else ``data`` below the working directory.
-
-    The variable is read when this is called, so it may be set after pab was imported.
-    """
-    return Path(data_root or os.environ.get(ENVIRONMENT) or DEFAULT).expanduser()
+    """``data_root``, else the environment variable ``PAB_DATA`` of this moment, else ``data``."""
+    return Path(data_root or os.environ.get(ENVIRONMENT) or 'data').expanduser()
 
 
 def missing_data(who: str, path: Path, ways_out: str) -> FileNotFoundError:
@@ -28,31 +24,19 @@ def missing_data(who: str, path: Path, ways_out: str) -> FileNotFoundError:
     )
 
 
-def check_split(who: str, split: str, known: Sequence[str]) -> None:
-    """Raise a ValueError unless ``split`` is one of ``known``."""
-    if split not in known:
-        raise ValueError(f'{who}: split must be one of {", ".join(map(repr, known))}, got {split!r}')
-
-
 def subset(
-    who: str,
-    total: int,
-    indices: Sequence[int] | None = None,
-    num_samples: int | None = None,
-    sample_seed: int | None = None,
+    who: str, total: int, indices: Sequence[int] | None = None, num_samples: int | None = None, sample_seed=None
 ) -> Tensor | slice:
     """Return what selects the wanted ones of ``total`` samples: int64 positions, or a slice of all.
 
     Args:
         who: the dataset, for messages.
-        total: how many samples there are.
         indices: the samples to keep, in this order; each in 0..total - 1, none twice; None keeps all.
         num_samples: how many samples to keep, 1..total; not together with ``indices``.
-        sample_seed: which ``num_samples`` are kept: None means the first, a number draws them at random from it
+        sample_seed: which ``num_samples`` are kept: None means the first, an int draws them at random from it
             (numpy's RandomState, so the same on every machine).
 
-    Raises:
-        ValueError: for any other request.
+    A ValueError answers any other request.
     """
     if indices is not None and num_samples is not None:
         raise ValueError(f'{who}: give indices or num_samples, not both (num_samples={num_samples!r})')

@@ -25,14 +25,14 @@ class UnreadableImageError(ValueError):
 def decode_rgb(data: bytes) -> Tensor:
     """Decode an image file to (3, H, W) uint8.
 
-    What a file is, its content says, not its name. Colour and grey JPEGs, the usual case, are decoded by torchcodec
-    where it is installed (``pip install "pab[images]"``), everything else by Pillow. Grey is repeated in three
-    channels, CMYK and palettes are converted to RGB, alpha is dropped, 16-bit grey keeps its upper 8 bits, of an
-    animation the first frame is used, orientation tags are ignored.
+    Its content, not its name, says what it is. Colour and grey JPEGs are decoded by torchcodec where it is installed
+    (``pip install "pab[images]"``), everything else by Pillow. Grey is repeated in three channels, CMYK and palettes
+    are converted to RGB, alpha is dropped, 16-bit grey keeps its upper 8 bits, of an animation the first frame is used,
+    orientation tags are ignored.
 
     Raises:
-        UnreadableImageError: truncated, damaged, not an image, of a mode without a known range (32-bit floating), more
-            than about 179 million pixels (Pillow's limit), or sides in a ratio above 100.
+        UnreadableImageError: truncated, damaged, not an image, of floating pixels (no known range), of more than
+            about 179 million pixels (Pillow's limit), or with sides in a ratio above 100.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:  # reads the header only
@@ -57,6 +57,4 @@ def _with_pillow(image: Image.Image) -> Tensor:
         return torch.from_numpy(grey).expand(3, *grey.shape).contiguous()
     if 'transparency' in image.info:
         image = image.convert('RGBA')
-    if image.mode != 'RGB':
-        image = image.convert('RGB')
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return torch.from_numpy(np.array(image.convert('RGB'))).permute(2, 0, 1)

@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from ..checks import known_choice
 from ..registry import DATASETS
-from .common import check_split, data_folder, missing_data, subset
+from .common import data_folder, missing_data, subset
 from .decode import UnreadableImageError, decode_rgb
 
 IGNORED_LABEL = -100  # cross-entropy and Accuracy leave it out
@@ -24,16 +25,13 @@ IGNORED_LABEL = -100  # cross-entropy and Accuracy leave it out
 class ImageNet(Dataset):
     """Photographs in ``data_root/folder/split/<class>/<file>``.
 
-    An item is ``dict(images=(3, size, size) uint8, labels=int)``; ImagePreprocessor normalises on the device. Classes
-    and files are found by torchvision's ImageFolder: classes are the folders in alphabetical order, files those with an
-    image's extension. Files of unusual kinds are converted (see ``decode_rgb``).
+    An item is ``dict(images=(3, size, size) uint8, labels=int)``; ImagePreprocessor normalises on the device. As with
+    torchvision's ImageFolder, classes are the folders in alphabetical order, files those with an image's extension.
 
-    Files that cannot be read never end a run on their own. Each is named in the log once and counted in
-    ``unreadable``; when training, the next readable file in order stands in for it (nearly always of the same class);
-    otherwise its image is black and its label -100, so that the accuracy leaves it out.
-
-    The random numbers of an item come from the seed that its index carries (EpochSampler), else from torch's default
-    generator.
+    A file that cannot be read is named in the log once and listed in ``unreadable``; when training, the next readable
+    file in order stands in for it (nearly always of the same class); otherwise its image is black and its label -100,
+    so that the accuracy leaves it out. The random numbers of an item come from the seed that its index carries
+    (EpochSampler), else from torch's default generator.
 
     Args:
         split: 'train' (random crop and flip) or 'val' (centre crop).
@@ -41,14 +39,12 @@ class ImageNet(Dataset):
         folder: below ``data_root``; '' when ``data_root`` itself holds train and val.
         size: pixels of a side of the crop.
         resize: pixels of the shorter side before the centre crop; at least ``size``.
-        scale: range of the random crop's share of the image.
-        ratio: range of the random crop's width / height.
+        scale, ratio: ranges of the random crop's share of the image, and of its width / height.
         max_unreadable: share of files that may be unreadable, in [0, 1]; ten always may.
         indices, num_samples, sample_seed: choose samples, see :func:`subset`.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: the folder holds no classes, or a class without images; a setting is out of range.
+        FileNotFoundError, ValueError: no such folder; no classes, or one without images; a setting out of range.
         RuntimeError: (from an item) more files are unreadable than may be.
     """
 
@@ -67,7 +63,7 @@ class ImageNet(Dataset):
         num_samples: int | None = None,
         sample_seed: int | None = None,
     ):
-        check_split('ImageNet', split, ('train', 'val'))
+        known_choice('ImageNet', 'split', split, ('train', 'val'))
         if not 1 <= size <= resize:
             raise ValueError(f'ImageNet: needs 1 <= size <= resize, got size={size!r}, resize={resize!r}')
         for name, (low, high), limit in (('scale', scale, 1), ('ratio', ratio, float('inf'))):
@@ -75,12 +71,9 @@ class ImageNet(Dataset):
                 raise ValueError(f'ImageNet: {name} needs 0 < low <= high <= {limit}, got {low, high}')
         if not 0 <= max_unreadable <= 1:
             raise ValueError(f'ImageNet: max_unreadable is a share of the files in [0, 1], got {max_unreadable!r}')
-        self.training = split == 'train'
-        self.size = size
-        if self.training:
-            self.transform = v2.Compose([v2.RandomResizedCrop(size, scale, ratio), v2.RandomHorizontalFlip()])
-        else:
-            self.transform = v2.Compose([v2.Resize(resize), v2.CenterCrop(size)])
+        self.training, self.size = split == 'train', size
+        random = [v2.RandomResizedCrop(size, scale, ratio), v2.RandomHorizontalFlip()]
+        self.transform = v2.Compose(random if self.training else [v2.Resize(resize), v2.CenterCrop(size)])
         self.root = data_folder(data_root) / folder / split
         if not self.root.is_dir():
             raise missing_data('ImageNet', self.root, 'make it with one folder of images for each class')
@@ -88,11 +81,11 @@ class ImageNet(Dataset):
             found = ImageFolder(str(self.root))
         except FileNotFoundError as error:
             raise ValueError(f'ImageNet: {self.root} needs one folder of images for each class; {error}') from error
-        chosen = subset('ImageNet', len(found), indices, num_samples, sample_seed)
+        kept = subset('ImageNet', len(found), indices, num_samples, sample_seed)
         offset = len(str(self.root)) + 1
         # arrays, not lists: workers share their memory, while counting references to a million strings would copy it
-        self._paths = np.array([os.fsencode(path[offset:]) for path, _ in found.samples])[chosen]
-        self.labels = torch.tensor(found.targets)[chosen]
+        self._paths = np.array([os.fsencode(path[offset:]) for path, _ in found.samples])[kept]
+        self.labels = torch.tensor(found.targets)[kept]
         self.metainfo = {'classes': tuple(found.classes)}
         # a ceiling also for small folders: a handful of bad files is no reason to stop
         self._max_unreadable = min(max(10, int(max_unreadable * len(self))), len(self) - 1)
@@ -102,7 +95,6 @@ class ImageNet(Dataset):
         return len(self.labels)
 
     def path(self, index: int) -> Path:
-        """Return the file of a sample."""
         return self.root / os.fsdecode(self._paths[index])
 
     @property
@@ -137,9 +129,8 @@ class ImageNet(Dataset):
                 text = f'ImageNet: {path} cannot be read, {rule} ({len(self.unreadable)} such files so far): {error}'
                 # an error, for mmengine's logger passes on nothing less from ranks other than the first
                 print_log(text, 'current', logging.ERROR)
-        count = int(self._unreadable.sum())
-        if count > self._max_unreadable:
-            names = ', '.join(str(name) for name in self.unreadable[:3])
+        if (count := int(self._unreadable.sum())) > self._max_unreadable:
+            names = ', '.join(map(str, self.unreadable[:3]))
             raise RuntimeError(
                 f'ImageNet: {count} of {len(self)} files below {self.root} cannot be read, more than '
                 f'{self._max_unreadable}: {names}, ...; repair the files, or raise max_unreadable'

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from mmengine.registry import FUNCTIONS  # the runner looks collate functions up in the root registry
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from ..checks import known_choice
+from ..registry import DATASETS
 from .common import subset
 
 
@@ -14,8 +17,7 @@ class InMemoryDataset(Dataset):
     """A whole set of images held as one tensor.
 
     An item is ``dict(images=(C, H, W) uint8, labels=int)``. ``__getitems__`` returns a stacked batch,
-    ``dict(images=(N, C, H, W) uint8, labels=(N,) int64)``: one indexing instead of N items and a collation; the collate
-    function ``collate_images`` passes it through.
+    ``dict(images=(N, C, H, W) uint8, labels=(N,) int64)``, by one indexing; ``collate_images`` passes it through.
 
     Args:
         images: (N, C, H, W) uint8, 0..255.
@@ -46,11 +48,38 @@ class InMemoryDataset(Dataset):
         return {'images': images, 'labels': self.labels.index_select(0, rows)}
 
 
+@DATASETS.register_module()
+class Digits(InMemoryDataset):
+    """1,797 handwritten digits, 8 x 8 grey, ten classes, from scikit-learn's ``load_digits``.
+
+    The split is fixed: of each class, in the file's order, every fifth sample (the 5th, 10th, ...) is a test sample:
+    1,442 train, 355 test. The 17 grey levels 0..16 are spread over 0..255 (level * 255 / 16, rounded). Arguments
+    besides ``split``, 'train' or 'test', choose samples as in :class:`InMemoryDataset`.
+
+    Source: UCI optical recognition of handwritten digits, test part.
+    """
+
+    def __init__(self, split: str = 'train', **subset):
+        known_choice('Digits', 'split', split, ('train', 'test'))
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError as error:
+            text = 'Digits: the images come with scikit-learn, which is not installed; pip install -e ".[demo]"'
+            raise ImportError(text) from error
+        images, labels = load_digits(return_X_y=True)
+        test = np.zeros(len(labels), dtype=bool)
+        for digit in range(10):
+            test[np.flatnonzero(labels == digit)[4::5]] = True
+        chosen = test if split == 'test' else ~test
+        pixels = np.rint(images[chosen] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+        classes = [str(digit) for digit in range(10)]
+        super().__init__(torch.from_numpy(pixels), torch.from_numpy(labels[chosen].astype(np.int64)), classes, **subset)
+
+
 @FUNCTIONS.register_module()
 def collate_images(batch: Mapping | Sequence[Mapping]) -> Mapping:
-    """Return a batch dict: one that a dataset's ``__getitems__`` stacked already as it is, a list of items stacked.
+    """The batch itself where ``__getitems__`` has stacked it, else a list of items stacked by torch.
 
-    Items ``dict(images=(C, H, W), labels=int)`` become ``dict(images=(N, C, H, W), labels=(N,) int64)``. In a config:
-    ``collate_fn=dict(type='collate_images')``.
+    In a config: ``collate_fn=dict(type='collate_images')``.
     """
     return batch if isinstance(batch, Mapping) else default_collate(batch)

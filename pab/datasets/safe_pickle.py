@@ -10,10 +10,8 @@ def load_arrays(path: Path) -> dict[str, object]:
     """Load a pickled dict of plain Python values and numpy arrays of numbers; refuse everything else.
 
     Its keys become strings, byte strings of Python 2 become bytes. Not even numpy's own functions are handed to the
-    pickle: it could set flags of a dtype so that numpy takes raw bytes for addresses.
-
-    Raises:
-        ValueError: the file is truncated or damaged, or holds or asks for something else; it names the file.
+    pickle: it could set flags of a dtype so that numpy takes raw bytes for addresses. A ValueError names a file that is
+    truncated or damaged, or holds or asks for something else.
     """
     try:
         with open(path, 'rb') as file:
@@ -35,10 +33,7 @@ class _RefusedError(pickle.UnpicklingError):
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Gives stand-ins for the names that arrays pickle to.
-
-    They are new functions each time: a pickle that sets attributes on them changes nothing that lasts.
-    """
+    """Gives stand-ins for the names that arrays pickle to; new ones each time, as a pickle may change them."""
 
     def find_class(self, module: str, name: str) -> object:
         match module.replace('numpy._core', 'numpy.core'), name:  # numpy 2 and 1
@@ -58,10 +53,9 @@ class _DType:
     """Stands in for numpy.dtype: a kind of number and its byte order."""
 
     def __init__(self, code: str | bytes):
-        code = _text(code)
-        if not isinstance(code, str) or np.dtype(code).kind not in 'biuf':
+        if not isinstance(code, str | bytes) or np.dtype(_text(code)).kind not in 'biuf':
             _refuse(f'an array of type {code!r}')
-        self.numpy = np.dtype(code)
+        self.numpy = np.dtype(_text(code))
 
     def __setstate__(self, state: tuple):
         self.numpy = self.numpy.newbyteorder(_text(state[1]))

@@ -17,12 +17,9 @@ CHUNK = 1 << 15  # pairs drawn at a time: the temporaries stay in the cache; the
 
 
 def stream(seed: int | str, name: str) -> np.random.RandomState:
-    """The generator of one tensor; only ``seed`` and ``name`` decide what it draws.
+    """The generator of the tensor ``name``; only ``seed`` and ``name`` decide what it draws.
 
-    Args:
-        seed: an int >= 0 of any size, or a text that holds one and keeps the numbers for one purpose from those for
-            another, such as 'prune/7'.
-        name: of the tensor.
+    ``seed`` is an int >= 0 of any size, or a text with one that keeps purposes apart, such as 'prune/7'.
     """
     words = np.frombuffer(hashlib.sha256(f'{seed}/{name}'.encode()).digest(), dtype='<u4')
     return np.random.RandomState(words.astype(np.uint32))

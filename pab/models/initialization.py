@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from ..checks import check_ints, known_choice
 from . import draws
-from .checks import known_choice
 
 # (stream, how many, fan_in, fan_out) -> float64 numbers; fan_in is what one output sums over, fan_out the transposed
 Scheme = Callable[[np.random.RandomState, int, int, int], np.ndarray]
@@ -33,13 +33,6 @@ SCHEMES: dict[str, Scheme] = {
 _WITHOUT_CHANCE = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
 
 
-def check_init(scheme: str, seed: int) -> None:
-    """ValueError when ``scheme`` is not in SCHEMES or ``seed`` is not an int >= 0."""
-    known_choice('initialize_', 'scheme', scheme, SCHEMES)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f'initialize_: seed must be an int >= 0, got {seed!r}')
-
-
 @torch.no_grad()
 def initialize_(network: nn.Module, scheme: str = 'kaiming_normal', seed: int = 0) -> nn.Module:
     """Draw every parameter of ``network`` anew, in place, and reset its normalisation statistics.
@@ -48,26 +41,20 @@ def initialize_(network: nn.Module, scheme: str = 'kaiming_normal', seed: int = 
     the device, memory format, torch version, CPU, order of construction or the other layers (see :mod:`draws`). They
     are drawn in float64 and rounded once to the parameter's dtype.
 
-    * convolution weights (out, in / groups, *kernel): by ``scheme``;
-    * linear weights (out, in): 'standard';
-    * biases of both: uniform within 1 / sqrt(fan_in), as torch does;
-    * normalisation layers: the identity (weight 1, bias 0, running mean 0, running variance 1).
-
-    A layer of any other kind draws its own parameters by a method ``initialize_(stream)``, where ``stream(name)`` is
-    the RandomState of the parameter called ``name`` inside that layer.
+    Convolution weights (out, in / groups, *kernel) are drawn by ``scheme``, linear weights (out, in) and all biases
+    by 'standard', uniform within 1 / sqrt(fan_in); normalisation layers become the identity. A layer of any other kind
+    draws its own parameters by a method ``initialize_(stream)``, where ``stream(name)`` is the RandomState of the
+    parameter called ``name`` inside that layer.
 
     Args:
+        network: returned as well.
         scheme: a key of ``SCHEMES``, else ValueError.
         seed: an int >= 0, else ValueError.
 
-    Returns:
-        ``network`` itself.
-
-    Raises:
-        ValueError: also when a layer owns parameters that none of these rules covers; it names the first, and nothing
-            has been changed.
+    A layer with parameters that none of these rules covers is named in a ValueError, and nothing has been changed.
     """
-    check_init(scheme, seed)
+    known_choice('initialize_', 'scheme', scheme, SCHEMES)
+    check_ints('initialize_', 0, seed=seed)
     steps, seen = [], set()
     for prefix, layer in network.named_modules():
         own = {name: p for name, p in layer.named_parameters(recurse=False) if id(p) not in seen}
@@ -88,8 +75,7 @@ def _rule(layer: nn.Module, own: dict[str, nn.Parameter], prefix: str, scheme: s
     if isinstance(layer, _WITHOUT_CHANCE):
         return lambda stream: layer.reset_parameters()
     if isinstance(layer, _ConvNd | nn.Linear) and own.keys() <= {'weight', 'bias'}:
-        weights = scheme if isinstance(layer, _ConvNd) else 'standard'
-        return lambda stream: _draw_affine(layer.weight.shape, own, stream, {'weight': weights, 'bias': 'standard'})
+        return lambda stream: _draw_affine(layer, own, scheme, stream)
     first = next(iter(own))
     raise ValueError(
         f'initialize_: no rule draws parameter {prefix + first!r} of a {type(layer).__name__}; give that class a '
@@ -98,10 +84,11 @@ def _rule(layer: nn.Module, own: dict[str, nn.Parameter], prefix: str, scheme: s
     )
 
 
-def _draw_affine(shape: torch.Size, own: dict[str, nn.Parameter], stream: Callable, schemes: dict[str, str]) -> None:
-    """Draw the weight (out, in / groups, *kernel) and the bias of a layer."""
-    field = math.prod(shape[2:])
+def _draw_affine(layer: nn.Module, own: dict[str, nn.Parameter], scheme: str, stream: Callable) -> None:
+    fan_out, fan_in, *kernel = layer.weight.shape
+    field = math.prod(kernel)
     for name, parameter in own.items():
-        values = SCHEMES[schemes[name]](stream(name), parameter.numel(), shape[1] * field, shape[0] * field)
+        draw = SCHEMES[scheme if name == 'weight' and isinstance(layer, _ConvNd) else 'standard']
+        values = draw(stream(name), parameter.numel(), fan_in * field, fan_out * field)
         # rounded on the CPU before it moves, so that no device decides the last bit
         parameter.copy_(torch.from_numpy(values.reshape(parameter.shape)).to(parameter.dtype))

@@ -5,11 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ..checks import known_choice
 from ..registry import OPTIMIZERS
 from .flips import flip_, largest_below
 from .sign_optimizer import SignOptimizer
-
-FIRST_STEPS = ('zero', 'gradient')
 
 
 def agree(signs: Tensor, grad: Tensor, average: Tensor, keep: float, rate: float, below: float) -> Tensor:
@@ -33,21 +32,12 @@ class Bop(SignOptimizer):
         adaptivity_rate: gamma, the share of the newest gradient in the average, per step; in (0, 1), else ValueError.
         threshold: tau, in units of the gradient; >= 0, else ValueError.
         first_step: 'zero' as above; 'gradient' starts with :math:`m_1 = (1+\gamma) g_1`, as the reference's code does:
-            about half of all weights flip in that step and its gradient then dominates the average for about 1/gamma
-            steps.
+            about half of all weights flip then, and that gradient dominates the average for about 1/gamma steps.
         flips_per_weight: also count the flips of every single weight (int32, as large as the weights), not only those
             of each tensor; the FlipFreq pruner reads them.
 
     Source: Helwegen et al. 2019, "Latent Weights Do Not Exist" (arXiv 1906.02107), algorithm 1; the rule at equality
     (:math:`|m| = \tau` flips) is the reference's.
-
-    Example:
-        >>> w = torch.nn.Parameter(torch.tensor([0.5, -0.5]))
-        >>> bop = Bop([w], adaptivity_rate=0.5, threshold=0.1)
-        >>> w.grad = torch.tensor([0.4, 0.4])  # m = 0.2: it agrees in sign with the first weight only
-        >>> bop.step()
-        >>> w.tolist(), int(bop.last_flips)
-        ([-0.5, -0.5], 1)
     """
 
     def __init__(
@@ -58,29 +48,20 @@ class Bop(SignOptimizer):
         first_step: str = 'zero',
         flips_per_weight: bool = False,
     ) -> None:
-        defaults = dict(
-            adaptivity_rate=adaptivity_rate,
-            threshold=threshold,
-            first_step=first_step,
-            flips_per_weight=flips_per_weight,
-        )
-        super().__init__(params, defaults)
+        settings = dict(adaptivity_rate=adaptivity_rate, threshold=threshold, first_step=first_step)
+        super().__init__(params, {**settings, 'flips_per_weight': flips_per_weight})
 
     def check(self, settings: dict[str, Any]) -> None:
-        """Raise a ValueError for a setting out of range."""
-        rate, threshold, first_step = (settings[key] for key in ('adaptivity_rate', 'threshold', 'first_step'))
+        rate, threshold = settings['adaptivity_rate'], settings['threshold']
         if not 0 < rate < 1:
             raise ValueError(
-                f'Bop: adaptivity_rate must lie in (0, 1), got {rate!r}; it is the share of the newest gradient in the '
-                'average'
+                f'Bop: adaptivity_rate must lie in (0, 1), got {rate!r}; it is the share of the newest gradient'
             )
         if not threshold >= 0:
             raise ValueError(f'Bop: threshold must be >= 0, got {threshold!r}; 0 lets every agreement in sign flip')
-        if first_step not in FIRST_STEPS:
-            raise ValueError(f'Bop: first_step must be one of {FIRST_STEPS}, got {first_step!r}')
+        known_choice('Bop', 'first_step', settings['first_step'], ('zero', 'gradient'))
 
     def start(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        """The average before the first step."""
         state = super().start(param, group)
         if group['first_step'] == 'gradient':
             # The step to come then gives (1 - gamma) / (1 - gamma) * g + gamma * g = (1 + gamma) g.
@@ -89,7 +70,6 @@ class Bop(SignOptimizer):
         return state
 
     def flip(self, param: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
-        """Average the gradient, flip what agrees with the average."""
         rate, average = group['adaptivity_rate'], state['moving_average']
         numbers = 1 - rate, rate, largest_below(group['threshold'], average.dtype)
         return flip_(agree, param, param.grad, [average], state.get('weight_flips'), numbers)

@@ -35,11 +35,9 @@ def flip_(
         weight: of any shape and memory layout; ``grad`` has its shape.
         averages: at least one, of its shape and layout (see :func:`laid_out`), of one type, float32 or wider.
         weight_flips: int32 of its shape and layout, to which the flips are added; or None.
-        numbers: what else the rule is given, such as rates and thresholds; floats, or tensors of no dimensions on the
-            device.
+        numbers: what else the rule is given, such as rates; floats, or tensors of no dimensions on the device.
 
-    Returns:
-        How many weights have flipped: int64, no dimensions, on the device.
+    Returns the number of weights that have flipped: int64, no dimensions, on the device.
     """
     tensors = (weight.detach(), laid_out(grad, weight), weight_flips, *averages)
     has_gaps = _layout(weight) != _layout(averages[0])  # an average has none

@@ -14,8 +14,8 @@ from .flips import laid_out
 class SignOptimizer(Optimizer, ABC):
     """An optimizer that changes nothing but signs; it offers all that :mod:`pab.contracts` says of sign optimizers.
 
-    A subclass says what a step does to one tensor (:meth:`flip`), and may check settings and start a state of its own;
-    :class:`~pab.optim.Bop` is an example. Parameter groups may have ``flips_per_weight``: whether the flips of every
+    A subclass, such as :class:`~pab.optim.Bop`, says what a step does to one tensor (:meth:`flip`), and may check
+    settings and start a state of its own. Parameter groups may have ``flips_per_weight``: whether the flips of every
     single weight are counted.
     """
 
@@ -35,18 +35,12 @@ class SignOptimizer(Optimizer, ABC):
     def flip(self, param: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
         """Step on one parameter, in place.
 
-        Args:
-            param: with its gradient.
-            state: from :meth:`start`, tensors of the parameter's shape having its memory layout too; and 'weight_flips'
-                where flips are to be added to the counts of every weight.
-            group: its settings.
-
-        Returns:
-            How many weights have flipped: int64, no dimensions, on the device.
+        ``state`` comes from :meth:`start`, tensors of the parameter's shape having its memory layout too, and has
+        'weight_flips' where flips are to be added to the counts of every weight; ``group`` has the settings. Returns
+        how many weights have flipped: int64, no dimensions, on the device.
         """
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters with settings of their own; the settings are checked as in the constructor."""
         self.check({**self.defaults, **param_group})
         super().add_param_group(param_group)
         for param in self.param_groups[-1]['params']:
@@ -55,18 +49,9 @@ class SignOptimizer(Optimizer, ABC):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Step on every parameter that has a gradient, and count the flips on the device.
-
-        Args:
-            closure: computes the loss again and returns it.
-
-        Returns:
-            The closure's loss, or None.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        """Step on every parameter that has a gradient, and count the flips on the device; return the closure's loss."""
+        with torch.enable_grad():
+            loss = closure() if closure else None
         counts, totals = [], []
         for group in self.param_groups:
             for param in group['params']:
@@ -97,13 +82,7 @@ class SignOptimizer(Optimizer, ABC):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore averages and counts exactly, in the types they were saved in.
-
-        torch's own loader would cast every tensor to its parameter's type, and turn counts into floats.
-
-        Raises:
-            ValueError: the state is that of another optimizer.
-        """
+        """Restore the state in its types, which torch's loader would cast; ValueError for that of another optimizer."""
         super().load_state_dict({**state_dict, 'state': {}})
         saved_ids = [i for group in state_dict['param_groups'] for i in group['params']]
         params = [p for group in self.param_groups for p in group['params']]

@@ -1,13 +1,15 @@
 """Several optimizers behind one backward pass, in the shape mmengine's runner expects."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from ..checks import check_ints, known_choice
 from ..registry import OPTIM_WRAPPERS
 
 CLIPPINGS = {'norm': nn.utils.clip_grad_norm_, 'value': nn.utils.clip_grad_value_}
@@ -28,33 +30,24 @@ class SharedBackward(OptimWrapperDict):
         precision: 'float32', or 'bfloat16' / 'float16' to run the forward pass under autocast on any device; float16
             scales the loss by one scaler that all optimizers share, and skips every step when a gradient overflows.
         **optimizers: the optimizers by name.
-
-    Raises:
-        TypeError, ValueError: a setting that is unknown or out of range, or an optimizer that is none.
     """
 
     def __init__(
-        self,
-        accumulative_counts: int = 1,
-        clip_grad: dict | None = None,
-        precision: str = 'float32',
-        **optimizers: torch.optim.Optimizer,
+        self, accumulative_counts: int = 1, clip_grad: dict | None = None, precision='float32', **optimizers: Optimizer
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f'SharedBackward: precision must be one of {sorted(PRECISIONS)}, got {precision!r}')
-        if not isinstance(accumulative_counts, int) or accumulative_counts < 1:
-            raise ValueError(
-                f'SharedBackward: accumulative_counts must be an integer >= 1, got {accumulative_counts!r}'
-            )
+        known_choice('SharedBackward', 'precision', precision, PRECISIONS)
+        check_ints('SharedBackward', accumulative_counts=accumulative_counts)
         for name, optimizer in optimizers.items():
-            if not isinstance(optimizer, torch.optim.Optimizer):
+            if not isinstance(optimizer, Optimizer):
                 raise TypeError(
                     f'SharedBackward: {name!r} is neither an optimizer nor a setting, got {optimizer!r}; the settings '
                     'are accumulative_counts, clip_grad and precision; optimizers stand in optim_wrapper.optimizers'
                 )
         super().__init__(**{name: OptimWrapper(o, accumulative_counts) for name, o in optimizers.items()})
         self._first = next(self.values())
-        self.clip_grad = None if clip_grad is None else _check_clipping(clip_grad)
+        self.clip_grad = None if clip_grad is None else {'type': 'norm', **clip_grad}
+        if clip_grad is not None:
+            _check_clipping(**self.clip_grad)
         self.scalars: dict[str, Tensor] = {}
         """What the last step has for the log, on the device: 'grad_norm' when it clipped by the norm."""
         self.dtype = PRECISIONS[precision]
@@ -69,13 +62,11 @@ class SharedBackward(OptimWrapperDict):
             self.zero_grad(**(zero_kwargs or {}))
 
     def backward(self, loss: Tensor, **kwargs) -> None:
-        """Back-propagate once for all optimizers."""
         (self.scaler.scale(loss) if self.scaler else loss).backward(**kwargs)
         for wrapper in self.values():
             wrapper._inner_count += 1
 
     def step(self, **kwargs) -> None:
-        """Clip the gradients of all parameters together, then step every optimizer."""
         if self._unscale():
             self._clip()
             for wrapper in self.values():
@@ -91,7 +82,6 @@ class SharedBackward(OptimWrapperDict):
             yield
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
-        """Tell every optimizer how many backward passes there were and will be."""
         for wrapper in self.values():
             wrapper.initialize_count_status(model, init_counts, max_counts)
 
@@ -104,24 +94,19 @@ class SharedBackward(OptimWrapperDict):
         }
 
     def state_dict(self) -> dict:
-        """The state of every optimizer by name, and the loss scaler's where there is one."""
         state = super().state_dict()
         if self.scaler:
             state['scaler'] = self.scaler.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Restore every optimizer.
-
-        Raises:
-            ValueError: the state belongs to other optimizers, or to another precision.
-        """
-        if set(state_dict) != set(self.state_dict()):
+        """Restore every optimizer; ValueError for the state of other optimizers, or of another precision."""
+        state, own = dict(state_dict), self.state_dict()
+        if state.keys() != own.keys():
             raise ValueError(
-                f'SharedBackward: the checkpoint holds the state of {sorted(state_dict)}, this run has '
-                f'{sorted(self.state_dict())}; resume with the optimizers and the precision the run was started with'
+                f'SharedBackward: the checkpoint holds the state of {sorted(state)}, this run has {sorted(own)}; '
+                'resume with the optimizers and the precision the run was started with'
             )
-        state = dict(state_dict)
         if self.scaler:
             self.scaler.load_state_dict(state.pop('scaler'))
         super().load_state_dict(state)
@@ -142,19 +127,14 @@ class SharedBackward(OptimWrapperDict):
     def _clip(self) -> None:
         if self.clip_grad is not None:
             kwargs = dict(self.clip_grad)
-            params = [param for param in self._parameters() if param.grad is not None]
-            norm = CLIPPINGS[kwargs.pop('type', 'norm')](params, **kwargs)
-            if norm is not None:
+            clip = CLIPPINGS[kwargs.pop('type')]
+            if (norm := clip(self._parameters(), **kwargs)) is not None:
                 self.scalars['grad_norm'] = norm
 
 
-def _check_clipping(clip_grad: Mapping) -> dict:
-    settings = dict(clip_grad)
-    kind = settings.pop('type', 'norm')
-    if kind not in CLIPPINGS:
-        raise ValueError(f'SharedBackward: clip_grad.type must be one of {sorted(CLIPPINGS)}, got {kind!r}')
+def _check_clipping(type: str, **settings) -> None:
+    known_choice('SharedBackward', 'clip_grad.type', type, CLIPPINGS)
     try:
-        inspect.signature(CLIPPINGS[kind]).bind([], **settings)
+        inspect.signature(CLIPPINGS[type]).bind([], **settings)
     except TypeError as error:
-        raise TypeError(f'SharedBackward: clip_grad does not fit {CLIPPINGS[kind].__name__}: {error}') from None
-    return dict(clip_grad)
+        raise TypeError(f'SharedBackward: clip_grad does not fit {CLIPPINGS[type].__name__}: {error}') from None

@@ -1,7 +1,6 @@
 """The two passes of a PSG layer: ordinary in the output and the input gradient, quantised in the weight gradient."""
 
 from contextlib import nullcontext
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,26 +10,12 @@ from torch.nn import functional as F
 from . import kernels, quantize as q
 from .config import PSGConfig
 
-
-class ConvArguments(NamedTuple):
-    """How a convolution moves over its input, as ``F.conv2d`` takes it: each pair is (height, width)."""
-
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    groups: int
-
-
-class Settings(NamedTuple):
-    """What a PSG layer hands to its passes: ``input_signed`` as in :func:`pab.psg.quantize.input_range`."""
-
-    config: PSGConfig
-    input_signed: bool | None
-    conv: ConvArguments | None  # None for a linear layer
+Conv = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]
+"""Stride, padding, dilation and groups of a convolution, as ``F.conv2d`` takes them; pairs are (height, width)."""
 
 
 class PSGProduct(torch.autograd.Function):
-    """``PSGProduct.apply(x, weight, bias, settings)``: a convolution or linear layer with PSG in its backward pass.
+    """A convolution, or with ``conv=None`` a linear layer, with PSG in its backward pass.
 
     Shapes: (N, C_in, H, W) and (C_out, C_in / groups, kH, kW) -> (N, C_out, H', W'), or (N, ..., in) and (out, in) ->
     (N, ..., out). Runs three products a step (four unless ``sparsify``, one more with ``predictive_forward``). What is
@@ -41,15 +26,16 @@ class PSGProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, settings: Settings) -> Tensor:
-        config, input_signed, conv = settings
-        dtype = _compute_dtype(x, weight)
-        ctx.settings, ctx.dtype = settings, dtype
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, config: PSGConfig, input_signed, conv) -> Tensor:
+        dtype, device = x.dtype, x.device.type
+        if torch.is_autocast_enabled(device) and torch.float64 not in (dtype, weight.dtype):
+            dtype = torch.get_autocast_dtype(device)
+        ctx.config, ctx.conv, ctx.dtype = config, conv, dtype
         ctx.dtypes = x.dtype, weight.dtype, None if bias is None else bias.dtype
         x, cast_weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-        ctx.shape, ctx.format = x.shape, _memory_format(x)
+        ctx.layout = x.shape, x.stride()
         saved = low = scale = None
-        with _without_autocast(x.device.type):
+        with _without_autocast(device):
             y = _product(x, cast_weight, bias, conv)
             if config.input_bits < q.FULL_PRECISION_BITS and (ctx.needs_input_grad[1] or config.predictive_forward):
                 low, scale = q.input_range(x, input_signed)
@@ -68,7 +54,7 @@ class PSGProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):
         weight, saved, low, scale = ctx.saved_tensors
-        conv = ctx.settings.conv
+        conv = ctx.conv
         need_x, need_w, need_b = ctx.needs_input_grad[:3]
         input_dtype, weight_dtype, bias_dtype = ctx.dtypes
         grad_x = grad_w = grad_b = None
@@ -79,20 +65,21 @@ class PSGProduct(torch.autograd.Function):
                 grad_w = grad_w.to(weight_dtype)
             if need_x:
                 if saved is None:  # only its shape and layout are read
-                    saved = torch.empty(ctx.shape, dtype=ctx.dtype, device=grad.device, memory_format=ctx.format)
-                grad_x = _input_gradient(grad, saved, weight.to(ctx.dtype), conv).to(input_dtype)
+                    saved = torch.empty_strided(*ctx.layout, dtype=ctx.dtype, device=grad.device)
+                w, mask = weight.to(ctx.dtype), [True, False, False]
+                grad_x = grad @ w if conv is None else _convolution_backward(grad, saved, w, conv, mask)[0]
+                grad_x = grad_x.to(input_dtype)
             if need_b:
                 if grad_b is None:
                     grad_b = grad.flatten(0, -2).sum(0) if conv is None else grad.sum((0, 2, 3))  # -> (C_out,)
                 grad_b = grad_b.to(bias_dtype)
-        return grad_x, grad_w, grad_b, None
+        return grad_x, grad_w, grad_b, None, None, None
 
 
 def _weight_gradient(ctx, grad: Tensor, weight: Tensor, saved: Tensor, low: Tensor | None, scale: Tensor | None):
     """The PSG weight gradient, the bias gradient if the same kernel makes it, and the input or what stands for it."""
-    config, _, conv = ctx.settings
-    is_code = not saved.is_floating_point()
-    if is_code:
+    config, conv = ctx.config, ctx.conv
+    if is_code := not saved.is_floating_point():
         quantized_input = kernels.decode_input(saved, low, config.input_bits, grad.dtype)
     else:
         quantized_input = q.quantize(saved, config.input_bits, low, scale)
@@ -111,31 +98,16 @@ def _weight_gradient(ctx, grad: Tensor, weight: Tensor, saved: Tensor, low: Tens
     return product, grad_b, quantized_input
 
 
-def _compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and torch.float64 not in (x.dtype, weight.dtype):
-        return torch.get_autocast_dtype(device)
-    return x.dtype
-
-
 def _without_autocast(device: str):
     # entering torch.autocast costs as much as a small kernel
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
-def _memory_format(x: Tensor) -> torch.memory_format:
-    # torch's own choice in F.conv2d: strides that fit both formats count as contiguous
-    channels_last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if channels_last else torch.contiguous_format
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None, conv: ConvArguments | None) -> Tensor:
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, conv: Conv | None) -> Tensor:
     return F.linear(x, weight, bias) if conv is None else F.conv2d(x, weight, bias, *conv)
 
 
-def _weight_product(
-    grad: Tensor, x: Tensor, weight: Tensor, conv: ConvArguments | None, need_b: bool = False
-) -> tuple[Tensor, Tensor | None]:
+def _weight_product(grad: Tensor, x: Tensor, weight: Tensor, conv: Conv | None, need_b: bool = False) -> tuple:
     if conv is None:
         return grad.flatten(0, -2).t() @ x.flatten(0, -2), None
     # the weight's values are not read, only its shape and layout, so its type need not be the gradient's
@@ -143,11 +115,7 @@ def _weight_product(
     return _convolution_backward(grad, x, weight, conv, [False, True, need_b])[1:]
 
 
-def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, conv: ConvArguments | None) -> Tensor:
-    return grad @ weight if conv is None else _convolution_backward(grad, x, weight, conv, [True, False, False])[0]
-
-
-def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, conv: ConvArguments, mask: list[bool]):
+def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, conv: Conv, mask: list[bool]):
     stride, padding, dilation, groups = conv
     return torch.ops.aten.convolution_backward(
         grad, x, weight, [weight.shape[0]], stride, padding, dilation, False, [0, 0], groups, mask

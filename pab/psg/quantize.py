@@ -21,9 +21,7 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def code_dtype(bits: int) -> torch.dtype | None:
     """The narrowest integer type that :func:`encode` writes, or None above 16 bits, where no code is kept."""
-    if bits <= 8:
-        return torch.uint8
-    return torch.int16 if bits <= 16 else None
+    return torch.uint8 if bits <= 8 else torch.int16 if bits <= 16 else None
 
 
 def input_range(x: Tensor, signed: bool | None = None) -> tuple[Tensor, Tensor]:
@@ -33,8 +31,7 @@ def input_range(x: Tensor, signed: bool | None = None) -> tuple[Tensor, Tensor]:
     and with None -scale where the batch has a negative entry, else 0. A NaN makes the scale NaN.
     """
     if x.numel() == 0:
-        zero = x.new_zeros((), dtype=working_dtype(x.dtype))
-        return zero, zero
+        return (x.new_zeros((), dtype=working_dtype(x.dtype)),) * 2
     samples = _in_storage_order(x).flatten(1)
     # |x| is never written, and two vectorised reductions are faster than torch.aminmax; a NaN comes through
     least, most = samples.amin(1), samples.amax(1)
@@ -70,29 +67,22 @@ def index(x: Tensor, bits: int, low: Tensor, scale: Tensor) -> Tensor:
 
     A range of no length or one that is not finite gives an index without a meaning, but no division by 0.
     """
-    delta = _step_size(bits, low, scale)
+    delta = (scale - low) * 2.0**-bits  # exact: scale - low is s or 2 s
     delta = torch.where((delta > 0) & (delta < torch.inf), delta, 1)
     # The reference's order of operations: x / delta + 2^(b-1) rounds otherwise, and at 16 bits moves one code in 256.
     return (x.to(delta.dtype) - low).div_(delta).clamp_(0.0, 2.0**bits - 1).round_()
 
 
-def _step_size(bits: int, low: Tensor, scale: Tensor) -> Tensor:
-    return (scale - low) * 2.0**-bits  # exact: scale - low is s or 2 s
-
-
 def quantize(x: Tensor, bits: int, low: Tensor, scale: Tensor) -> Tensor:
     """Q(x; bits), of the shape and type of ``x``.
 
-    Args:
-        x: floating tensor.
-        bits: >= 1; 32 and more return ``x``.
-        low, scale: the range; they broadcast against ``x``, and entries outside are clamped. Where the scale is 0 or
-            not finite, ``x`` is returned as it is: a pruned filter makes no NaN, and an overflow stays visible.
+    32 bits and more return ``x``. The range broadcasts against ``x``, and entries outside are clamped. Where the scale
+    is 0 or not finite, ``x`` is returned as it is: a pruned filter makes no NaN, and an overflow stays visible.
     """
     if bits >= FULL_PRECISION_BITS:
         return x
     # adding low rounds as the reference does, which decides products that cancel
-    value = index(x, bits, low, scale) * _step_size(bits, low, scale) + low
+    value = index(x, bits, low, scale) * ((scale - low) * 2.0**-bits) + low
     return torch.where((scale > 0) & (scale < torch.inf), value, x).to(x.dtype)
 
 
@@ -105,8 +95,7 @@ def encode(x: Tensor, low: Tensor, scale: Tensor, bits: int) -> Tensor:
 def decode(codes: Tensor, low: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
     """Q(x) / (scale - low) in ``dtype``, in [-0.5, 1): what can be written without error.
 
-    Up to 8 bits it is exact in bfloat16 and float16, and products of it do not overflow. A product with it is
-    multiplied by ``scale - low`` afterwards.
+    Up to 8 bits it is exact in bfloat16 and float16. A product with it is multiplied by ``scale - low`` afterwards.
     """
     indices = codes.to(working_dtype(dtype))
     if bits > 8:
@@ -119,17 +108,12 @@ def sparse_gradient(
 ) -> Tensor:
     """What becomes of the weight gradient: small entries go, and perhaps only the sign stays.
 
-    Args:
-        grad: any shape.
-        threshold: >= 0; an entry is kept when ``|grad| >= threshold`` (times max|grad| if ``relative``).
-        relative: see ``threshold``.
-        take_sign: return the sign. An entry that is not finite stays, so that a loss scaler sees it.
-        exact: of the shape of ``grad``, taken in the place of small entries; None puts 0 there.
+    An entry is kept when ``|grad| >= threshold`` (times max|grad| if ``relative``); in the place of others come
+    those of ``exact``, of the same shape, or 0. With ``take_sign`` only an entry that is not finite keeps more than its
+    sign, so that a loss scaler sees it.
     """
     if threshold > 0:
         bound = threshold * tensor_scale(grad).to(grad.dtype) if relative else threshold
         # "not small" instead of "large enough": a NaN compares false and is kept
         grad = torch.where(grad.abs() < bound, 0 if exact is None else exact, grad)
-    if take_sign:
-        grad = torch.where(grad.isfinite(), grad.sign(), grad)
-    return grad
+    return torch.where(grad.isfinite(), grad.sign(), grad) if take_sign else grad

@@ -211,7 +211,7 @@ def test_missing_and_empty_folders(tmp_path):
 @pytest.mark.parametrize(
     ('options', 'text'),
     [
-        ({'split': 'test'}, "split must be one of 'train', 'val', got 'test'"),
+        ({'split': 'test'}, "unknown split 'test'; known: train, val"),
         ({'size': 0}, 'needs 1 <= size <= resize, got size=0'),
         ({'size': 300}, 'got size=300, resize=256'),
         ({'scale': (0, 1)}, r'scale needs 0 < low <= high <= 1, got \(0, 1\)'),

@@ -204,7 +204,7 @@ def test_channels_last_weights():
         (dict(adaptivity_rate=1.0), r'got 1.0; it is the share of the newest gradient'),
         (dict(adaptivity_rate=float('nan')), 'adaptivity_rate .* got nan'),
         (dict(threshold=-1e-6), r'Bop: threshold must be >= 0, got -1e-06'),
-        (dict(first_step='one'), r"Bop: first_step must be one of \('zero', 'gradient'\), got 'one'"),
+        (dict(first_step='one'), "Bop: unknown first_step 'one'; known: zero, gradient"),
     ],
 )
 def test_bad_settings(settings, message):
