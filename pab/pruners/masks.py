@@ -10,6 +10,7 @@ it remembers of the pruned weights.
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,11 +30,12 @@ ELEMENTWISE = {
 """Optimizers whose step leaves a weight at 0 that is 0 and has had no gradient but 0."""
 
 
+@dataclass
 class _MaskGradient:
     """The product rule of w * mask, as a hook on the parameter w; reads the buffer anew, wherever it has been moved."""
 
-    def __init__(self, module: nn.Module, name: str):
-        self.module, self.name = module, name
+    module: nn.Module
+    name: str
 
     def __call__(self, grad: Tensor) -> Tensor:
         # masked_fill, not a product: 0 * inf would let a NaN into a pruned weight
@@ -43,6 +45,9 @@ class _MaskGradient:
 def register_masks_(model: nn.Module, prunable: Sequence[str] = ('Conv2d',)) -> dict[str, Tensor]:
     """Give every prunable layer without a mask one that keeps all; masks that are there stay as they are.
 
+    What masks the gradients is put back where copying, pickling or a new parameter has lost it. An ordinary forward
+    pass does so too; a copy that is compiled before its first one needs this call.
+
     Args:
         model: changed in place; a buffer ``weight_mask`` appears in its state dict.
         prunable: patterns, as :func:`~pab.pruners.targets.prunable_layers` takes them.
@@ -51,8 +56,7 @@ def register_masks_(model: nn.Module, prunable: Sequence[str] = ('Conv2d',)) -> 
         Parameter name -> bool buffer, of all masks of the model.
     """
     for layer in prunable_layers(model, prunable).values():
-        if 'weight' + SUFFIX not in layer._buffers:
-            _attach(layer, 'weight')
+        _attach(layer, 'weight')
     return get_masks(model)
 
 
@@ -92,14 +96,27 @@ def apply_masks_(
     optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
     for name, mask in masks.items():
         layer, own = places[name].layer, places[name].own_name
-        if own + SUFFIX not in layer._buffers:
-            _attach(layer, own)
+        _attach(layer, own)
         weight, buffer = layer._parameters[own], layer._buffers[own + SUFFIX]
         buffer.copy_(mask)
         states = [value for optimizer in optimizers for value in optimizer.state.get(weight, {}).values()]
         for tensor in (weight.detach(), weight.grad, *states):
             if isinstance(tensor, Tensor) and tensor.shape == weight.shape:
                 tensor.masked_fill_(~buffer.to(tensor.device), 0)
+
+
+def density_table(masks: Mapping[str, Tensor]) -> str:
+    """Write kept, total and density of every tensor and of all together as an aligned text table, one line each.
+
+    Args:
+        masks: name -> bool tensor, True where a weight is kept.
+    """
+    counts = [(name, int(mask.sum()), mask.numel()) for name, mask in masks.items()]
+    counts.append(('all', sum(kept for _, kept, _ in counts), sum(total for _, _, total in counts)))
+    rows = [('tensor', 'kept', 'total', 'density')]
+    rows += [(name, f'{kept:,}', f'{n:,}', f'{kept / n:.4f}' if kept else 'empty') for name, kept, n in counts]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return '\n'.join('  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
 
 
 def check_masks(model: nn.Module) -> None:
@@ -159,19 +176,9 @@ def _check(name: str, mask: Tensor, shape: torch.Size, weight: Tensor | None = N
         )
 
 
-def install_mask_hooks_(model: nn.Module) -> None:
-    """Put gradient hooks where copying, pickling or a new parameter has lost them.
-
-    Masked layers do this by themselves in every ordinary forward pass; a copy that is compiled before its first
-    ordinary forward pass needs the call.
-    """
-    for _, module, _ in _masked(model):
-        _restore_hooks(module, ())
-
-
 def _attach(module: nn.Module, name: str) -> None:
-    weight = module._parameters[name]
-    module.register_buffer(name + SUFFIX, torch.ones_like(weight, dtype=torch.bool))
+    if name + SUFFIX not in module._buffers:
+        module.register_buffer(name + SUFFIX, torch.ones_like(module._parameters[name], dtype=torch.bool))
     if not any(hook is _restore_hooks for hook in module._forward_pre_hooks.values()):
         module.register_forward_pre_hook(_restore_hooks)
         module.register_load_state_dict_pre_hook(_check_before_load)

@@ -66,9 +66,11 @@ def scoring_mode(model: nn.Module, seed: int) -> Iterator[None]:
     Inside, gradients are recorded and autocast is off, whatever the caller had set.
     """
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
+    on_gpu = device.type == 'cuda'
     flags = [(module, module.training) for module in model.modules()]
+    states = random.getstate(), np.random.get_state()
     with (
-        _seeded(seed, device),
+        torch.random.fork_rng([device] if on_gpu else []),
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -76,25 +78,16 @@ def scoring_mode(model: nn.Module, seed: int) -> Iterator[None]:
         exact_gradients(model),
     ):
         try:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach devices that are not put back
+            if on_gpu:
+                torch.cuda.manual_seed(seed)
             for module, _ in flags:  # one by one: a model's own train() may refuse, or do more than set a flag
                 module.training = False
             yield
         finally:
             for module, training in flags:
                 module.training = training
-
-
-@contextlib.contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach devices that are not put back
-            if device.type == 'cuda':
-                torch.cuda.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
+            random.setstate(states[0])
+            np.random.set_state(states[1])
