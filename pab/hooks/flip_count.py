@@ -56,7 +56,7 @@ class FlipCountHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         """Read the counts, the one time the device is waited for, and report them."""
         steps = self._counts.tolist()
-        flips, kept, hub = sum(steps), self._kept(runner), runner.message_hub
+        flips, kept, hub = sum(steps), _kept(runner), runner.message_hub
         rate = flips / max(1, kept * len(steps))
         total = flips + (hub.get_scalar('flips/total').current() if 'flips/total' in hub.log_scalars else 0)
         for count in steps:
@@ -85,12 +85,11 @@ class FlipCountHook(Hook):
         if runner._resume:
             self._resumed = checkpoint.get('flips_of_epoch')
 
-    @staticmethod
-    def _kept(runner: Runner) -> int:
-        network = network_of(runner.model)
-        masks = get_masks(network)
-        names = {param: name for name, param in network.named_parameters()}
-        owned = [
-            p for optimizer in sign_optimizers_of(runner) for group in optimizer.param_groups for p in group['params']
-        ]
-        return sum(int(masks[names[p]].sum()) if names.get(p) in masks else p.numel() for p in owned)
+
+def _kept(runner: Runner) -> int:
+    """How many sign-trained weights are left."""
+    network = network_of(runner.model)
+    masks, names = get_masks(network), {param: name for name, param in network.named_parameters()}
+    groups = [group for optimizer in sign_optimizers_of(runner) for group in optimizer.param_groups]
+    owned = [(names.get(param), param) for group in groups for param in group['params']]
+    return sum(int(masks[name].sum()) if name in masks else param.numel() for name, param in owned)

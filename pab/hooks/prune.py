@@ -77,7 +77,7 @@ class PruneHook(Hook):
         if self.shots_done == self.shots:
             return
         for shot in range(self.shots_done + 1, self.shots + 1):
-            self.pruner.groups(network_of(runner.model), **self._densities(shot), **self._input_shape(runner))
+            self.pruner.groups(network_of(runner.model), **self._given(runner, shot))
         if 'batches' in self.pruner.asks:
             self.data.check_size(runner)
         if 'flips' in self.pruner.needs:
@@ -101,8 +101,8 @@ class PruneHook(Hook):
     def prune(self, runner: Runner) -> None:
         """Do the next shot: compute the masks, send them to all processes, apply them, report."""
         network = network_of(runner.model)
-        densities = self._densities(self.shots_done + 1)
-        masks = _same_on_all_ranks(lambda: self._masks(runner, densities))
+        given = self._given(runner, self.shots_done + 1)
+        masks = _same_on_all_ranks(lambda: self._masks(runner, given))
         apply_masks_(network, masks, optimizers_of(runner))
         for hook in runner.hooks:  # an averaged copy still holds what was just removed
             if getattr(hook, 'ema_model', None) is not None:
@@ -110,7 +110,7 @@ class PruneHook(Hook):
         self.shots_done += 1
         self._mask_hash = hash_masks(masks)
         runner.logger.info(
-            f'{self._name}, shot {self.shots_done} of {self.shots}: density {float(densities["density"]):.4g}, '
+            f'{self._name}, shot {self.shots_done} of {self.shots}: density {float(given["density"]):.4g}, '
             f'masks sha256 {self._mask_hash[:12]}\n{density_table(masks)}'
         )
 
@@ -156,18 +156,14 @@ class PruneHook(Hook):
                 'tools/prune.py wrote for this config and seed, or change the config'
             )
 
-    @property
-    def _pruner_name(self) -> str:
-        return type(self.pruner).__name__
-
-    def _densities(self, shot: int) -> dict[str, Any]:
+    def _given(self, runner: Runner, shot: int) -> dict[str, Any]:
+        """The arguments that ``Pruner.groups`` and ``Pruner.prune`` take alike."""
         settings = self.pruner.settings
         asked = {'density': settings.density, 'classifier_density': settings.classifier_density}
-        return {key: shot_density(value, shot, self.shots) for key, value in asked.items() if value is not None}
-
-    def _input_shape(self, runner: Runner) -> dict[str, Any]:
-        needed = 'input_shape' in self.pruner.asks or self.pruner.settings.classifier_density is not None
-        return {'input_shape': self.data.input_shape(runner)} if needed else {}
+        given = {key: shot_density(value, shot, self.shots) for key, value in asked.items() if value is not None}
+        if 'input_shape' in self.pruner.asks or 'classifier_density' in given:
+            given['input_shape'] = self.data.input_shape(runner)
+        return given
 
     def _flips(self, runner: Runner) -> dict[str, Tensor | None]:
         """Name of each prunable weight -> its flips so far, weight by weight; None where no optimizer counts so."""
@@ -180,14 +176,13 @@ class PruneHook(Hook):
         return {name: flips.get(layer.weight) for name, layer in layers.items()}
 
     def _masks(self, runner: Runner, given: dict[str, Any]) -> dict[str, Tensor]:
-        given = {**given, **self._input_shape(runner)}
-        if 'batches' in self.pruner.asks:
-            given['batches'] = self.data.batches(runner)
-        if 'flips' in self.pruner.asks:
-            flips = self._flips(runner)
-            given['flips'] = None if any(count is None for count in flips.values()) else flips
+        batches = self.data.batches(runner) if 'batches' in self.pruner.asks else None
+        flips = self._flips(runner) if 'flips' in self.pruner.asks else {}
+        if any(count is None for count in flips.values()):
+            flips = {}
         bar = RoundsBar(self._name) if self.pruner.settings.rounds > 1 else None
-        return self.pruner.prune(network_of(runner.model), seed=runner.seed, on_round=bar, **given)
+        network = network_of(runner.model)
+        return self.pruner.prune(network, batches, flips=flips or None, seed=runner.seed, on_round=bar, **given)
 
 
 def _same_on_all_ranks(compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

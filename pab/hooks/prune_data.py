@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
+
+from .parts import unwrapped
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,8 @@ class PruneData:
 
     def input_shape(self, runner: Runner) -> tuple[int, ...]:
         """(C, H, W) of one image: the model's ``input_shape``, else that of a training image."""
-        shape = getattr(_model(runner), 'input_shape', None)
+        shape = getattr(unwrapped(runner.model), 'input_shape', None)
         return tuple(_load(runner, [0], 1)[0][0].shape[1:] if shape is None else shape)
-
-
-def _model(runner: Runner) -> torch.nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _load(runner: Runner, indices: list[int], batch_size: int) -> list[tuple[Tensor, Tensor]]:
@@ -61,5 +58,5 @@ def _load(runner: Runner, indices: list[int], batch_size: int) -> list[tuple[Ten
     with torch.random.fork_rng():
         torch.manual_seed(runner.seed)
         loader = DataLoader(Subset(training.dataset, indices), batch_size, collate_fn=training.collate_fn)
-        batches = [_model(runner).data_preprocessor(batch, False) for batch in loader]
+        batches = [unwrapped(runner.model).data_preprocessor(batch, False) for batch in loader]
     return [(batch['images'], batch['labels']) for batch in batches]

@@ -90,10 +90,10 @@ class Pruner:
         self.settings = PruneSettings(
             name, density, rounds, schedule, scope, prunable, classifier_density, min_per_tensor
         )
-        asked = inspect.signature(self.score).parameters.values()
-        self.asks = tuple(parameter.name for parameter in asked)
+        asked = inspect.signature(self.score).parameters
+        self.asks = tuple(asked)
         """What the score can use, by name."""
-        self.needs = frozenset(parameter.name for parameter in asked if parameter.default is parameter.empty)
+        self.needs = frozenset(key for key, parameter in asked.items() if parameter.default is parameter.empty)
         """What of that it cannot do without."""
 
     def groups(

@@ -8,17 +8,14 @@ from ..patterns import Patterns, Place, places_of_parameters
 
 
 def prunable_layers(model: nn.Module, prunable: Sequence[str] = ('Conv2d',)) -> dict[str, nn.Module]:
-    """Find the layers whose ``weight`` may be pruned.
+    """Full name of each weight that may be pruned -> its layer, in the model's order.
 
     Only a floating point parameter called ``weight`` of two or more dimensions can be: a pattern over names takes no
-    scale of a BatchNorm layer along.
+    scale of a BatchNorm layer along. A weight that layers share has the first one's name.
 
     Args:
         model: any module tree.
         prunable: patterns (:mod:`pab.patterns`): ``['Conv2d', 'Linear', '!name:*.downsample.*']``.
-
-    Returns:
-        Full name of the weight -> its layer, in the model's order. A weight that layers share has the first one's name.
 
     Raises:
         TypeError: ``prunable`` is no list of strings.
@@ -44,7 +41,6 @@ def classifier_weight(model: nn.Module, prunable: Sequence[str], num_classes: in
     """Name the weight of the classifier, the Linear layer with ``num_classes`` outputs.
 
     Args:
-        model: any module tree.
         prunable: names of the prunable weights.
         num_classes: None where it is not known; then every Linear layer may be the classifier.
 
