@@ -30,7 +30,6 @@ class FlipCountHook(Hook):
         self._resumed: Tensor | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse a run in which there is nothing to count."""
         need_epochs(runner, 'FlipCountHook')
         if not sign_optimizers_of(runner):
             raise ValueError(
@@ -39,7 +38,6 @@ class FlipCountHook(Hook):
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Make room for the counts of the epoch's steps."""
         device = next(network_of(runner.model).parameters()).device
         self._counts = torch.zeros(len(runner.train_dataloader), dtype=torch.int64, device=device)
         if self._resumed is not None:
@@ -47,7 +45,6 @@ class FlipCountHook(Hook):
             self._resumed = None
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Copy the step's count, on the device."""
         for optimizer in sign_optimizers_of(runner):
             if optimizer.last_flips is not None:
                 self._counts[batch_idx] += optimizer.last_flips

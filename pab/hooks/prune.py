@@ -69,11 +69,9 @@ class PruneHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Refuse what a shot would refuse at its epoch, before work is lost."""
-        if self.epoch >= runner.max_epochs:
-            raise ValueError(
-                f'PruneHook: epoch must be below the number of epochs, {runner.max_epochs}, got {self.epoch}; prune '
-                'earlier or train longer'
-            )
+        if self.epoch >= (epochs := runner.max_epochs):
+            rule = f'epoch must be below the number of epochs, {epochs}, got {self.epoch}'
+            raise ValueError(f'PruneHook: {rule}; prune earlier or train longer')
         if self.shots_done == self.shots:
             return
         for shot in range(self.shots_done + 1, self.shots + 1):
@@ -94,7 +92,6 @@ class PruneHook(Hook):
                 )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Do the shots that are due."""
         while self.shots_done < self.shots and self.shot_epochs[self.shots_done] <= runner.epoch:
             self.prune(runner)
 
@@ -127,7 +124,6 @@ class PruneHook(Hook):
         }
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Write the record."""
         checkpoint[RECORD] = self.record(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -206,7 +202,6 @@ class RoundsBar:
         self._title, self._bar = title, None
 
     def __call__(self, done: int, total: int, density: float) -> None:
-        """Show that ``done`` of ``total`` rounds are over."""
         if self._bar is None:  # not before there is progress: an error would land on the bar's line
             sys.stdout.write(f'{self._title}, {total} rounds ')
             self._bar = ProgressBar(total, bar_width=30)

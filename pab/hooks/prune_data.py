@@ -16,14 +16,10 @@ class PruneData:
     """A sample of the training set, drawn by the run's seed, without the preprocessor's augmentation.
 
     What a dataset itself does at random (ImageNet's crops) it does here too, fixed by the seed.
-
-    Args:
-        num_samples: how many images; at most the training set has.
-        batch_size: how many of them at a time; the last batch may be smaller.
     """
 
-    num_samples: int = 100
-    batch_size: int = 100
+    num_samples: int = 100  # at most the training set has
+    batch_size: int = 100  # the last batch may be smaller
 
     def __post_init__(self) -> None:
         for key in ('num_samples', 'batch_size'):
@@ -33,11 +29,9 @@ class PruneData:
 
     def check_size(self, runner: Runner) -> int:
         """Return the size of the training set; a ValueError if it has fewer images than asked for."""
-        size = len(runner.train_dataloader.dataset)
-        if self.num_samples > size:
-            raise ValueError(
-                f'PruneHook: data.num_samples must not exceed the training set, {size}, got {self.num_samples}'
-            )
+        size, asked = len(runner.train_dataloader.dataset), self.num_samples
+        if asked > size:
+            raise ValueError(f'PruneHook: data.num_samples must not exceed the training set, {size}, got {asked}')
         return size
 
     def batches(self, runner: Runner) -> list[tuple[Tensor, Tensor]]:

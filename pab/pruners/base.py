@@ -107,10 +107,7 @@ class Pruner:
     ) -> list[Group]:
         """Tell which weights would compete, and how many of them would stay; nothing is scored.
 
-        The arguments are those of :meth:`prune`.
-
-        Raises:
-            ValueError: ``prunable`` matches no layer, no layer is the classifier, or the floors do not fit the density.
+        Arguments and errors are those of :meth:`prune`.
         """
         settings = self._settings(density, classifier_density)
         sizes = {name: layer.weight.numel() for name, layer in prunable_layers(model, settings.prunable).items()}
@@ -142,8 +139,7 @@ class Pruner:
             model: any network on any device; not wrapped for distributed training. Masks that it has already are
                 respected: what they removed stays removed.
             batches: (images (N, C, H, W), labels (N,)), one pair or more, for scores that read data.
-            density: replaces the one of the settings, for a pruning in several shots.
-            classifier_density: replaces the one of the settings, likewise.
+            density, classifier_density: replace those of the settings, for a pruning in several shots.
             flips: parameter name -> number of sign flips of each weight, for scores that read the history.
             input_shape: (C, H, W); by default that of the batches, else ``model.input_shape``.
             num_classes: tells the classifier for ``classifier_density``; by default the number of the model's outputs
@@ -193,11 +189,8 @@ class Pruner:
                     on_round(done, settings.rounds, kept_density)
         masks = {name: rounds.masks[name].clone() for name in weights}
         if empty := [name for name, mask in masks.items() if not mask.any()]:
-            print_log(
-                f'{settings.owner}: no weight is left in {", ".join(empty)}; min_per_tensor keeps some',
-                logger='current',
-                level=logging.WARNING,
-            )
+            text = f'{settings.owner}: no weight is left in {", ".join(empty)}; min_per_tensor keeps some'
+            print_log(text, logger='current', level=logging.WARNING)
         return masks
 
     def _settings(self, density: Real | None, classifier_density: Real | None) -> PruneSettings:

@@ -1,42 +1,26 @@
 """The rounds of one pruning: score, mask the lowest, score again."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
 
+from .network import Tensors
 from .schedules import SCHEDULES, kept_count
 from .selection import Group, lowest
 from .settings import PruneSettings
 
 
 class Rounds:
-    """State between rounds; the tensors of a group are views of one flat tensor, in which they compete.
+    """State between rounds: ``weights`` in float64, 0 where pruned, and ``masks``, by parameter name.
 
-    Attributes:
-        weights: parameter name -> float64 tensor, 0 where pruned.
-        masks: parameter name -> bool tensor, True where kept.
-
-    Args:
-        weights: parameter name -> weight, in order of position.
-        masks: parameter name -> bool tensor of an earlier pruning; may lack names, or have others.
-        groups: who competes with whom.
-        settings: of the pruner.
-
-    Raises:
-        ValueError: earlier masks left fewer weights than are to be kept.
+    The tensors of a group are views of one flat tensor, in which they compete. The masks of an earlier pruning, which
+    may lack names or have others, are respected; ValueError if they left fewer weights than are to be kept.
     """
 
-    def __init__(
-        self,
-        weights: Mapping[str, Tensor],
-        masks: Mapping[str, Tensor],
-        groups: Sequence[Group],
-        settings: PruneSettings,
-    ):
+    def __init__(self, weights: Tensors, masks: Tensors, groups: list[Group], settings: PruneSettings):
         self._groups, self._settings, self._flat = groups, settings, []
-        self.weights: dict[str, Tensor] = {}
-        self.masks: dict[str, Tensor] = {}
+        self.weights: Tensors = {}
+        self.masks: Tensors = {}
         for group in groups:
             members = {name: weights[name].detach() for name in group.names}
             earlier = [masks.get(name, torch.ones_like(w, dtype=torch.bool)) for name, w in members.items()]
@@ -49,14 +33,10 @@ class Rounds:
         self._living = [int(alive.count_nonzero()) for _, alive in self._flat]
         self._check_earlier_masks()
 
-    def run(self, score: Callable[[], Mapping[str, Tensor]]) -> Iterator[tuple[int, float]]:
+    def run(self, score: Callable[[], Tensors]) -> Iterator[tuple[int, float]]:
         """Do the rounds; yield (rounds done, density reached) after each.
 
-        Args:
-            score: returns a score for every weight, of its shape; not called in a round that removes nothing.
-
-        Raises:
-            ValueError: a score is missing, of another shape or not finite.
+        ``score()`` returns a score for every weight, else ValueError; a round that removes nothing does without.
         """
         total = sum(sum(group.sizes) for group in self._groups)
         for done in range(1, self._settings.rounds + 1):
@@ -79,7 +59,7 @@ class Rounds:
         own = [kept_count(sum(group.sizes), schedule(group.density, done, rounds)) for group in self._groups]
         return [max(group.count, count) for group, count in zip(self._groups, own, strict=True)]
 
-    def _checked(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _checked(self, scores: Tensors) -> Tensors:
         owner, checked = self._settings.owner, {}
         if odd := set(self.weights) ^ set(scores):
             raise ValueError(f'{owner}: score must return one tensor for each weight; check {", ".join(sorted(odd))}')

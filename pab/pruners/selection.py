@@ -37,12 +37,8 @@ def make_groups(
         scope: 'global' or 'local'.
         density: of every group but the classifier's, in (0, 1].
         floor: least number of weights that every tensor keeps; a smaller tensor keeps all it has. The total stays the
-            one without floors.
-        classifier: the tensor with a density of its own, or None.
-        classifier_density: its density; needed with ``classifier``.
-
-    Raises:
-        ValueError: the floors add up to more than may stay.
+            one without floors; ValueError if they add up to more than that.
+        classifier: the tensor that has ``classifier_density``, or None.
     """
     rest = [name for name in sizes if name != classifier]
     split = [((name,), density) for name in rest] if scope == 'local' else [(tuple(rest), density)]

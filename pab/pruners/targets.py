@@ -19,8 +19,7 @@ def prunable_layers(model: nn.Module, prunable: Sequence[str] = ('Conv2d',)) -> 
 
     Raises:
         TypeError: ``prunable`` is no list of strings.
-        ValueError: a pattern matches no such weight; the types of the layers that have one are listed. Or those behind
-            a ``!`` leave nothing.
+        ValueError: a pattern matches no such weight, or those behind a ``!`` leave nothing.
     """
     patterns, found, present = Patterns('prunable', prunable), {}, set()
     for places in _weights(model):
@@ -45,7 +44,7 @@ def classifier_weight(model: nn.Module, prunable: Sequence[str], num_classes: in
         num_classes: None where it is not known; then every Linear layer may be the classifier.
 
     Raises:
-        ValueError: there is no such layer or more than one, all Linear layers are listed; or it is not prunable.
+        ValueError: there is no such layer, or more than one, or it is not prunable.
     """
     outputs = {p[0].full_name: len(p[0].layer.weight) for p in _weights(model) if isinstance(p[0].layer, nn.Linear)}
     fitting = [name for name, count in outputs.items() if num_classes in (None, count)]
