@@ -59,10 +59,8 @@ class FlipCountHook(Hook):
         for count in steps:
             hub.update_scalar('flips/step', count)
         scalars = {'flips/epoch': flips, 'flips/rate': rate, 'flips/total': total}
-        text = (
-            f'Epoch {runner.epoch + 1}: {flips:,} signs flipped ({rate:.2e} of {kept:,} weights a step), '
-            f'{int(total):,} since the start'
-        )
+        text = f'Epoch {runner.epoch + 1}: {flips:,} signs flipped ({rate:.2e} of {kept:,} weights a step), '
+        text += f'{int(total):,} since the start'
         groups = [group for optimizer in optimizers_of(runner) for group in optimizer.param_groups]
         if rates := [group['adaptivity_rate'] for group in groups if 'adaptivity_rate' in group]:
             scalars['adaptivity_rate'] = rates[0]

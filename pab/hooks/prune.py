@@ -131,16 +131,14 @@ class PruneHook(Hook):
         record = checkpoint.get(RECORD)
         if record is None:
             return
+        self.shots_done, self._mask_hash = record['shots_done'], record['masks_sha256']
+        self.pruned_from = record['pruned_from']
         if not runner._resume and runner._load_from is not None:
             self._check_record(record, runner)
             path = Path(runner._load_from).expanduser()
             sha256 = hash_file(path) if path.is_file() else None  # an address has none
             self.pruned_from = {'path': str(runner._load_from), 'sha256': sha256}
             runner.logger.info(f'Starting from the pruned network {runner._load_from}, sha256 {sha256}')
-        else:
-            self.pruned_from = record['pruned_from']
-        self.shots_done = record['shots_done']
-        self._mask_hash = record['masks_sha256']
 
     def _check_record(self, record: dict, runner: Runner) -> None:
         here = {'pruner': self._name, 'density': float(self.pruner.settings.density), 'seed': runner.seed}

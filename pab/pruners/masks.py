@@ -61,9 +61,14 @@ def register_masks_(model: nn.Module, prunable: Sequence[str] = ('Conv2d',)) -> 
 
 
 def get_masks(model: nn.Module, remove_duplicate: bool = True) -> dict[str, Tensor]:
-    """The mask buffers of a model, parameter name -> bool tensor, True where kept; a layer used twice counts once."""
+    """The mask buffers of a model, parameter name -> bool tensor, True where kept.
+
+    A layer that a network uses twice is listed under its first name, or under both without ``remove_duplicate``.
+    """
     modules = dict(model.named_modules(remove_duplicate=remove_duplicate))
-    return {f'{at}.{own}'.lstrip('.'): mask for at, layer in modules.items() for own, mask in _masks_of(layer).items()}
+    return {
+        f'{at}.{own}'.removeprefix('.'): mask for at, layer in modules.items() for own, mask in _masks_of(layer).items()
+    }
 
 
 def apply_masks_(

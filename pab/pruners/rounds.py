@@ -42,15 +42,16 @@ class Rounds:
         for done in range(1, self._settings.rounds + 1):
             counts = [min(pair) for pair in zip(self._counts(done), self._living, strict=True)]
             if counts != self._living:
-                scores = self._checked(score())
-                state = zip(self._groups, self._flat, self._living, counts, strict=True)
-                for group, (weights, alive), living, count in state:
-                    flat = torch.cat([scores[name].flatten() for name in group.names])
-                    gone = lowest(flat, alive, living - count, group.sizes, self._settings.min_per_tensor)
-                    alive[gone] = False
-                    weights[gone] = 0
-                self._living = counts
+                self._remove(self._checked(score()), counts)
             yield done, sum(self._living) / total
+
+    def _remove(self, scores: Tensors, counts: list[int]) -> None:
+        for group, (weights, alive), living, count in zip(self._groups, self._flat, self._living, counts, strict=True):
+            flat = torch.cat([scores.pop(name).flatten() for name in group.names])  # pop: a large network's memory
+            gone = lowest(flat, alive, living - count, group.sizes, self._settings.min_per_tensor)
+            alive[gone] = False
+            weights[gone] = 0
+        self._living = counts
 
     def _counts(self, done: int) -> list[int]:
         if done == self._settings.rounds:

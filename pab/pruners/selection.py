@@ -76,8 +76,7 @@ def lowest(scores: Tensor, alive: Tensor, drop: int, sizes: Sequence[int], floor
     With a floor, the best ``floor`` weights of every tensor are safe, and the others compete.
 
     Args:
-        scores: (N,) floating; those of the living are finite. Several tensors laid end to end.
-        alive: (N,) bool.
+        scores, alive: (N,) floating and bool, several tensors laid end to end; scores of the living are finite.
         drop: how many go, at most the number of living less those that are safe.
         sizes: number of weights of each tensor, adding up to N.
         floor: a tensor with fewer living weights keeps them all.
