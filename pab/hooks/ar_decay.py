@@ -8,7 +8,6 @@ from ..registry import HOOKS
 from .parts import need_epochs, optimizers_of
 
 RATE = 'adaptivity_rate'
-TIMINGS = ('after', 'before')
 
 
 @HOOKS.register_module()
@@ -42,11 +41,9 @@ class ARDecayHook(Hook):
             raise ValueError(f'ARDecayHook: interval must be an integer of epochs >= 1, got {interval!r}')
         if not 0 < gamma <= 1:
             raise ValueError(f'ARDecayHook: gamma must lie in (0, 1], got {gamma!r}; 1 keeps the rate')
-        if timing not in TIMINGS:
-            raise ValueError(f'ARDecayHook: timing must be one of {TIMINGS}, got {timing!r}')
-        self.interval = interval
-        self.gamma = gamma
-        self.timing = timing
+        if timing not in ('after', 'before'):
+            raise ValueError(f"ARDecayHook: timing must be one of ('after', 'before'), got {timing!r}")
+        self.interval, self.gamma, self.timing = interval, gamma, timing
         self._scheduled = False
 
     def before_run(self, runner: Runner) -> None:
@@ -55,8 +52,7 @@ class ARDecayHook(Hook):
             return
         need_epochs(runner, 'ARDecayHook')
         wrappers = dict(runner.optim_wrapper.items()) if isinstance(runner.optim_wrapper, OptimWrapperDict) else {}
-        groups = {name: wrapper.optimizer.param_groups for name, wrapper in wrappers.items()}
-        scheduled = [name for name in wrappers if all(RATE in group for group in groups[name])]
+        scheduled = [name for name in wrappers if all(RATE in group for group in wrappers[name].param_groups)]
         if not scheduled:
             raise ValueError(
                 'ARDecayHook: no optimizer of this run has an adaptivity rate to decay; drop the hook with '

@@ -30,7 +30,6 @@ class EMAHook(MMEngineEMAHook):
             self._copied += [(there, here) for there, here in buffers if not here.is_floating_point()]
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
-        """Average, then copy what is not averaged."""
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         for there, here in self._copied:
             there.data.copy_(here.data)

@@ -30,7 +30,6 @@ class FlipCountHook(Hook):
         self._resumed: Tensor | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse a run in which there is nothing to count."""
         need_epochs(runner, 'FlipCountHook')
         if not sign_optimizers_of(runner):
             raise ValueError(
@@ -39,7 +38,6 @@ class FlipCountHook(Hook):
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Make room for the counts of the epoch's steps."""
         device = next(network_of(runner.model).parameters()).device
         self._counts = torch.zeros(len(runner.train_dataloader), dtype=torch.int64, device=device)
         if self._resumed is not None:
@@ -47,7 +45,6 @@ class FlipCountHook(Hook):
             self._resumed = None
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Copy the step's count, on the device."""
         for optimizer in sign_optimizers_of(runner):
             if optimizer.last_flips is not None:
                 self._counts[batch_idx] += optimizer.last_flips
@@ -56,16 +53,14 @@ class FlipCountHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         """Read the counts, the one time the device is waited for, and report them."""
         steps = self._counts.tolist()
-        flips, kept, hub = sum(steps), self._kept(runner), runner.message_hub
+        flips, kept, hub = sum(steps), _kept(runner), runner.message_hub
         rate = flips / max(1, kept * len(steps))
         total = flips + (hub.get_scalar('flips/total').current() if 'flips/total' in hub.log_scalars else 0)
         for count in steps:
             hub.update_scalar('flips/step', count)
         scalars = {'flips/epoch': flips, 'flips/rate': rate, 'flips/total': total}
-        text = (
-            f'Epoch {runner.epoch + 1}: {flips:,} signs flipped ({rate:.2e} of {kept:,} weights a step), '
-            f'{int(total):,} since the start'
-        )
+        text = f'Epoch {runner.epoch + 1}: {flips:,} signs flipped ({rate:.2e} of {kept:,} weights a step), '
+        text += f'{int(total):,} since the start'
         groups = [group for optimizer in optimizers_of(runner) for group in optimizer.param_groups]
         if rates := [group['adaptivity_rate'] for group in groups if 'adaptivity_rate' in group]:
             scalars['adaptivity_rate'] = rates[0]
@@ -85,12 +80,11 @@ class FlipCountHook(Hook):
         if runner._resume:
             self._resumed = checkpoint.get('flips_of_epoch')
 
-    @staticmethod
-    def _kept(runner: Runner) -> int:
-        network = network_of(runner.model)
-        masks = get_masks(network)
-        names = {param: name for name, param in network.named_parameters()}
-        owned = [
-            p for optimizer in sign_optimizers_of(runner) for group in optimizer.param_groups for p in group['params']
-        ]
-        return sum(int(masks[names[p]].sum()) if names.get(p) in masks else p.numel() for p in owned)
+
+def _kept(runner: Runner) -> int:
+    """How many sign-trained weights are left."""
+    network = network_of(runner.model)
+    masks, names = get_masks(network), {param: name for name, param in network.named_parameters()}
+    groups = [group for optimizer in sign_optimizers_of(runner) for group in optimizer.param_groups]
+    owned = [(names.get(param), param) for group in groups for param in group['params']]
+    return sum(int(masks[name].sum()) if name in masks else param.numel() for name, param in owned)

@@ -9,11 +9,14 @@ from torch.optim import Optimizer
 from ..contracts import sign_optimizers
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model without the distributed wrapper."""
+    return model.module if is_model_wrapper(model) else model
+
+
 def network_of(model: nn.Module) -> nn.Module:
     """The bare network of a model: without the distributed wrapper and without the classifier around it."""
-    if is_model_wrapper(model):
-        model = model.module
-    return getattr(model, 'network', model)
+    return getattr(unwrapped(model), 'network', unwrapped(model))
 
 
 def optimizers_of(runner: Runner) -> list[Optimizer]:

@@ -69,15 +69,13 @@ class PruneHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Refuse what a shot would refuse at its epoch, before work is lost."""
-        if self.epoch >= runner.max_epochs:
-            raise ValueError(
-                f'PruneHook: epoch must be below the number of epochs, {runner.max_epochs}, got {self.epoch}; prune '
-                'earlier or train longer'
-            )
+        if self.epoch >= (epochs := runner.max_epochs):
+            rule = f'epoch must be below the number of epochs, {epochs}, got {self.epoch}'
+            raise ValueError(f'PruneHook: {rule}; prune earlier or train longer')
         if self.shots_done == self.shots:
             return
         for shot in range(self.shots_done + 1, self.shots + 1):
-            self.pruner.groups(network_of(runner.model), **self._densities(shot), **self._input_shape(runner))
+            self.pruner.groups(network_of(runner.model), **self._given(runner, shot))
         if 'batches' in self.pruner.asks:
             self.data.check_size(runner)
         if 'flips' in self.pruner.needs:
@@ -94,15 +92,14 @@ class PruneHook(Hook):
                 )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Do the shots that are due."""
         while self.shots_done < self.shots and self.shot_epochs[self.shots_done] <= runner.epoch:
             self.prune(runner)
 
     def prune(self, runner: Runner) -> None:
         """Do the next shot: compute the masks, send them to all processes, apply them, report."""
         network = network_of(runner.model)
-        densities = self._densities(self.shots_done + 1)
-        masks = _same_on_all_ranks(lambda: self._masks(runner, densities))
+        given = self._given(runner, self.shots_done + 1)
+        masks = _same_on_all_ranks(lambda: self._masks(runner, given))
         apply_masks_(network, masks, optimizers_of(runner))
         for hook in runner.hooks:  # an averaged copy still holds what was just removed
             if getattr(hook, 'ema_model', None) is not None:
@@ -110,7 +107,7 @@ class PruneHook(Hook):
         self.shots_done += 1
         self._mask_hash = hash_masks(masks)
         runner.logger.info(
-            f'{self._name}, shot {self.shots_done} of {self.shots}: density {float(densities["density"]):.4g}, '
+            f'{self._name}, shot {self.shots_done} of {self.shots}: density {float(given["density"]):.4g}, '
             f'masks sha256 {self._mask_hash[:12]}\n{density_table(masks)}'
         )
 
@@ -127,7 +124,6 @@ class PruneHook(Hook):
         }
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Write the record."""
         checkpoint[RECORD] = self.record(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -135,16 +131,14 @@ class PruneHook(Hook):
         record = checkpoint.get(RECORD)
         if record is None:
             return
+        self.shots_done, self._mask_hash = record['shots_done'], record['masks_sha256']
+        self.pruned_from = record['pruned_from']
         if not runner._resume and runner._load_from is not None:
             self._check_record(record, runner)
             path = Path(runner._load_from).expanduser()
             sha256 = hash_file(path) if path.is_file() else None  # an address has none
             self.pruned_from = {'path': str(runner._load_from), 'sha256': sha256}
             runner.logger.info(f'Starting from the pruned network {runner._load_from}, sha256 {sha256}')
-        else:
-            self.pruned_from = record['pruned_from']
-        self.shots_done = record['shots_done']
-        self._mask_hash = record['masks_sha256']
 
     def _check_record(self, record: dict, runner: Runner) -> None:
         here = {'pruner': self._name, 'density': float(self.pruner.settings.density), 'seed': runner.seed}
@@ -156,18 +150,14 @@ class PruneHook(Hook):
                 'tools/prune.py wrote for this config and seed, or change the config'
             )
 
-    @property
-    def _pruner_name(self) -> str:
-        return type(self.pruner).__name__
-
-    def _densities(self, shot: int) -> dict[str, Any]:
+    def _given(self, runner: Runner, shot: int) -> dict[str, Any]:
+        """The arguments that ``Pruner.groups`` and ``Pruner.prune`` take alike."""
         settings = self.pruner.settings
         asked = {'density': settings.density, 'classifier_density': settings.classifier_density}
-        return {key: shot_density(value, shot, self.shots) for key, value in asked.items() if value is not None}
-
-    def _input_shape(self, runner: Runner) -> dict[str, Any]:
-        needed = 'input_shape' in self.pruner.asks or self.pruner.settings.classifier_density is not None
-        return {'input_shape': self.data.input_shape(runner)} if needed else {}
+        given = {key: shot_density(value, shot, self.shots) for key, value in asked.items() if value is not None}
+        if 'input_shape' in self.pruner.asks or 'classifier_density' in given:
+            given['input_shape'] = self.data.input_shape(runner)
+        return given
 
     def _flips(self, runner: Runner) -> dict[str, Tensor | None]:
         """Name of each prunable weight -> its flips so far, weight by weight; None where no optimizer counts so."""
@@ -180,14 +170,13 @@ class PruneHook(Hook):
         return {name: flips.get(layer.weight) for name, layer in layers.items()}
 
     def _masks(self, runner: Runner, given: dict[str, Any]) -> dict[str, Tensor]:
-        given = {**given, **self._input_shape(runner)}
-        if 'batches' in self.pruner.asks:
-            given['batches'] = self.data.batches(runner)
-        if 'flips' in self.pruner.asks:
-            flips = self._flips(runner)
-            given['flips'] = None if any(count is None for count in flips.values()) else flips
+        batches = self.data.batches(runner) if 'batches' in self.pruner.asks else None
+        flips = self._flips(runner) if 'flips' in self.pruner.asks else {}
+        if any(count is None for count in flips.values()):
+            flips = {}
         bar = RoundsBar(self._name) if self.pruner.settings.rounds > 1 else None
-        return self.pruner.prune(network_of(runner.model), seed=runner.seed, on_round=bar, **given)
+        network = network_of(runner.model)
+        return self.pruner.prune(network, batches, flips=flips or None, seed=runner.seed, on_round=bar, **given)
 
 
 def _same_on_all_ranks(compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -211,7 +200,6 @@ class RoundsBar:
         self._title, self._bar = title, None
 
     def __call__(self, done: int, total: int, density: float) -> None:
-        """Show that ``done`` of ``total`` rounds are over."""
         if self._bar is None:  # not before there is progress: an error would land on the bar's line
             sys.stdout.write(f'{self._title}, {total} rounds ')
             self._bar = ProgressBar(total, bar_width=30)

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
+
+from .parts import unwrapped
 
 
 @dataclass(frozen=True)
@@ -15,14 +16,10 @@ class PruneData:
     """A sample of the training set, drawn by the run's seed, without the preprocessor's augmentation.
 
     What a dataset itself does at random (ImageNet's crops) it does here too, fixed by the seed.
-
-    Args:
-        num_samples: how many images; at most the training set has.
-        batch_size: how many of them at a time; the last batch may be smaller.
     """
 
-    num_samples: int = 100
-    batch_size: int = 100
+    num_samples: int = 100  # at most the training set has
+    batch_size: int = 100  # the last batch may be smaller
 
     def __post_init__(self) -> None:
         for key in ('num_samples', 'batch_size'):
@@ -32,11 +29,9 @@ class PruneData:
 
     def check_size(self, runner: Runner) -> int:
         """Return the size of the training set; a ValueError if it has fewer images than asked for."""
-        size = len(runner.train_dataloader.dataset)
-        if self.num_samples > size:
-            raise ValueError(
-                f'PruneHook: data.num_samples must not exceed the training set, {size}, got {self.num_samples}'
-            )
+        size, asked = len(runner.train_dataloader.dataset), self.num_samples
+        if asked > size:
+            raise ValueError(f'PruneHook: data.num_samples must not exceed the training set, {size}, got {asked}')
         return size
 
     def batches(self, runner: Runner) -> list[tuple[Tensor, Tensor]]:
@@ -47,12 +42,8 @@ class PruneData:
 
     def input_shape(self, runner: Runner) -> tuple[int, ...]:
         """(C, H, W) of one image: the model's ``input_shape``, else that of a training image."""
-        shape = getattr(_model(runner), 'input_shape', None)
+        shape = getattr(unwrapped(runner.model), 'input_shape', None)
         return tuple(_load(runner, [0], 1)[0][0].shape[1:] if shape is None else shape)
-
-
-def _model(runner: Runner) -> torch.nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _load(runner: Runner, indices: list[int], batch_size: int) -> list[tuple[Tensor, Tensor]]:
@@ -61,5 +52,5 @@ def _load(runner: Runner, indices: list[int], batch_size: int) -> list[tuple[Ten
     with torch.random.fork_rng():
         torch.manual_seed(runner.seed)
         loader = DataLoader(Subset(training.dataset, indices), batch_size, collate_fn=training.collate_fn)
-        batches = [_model(runner).data_preprocessor(batch, False) for batch in loader]
+        batches = [unwrapped(runner.model).data_preprocessor(batch, False) for batch in loader]
     return [(batch['images'], batch['labels']) for batch in batches]

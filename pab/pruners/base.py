@@ -12,8 +12,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..models.draws import stream
-from .density_table import empty_tensors
-from .inputs import as_batches, as_flips, as_input_shape, to_double
+from .inputs import as_batches, as_input_shape, check_flips
 from .masks import get_masks
 from .network import ScoringNetwork, count_outputs, scoring_mode
 from .rounds import Rounds
@@ -91,10 +90,10 @@ class Pruner:
         self.settings = PruneSettings(
             name, density, rounds, schedule, scope, prunable, classifier_density, min_per_tensor
         )
-        asked = inspect.signature(self.score).parameters.values()
-        self.asks = tuple(parameter.name for parameter in asked)
+        asked = inspect.signature(self.score).parameters
+        self.asks = tuple(asked)
         """What the score can use, by name."""
-        self.needs = frozenset(parameter.name for parameter in asked if parameter.default is parameter.empty)
+        self.needs = frozenset(key for key, parameter in asked.items() if parameter.default is parameter.empty)
         """What of that it cannot do without."""
 
     def groups(
@@ -108,10 +107,7 @@ class Pruner:
     ) -> list[Group]:
         """Tell which weights would compete, and how many of them would stay; nothing is scored.
 
-        The arguments are those of :meth:`prune`.
-
-        Raises:
-            ValueError: ``prunable`` matches no layer, no layer is the classifier, or the floors do not fit the density.
+        Arguments and errors are those of :meth:`prune`.
         """
         settings = self._settings(density, classifier_density)
         sizes = {name: layer.weight.numel() for name, layer in prunable_layers(model, settings.prunable).items()}
@@ -143,8 +139,7 @@ class Pruner:
             model: any network on any device; not wrapped for distributed training. Masks that it has already are
                 respected: what they removed stays removed.
             batches: (images (N, C, H, W), labels (N,)), one pair or more, for scores that read data.
-            density: replaces the one of the settings, for a pruning in several shots.
-            classifier_density: replaces the one of the settings, likewise.
+            density, classifier_density: replace those of the settings, for a pruning in several shots.
             flips: parameter name -> number of sign flips of each weight, for scores that read the history.
             input_shape: (C, H, W); by default that of the batches, else ``model.input_shape``.
             num_classes: tells the classifier for ``classifier_density``; by default the number of the model's outputs
@@ -160,31 +155,30 @@ class Pruner:
                 score is not finite, the floors do not fit the density, or earlier masks left less than is to stay.
         """
         settings = self._settings(density, classifier_density)
-        batches = as_batches(batches, settings.owner)
-        input_shape = as_input_shape(input_shape, batches, model, settings.owner)
-        groups = self.groups(
-            model,
-            density=density,
-            classifier_density=classifier_density,
-            input_shape=input_shape,
-            num_classes=num_classes,
-        )
-        weights = {name: layer.weight for name, layer in prunable_layers(model, settings.prunable).items()}
         with scoring_mode(model, seed):
+            weights = {name: layer.weight for name, layer in prunable_layers(model, settings.prunable).items()}
+            batches = as_batches(batches, next(iter(weights.values())).device, settings.owner)
+            input_shape = as_input_shape(input_shape, batches, model, settings.owner)
+            if flips is not None:
+                check_flips(flips, weights, settings.owner)
+            groups = self.groups(
+                model,
+                density=density,
+                classifier_density=classifier_density,
+                input_shape=input_shape,
+                num_classes=num_classes,
+            )
             rounds = Rounds(weights, get_masks(model), groups, settings)
-            given = {
+            possible = {
                 'weights': rounds.weights,
                 'masks': rounds.masks,
-                'stream': functools.partial(stream, f'prune/{seed}'),  # others than those of an initialisation
+                'network': ScoringNetwork(model, given=weights),
+                'batches': batches,
                 'input_shape': input_shape,
+                'flips': flips,
+                'stream': functools.partial(stream, f'prune/{seed}'),  # others than those of an initialisation
             }
-            if 'network' in self.asks:
-                given['network'] = ScoringNetwork(model, given=weights)
-            if 'batches' in self.asks and batches:
-                given['batches'] = to_double(batches, rounds.device)
-            if 'flips' in self.asks and flips is not None:
-                given['flips'] = as_flips(flips, weights, settings.owner)
-            given = {name: value for name, value in given.items() if name in self.asks and value is not None}
+            given = {name: possible[name] for name in self.asks if possible[name] is not None}
             if lacking := sorted(self.needs - set(given)):
                 raise ValueError(
                     f'{settings.owner}: its score needs {lacking[0]}, {INGREDIENTS[lacking[0]]}; '
@@ -194,12 +188,9 @@ class Pruner:
                 if on_round is not None:
                     on_round(done, settings.rounds, kept_density)
         masks = {name: rounds.masks[name].clone() for name in weights}
-        if empty := empty_tensors(masks):
-            print_log(
-                f'{settings.owner}: no weight is left in {", ".join(empty)}; min_per_tensor keeps some',
-                logger='current',
-                level=logging.WARNING,
-            )
+        if empty := [name for name, mask in masks.items() if not mask.any()]:
+            text = f'{settings.owner}: no weight is left in {", ".join(empty)}; min_per_tensor keeps some'
+            print_log(text, logger='current', level=logging.WARNING)
         return masks
 
     def _settings(self, density: Real | None, classifier_density: Real | None) -> PruneSettings:

@@ -1,4 +1,4 @@
-"""Check and convert what the caller of a pruning hands in for the score."""
+"""Check and convert what the caller of a pruning hands in for the score; None stays None."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 Batches = list[tuple[Tensor, Tensor]]
 
 
-def as_batches(batches, owner: str) -> Batches | None:
-    """Check that batches are pairs of tensors, else TypeError, and at least one, else ValueError; None stays None."""
+def as_batches(batches, device: torch.device, owner: str) -> Batches | None:
+    """Move pairs of tensors to the device, images in float64; TypeError for others, ValueError for none."""
     if batches is None:
         return None
     if isinstance(batches, Tensor | Mapping):
@@ -22,11 +22,6 @@ def as_batches(batches, owner: str) -> Batches | None:
             raise TypeError(
                 f'{owner}: batches must hold pairs of tensors (images, labels), got a {type(batch).__name__}'
             )
-    return batches
-
-
-def to_double(batches: Batches, device: torch.device) -> Batches:
-    """Move batches to the device, images in float64."""
     return [(images.to(device, torch.float64), labels.to(device)) for images, labels in batches]
 
 
@@ -43,8 +38,8 @@ def as_input_shape(
     return tuple(shape)
 
 
-def as_flips(flips: Mapping[str, Tensor], weights: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
-    """Check that there is a count of the right shape for every weight, else ValueError."""
+def check_flips(flips: Mapping[str, Tensor], weights: Mapping[str, Tensor], owner: str) -> None:
+    """Verify that there is a count of the right shape for every weight, else ValueError."""
     for name, weight in weights.items():
         if name not in flips:
             raise ValueError(f'{owner}: flips has no entry for {name!r}; it holds {", ".join(flips) or "nothing"}')
@@ -52,4 +47,3 @@ def as_flips(flips: Mapping[str, Tensor], weights: Mapping[str, Tensor], owner: 
             raise ValueError(
                 f'{owner}: flips of {name!r} have shape {tuple(flips[name].shape)}, its weight {tuple(weight.shape)}'
             )
-    return dict(flips)

@@ -9,7 +9,8 @@ it remembers of the pruned weights.
 """
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,11 +30,12 @@ ELEMENTWISE = {
 """Optimizers whose step leaves a weight at 0 that is 0 and has had no gradient but 0."""
 
 
+@dataclass
 class _MaskGradient:
     """The product rule of w * mask, as a hook on the parameter w; reads the buffer anew, wherever it has been moved."""
 
-    def __init__(self, module: nn.Module, name: str):
-        self.module, self.name = module, name
+    module: nn.Module
+    name: str
 
     def __call__(self, grad: Tensor) -> Tensor:
         # masked_fill, not a product: 0 * inf would let a NaN into a pruned weight
@@ -43,22 +45,30 @@ class _MaskGradient:
 def register_masks_(model: nn.Module, prunable: Sequence[str] = ('Conv2d',)) -> dict[str, Tensor]:
     """Give every prunable layer without a mask one that keeps all; masks that are there stay as they are.
 
+    What masks the gradients is put back where copying, pickling or a new parameter has lost it. An ordinary forward
+    pass does so too; a copy that is compiled before its first one needs this call.
+
     Args:
         model: changed in place; a buffer ``weight_mask`` appears in its state dict.
         prunable: patterns, as :func:`~pab.pruners.targets.prunable_layers` takes them.
 
     Returns:
-        Parameter name -> bool buffer, of all masks of the model.
+        All masks of the model, as :func:`get_masks` does.
     """
     for layer in prunable_layers(model, prunable).values():
-        if 'weight' + SUFFIX not in layer._buffers:
-            _attach(layer, 'weight')
+        _attach(layer, 'weight')
     return get_masks(model)
 
 
-def get_masks(model: nn.Module) -> dict[str, Tensor]:
-    """Return the mask buffers of a model, parameter name -> bool tensor, True where kept; empty when it has none."""
-    return {name: module._buffers[own + SUFFIX] for name, module, own in _masked(model)}
+def get_masks(model: nn.Module, remove_duplicate: bool = True) -> dict[str, Tensor]:
+    """The mask buffers of a model, parameter name -> bool tensor, True where kept.
+
+    A layer that a network uses twice is listed under its first name, or under both without ``remove_duplicate``.
+    """
+    modules = dict(model.named_modules(remove_duplicate=remove_duplicate))
+    return {
+        f'{at}.{own}'.removeprefix('.'): mask for at, layer in modules.items() for own, mask in _masks_of(layer).items()
+    }
 
 
 def apply_masks_(
@@ -92,8 +102,7 @@ def apply_masks_(
     optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
     for name, mask in masks.items():
         layer, own = places[name].layer, places[name].own_name
-        if own + SUFFIX not in layer._buffers:
-            _attach(layer, own)
+        _attach(layer, own)
         weight, buffer = layer._parameters[own], layer._buffers[own + SUFFIX]
         buffer.copy_(mask)
         states = [value for optimizer in optimizers for value in optimizer.state.get(weight, {}).values()]
@@ -102,12 +111,18 @@ def apply_masks_(
                 tensor.masked_fill_(~buffer.to(tensor.device), 0)
 
 
-def check_masks(model: nn.Module) -> None:
-    """Verify that every masked weight of a model is exactly 0 wherever its mask is False.
+def density_table(masks: Mapping[str, Tensor]) -> str:
+    """Write kept, total and density of every mask and of all together as an aligned text table, one line each."""
+    counts = [(name, int(mask.sum()), mask.numel()) for name, mask in masks.items()]
+    counts.append(('all', sum(kept for _, kept, _ in counts), sum(total for _, _, total in counts)))
+    rows = [('tensor', 'kept', 'total', 'density')]
+    rows += [(name, f'{kept:,}', f'{n:,}', f'{kept / n:.4f}' if kept else 'empty') for name, kept, n in counts]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return '\n'.join('  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
 
-    Raises:
-        ValueError: names the first tensor that is not.
-    """
+
+def check_masks(model: nn.Module) -> None:
+    """Verify that every masked weight of a model is 0 wherever its mask is False; else ValueError names the first."""
     check_state_masks(model, model.state_dict())
 
 
@@ -124,7 +139,7 @@ def check_state_masks(model: nn.Module, state_dict: Mapping[str, Tensor], prefix
     Raises:
         ValueError: a mask is missing, too many, of another shape or not bool, or a weight is not 0 where pruned.
     """
-    masks = {name: layer._buffers[own + SUFFIX] for name, layer, own in _masked(model, remove_duplicate=False)}
+    masks = get_masks(model, remove_duplicate=False)
     for name, own in masks.items():
         key = prefix + name
         if key + SUFFIX in state_dict:
@@ -145,7 +160,6 @@ def check_state_masks(model: nn.Module, state_dict: Mapping[str, Tensor], prefix
 
 
 def _check(name: str, mask: Tensor, shape: torch.Size, weight: Tensor | None = None) -> None:
-    """Verify that a mask is one for a weight of that shape, and that the weight, if given, is 0 where it is False."""
     if mask.dtype != torch.bool:
         raise ValueError(f'the mask of {name!r} must be bool, got {mask.dtype}')
     if mask.shape != shape:
@@ -153,25 +167,13 @@ def _check(name: str, mask: Tensor, shape: torch.Size, weight: Tensor | None = N
     if weight is None or weight.shape != shape:  # for torch to refuse
         return
     if wrong := int(weight.detach().masked_fill(mask.to(weight.device), 0).count_nonzero()):
-        raise ValueError(
-            f'{name!r} contradicts its mask: {wrong} pruned weights are not 0; '
-            'the tensor was changed after pruning or belongs to another mask'
-        )
-
-
-def install_mask_hooks_(model: nn.Module) -> None:
-    """Put gradient hooks where copying, pickling or a new parameter has lost them.
-
-    Masked layers do this by themselves in every ordinary forward pass; a copy that is compiled before its first
-    ordinary forward pass needs the call.
-    """
-    for _, module, _ in _masked(model):
-        _restore_hooks(module, ())
+        why = 'the tensor was changed after pruning or belongs to another mask'
+        raise ValueError(f'{name!r} contradicts its mask: {wrong} pruned weights are not 0; {why}')
 
 
 def _attach(module: nn.Module, name: str) -> None:
-    weight = module._parameters[name]
-    module.register_buffer(name + SUFFIX, torch.ones_like(weight, dtype=torch.bool))
+    if name + SUFFIX not in module._buffers:
+        module.register_buffer(name + SUFFIX, torch.ones_like(module._parameters[name], dtype=torch.bool))
     if not any(hook is _restore_hooks for hook in module._forward_pre_hooks.values()):
         module.register_forward_pre_hook(_restore_hooks)
         module.register_load_state_dict_pre_hook(_check_before_load)
@@ -182,7 +184,7 @@ def _restore_hooks(module: nn.Module, _inputs: tuple) -> None:
     # A forward pre-hook, because deepcopy and pickle keep hooks of modules but drop those of parameters.
     if torch.compiler.is_compiling():
         return
-    for name in _masked_names(module):
+    for name in _masks_of(module):
         weight = module._parameters[name]
         # a plain tensor stands in for the parameter in functional calls, whose gradient is the caller's affair
         if not isinstance(weight, nn.Parameter) or not weight.requires_grad:
@@ -198,8 +200,7 @@ def _mask_hooks(weight: Tensor) -> list[_MaskGradient]:
 
 @functools.cache
 def _watch_optimizers() -> None:
-    """Be called after the step of every optimizer, whoever makes it and when; asked for once in a process."""
-    register_optimizer_step_post_hook(_mask_after_step)
+    register_optimizer_step_post_hook(_mask_after_step)  # of every optimizer, whoever makes it; once in a process
 
 
 @torch.no_grad()
@@ -216,18 +217,9 @@ def _check_before_load(module: nn.Module, state_dict: Mapping[str, Tensor], pref
     check_state_masks(module, state_dict, prefix)
 
 
-def _masked(model: nn.Module, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Module, str]]:
-    for prefix, module in model.named_modules(remove_duplicate=remove_duplicate):
-        for own in _masked_names(module):
-            yield (f'{prefix}.{own}' if prefix else own), module, own
-
-
-def _masked_names(module: nn.Module) -> list[str]:
-    return [
-        name
-        for name, parameter in module._parameters.items()
-        if parameter is not None and _is_mask_of(module._buffers.get(name + SUFFIX), parameter)
-    ]
+def _masks_of(module: nn.Module) -> dict[str, Tensor]:
+    pairs = {own: (module._buffers.get(own + SUFFIX), weight) for own, weight in module._parameters.items()}
+    return {own: mask for own, (mask, weight) in pairs.items() if _is_mask_of(mask, weight)}
 
 
 def _is_mask_of(mask: Tensor | None, weight: Tensor | None) -> bool:

@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,13 +11,14 @@ from torch.func import functional_call
 
 from ..contracts import exact_gradients
 
+Tensors = dict[str, Tensor]  # by parameter name
+
 
 class ScoringNetwork:
     """Call a model with float64 copies of its parameters and buffers, some of them replaced.
 
     ``network(weights, images)`` returns the logits, float64 of shape (N, K), and is differentiable with respect to
-    ``weights``, a dict from parameter name to float64 tensor; whatever it does not name comes from the copies. Because
-    the caller hands in the effective weight (pruned entries are 0), one network serves every mask.
+    ``weights``, float64 tensors by parameter name, 0 where pruned; whatever they lack comes from the copies.
 
     Args:
         model: called as ``model(images)``; returns logits.
@@ -34,7 +35,7 @@ class ScoringNetwork:
             if name not in given
         }
 
-    def __call__(self, weights: Mapping[str, Tensor], images: Tensor, absolute: bool = False) -> Tensor:
+    def __call__(self, weights: Tensors, images: Tensor, absolute: bool = False) -> Tensor:
         """Return the logits; with ``absolute`` those of the network of absolute parameters and buffers."""
         others = self._tensors
         if absolute:
@@ -42,13 +43,13 @@ class ScoringNetwork:
         return functional_call(self._model, {**others, **weights}, (images,))
 
 
-def gradients(output: Tensor, leaves: Mapping[str, Tensor], create_graph: bool = False) -> dict[str, Tensor]:
+def gradients(output: Tensor, leaves: Tensors, create_graph: bool = False) -> Tensors:
     """Differentiate a scalar with respect to every leaf; zeros for a leaf that the output does not depend on."""
     grads = torch.autograd.grad(output, list(leaves.values()), create_graph=create_graph, materialize_grads=True)
     return dict(zip(leaves, grads, strict=True))
 
 
-def as_leaves(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def as_leaves(weights: Tensors) -> Tensors:
     """Return tensors with the same memory that ask for a gradient."""
     return {name: weight.detach().requires_grad_() for name, weight in weights.items()}
 
@@ -66,9 +67,11 @@ def scoring_mode(model: nn.Module, seed: int) -> Iterator[None]:
     Inside, gradients are recorded and autocast is off, whatever the caller had set.
     """
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
+    on_gpu = device.type == 'cuda'
     flags = [(module, module.training) for module in model.modules()]
+    states = random.getstate(), np.random.get_state()
     with (
-        _seeded(seed, device),
+        torch.random.fork_rng([device] if on_gpu else []),
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -76,25 +79,16 @@ def scoring_mode(model: nn.Module, seed: int) -> Iterator[None]:
         exact_gradients(model),
     ):
         try:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach devices that are not put back
+            if on_gpu:
+                torch.cuda.manual_seed(seed)
             for module, _ in flags:  # one by one: a model's own train() may refuse, or do more than set a flag
                 module.training = False
             yield
         finally:
             for module, training in flags:
                 module.training = training
-
-
-@contextlib.contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach devices that are not put back
-            if device.type == 'cuda':
-                torch.cuda.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
+            random.setstate(states[0])
+            np.random.set_state(states[1])

@@ -14,8 +14,7 @@ def as_density(value: Real, owner: str, argument: str = 'density') -> Fraction:
 
     Args:
         value: int, float, ``Decimal`` or ``Fraction``; else TypeError, or ValueError where it lies outside (0, 1].
-        owner: class or function named by the error.
-        argument: argument named by the error.
+        owner, argument: the class or function, and its argument, that the error names.
     """
     rule = f'{owner}: {argument} must lie in (0, 1], got {value!r}; it is the share of weights that is kept'
     if isinstance(value, bool | str):
@@ -52,15 +51,11 @@ SCHEDULES = {'exponential': exponential, 'linear': linear}
 
 
 def shot_density(density: Real, shot: int, shots: int) -> Fraction:
-    r"""Compute the density after shot s of S prunings spread over the training, :math:`1 - (1 - d)\, s / S`.
+    r"""Compute the density after shot s of S prunings spread over the training, exactly: :math:`1 - (1 - d)\, s / S`.
 
     Args:
         density: d, the density after the last shot, in (0, 1], else ValueError.
-        shot: s, from 1 to ``shots``, else ValueError.
-        shots: S, at least 1.
-
-    Returns:
-        An exact fraction, which ``Pruner.prune(density=...)`` takes as it is.
+        shot: s, from 1 to ``shots`` (S), else ValueError.
     """
     if not 1 <= shot <= shots:
         raise ValueError(f'shot_density: shot must lie in 1..{shots} (shots), got {shot!r}')

@@ -1,7 +1,7 @@
 """Who stays: groups, exact counts, ties and floors. Plain functions on flat tensors; nothing here knows a network."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from torch import Tensor
@@ -14,19 +14,12 @@ SAMPLE_STEP = 251  # a prime: steps through channels and kernel positions alike
 
 @dataclass(frozen=True)
 class Group:
-    """Tensors that compete under one threshold.
+    """Tensors that compete under one threshold."""
 
-    Args:
-        names: the tensors, in order of position.
-        sizes: number of weights of each.
-        density: share of the group's weights that the schedule ends at, in (0, 1].
-        count: how many of its weights stay after the last round; floors may have changed what the density says.
-    """
-
-    names: tuple[str, ...]
-    sizes: tuple[int, ...]
-    density: Fraction
-    count: int
+    names: tuple[str, ...]  # in order of position
+    sizes: tuple[int, ...]  # number of weights of each
+    density: Fraction  # the share of the group's weights that the schedule ends at, in (0, 1]
+    count: int  # how many stay after the last round; floors may have changed what the density says
 
 
 def make_groups(
@@ -42,45 +35,39 @@ def make_groups(
     Args:
         sizes: name -> number of weights of every prunable tensor, in the model's order.
         scope: 'global' or 'local'.
-        density: of every group but the classifier's.
+        density: of every group but the classifier's, in (0, 1].
         floor: least number of weights that every tensor keeps; a smaller tensor keeps all it has. The total stays the
-            one without floors.
-        classifier: the tensor with a density of its own, or None.
-        classifier_density: its density; needed with ``classifier``.
-
-    Raises:
-        ValueError: the floors add up to more than may stay.
+            one without floors; ValueError if they add up to more than that.
+        classifier: the tensor that has ``classifier_density``, or None.
     """
     rest = [name for name in sizes if name != classifier]
-    split = [[name] for name in rest] if scope == 'local' else [rest]
-    split = [(names, density) for names in split if names]
-    if classifier is not None:
-        split.append(([classifier], classifier_density))
-    parts = [tuple(sizes[name] for name in names) for names, _ in split]
-    counts = _share_counts(parts, [share for _, share in split], floor)
-    return [
-        Group(tuple(names), part, share, count)
-        for (names, share), part, count in zip(split, parts, counts, strict=True)
-    ]
+    split = [((name,), density) for name in rest] if scope == 'local' else [(tuple(rest), density)]
+    split.append(((classifier,) if classifier else (), classifier_density))
+    groups = []
+    for names, share in split:
+        if names:
+            part = tuple(sizes[name] for name in names)
+            groups.append(Group(names, part, share, kept_count(sum(part), share)))
+    return _with_floors(groups, floor)
 
 
-def _share_counts(sizes: list[tuple[int, ...]], densities: list[Fraction], floor: int) -> list[int]:
-    """Count what each group keeps: a group below its floors is lifted to them, those with the most to spare pay."""
-    counts = [kept_count(sum(part), density) for part, density in zip(sizes, densities, strict=True)]
-    floors = [sum(min(floor, size) for size in part) for part in sizes]
-    if sum(floors) > sum(counts):
+def _with_floors(groups: list[Group], floor: int) -> list[Group]:
+    """Lift each group that keeps less than its floors to them; those with the most to spare pay."""
+    floors = [sum(min(floor, size) for size in group.sizes) for group in groups]
+    spare = [group.count - least for group, least in zip(groups, floors, strict=True)]
+    if sum(spare) < 0:
         raise ValueError(
-            f'min_per_tensor: {floor} weights in each of {sum(map(len, sizes))} tensors need {sum(floors)} kept '
-            f'weights, but the density leaves {sum(counts)}; lower min_per_tensor or raise the density'
+            f'min_per_tensor: {floor} weights in each of {sum(len(group.sizes) for group in groups)} tensors need '
+            f'{sum(floors)} kept weights, but the density leaves {sum(group.count for group in groups)}; lower '
+            'min_per_tensor or raise the density'
         )
-    spare = [count - least for count, least in zip(counts, floors, strict=True)]
     lack = sum(max(-more, 0) for more in spare)
-    counts = [max(count, least) for count, least in zip(counts, floors, strict=True)]
+    counts = [max(group.count, least) for group, least in zip(groups, floors, strict=True)]
     for i in sorted(range(len(counts)), key=lambda i: -spare[i]):  # stable: of equals the first pays
         paid = max(0, min(lack, spare[i]))
         counts[i] -= paid
         lack -= paid
-    return counts
+    return [replace(group, count=count) for group, count in zip(groups, counts, strict=True)]
 
 
 def lowest(scores: Tensor, alive: Tensor, drop: int, sizes: Sequence[int], floor: int = 0) -> Tensor:
@@ -89,8 +76,7 @@ def lowest(scores: Tensor, alive: Tensor, drop: int, sizes: Sequence[int], floor
     With a floor, the best ``floor`` weights of every tensor are safe, and the others compete.
 
     Args:
-        scores: (N,) floating; those of the living are finite. Several tensors laid end to end.
-        alive: (N,) bool.
+        scores, alive: (N,) floating and bool, several tensors laid end to end; scores of the living are finite.
         drop: how many go, at most the number of living less those that are safe.
         sizes: number of weights of each tensor, adding up to N.
         floor: a tensor with fewer living weights keeps them all.

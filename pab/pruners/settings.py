@@ -36,10 +36,8 @@ class PruneSettings:
         for key, known in (('schedule', SCHEDULES), ('scope', SCOPES)):
             if getattr(self, key) not in known:
                 raise ValueError(f'{self.owner}: {key} must be one of {", ".join(known)}, got {getattr(self, key)!r}')
-        self._set('prunable', Patterns(f'{self.owner}: prunable', self.prunable).patterns)
-        self._set('density', as_density(self.density, self.owner))
-        if self.classifier_density is not None:
-            self._set('classifier_density', as_density(self.classifier_density, self.owner, 'classifier_density'))
-
-    def _set(self, key: str, value: object) -> None:
-        object.__setattr__(self, key, value)  # the class is frozen for everybody else
+        converted = {'prunable': Patterns(f'{self.owner}: prunable', self.prunable).patterns}
+        for key in ('density', 'classifier_density'):
+            if (value := getattr(self, key)) is not None or key == 'density':
+                converted[key] = as_density(value, self.owner, key)
+        vars(self).update(converted)  # frozen for everybody else

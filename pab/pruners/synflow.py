@@ -1,10 +1,8 @@
 """SynFlow: how much of the total synaptic flow passes through a weight."""
 
-from torch import Tensor
-
 from ..registry import PRUNERS
 from .base import Pruner
-from .network import ScoringNetwork, as_leaves, gradients
+from .network import ScoringNetwork, Tensors, as_leaves, gradients
 
 
 @PRUNERS.register_module()
@@ -22,9 +20,7 @@ class SynFlow(Pruner):
     Source: Tanaka et al. 2020 (arXiv 2006.05467), which takes 100 rounds on an exponential schedule.
     """
 
-    def score(
-        self, weights: dict[str, Tensor], network: ScoringNetwork, input_shape: tuple[int, int, int]
-    ) -> dict[str, Tensor]:
+    def score(self, weights: Tensors, network: ScoringNetwork, input_shape: tuple[int, int, int]) -> Tensors:
         leaves = as_leaves({name: w.abs() for name, w in weights.items()})
         ones = next(iter(weights.values())).new_ones(1, *input_shape)
         grads = gradients(network(leaves, ones, absolute=True).sum(), leaves)

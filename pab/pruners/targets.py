@@ -8,22 +8,18 @@ from ..patterns import Patterns, Place, places_of_parameters
 
 
 def prunable_layers(model: nn.Module, prunable: Sequence[str] = ('Conv2d',)) -> dict[str, nn.Module]:
-    """Find the layers whose ``weight`` may be pruned.
+    """Full name of each weight that may be pruned -> its layer, in the model's order.
 
     Only a floating point parameter called ``weight`` of two or more dimensions can be: a pattern over names takes no
-    scale of a BatchNorm layer along.
+    scale of a BatchNorm layer along. A weight that layers share has the first one's name.
 
     Args:
         model: any module tree.
         prunable: patterns (:mod:`pab.patterns`): ``['Conv2d', 'Linear', '!name:*.downsample.*']``.
 
-    Returns:
-        Full name of the weight -> its layer, in the model's order. A weight that layers share has the first one's name.
-
     Raises:
         TypeError: ``prunable`` is no list of strings.
-        ValueError: a pattern matches no such weight; the types of the layers that have one are listed. Or those behind
-            a ``!`` leave nothing.
+        ValueError: a pattern matches no such weight, or those behind a ``!`` leave nothing.
     """
     patterns, found, present = Patterns('prunable', prunable), {}, set()
     for places in _weights(model):
@@ -44,12 +40,11 @@ def classifier_weight(model: nn.Module, prunable: Sequence[str], num_classes: in
     """Name the weight of the classifier, the Linear layer with ``num_classes`` outputs.
 
     Args:
-        model: any module tree.
         prunable: names of the prunable weights.
         num_classes: None where it is not known; then every Linear layer may be the classifier.
 
     Raises:
-        ValueError: there is no such layer or more than one, all Linear layers are listed; or it is not prunable.
+        ValueError: there is no such layer, or more than one, or it is not prunable.
     """
     outputs = {p[0].full_name: len(p[0].layer.weight) for p in _weights(model) if isinstance(p[0].layer, nn.Linear)}
     fitting = [name for name, count in outputs.items() if num_classes in (None, count)]

@@ -9,14 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pab.pruners import (
-    apply_masks_,
-    check_masks,
-    check_state_masks,
-    get_masks,
-    install_mask_hooks_,
-    register_masks_,
-)
+from pab.pruners import apply_masks_, check_masks, check_state_masks, get_masks, register_masks_
 from pab.pruners.masks import ELEMENTWISE
 from pab.registry import PRUNERS
 
@@ -179,8 +172,8 @@ def test_hooks_are_put_back_once(net, masks, batches):
     assert len(net.conv1.weight._backward_hooks) == 1
     twin = copy.deepcopy(net)
     assert not twin.conv1.weight._backward_hooks
-    install_mask_hooks_(twin)
-    install_mask_hooks_(twin)
+    register_masks_(twin)
+    register_masks_(twin)
     assert len(twin.conv1.weight._backward_hooks) == 1
     assert len(twin.conv1._forward_pre_hooks) == 1
 
