@@ -55,39 +55,42 @@ def test_ten_kills_at_random_steps_change_nothing(tmp_path, uninterrupted):
 
 @pytest.mark.parametrize(
     ('options', 'step'),
-    [
-        (dict(), 14),  # back to the end of the first epoch
-        (dict(), STEPS + 1),  # right after it
-        (dict(optim_wrapper__precision='bfloat16', **MID_EPOCH), 15),
-        (dict(optim_wrapper__precision='float16', **MID_EPOCH), 15),  # with the state of the loss scaler
-        (dict(train_dataloader__num_workers=1, **MID_EPOCH), 19),
-        (dict(custom_hooks=[dict(type='mmengine.EMAHook', momentum=0.1)], **MID_EPOCH), 25),
-    ],
-    ids=['boundary', 'after-boundary', 'bfloat16', 'float16', 'workers', 'ema'],
+    [(dict(), STEPS + 1), (dict(train_dataloader__num_workers=1, **MID_EPOCH), 19)],
+    ids=['right after an epoch', 'with workers'],
 )
-def test_a_kill_changes_nothing_with(tmp_path, uninterrupted, options, step):
+def test_a_kill_within_a_step_changes_nothing(tmp_path, uninterrupted, options, step):
     cfg = small_config(tmp_path / 'run', **options)
     assert run_in_child(train_and_kill, cfg, step, 'in')[0] == -signal.SIGKILL
     cfg.resume = True
     status, end = run_in_child(train, cfg)
     assert status == 0
-    whole = {k: v for k, v in options.items() if 'checkpoint' not in k and 'workers' not in k}
-    assert_same(end, uninterrupted(**whole))
+    assert_same(end, uninterrupted())
 
 
 @pytest.mark.parametrize(
-    ('counts', 'precision', 'every', 'kills', 'partial'),
+    ('options', 'every', 'kills', 'partial'),
     [
-        (4, 'float32', 3, [(5, 9), (11, 9), (20, 15), (30, 9)], [3, 6, 9, 10, 15, 18, 21, 27]),
-        (3, 'float16', None, [(15, 9), (24, 15), (30, 15)], [10, 20]),  # files of epochs only
+        (
+            dict(optim_wrapper__accumulative_counts=4),
+            3,
+            [(5, 9), (11, 9), (20, 15), (30, 9)],
+            [3, 6, 9, 10, 15, 18, 21, 27],
+        ),
+        (
+            dict(
+                optim_wrapper__accumulative_counts=3,
+                optim_wrapper__precision='float16',  # with the state of the loss scaler
+                custom_hooks=[dict(type='mmengine.EMAHook', momentum=0.1)],
+            ),
+            None,  # files of epochs only
+            [(15, 9), (24, 15), (30, 15)],
+            [10, 20],
+        ),
     ],
-    ids=['float32', 'float16'],
+    ids=['float32', 'float16 and averages'],
 )
-def test_kills_between_the_passes_of_a_step_change_nothing(
-    tmp_path, uninterrupted, counts, precision, every, kills, partial
-):
+def test_kills_between_the_passes_of_a_step_change_nothing(tmp_path, uninterrupted, options, every, kills, partial):
     """An epoch has 10 passes, a step 3 or 4 of them: none ends with the first epoch, the last ends with the run."""
-    options = dict(optim_wrapper__accumulative_counts=counts, optim_wrapper__precision=precision)
     saving = dict(default_hooks__checkpoint__max_keep_ckpts=-1)
     if every:
         saving |= dict(default_hooks__checkpoint__by_epoch=False, default_hooks__checkpoint__interval=every)
@@ -104,15 +107,36 @@ def test_kills_between_the_passes_of_a_step_change_nothing(
     assert len(files) > len(partial)
 
 
-def test_a_folder_that_was_moved_resumes(tmp_path, uninterrupted):
-    assert run_in_child(train_and_kill, small_config(tmp_path / 'here', **MID_EPOCH), 17, 'after')[0] == -9
-    shutil.move(tmp_path / 'here', tmp_path / 'there')
-    assert (tmp_path / 'there' / 'last_checkpoint').read_text().startswith(str(tmp_path / 'here'))
-    status, end = run_in_child(train, small_config(tmp_path / 'there', resume=True, **MID_EPOCH))
+@pytest.fixture(scope='module')
+def in_mid_epoch(tmp_path_factory):
+    """The work dir of a run that was killed after its 17th step."""
+    folder = tmp_path_factory.mktemp('killed')
+    assert run_in_child(train_and_kill, small_config(folder, **MID_EPOCH), 17, 'after')[0] == -signal.SIGKILL
+    return folder
+
+
+def test_a_folder_that_was_moved_resumes_from_its_newest_sound_file(tmp_path, uninterrupted, in_mid_epoch):
+    folder = tmp_path / 'moved'
+    shutil.copytree(in_mid_epoch, folder)
+    assert (folder / 'last_checkpoint').read_text().startswith(str(in_mid_epoch))
+    newest = folder / 'iter_16.pth'
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    status, end = run_in_child(train, small_config(folder, resume=True, **MID_EPOCH))
     assert status == 0
     assert_same(end, uninterrupted())
-    assert not (tmp_path / 'here').exists()
-    assert len(list((tmp_path / 'there').glob('best_*.pth'))) == 1
+    assert len(list(folder.glob('best_*.pth'))) == 1  # the best one of before, here, is replaced
+    assert len(list(in_mid_epoch.glob('*.pth'))) == 3  # there, nothing is touched
+    log = max(folder.glob('*/*.log')).read_text()
+    assert f'passing over a file: {newest} is truncated' in log
+    assert f'Load checkpoint from {folder / "iter_14.pth"}' in log
+
+
+def test_resume_from_the_middle_of_an_epoch_of_another_length(tmp_path, in_mid_epoch):
+    allowed = dict(train_dataloader__batch_size=16, default_hooks__resume_check__allow_changes=True)
+    options = dict(resume=True, load_from=str(in_mid_epoch / 'iter_16.pth'), **allowed)
+    _, error = run_in_child(train, small_config(tmp_path / 'run', **options, **MID_EPOCH))
+    assert isinstance(error, ValueError)
+    assert 'in the middle of an epoch of 10 steps, and an epoch now has 5; resume with the batch size' in str(error)
 
 
 def test_a_drawn_seed_is_kept(tmp_path):
@@ -126,19 +150,6 @@ def test_a_drawn_seed_is_kept(tmp_path):
     assert_same(end, run_in_child(train, small_config(tmp_path / 'whole', randomness__seed=seed))[1])
 
 
-def test_a_truncated_newest_file_is_named_and_the_one_before_is_used(tmp_path, uninterrupted):
-    folder = tmp_path / 'run'
-    assert run_in_child(train_and_kill, small_config(folder, **MID_EPOCH), 17, 'after')[0] == -9
-    newest = folder / 'iter_16.pth'
-    newest.write_bytes(newest.read_bytes()[:-1000])
-    status, end = run_in_child(train, small_config(folder, resume=True, **MID_EPOCH))
-    assert status == 0
-    assert_same(end, uninterrupted())
-    log = max(folder.glob('*/*.log')).read_text()
-    assert f'passing over a file: {newest} is truncated' in log
-    assert f'Load checkpoint from {folder / "iter_14.pth"}' in log
-
-
 def test_resume_without_a_checkpoint_starts_with_a_warning(tmp_path):
     status, end = run_in_child(train, small_config(tmp_path / 'run', resume=True, train_cfg__max_epochs=2))
     assert (status, end['progress']) == (0, (2, 2 * STEPS))
@@ -146,21 +157,11 @@ def test_resume_without_a_checkpoint_starts_with_a_warning(tmp_path):
     assert f'WARNING - There is no checkpoint to resume from in {tmp_path / "run"}: training starts from the' in log
 
 
-def test_a_finished_run_resumes_to_the_same_end(tmp_path, uninterrupted):
-    cfg = small_config(tmp_path / 'run')
-    run_in_child(train, cfg)
-    cfg.resume = True
-    status, end = run_in_child(train, cfg)
+def test_a_finished_run_resumes_to_the_same_end(tmp_path, finished):
+    shutil.copytree(finished.folder, tmp_path / 'run')
+    status, end = run_in_child(train, small_config(tmp_path / 'run', resume=True))
     assert status == 0
-    assert_same(end, uninterrupted())
-
-
-def test_resume_from_the_middle_of_an_epoch_of_another_length(tmp_path):
-    assert run_in_child(train_and_kill, small_config(tmp_path / 'run', **MID_EPOCH), 17, 'after')[0] == -9
-    allowed = dict(resume=True, train_dataloader__batch_size=16, default_hooks__resume_check__allow_changes=True)
-    _, error = run_in_child(train, small_config(tmp_path / 'run', **allowed, **MID_EPOCH))
-    assert isinstance(error, ValueError)
-    assert 'in the middle of an epoch of 10 steps, and an epoch now has 5; resume with the batch size' in str(error)
+    assert_same(end, finished.end)
 
 
 def test_two_processes_under_autocast(tmp_path):
