@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..registry import RUNNERS
-from .checkpoint import UnusableCheckpoint, bare, check_fits, check_resumable, non_finite, wrappers_of
+from .checkpoint import UnusableCheckpoint, bare, check_fits, check_resumable, load_any, non_finite, wrappers_of
 from .config import FixedConfig, check_config
 from .hook_points import check_hook, check_point
 from .loops import EnduringLoader
