@@ -51,6 +51,8 @@ class PruneHook(Hook):
         for key, value, least in (('epoch', epoch, 0), ('shots', shots, 1)):
             if type(value) is not int or value < least:
                 raise ValueError(f'PruneHook: {key} must be an integer >= {least}, got {value!r}')
+        if unknown := sorted(set(data or {}) - set(PruneData.__dataclass_fields__)):
+            raise ValueError(f'PruneHook: data has the keys num_samples and batch_size, got {", ".join(unknown)}')
         self.pruner = PRUNERS.build(pruner)
         self._name = type(self.pruner).__name__
         self.epoch, self.shots, self.data = epoch, shots, PruneData(**(data or {}))
@@ -142,6 +144,7 @@ class PruneHook(Hook):
 
     def _check_record(self, record: dict, runner: Runner) -> None:
         here = {'pruner': self._name, 'density': float(self.pruner.settings.density), 'seed': runner.seed}
+        here['shots'] = self.shots
         wrong = [f'{key} {record[key]!r} (here {value!r})' for key, value in here.items() if record[key] != value]
         only_evaluates = runner._train_loop is None or isinstance(runner._train_loop, dict)
         if wrong and not only_evaluates:

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -84,7 +85,10 @@ def check_config(cfg: Config) -> None:
     for key, value in cfg.items():
         if key in GROUPS and not isinstance(value, Mapping | None):
             raise ValueError(f'config: {key} must be a dict of settings, got {value!r}')
+        if key == 'custom_hooks' and not isinstance(value, list | tuple | None):
+            raise ValueError(f'config: custom_hooks must be a list of hooks, got {value!r}')
         _check_arguments(key, value)
+    _check_choices(cfg)
     hooks = cfg.get('default_hooks') or {}
     known_hooks = [name for name, hook in hooks.items() if isinstance(hook, Mapping) and 'type' in hook]
     for name, hook in hooks.items():
@@ -98,6 +102,20 @@ def check_config(cfg: Config) -> None:
     for what, number in counts.items():
         if type(number) is not int or number < 1:
             raise ValueError(f'{what} must be an integer >= 1, got {number!r}')
+
+
+def _check_choices(cfg: Config) -> None:
+    """Refuse what mmengine would not look at, or only in a run of several processes."""
+    seed, wrapper = (cfg.get('randomness') or {}).get('seed'), (cfg.get('model_wrapper_cfg') or {}).get('type')
+    if not isinstance(seed, int | None):
+        raise ValueError(f'randomness: seed must be an integer, or None to draw one, got {seed!r}')
+    if isinstance(wrapper, str) and not _registered(wrapper):
+        raise ValueError(
+            f'model_wrapper_cfg: {wrapper!r} is not a registered model wrapper; MMDistributedDataParallel is'
+        )
+    for key, known in (('sync_bn', ('torch', 'mmcv')), ('log_level', logging._nameToLevel)):
+        if cfg.get(key) and cfg[key] not in known:
+            raise ValueError(f'config: {key} must be one of {", ".join(known)}, got {cfg[key]!r}')
 
 
 def _check_arguments(name: str, value: Any) -> None:

@@ -60,6 +60,11 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
 
     def __init__(self, runner, dataloader, *args, **kwargs) -> None:
         super().__init__(runner, dataloader, *args, **kwargs)
+        if len(self.dataloader) == 0:
+            raise ValueError(
+                f'train_dataloader: an epoch has no batch: drop_last leaves out the only one, of '
+                f'{len(self.dataloader.dataset)} images; lower batch_size or set drop_last=False'
+            )
         if getattr(self.dataloader, 'generator', self) is None:
             # An iterator draws the seed of its workers when it is made; from torch's default generator, that would
             # move the random numbers of the step, and after a resume an iterator is made before another step.

@@ -16,6 +16,7 @@ from mmengine.runner import Runner, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..contracts import sign_optimizers
 from ..registry import RUNNERS
 from .checkpoint import UnusableCheckpoint, bare, check_fits, check_resumable, load_any, non_finite, wrappers_of
 from .config import FixedConfig, check_config
@@ -104,6 +105,16 @@ class PabRunner(Runner):
             return super().train()
         finally:
             self.call_hook('after_exit')
+
+    def build_optim_wrapper(self, optim_wrapper: dict | OptimWrapper) -> OptimWrapper | OptimWrapperDict:
+        """Build the optimizers; ValueError for a sign optimizer alone, whose learning rate mmengine would ask for."""
+        wrapper = super().build_optim_wrapper(optim_wrapper)
+        if not isinstance(wrapper, OptimWrapperDict) and sign_optimizers([wrapper.optimizer]):
+            raise ValueError(
+                f'optim_wrapper: {type(wrapper.optimizer).__name__} flips signs and has no learning rate; write '
+                "dict(constructor='OwnershipConstructor', optimizers=dict(...)), where other optimizers own the rest"
+            )
+        return wrapper
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
         """Scale the learning rates by batch of a step / ``base_batch_size`` if ``auto_scale_lr.enable``.

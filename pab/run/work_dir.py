@@ -105,6 +105,8 @@ def choose_start(runner: Runner) -> tuple[str | None, list[Path]]:
         return str(newest), []
     files = run_files(folders)
     here = Path(start or '').expanduser().resolve()
+    if start and '://' not in start and not here.is_file():
+        raise FileNotFoundError(f'resume: there is no checkpoint {start}')
     same = [file for file in files if file.path.resolve() == here]
     left = [file.path for file in files if not same or (file.written > same[0].written and file.content)]
     if left and not runner.cfg.get('overwrite', False):

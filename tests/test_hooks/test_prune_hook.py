@@ -223,6 +223,7 @@ def test_a_pruned_file_of_another_run_is_refused(tiny_config, tmp_path):
         (dict(randomness=dict(seed=5)), r'was pruned with seed 0 \(here 5\)'),
         (dict(default_hooks=dict(prune=dict(pruner=dict(density=0.2)))), r'with density 0.3 \(here 0.2\)'),
         (dict(default_hooks=dict(prune=dict(pruner=dict(type='Mag')))), r"with pruner 'SynFlow' \(here 'Mag'\)"),
+        (dict(default_hooks=dict(prune=dict(shots=2, epoch=1))), r'with shots 1 \(here 2\)'),
     ]:
         runner = PabRunner.from_cfg(tiny_config(load_from=str(tmp_path / 'p.pth'), **changes))
         with pytest.raises(ValueError, match=message):

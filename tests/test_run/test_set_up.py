@@ -160,3 +160,11 @@ def test_the_console_is_short_and_the_file_is_complete(tmp_path, capfd):
     for text in ('Exp name:', 'System environment', 'Hooks will be executed'):
         assert text in log
         assert text not in console
+
+
+def test_a_sign_optimizer_alone_is_refused(tmp_path):
+    wrapper = dict(_delete_=True, type='OptimWrapper', optimizer=dict(type='Bop'))
+    cfg = small_config(tmp_path)
+    cfg.merge_from_dict(dict(optim_wrapper=wrapper, param_scheduler=[]))
+    with pytest.raises(ValueError, match=r"Bop flips signs .* constructor='OwnershipConstructor'"):
+        RUNNERS.build(cfg).train()

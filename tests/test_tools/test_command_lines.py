@@ -154,6 +154,14 @@ def test_print_config_shows_the_whole_config(tool):
         ),
         ('model=3', 'model is a group of settings, got 3; set one of model.type, model.init, '),
         ('model.network.type.x=3', 'You may set `_delete_=True`'),
+        ('randomness.seed=x', "randomness: seed must be an integer, or None to draw one, got 'x'"),
+        ('log_level=LOUD', 'config: log_level must be one of '),
+        ('sync_bn=nonsense', 'config: sync_bn must be one of torch, mmcv, got'),
+        ('custom_hooks=3', 'config: custom_hooks must be a list of hooks, got 3'),
+        ('model_wrapper_cfg.type=Nope', "model_wrapper_cfg: 'Nope' is not a registered model wrapper"),
+        ('default_hooks.prune.data.num=3', 'PruneHook: data has the keys num_samples and batch_size, got num'),
+        ('resume=True load_from=none.pth', 'resume: there is no checkpoint none.pth'),
+        ('train_dataloader.drop_last=True train_dataloader.batch_size=2000', 'train_dataloader: an epoch has no batch'),
         ('novalue', "error: --cfg-options takes KEY=VALUE, such as train_cfg.max_epochs=8, got 'novalue'"),
         ('param_scheduler.sgd.0.milestones=[1,2', "got 'param_scheduler.sgd.0.milestones=[1,2'"),
         ('val_evaluator.topk=11', 'Accuracy: topk must not exceed the number of classes, 10, got 11'),
@@ -170,7 +178,7 @@ def test_print_config_shows_the_whole_config(tool):
 )
 def test_bad_input_is_one_clear_line(tool, tmp_path, monkeypatch, option, message):
     monkeypatch.setenv('PAB_DATA', str(tmp_path / 'nowhere'))
-    _, line = tool('train.py', QUICKSTART, '--work-dir', tmp_path, '--cfg-options', option)
+    _, line = tool('train.py', QUICKSTART, '--work-dir', tmp_path, '--cfg-options', *option.split())
     assert line.startswith('error: ')
     assert message in line
     assert len(line.splitlines()) == 1
