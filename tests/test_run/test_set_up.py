@@ -166,5 +166,5 @@ def test_a_sign_optimizer_alone_is_refused(tmp_path):
     wrapper = dict(_delete_=True, type='OptimWrapper', optimizer=dict(type='Bop'))
     cfg = small_config(tmp_path)
     cfg.merge_from_dict(dict(optim_wrapper=wrapper, param_scheduler=[]))
-    with pytest.raises(ValueError, match=r"Bop flips signs .* constructor='OwnershipConstructor'"):
+    with pytest.raises(ValueError, match=r"Bop flips signs .*constructor='OwnershipConstructor'"):
         RUNNERS.build(cfg).train()
