@@ -152,7 +152,9 @@ def test_compression_knows_two_types():
 
 
 def test_the_console_is_short_and_the_file_is_complete(tmp_path, capfd):
-    runner = RUNNERS.build(small_config(tmp_path, train_cfg__max_epochs=1, default_hooks__prune__epoch=0))
+    cfg = small_config(tmp_path, train_cfg__max_epochs=1, default_hooks__prune__epoch=0)
+    cfg.experiment_name = 'console'  # runs of one name share their log
+    runner = RUNNERS.build(cfg)
     runner.train()
     console = ''.join(capfd.readouterr())
     log = next(tmp_path.rglob('*.log')).read_text()
