@@ -1,21 +1,25 @@
 """What pab asks of a layer and of an optimizer, so that those of others work as its own do.
 
-**A layer with a special backward pass** computes other gradients than those of its forward pass. Its class has the
-attribute ``special_backward = True``, and an instance attribute ``exact``: while that is True, the backward pass is the
-plain one. :func:`exact_gradients` sets it, and pruning scores rely on it. If its gradients are not proportional to the
-loss, a method ``loss_scale_conflict()`` returns the reason (None: they are), and training in float16, which scales the
-loss, is refused.
+**A layer with a special backward pass** computes other gradients than those of its forward pass. Its class has two
+attributes: ``special_backward = True`` and ``exact = False``. :func:`exact_gradients` sets ``exact`` on the layer for a
+while, and then its forward pass must lead to the ordinary gradients; pruning scores rely on that. If its own gradients
+are not proportional to the loss, a method ``loss_scale_conflict()`` returns the reason (None: they are), and training
+in float16, which scales the loss, is refused. If the operands of its weight gradient have fewer bits than 32, an
+attribute ``weight_gradient_bits`` gives them, (input, output gradient), for the costs of a run.
 
 **A sign optimizer** has the attribute ``last_flips``: how many weights the last step flipped, an int64 tensor of no
-dimensions on the device, or None before the first step. That is enough to be counted by ``FlipCountHook``. What else it
-may offer:
+dimensions on the device, or None before the first step. ``FlipCountHook`` reads it and sets it to None, so that every
+step is counted once. What else it may offer:
 
 - ``adaptivity_rate`` in its parameter groups: ``ARDecayHook`` and param schedulers lower it;
 - ``state[param]['tensor_flips']``: the flips of the whole tensor so far, int64 of no dimensions, for reports by layer;
 - ``state[param]['weight_flips']``: the flips of every weight so far, int32 of the parameter's shape, kept where the
   parameter group has ``flips_per_weight=True``; the pruner ``FlipFreq`` reads it.
 
-Both are asked for by these names alone; there is no class to derive from.
+torch's ``Optimizer.load_state_dict`` would turn these counts into floats: who keeps them restores them by itself.
+
+Both are asked for by these names alone; there is no class to derive from. :class:`pab.optim.SignOptimizer` offers all
+of a sign optimizer, for a rule of a few lines.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,15 +30,21 @@ from torch.optim import Optimizer
 
 
 def special_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """(name, layer) of every layer with a special backward pass."""
+    """(name, layer) of every layer with a special backward pass; TypeError for one that has no ``exact``."""
     for name, module in model.named_modules():
-        if getattr(type(module), 'special_backward', False):
+        kind = type(module)
+        if getattr(kind, 'special_backward', False):
+            if not hasattr(kind, 'exact'):
+                raise TypeError(
+                    f'{kind.__name__}: a class with special_backward = True needs exact = False too, which its forward '
+                    'pass reads: while it is True, gradients must be the ordinary ones'
+                )
             yield name, module
 
 
 @contextmanager
 def exact_gradients(model: nn.Module) -> Iterator[None]:
-    """Give every layer of a model the plain backward pass for the length of a ``with`` block, also when it raises.
+    """Give every layer of a model the ordinary backward pass for the length of a ``with`` block, also when it raises.
 
     What counts is the switch at the time of the forward pass: a backward pass inside the block, of a forward pass from
     before it, is still the special one.
@@ -64,11 +74,14 @@ def sign_optimizers(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
 
 def weight_flips(optimizers: Iterable[Optimizer]) -> dict[nn.Parameter, Tensor]:
     """Parameter -> flips of each of its weights so far (int32), for those that a sign optimizer counts one by one."""
-    states = [item for optimizer in sign_optimizers(optimizers) for item in optimizer.state.items()]
-    return {param: state['weight_flips'] for param, state in states if 'weight_flips' in state}
+    return _counts(optimizers, 'weight_flips')
 
 
 def tensor_flips(optimizers: Iterable[Optimizer]) -> dict[nn.Parameter, Tensor]:
     """Parameter -> flips of the whole tensor so far (int64, no dimensions), for those of sign optimizers."""
+    return _counts(optimizers, 'tensor_flips')
+
+
+def _counts(optimizers: Iterable[Optimizer], name: str) -> dict[nn.Parameter, Tensor]:
     states = [item for optimizer in sign_optimizers(optimizers) for item in optimizer.state.items()]
-    return {param: state['tensor_flips'] for param, state in states if 'tensor_flips' in state}
+    return {param: state[name] for param, state in states if name in state}

@@ -1,20 +1,41 @@
 """One language to name parts of a network: ``prunable`` of pruners, ``owns`` of optimizers, ``layers`` of converters.
 
 ======================  ===================================================================================
-``'Conv2d'``            what belongs to a layer of that type; a subclass is of the type too
+``'Conv2d'``            every layer of that type, or every parameter of one; a subclass is of the type too
 ``'Conv2d.weight'``     the parameter of that name of a layer of that type
 ``'name:layer1.*'``     what has a full name that fits the glob
-``'!name:*.shortcut*'`` any of them behind a ``!``: leave out what it matches, whatever else matches it
+``'!name:*.shortcut*'`` any of these behind a ``!``: leave out what it matches, whatever else matches it
 ======================  ===================================================================================
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from torch import nn
 
 BY_NAME = 'name:'
 LEAVE_OUT = '!'
+
+
+class Place(NamedTuple):
+    """Where a parameter stands in a network."""
+
+    layer: nn.Module
+    full_name: str
+    """In the network, such as 'layer1.0.conv1.weight'."""
+    own_name: str
+    """In its layer, such as 'weight'."""
+
+
+def places_of_parameters(model: nn.Module) -> dict[nn.Parameter, list[Place]]:
+    """Parameter -> its places, both in the model's order; a parameter that layers share has more than one."""
+    places: dict[nn.Parameter, list[Place]] = {}
+    for prefix, layer in model.named_modules(remove_duplicate=False):
+        for own_name, parameter in layer.named_parameters(recurse=False, remove_duplicate=False):
+            full_name = f'{prefix}.{own_name}' if prefix else own_name
+            places.setdefault(parameter, []).append(Place(layer, full_name, own_name))
+    return places
 
 
 class Patterns:
@@ -25,12 +46,13 @@ class Patterns:
         patterns: a list of strings, at least one of them without ``!``.
 
     Raises:
-        TypeError: it is a lone string, or holds something else than strings.
+        TypeError: it is no list, or holds something else than strings.
         ValueError: nothing in it selects anything.
     """
 
     def __init__(self, owner: str, patterns: Sequence[str]) -> None:
-        if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+        is_list = isinstance(patterns, Sequence) and not isinstance(patterns, str)
+        if not is_list or not all(isinstance(pattern, str) for pattern in patterns):
             raise TypeError(f"{owner} must be a list of patterns such as ['Conv2d', '!name:head.*'], got {patterns!r}")
         if all(pattern.startswith(LEAVE_OUT) for pattern in patterns):
             raise ValueError(
@@ -49,14 +71,19 @@ class Patterns:
             full_name: of the layer, or of the parameter, in the network.
             parameter: the parameter's own name, '' for a whole layer.
         """
-        types = {cls.__name__ for cls in type(layer).__mro__}
-        matching = [p for p in self.patterns if _matches(p.removeprefix(LEAVE_OUT), types, full_name, parameter)]
-        self.unused.difference_update(matching)
+        return self.select_shared([Place(layer, full_name, parameter)])
+
+    def select_shared(self, places: Iterable[Place]) -> bool:
+        """As :meth:`select`, for a parameter with several places: what matches one of them matches the parameter."""
+        matching = {pattern for place in places for pattern in self.patterns if _matches(pattern, place)}
+        self.unused -= matching
         return bool(matching) and not any(pattern.startswith(LEAVE_OUT) for pattern in matching)
 
 
-def _matches(pattern: str, types: set[str], full_name: str, parameter: str) -> bool:
+def _matches(pattern: str, place: Place) -> bool:
+    pattern = pattern.removeprefix(LEAVE_OUT)
     if pattern.startswith(BY_NAME):
-        return fnmatchcase(full_name, pattern.removeprefix(BY_NAME))
+        return fnmatchcase(place.full_name, pattern.removeprefix(BY_NAME))
     layer_type, _, own_name = pattern.partition('.')
-    return layer_type in types and own_name in ('', parameter)
+    types = (cls.__name__ for cls in type(place.layer).__mro__)
+    return own_name in ('', place.own_name) and layer_type in types

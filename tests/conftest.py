@@ -1,4 +1,4 @@
-"""What tests of every part share: small seeded networks, and the folder of reference numbers and real data."""
+"""What tests of every part share: the reference numbers, real images, and the config of a small run."""
 
 import os
 import subprocess
@@ -11,27 +11,30 @@ import pytest
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import torch
+from filelock import FileLock  # comes with torch
 
 
 @pytest.fixture(scope='session')
-def shared() -> Path:
-    """The folder with golden numbers and real data: ``$PAB_SHARED``, by default ``shared`` beside the checkout."""
-    folder = Path(os.environ.get('PAB_SHARED', Path(__file__).parents[2] / 'shared'))
-    if not (folder / 'golden').is_dir():
-        pytest.skip(f'no reference numbers at {folder}: set PAB_SHARED to the folder that holds golden/ and data/')
-    return folder
+def golden_folder() -> Path:
+    """The folder of reference numbers: inputs and outputs of the research code."""
+    return Path(__file__).parent / 'golden'
 
 
 @pytest.fixture(scope='session')
-def unpacked(shared, tmp_path_factory):
+def unpacked(tmp_path_factory):
     """A function: name of a data set -> the folder it is in, unpacked once: in ``$PAB_TEST_CACHE``, else anew."""
-    folder = Path(os.environ.get('PAB_TEST_CACHE') or tmp_path_factory.mktemp('data'))
+    shared = Path(os.environ.get('PAB_SHARED', Path(__file__).parents[2] / 'shared'))
     script = shared / 'tools' / 'unpack_data.py'
+    base = tmp_path_factory.getbasetemp()
+    # the workers of pytest -n have folders of their own inside of one that they share
+    folder = Path(os.environ.get('PAB_TEST_CACHE') or (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base))
 
     def unpack(name: str) -> Path:
         if not script.is_file():
-            pytest.skip(f'no real data: {script} is missing')
-        subprocess.run([sys.executable, str(script), str(folder), name], check=True, capture_output=True)
+            pytest.skip(f'no real images: there is no {script}; set PAB_SHARED to the folder that holds tools and data')
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f'{name}.lock'):
+            subprocess.run([sys.executable, str(script), str(folder), name], check=True, capture_output=True)
         return folder
 
     return unpack
@@ -56,30 +59,7 @@ def _seed():
 
 @pytest.fixture
 def tiny_config(tmp_path):
-    """A function that returns the config of a whole run in seconds: 128 digits, a ResNet-8 of width 2, two epochs.
+    """A function: changes -> the config of a whole run in seconds (see :func:`tests.tiny_run.tiny_run`)."""
+    from tests.tiny_run import tiny_run
 
-    Keyword arguments are merged over it, so ``tiny_config(train_cfg=dict(max_epochs=1))`` shortens it.
-    """
-    from mmengine.config import Config
-
-    def make(**changes) -> Config:
-        quickstart = Path(__file__).parents[1] / 'configs' / 'pab' / 'quickstart.py'
-        cfg = Config.fromfile(str(quickstart))
-        cfg.merge_from_dict(
-            dict(
-                work_dir=str(tmp_path / 'run'),
-                model=dict(network=dict(width=2)),
-                train_dataloader=dict(batch_size=32, dataset=dict(num_samples=128)),
-                val_dataloader=dict(dataset=dict(num_samples=32)),
-                test_dataloader=dict(dataset=dict(num_samples=32)),
-                train_cfg=dict(max_epochs=2),
-                param_scheduler=dict(sgd=[dict(type='MultiStepLR', milestones=[1], gamma=0.1)]),
-                default_hooks=dict(
-                    prune=dict(pruner=dict(rounds=3)), ar_decay=dict(interval=1), logger=dict(interval=1)
-                ),
-            )
-        )
-        cfg.merge_from_dict(changes)
-        return cfg
-
-    return make
+    return lambda **changes: tiny_run(**{'work_dir': tmp_path / 'run', **changes})

@@ -7,6 +7,7 @@ import torch
 from mmengine.hooks import Hook
 from torch import nn
 
+from pab import compiled
 from pab.optim import Bop
 from pab.pruners import SynFlow
 from pab.psg import PSGConfig, PSGConv2d
@@ -67,15 +68,15 @@ def test_a_layer_gives_the_numbers_of_the_cpu():
     torch.testing.assert_close(there.weight.grad.cpu(), here.weight.grad, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize('foreach', [True, False, None])
+@pytest.mark.parametrize('compile_loops', [True, False])
 @pytest.mark.parametrize('per_weight', [True, False])
-def test_bop_gives_the_numbers_of_the_cpu(foreach, per_weight):
+def test_bop_gives_the_numbers_of_the_cpu(compile_loops, per_weight, monkeypatch):
+    monkeypatch.setattr(compiled, '_wanted', compile_loops)
     weights = [torch.randn(300, 64, 3, 3), torch.randn(5, 3)]
     here = [nn.Parameter(w.clone()) for w in weights]
     there = [nn.Parameter(w.cuda()) for w in weights]
     optimizers = [
-        Bop(params, adaptivity_rate=0.1, threshold=0.05, flips_per_weight=per_weight, foreach=mode)
-        for params, mode in ((here, False), (there, foreach))
+        Bop(params, adaptivity_rate=0.1, threshold=0.05, flips_per_weight=per_weight) for params in (here, there)
     ]
     for _ in range(4):
         grads = [torch.randn_like(w) for w in weights]
@@ -100,3 +101,15 @@ def test_synflow_gives_the_masks_of_the_cpu():
     masks = SynFlow(density=0.4, rounds=10).prune(network, input_shape=(3, 8, 8))
     there = SynFlow(density=0.4, rounds=10).prune(network.cuda(), input_shape=(3, 8, 8))
     assert all(torch.equal(masks[name], there[name].cpu()) for name in masks)
+
+
+def test_a_run_that_diverges_names_the_layer(tiny_config):
+    """The gradients are looked at one update late, with the weights from before it."""
+    cfg = tiny_config()
+    runner = PabRunner.from_cfg(cfg)
+    weight = runner.model.network.layer2[0].conv1.weight
+    steps = []
+    weight.register_hook(lambda grad: grad * (1.0 if len(steps) < 2 else float('inf')))
+    weight.register_post_accumulate_grad_hook(steps.append)
+    with pytest.raises(FloatingPointError, match=r'step 3: a gradient .* the weights of network.layer2.0.conv1 '):
+        runner.train()

@@ -1,9 +1,10 @@
-"""Prune the freshly initialised network of a config and write it to a file; nothing is trained.
+"""Prune the network of a config and write it to a file; nothing is trained.
 
     python tools/prune.py configs/pab/r50_imagenet.py --out work_dirs/r50_pruned.pth
     python tools/train.py configs/pab/r50_imagenet.py --cfg-options load_from=work_dirs/r50_pruned.pth
 
-Training from the file starts with its weights and masks, and prunes no more. It must be the same config and seed.
+The network is freshly initialised, or the one in the file that the config's load_from names. Training from the pruned
+file starts with its weights and masks, and prunes no more. It must be the same config and seed.
 """
 
 import argparse

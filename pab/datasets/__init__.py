@@ -1,16 +1,13 @@
 """Datasets, the order of their samples, and how samples become batches."""
 
-from .cifar import CIFAR, CIFAR10, CIFAR100
-from .collate import collate_images
+from .cifar import CIFAR10, CIFAR100
+from .common import data_folder
 from .decode import UnreadableImageError, decode_rgb
-from .digits import Digits
 from .imagenet import ImageNet
-from .in_memory import InMemoryDataset
-from .root import data_folder
+from .in_memory import Digits, InMemoryDataset, collate_images
 from .sampler import EpochSampler, SampleIndex
 
 __all__ = [
-    'CIFAR',
     'CIFAR10',
     'CIFAR100',
     'Digits',

@@ -1,46 +1,38 @@
 """Datasets that fit in memory: one tensor of pixels, one of labels, a batch by one indexing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from mmengine.registry import FUNCTIONS  # the runner looks collate functions up in the root registry
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
+
+from ..checks import known_choice
+from ..registry import DATASETS
+from .common import subset
 
 
 class InMemoryDataset(Dataset):
     """A whole set of images held as one tensor.
 
     An item is ``dict(images=(C, H, W) uint8, labels=int)``. ``__getitems__`` returns a stacked batch,
-    ``dict(images=(N, C, H, W) uint8, labels=(N,) int64)``: one indexing instead of N items and a collation; the collate
-    function ``collate_images`` passes it through.
+    ``dict(images=(N, C, H, W) uint8, labels=(N,) int64)``, by one indexing; ``collate_images`` passes it through.
 
     Args:
         images: (N, C, H, W) uint8, 0..255.
         labels: (N,) int64, 0..len(classes) - 1.
         classes: the names of the classes, in order of the labels.
-        indices: the samples to keep, in this order; each in 0..N-1, none twice; None keeps all.
-        num_samples: how many samples to keep, 1..N; not together with ``indices``.
-        sample_seed: which ``num_samples`` are kept: None means the first, a number draws them at random from it
-            (numpy's RandomState, so the same on every machine).
+        chosen: ``indices``, ``num_samples`` and ``sample_seed`` choose samples, see :func:`subset`.
     """
 
     random_items = False  # augmentation is the preprocessor's work, so indices need no seeds
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        classes: Sequence[str],
-        indices: Sequence[int] | None = None,
-        num_samples: int | None = None,
-        sample_seed: int | None = None,
-    ):
-        kept = subset(type(self).__name__, len(labels), indices, num_samples, sample_seed)
-        images = images if kept is None else images[kept]
+    def __init__(self, images: Tensor, labels: Tensor, classes: Sequence[str], **chosen):
+        kept = subset(type(self).__name__, len(labels), **chosen)
         # channels last: a batch is augmented and normalised in that layout, and converting here costs once, not always
-        self.images = images.contiguous(memory_format=torch.channels_last)
-        self.labels = labels if kept is None else labels[kept]
+        self.images = images[kept].contiguous(memory_format=torch.channels_last)
+        self.labels = labels[kept]
         self.metainfo = {'classes': tuple(classes)}
 
     def __len__(self) -> int:
@@ -56,33 +48,38 @@ class InMemoryDataset(Dataset):
         return {'images': images, 'labels': self.labels.index_select(0, rows)}
 
 
-def subset(
-    who: str, total: int, indices: Sequence[int] | None, num_samples: int | None, sample_seed: int | None
-) -> Tensor | None:
-    """Return the int64 positions to keep of ``total`` samples, or None for all; bad requests are ValueErrors."""
-    if indices is not None and num_samples is not None:
-        raise ValueError(f'{who}: give indices or num_samples, not both (num_samples={num_samples!r})')
-    if sample_seed is not None and num_samples is None:
-        raise ValueError(f'{who}: sample_seed={sample_seed!r} chooses among samples only together with num_samples')
-    if indices is not None:
-        kept = torch.as_tensor(indices)
-        if kept.ndim != 1 or len(kept) == 0 or kept.dtype != torch.int64:
-            raise ValueError(f'{who}: indices must be a list of one or more integers, got {indices!r}')
-        if int(kept.min()) < 0 or int(kept.max()) >= total:
-            raise ValueError(f'{who}: indices must lie in 0..{total - 1}, got {int(kept.min())}..{int(kept.max())}')
-        if len(kept.unique()) != len(kept):
-            raise ValueError(f'{who}: indices must not name a sample twice')
-        return kept
-    if num_samples is None:
-        return None
-    if not isinstance(num_samples, int) or isinstance(num_samples, bool) or not 1 <= num_samples <= total:
-        raise ValueError(f'{who}: num_samples must be an integer in 1..{total}, got {num_samples!r}')
-    if sample_seed is None:
-        return torch.arange(num_samples)
-    return torch.from_numpy(np.random.RandomState(sample_seed).permutation(total)[:num_samples].astype(np.int64))
+@DATASETS.register_module()
+class Digits(InMemoryDataset):
+    """1,797 handwritten digits, 8 x 8 grey, ten classes, from scikit-learn's ``load_digits``.
+
+    The split is fixed: of each class, in the file's order, every fifth sample (the 5th, 10th, ...) is a test sample:
+    1,442 train, 355 test. The 17 grey levels 0..16 are spread over 0..255 (level * 255 / 16, rounded). Arguments
+    besides ``split``, 'train' or 'test', choose samples as in :class:`InMemoryDataset`.
+
+    Source: UCI optical recognition of handwritten digits, test part.
+    """
+
+    def __init__(self, split: str = 'train', **subset):
+        known_choice('Digits', 'split', split, ('train', 'test'))
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError as error:
+            text = 'Digits: the images come with scikit-learn, which is not installed; pip install -e ".[demo]"'
+            raise ImportError(text) from error
+        images, labels = load_digits(return_X_y=True)
+        test = np.zeros(len(labels), dtype=bool)
+        for digit in range(10):
+            test[np.flatnonzero(labels == digit)[4::5]] = True
+        chosen = test if split == 'test' else ~test
+        pixels = np.rint(images[chosen] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+        classes = [str(digit) for digit in range(10)]
+        super().__init__(torch.from_numpy(pixels), torch.from_numpy(labels[chosen].astype(np.int64)), classes, **subset)
 
 
-def check_split(who: str, split: str, known: Sequence[str]) -> None:
-    """Raise a ValueError unless ``split`` is one of ``known``."""
-    if split not in known:
-        raise ValueError(f'{who}: split must be one of {", ".join(map(repr, known))}, got {split!r}')
+@FUNCTIONS.register_module()
+def collate_images(batch: Mapping | Sequence[Mapping]) -> Mapping:
+    """The batch itself where ``__getitems__`` has stacked it, else a list of items stacked by torch.
+
+    In a config: ``collate_fn=dict(type='collate_images')``.
+    """
+    return batch if isinstance(batch, Mapping) else default_collate(batch)

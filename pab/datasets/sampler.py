@@ -12,13 +12,8 @@ class SampleIndex(int):
     """An index that carries the seed of the random numbers that this sample may use.
 
     It is an int in every respect and can be pickled, so it passes through batch samplers and to workers as it is.
-
-    Args:
-        index: the position in the dataset.
-        seed: 0..2^63 - 1.
+    ``seed`` lies in 0..2^63 - 1.
     """
-
-    seed: int
 
     def __new__(cls, index: int, seed: int):
         self = super().__new__(cls, index)
@@ -33,19 +28,14 @@ class SampleIndex(int):
 class EpochSampler(DefaultSampler):
     """mmengine's DefaultSampler (same order, same shards) whose indices carry seeds and which can start in mid-epoch.
 
-    The contract with a dataset: an index is a :class:`SampleIndex`; its ``seed`` depends on (seed, epoch, index) only,
-    not on the rank, the worker or what came before. A dataset that draws all its random numbers from that seed gives
-    the same sample whatever the number of workers, and after a resume. A dataset that draws none says
-    ``random_items = False`` and gets plain ints.
+    For a dataset: an index is a :class:`SampleIndex`; its ``seed`` depends on (seed, epoch, index) only. A dataset that
+    draws all its random numbers from it gives the same sample on every rank, in every worker, and after a resume. One
+    that draws none says ``random_items = False`` and gets plain ints.
 
-    The contract with a training loop: ``set_epoch(epoch)`` before each epoch (mmengine's DistSamplerSeedHook does it);
-    to go on inside an epoch, call ``skip(n)`` with the number of samples that this rank has used already (batches done
-    * batch size) before the loader is iterated. That one iteration starts there, later ones at the beginning. The
-    length stays that of a whole epoch.
+    For a training loop: ``set_epoch(epoch)`` before each epoch (mmengine's DistSamplerSeedHook does it); to go on
+    inside an epoch, ``skip(n)`` with the number of samples that this rank has used already.
 
     Args:
-        dataset: what is sampled.
-        shuffle: whether each epoch has a random order.
         seed: of the orders and of all samples; None draws one that all ranks share.
         round_up: repeat the first samples so that every rank has the same number (metrics drop them again).
     """
@@ -57,11 +47,10 @@ class EpochSampler(DefaultSampler):
         self._skipped = 0
 
     def skip(self, num_samples: int) -> None:
-        """Let the next iteration leave out the first ``num_samples`` of this rank, 0..len(self)."""
+        """Let the next iteration leave out the first ``num_samples`` of this rank, 0..len(self); its length stays."""
         if not 0 <= num_samples <= len(self):
-            raise ValueError(
-                f'EpochSampler: an epoch has {len(self)} samples on this rank, so {num_samples!r} cannot be skipped'
-            )
+            rule = f'an epoch has {len(self)} samples on this rank'
+            raise ValueError(f'EpochSampler: {rule}, so {num_samples!r} cannot be skipped')
         self._skipped = num_samples
 
     def __iter__(self) -> Iterator[int]:
@@ -73,10 +62,7 @@ class EpochSampler(DefaultSampler):
 
 
 def sample_seeds(seed: int, epoch: int, indices: list[int]) -> list[int]:
-    """Return one seed in 0..2^63 - 1 for each index: a hash of (seed, epoch, index).
-
-    Samples of one epoch share a seed with a probability of about 2^-63 a pair.
-    """
+    """One seed in 0..2^63 - 1 for each index: a hash of (seed, epoch, index)."""
     state = np.full(len(indices), seed % 2**64, dtype=np.uint64)
     state = _mix(_mix(state) ^ np.uint64(epoch))
     return (_mix(state ^ np.asarray(indices, dtype=np.uint64)) >> np.uint64(1)).tolist()

@@ -1,22 +1,28 @@
-"""Lower Bop's adaptivity rate as training goes on."""
+"""Lower the adaptivity rate as training goes on."""
 
 from mmengine.hooks import Hook
+from mmengine.optim import MultiStepParamScheduler, OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
-from .parts import bops_of, need_epochs
+from .parts import need_epochs, optimizers_of
 
-TIMINGS = ('after', 'before')
+RATE = 'adaptivity_rate'
 
 
 @HOOKS.register_module()
 class ARDecayHook(Hook):
-    r"""Multiply the adaptivity rate of every Bop by ``gamma`` each ``interval`` epochs.
+    r"""Multiply the adaptivity rate of every sign optimizer by ``gamma`` each ``interval`` epochs.
 
     With K = ``interval`` and epochs counted from 1, epoch e runs at :math:`\gamma_0 \cdot \text{gamma}^n` with
     :math:`n = \lfloor (e-1)/K \rfloor` for timing 'after' (the rate falls once the K-th epoch is over, as in the
     reference's CIFAR script) and :math:`n = \lfloor e/K \rfloor` for 'before' (the K-th epoch already runs at the lower
-    rate, as in its ImageNet script). The rate follows from the epoch alone, so resuming cannot apply a decay twice.
+    rate, as in its ImageNet script).
+
+    The hook adds mmengine's ``MultiStepParamScheduler`` to the optimizer's schedulers, whose state is in every
+    checkpoint. For another course drop the hook (``default_hooks=dict(ar_decay=None)``) and name a scheduler in the
+    config, such as ``param_scheduler=dict(bop=[dict(type='ExponentialParamScheduler', param_name='adaptivity_rate',
+    gamma=0.97)], ...)``; every scheduler of mmengine can move the adaptivity rate or the threshold.
 
     Args:
         interval: epochs between decays; an integer >= 1.
@@ -24,7 +30,8 @@ class ARDecayHook(Hook):
         timing: 'after' or 'before' the interval's last epoch.
 
     Raises:
-        ValueError: a value outside its range, a run without Bop, or one whose loop is not over epochs.
+        ValueError: a value outside its range, a run without an adaptivity rate, one whose loop is not over epochs, or
+            one in which a scheduler of the config moves the rate too.
     """
 
     priority = 'HIGH'
@@ -34,29 +41,37 @@ class ARDecayHook(Hook):
             raise ValueError(f'ARDecayHook: interval must be an integer of epochs >= 1, got {interval!r}')
         if not 0 < gamma <= 1:
             raise ValueError(f'ARDecayHook: gamma must lie in (0, 1], got {gamma!r}; 1 keeps the rate')
-        if timing not in TIMINGS:
-            raise ValueError(f'ARDecayHook: timing must be one of {TIMINGS}, got {timing!r}')
-        self.interval = interval
-        self.gamma = gamma
-        self.timing = timing
+        if timing not in ('after', 'before'):
+            raise ValueError(f"ARDecayHook: timing must be one of ('after', 'before'), got {timing!r}")
+        self.interval, self.gamma, self.timing = interval, gamma, timing
+        self._scheduled = False
 
-    def before_train(self, runner: Runner) -> None:
-        """Refuse a run in which there is nothing to decay."""
+    def before_run(self, runner: Runner) -> None:
+        """Add the schedulers, before a checkpoint restores their state."""
+        if self._scheduled or not optimizers_of(runner):  # a test after the training, or without one
+            return
         need_epochs(runner, 'ARDecayHook')
-        if not bops_of(runner):
+        wrappers = dict(runner.optim_wrapper.items()) if isinstance(runner.optim_wrapper, OptimWrapperDict) else {}
+        scheduled = [name for name in wrappers if all(RATE in group for group in wrappers[name].param_groups)]
+        if not scheduled:
             raise ValueError(
-                'ARDecayHook: no optimizer of this run is a Bop, so there is no adaptivity rate to decay; drop the '
-                'hook with default_hooks=dict(ar_decay=None)'
+                'ARDecayHook: no optimizer of this run has an adaptivity rate to decay; drop the hook with '
+                'default_hooks=dict(ar_decay=None)'
             )
+        if runner.param_schedulers is None:
+            runner.param_schedulers = {name: [] for name in wrappers}
+        for name in scheduled:
+            schedulers = runner.param_schedulers[name]
+            if any(scheduler.param_name == RATE for scheduler in schedulers):
+                raise ValueError(
+                    f'ARDecayHook: param_scheduler.{name} moves the adaptivity rate too; drop the hook with '
+                    'default_hooks=dict(ar_decay=None), or that scheduler'
+                )
+            schedulers.append(self.scheduler(wrappers[name], runner.max_epochs))
+        self._scheduled = True
 
-    def before_train_epoch(self, runner: Runner) -> None:
-        """Set the rate of the epoch to come."""
-        decays = self.decays(runner.epoch)
-        for bop in bops_of(runner):
-            for group in bop.param_groups:
-                first = group.setdefault('initial_adaptivity_rate', group['adaptivity_rate'])
-                group['adaptivity_rate'] = first * self.gamma**decays
-
-    def decays(self, epoch: int) -> int:
-        """How many decays lie before an epoch, which is counted from 0 here."""
-        return (epoch + (self.timing == 'before')) // self.interval
+    def scheduler(self, wrapper: OptimWrapper, max_epochs: int) -> MultiStepParamScheduler:
+        """What lowers the rate of an optimizer in a run of ``max_epochs``."""
+        first = self.interval - (self.timing == 'before')  # the first epoch, from 0, that runs at a lower rate
+        milestones = list(range(first, max_epochs + 1, self.interval))
+        return MultiStepParamScheduler(wrapper, RATE, milestones=milestones, gamma=self.gamma)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..pruners import get_masks
 from ..registry import HOOKS
-from .parts import bops_of, need_epochs, network_of
+from .parts import need_epochs, network_of, optimizers_of, sign_optimizers_of
 
 
 @HOOKS.register_module()
@@ -16,11 +16,11 @@ class FlipCountHook(Hook):
 
     The counts of an epoch's steps are collected on the device and read when the epoch is over, so no step waits for
     the device. The log scalars ``flips/step`` (one value a step), ``flips/epoch``, ``flips/rate`` (flips / (kept
-    sign-trained weights * steps)), ``flips/total`` and ``adaptivity_rate`` are kept in the message hub, and so in
-    checkpoints; those of an epoch go to the visualizer too.
+    sign-trained weights * steps)), ``flips/total`` and, where an optimizer has one, ``adaptivity_rate`` are kept in the
+    message hub, and so in checkpoints; those of an epoch go to the visualizer too.
 
     Raises:
-        ValueError: a run without Bop, or one whose loop is not over epochs.
+        ValueError: a run without an optimizer that flips signs, or one whose loop is not over epochs.
     """
 
     priority = 'ABOVE_NORMAL'  # the epoch's count is there when the logger and the checkpoint ask
@@ -30,16 +30,14 @@ class FlipCountHook(Hook):
         self._resumed: Tensor | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse a run in which there is nothing to count."""
         need_epochs(runner, 'FlipCountHook')
-        if not bops_of(runner):
+        if not sign_optimizers_of(runner):
             raise ValueError(
-                'FlipCountHook: no optimizer of this run is a Bop, so no sign flips; drop the hook with '
-                'default_hooks=dict(flips=None)'
+                'FlipCountHook: no optimizer of this run flips signs (none has the attribute last_flips); drop the '
+                'hook with default_hooks=dict(flips=None)'
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Make room for the counts of the epoch's steps."""
         device = next(network_of(runner.model).parameters()).device
         self._counts = torch.zeros(len(runner.train_dataloader), dtype=torch.int64, device=device)
         if self._resumed is not None:
@@ -47,33 +45,29 @@ class FlipCountHook(Hook):
             self._resumed = None
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Copy the step's count, on the device."""
-        for bop in bops_of(runner):
-            if bop.last_flips is not None:
-                self._counts[batch_idx] += bop.last_flips
-                bop.last_flips = None  # a step that only accumulates gradients flips nothing
+        for optimizer in sign_optimizers_of(runner):
+            if optimizer.last_flips is not None:
+                self._counts[batch_idx] += optimizer.last_flips
+                optimizer.last_flips = None  # a step that only accumulates gradients flips nothing
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Read the counts, the one time the device is waited for, and report them."""
         steps = self._counts.tolist()
-        flips, kept, hub = sum(steps), self._kept(runner), runner.message_hub
+        flips, kept, hub = sum(steps), _kept(runner), runner.message_hub
         rate = flips / max(1, kept * len(steps))
         total = flips + (hub.get_scalar('flips/total').current() if 'flips/total' in hub.log_scalars else 0)
         for count in steps:
             hub.update_scalar('flips/step', count)
-        adaptivity_rate = bops_of(runner)[0].param_groups[0]['adaptivity_rate']
-        epoch_scalars = {
-            'flips/epoch': flips,
-            'flips/rate': rate,
-            'flips/total': total,
-            'adaptivity_rate': adaptivity_rate,
-        }
-        hub.update_scalars(epoch_scalars)
-        runner.visualizer.add_scalars(epoch_scalars, step=runner.epoch + 1)
-        runner.logger.info(
-            f'Epoch {runner.epoch + 1}: {flips:,} signs flipped ({rate:.2e} of {kept:,} weights a step), '
-            f'{int(total):,} since the start; adaptivity rate {adaptivity_rate:.3g}'
-        )
+        scalars = {'flips/epoch': flips, 'flips/rate': rate, 'flips/total': total}
+        text = f'Epoch {runner.epoch + 1}: {flips:,} signs flipped ({rate:.2e} of {kept:,} weights a step), '
+        text += f'{int(total):,} since the start'
+        groups = [group for optimizer in optimizers_of(runner) for group in optimizer.param_groups]
+        if rates := [group['adaptivity_rate'] for group in groups if 'adaptivity_rate' in group]:
+            scalars['adaptivity_rate'] = rates[0]
+            text += f'; adaptivity rate {rates[0]:.3g}'
+        hub.update_scalars(scalars)
+        runner.visualizer.add_scalars(scalars, step=runner.epoch + 1)
+        runner.logger.info(text)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the counts of an epoch that is not over."""
@@ -86,10 +80,11 @@ class FlipCountHook(Hook):
         if runner._resume:
             self._resumed = checkpoint.get('flips_of_epoch')
 
-    @staticmethod
-    def _kept(runner: Runner) -> int:
-        network = network_of(runner.model)
-        masks = get_masks(network)
-        names = {param: name for name, param in network.named_parameters()}
-        owned = [p for bop in bops_of(runner) for group in bop.param_groups for p in group['params']]
-        return sum(int(masks[names[p]].sum()) if names.get(p) in masks else p.numel() for p in owned)
+
+def _kept(runner: Runner) -> int:
+    """How many sign-trained weights are left."""
+    network = network_of(runner.model)
+    masks, names = get_masks(network), {param: name for name, param in network.named_parameters()}
+    groups = [group for optimizer in sign_optimizers_of(runner) for group in optimizer.param_groups]
+    owned = [(names.get(param), param) for group in groups for param in group['params']]
+    return sum(int(masks[name].sum()) if name in masks else param.numel() for name, param in owned)

@@ -6,14 +6,17 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.optim import Optimizer
 
-from ..optim import Bop
+from ..contracts import sign_optimizers
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model without the distributed wrapper."""
+    return model.module if is_model_wrapper(model) else model
 
 
 def network_of(model: nn.Module) -> nn.Module:
     """The bare network of a model: without the distributed wrapper and without the classifier around it."""
-    if is_model_wrapper(model):
-        model = model.module
-    return getattr(model, 'network', model)
+    return getattr(unwrapped(model), 'network', unwrapped(model))
 
 
 def optimizers_of(runner: Runner) -> list[Optimizer]:
@@ -24,9 +27,9 @@ def optimizers_of(runner: Runner) -> list[Optimizer]:
     return [wrapper.optimizer] if isinstance(wrapper, OptimWrapper) else []
 
 
-def bops_of(runner: Runner) -> list[Bop]:
-    """The Bop optimizers of a run."""
-    return [optimizer for optimizer in optimizers_of(runner) if isinstance(optimizer, Bop)]
+def sign_optimizers_of(runner: Runner) -> list[Optimizer]:
+    """The optimizers of a run that flip signs (see :mod:`pab.contracts`)."""
+    return sign_optimizers(optimizers_of(runner))
 
 
 def need_epochs(runner: Runner, who: str) -> None:

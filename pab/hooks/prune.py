@@ -2,20 +2,21 @@
 
 import hashlib
 import sys
-from fractions import Fraction
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import broadcast, broadcast_object_list, is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.utils import ProgressBar
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..pruners import apply_masks_, density_table, register_masks_, shot_density
+from ..contracts import sign_optimizers, weight_flips
+from ..pruners import apply_masks_, density_table, prunable_layers, register_masks_, shot_density
 from ..registry import HOOKS, PRUNERS
-from .parts import bops_of, network_of, optimizers_of
+from .parts import network_of, optimizers_of
 from .prune_data import PruneData
 
 RECORD = 'pruning'  # the checkpoint's key for what was pruned
@@ -39,21 +40,20 @@ class PruneHook(Hook):
             augmented, a pruner that reads data is shown. None for the defaults.
 
     Raises:
-        ValueError: a setting out of range, an epoch beyond the schedule, or a loaded file that was pruned by another
-            pruner, to another density or from another seed.
+        ValueError: before anything is trained: a setting out of range, an epoch beyond the schedule, a need of the
+            pruner that this run cannot meet, or a loaded file that was pruned by another pruner, to another density or
+            from another seed.
     """
 
     priority = 'HIGH'
 
     def __init__(self, pruner: dict, epoch: int = 0, shots: int = 1, data: dict | None = None) -> None:
-        if type(epoch) is not int or epoch < 0:
-            raise ValueError(f'PruneHook: epoch must be an integer >= 0, got {epoch!r}')
-        if type(shots) is not int or shots < 1:
-            raise ValueError(f'PruneHook: shots must be an integer >= 1, got {shots!r}')
+        for key, value, least in (('epoch', epoch, 0), ('shots', shots, 1)):
+            if type(value) is not int or value < least:
+                raise ValueError(f'PruneHook: {key} must be an integer >= {least}, got {value!r}')
         self.pruner = PRUNERS.build(pruner)
-        self.epoch = epoch
-        self.shots = shots
-        self.data = PruneData(**(data or {}))
+        self._name = type(self.pruner).__name__
+        self.epoch, self.shots, self.data = epoch, shots, PruneData(**(data or {}))
         self.shots_done = 0
         self.pruned_from: dict | None = None
         self._mask_hash = ''
@@ -68,39 +68,38 @@ class PruneHook(Hook):
         register_masks_(network_of(runner.model), self.pruner.settings.prunable)
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse an epoch that never comes, and a score whose needs this run cannot meet, before work is lost."""
-        if self.epoch >= runner.max_epochs:
-            raise ValueError(
-                f'PruneHook: epoch must be below the number of epochs, {runner.max_epochs}, got {self.epoch}; prune '
-                'earlier or train longer'
-            )
+        """Refuse what a shot would refuse at its epoch, before work is lost."""
+        if self.epoch >= (epochs := runner.max_epochs):
+            rule = f'epoch must be below the number of epochs, {epochs}, got {self.epoch}'
+            raise ValueError(f'PruneHook: {rule}; prune earlier or train longer')
+        if self.shots_done == self.shots:
+            return
+        for shot in range(self.shots_done + 1, self.shots + 1):
+            self.pruner.groups(network_of(runner.model), **self._given(runner, shot))
+        if 'batches' in self.pruner.asks:
+            self.data.check_size(runner)
         if 'flips' in self.pruner.needs:
-            if self.shot_epochs[0] == 0 and not self.shots_done:
+            if self.shot_epochs[self.shots_done] == 0:
                 raise ValueError(
-                    f'PruneHook: {self._pruner_name} scores by the flips so far, and before epoch 0 there are none; '
+                    f'PruneHook: {self._name} scores by the flips so far, and before epoch 0 there are none; '
                     f'set epoch to at least the number of shots, {self.shots}'
                 )
-            if not any(group['flips_per_weight'] for bop in bops_of(runner) for group in bop.param_groups):
+            if uncounted := [name for name, count in self._flips(runner).items() if count is None]:
                 raise ValueError(
-                    f'PruneHook: {self._pruner_name} scores by the flips of each weight, which no optimizer keeps; set '
-                    'optim_wrapper.optimizers.bop.flips_per_weight=True'
+                    f'PruneHook: {self._name} scores by the flips of each weight, which no optimizer keeps for '
+                    f'{", ".join(uncounted)}; set flips_per_weight=True for the sign optimizer that owns them '
+                    '(optim_wrapper.optimizers.bop), or leave them out of prunable'
                 )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Do the shots that are due."""
         while self.shots_done < self.shots and self.shot_epochs[self.shots_done] <= runner.epoch:
             self.prune(runner)
 
     def prune(self, runner: Runner) -> None:
         """Do the next shot: compute the masks, send them to all processes, apply them, report."""
-        network, settings = network_of(runner.model), self.pruner.settings
-        asked = {'density': settings.density, 'classifier_density': settings.classifier_density}
-        densities = {
-            name: shot_density(density, self.shots_done + 1, self.shots)
-            for name, density in asked.items()
-            if density is not None
-        }
-        masks = self._same_on_all_ranks(network, lambda: self._masks(runner, network, densities))
+        network = network_of(runner.model)
+        given = self._given(runner, self.shots_done + 1)
+        masks = _same_on_all_ranks(lambda: self._masks(runner, given))
         apply_masks_(network, masks, optimizers_of(runner))
         for hook in runner.hooks:  # an averaged copy still holds what was just removed
             if getattr(hook, 'ema_model', None) is not None:
@@ -108,14 +107,14 @@ class PruneHook(Hook):
         self.shots_done += 1
         self._mask_hash = hash_masks(masks)
         runner.logger.info(
-            f'{self._pruner_name}, shot {self.shots_done} of {self.shots}: density {float(densities["density"]):.4g}, '
+            f'{self._name}, shot {self.shots_done} of {self.shots}: density {float(given["density"]):.4g}, '
             f'masks sha256 {self._mask_hash[:12]}\n{density_table(masks)}'
         )
 
     def record(self, runner: Runner) -> dict:
         """What a checkpoint says of the pruning, in plain data."""
         return {
-            'pruner': self._pruner_name,
+            'pruner': self._name,
             'density': float(self.pruner.settings.density),
             'shots': self.shots,
             'shots_done': self.shots_done,
@@ -125,7 +124,6 @@ class PruneHook(Hook):
         }
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Write the record."""
         checkpoint[RECORD] = self.record(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -133,89 +131,80 @@ class PruneHook(Hook):
         record = checkpoint.get(RECORD)
         if record is None:
             return
+        self.shots_done, self._mask_hash = record['shots_done'], record['masks_sha256']
+        self.pruned_from = record['pruned_from']
         if not runner._resume and runner._load_from is not None:
             self._check_record(record, runner)
-            path = Path(runner._load_from)
-            self.pruned_from = {'path': str(path), 'sha256': hash_file(path)}
-            runner.logger.info(f'Starting from the pruned network {path}, sha256 {self.pruned_from["sha256"]}')
-        else:
-            self.pruned_from = record['pruned_from']
-        self.shots_done = record['shots_done']
-        self._mask_hash = record['masks_sha256']
+            path = Path(runner._load_from).expanduser()
+            sha256 = hash_file(path) if path.is_file() else None  # an address has none
+            self.pruned_from = {'path': str(runner._load_from), 'sha256': sha256}
+            runner.logger.info(f'Starting from the pruned network {runner._load_from}, sha256 {sha256}')
 
     def _check_record(self, record: dict, runner: Runner) -> None:
-        here = {'pruner': self._pruner_name, 'density': float(self.pruner.settings.density), 'seed': runner.seed}
+        here = {'pruner': self._name, 'density': float(self.pruner.settings.density), 'seed': runner.seed}
         wrong = [f'{key} {record[key]!r} (here {value!r})' for key, value in here.items() if record[key] != value]
-        if wrong and not self._only_evaluates(runner):
+        only_evaluates = runner._train_loop is None or isinstance(runner._train_loop, dict)
+        if wrong and not only_evaluates:
             raise ValueError(
                 f'PruneHook: {runner._load_from} was pruned with {" and ".join(wrong)}; start from a file that '
                 'tools/prune.py wrote for this config and seed, or change the config'
             )
 
-    @staticmethod
-    def _only_evaluates(runner: Runner) -> bool:
-        return runner._train_loop is None or isinstance(runner._train_loop, dict)
+    def _given(self, runner: Runner, shot: int) -> dict[str, Any]:
+        """The arguments that ``Pruner.groups`` and ``Pruner.prune`` take alike."""
+        settings = self.pruner.settings
+        asked = {'density': settings.density, 'classifier_density': settings.classifier_density}
+        given = {key: shot_density(value, shot, self.shots) for key, value in asked.items() if value is not None}
+        if 'input_shape' in self.pruner.asks or 'classifier_density' in given:
+            given['input_shape'] = self.data.input_shape(runner)
+        return given
 
-    @property
-    def _pruner_name(self) -> str:
-        return type(self.pruner).__name__
+    def _flips(self, runner: Runner) -> dict[str, Tensor | None]:
+        """Name of each prunable weight -> its flips so far, weight by weight; None where no optimizer counts so."""
+        optimizers = optimizers_of(runner)
+        groups = [group for optimizer in sign_optimizers(optimizers) for group in optimizer.param_groups]
+        counted = [param for group in groups if group.get('flips_per_weight') for param in group['params']]
+        flips = {param: torch.zeros_like(param, dtype=torch.int32) for param in counted}  # also before its first step
+        flips.update(weight_flips(optimizers))
+        layers = prunable_layers(network_of(runner.model), self.pruner.settings.prunable)
+        return {name: flips.get(layer.weight) for name, layer in layers.items()}
 
-    def _masks(self, runner: Runner, network: nn.Module, densities: dict[str, Fraction]) -> dict[str, Tensor]:
-        given: dict[str, Any] = {**densities}
-        if 'batches' in self.pruner.asks:
-            given['batches'] = self.data.batches(runner)
-        if 'flips' in self.pruner.asks:
-            states = {param: state for bop in bops_of(runner) for param, state in bop.state.items()}
-            flips = {n: states[p]['flips'] for n, p in network.named_parameters() if p in states}
-            if 'flips' in self.pruner.needs or (flips and all(count.dim() for count in flips.values())):
-                given['flips'] = flips
-        if 'input_shape' in self.pruner.asks:
-            given['input_shape'] = getattr(network, 'input_shape', None) or self.data.input_shape(runner)
-        rounds = self.pruner.settings.rounds
-        bar = RoundsBar(self._pruner_name, rounds) if rounds > 1 else None
-        return self.pruner.prune(network, seed=runner.seed, on_round=bar, **given)
+    def _masks(self, runner: Runner, given: dict[str, Any]) -> dict[str, Tensor]:
+        batches = self.data.batches(runner) if 'batches' in self.pruner.asks else None
+        flips = self._flips(runner) if 'flips' in self.pruner.asks else {}
+        if any(count is None for count in flips.values()):
+            flips = {}
+        bar = RoundsBar(self._name) if self.pruner.settings.rounds > 1 else None
+        network = network_of(runner.model)
+        return self.pruner.prune(network, batches, flips=flips or None, seed=runner.seed, on_round=bar, **given)
 
-    @staticmethod
-    def _same_on_all_ranks(network: nn.Module, compute) -> dict[str, Tensor]:
-        """Compute masks in the first process and hand them to the others; an error there is raised everywhere."""
-        outcome: list = [None]
-        masks: dict[str, Tensor] = {}
-        if is_main_process():
-            try:
-                masks = compute()
-                outcome = [list(masks)]
-            except Exception as error:
-                broadcast_object_list([error])
-                raise
-        broadcast_object_list(outcome)
-        if isinstance(outcome[0], Exception):
-            raise outcome[0]
-        weights = dict(network.named_parameters())
-        for name in outcome[0]:
-            mask = masks.get(name, torch.empty_like(weights[name], dtype=torch.bool))
-            sent = mask.to(torch.uint8).contiguous()
-            broadcast(sent)
-            masks[name] = sent.bool()
-        return masks
+
+def _same_on_all_ranks(compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Compute masks in the first process and hand them to the others; an error there is raised everywhere."""
+    outcome: list = [None]
+    if is_main_process():
+        try:
+            outcome = [{name: mask.cpu() for name, mask in compute().items()}]
+        except Exception as error:
+            outcome = [error]
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
 
 
 class RoundsBar:
     """A progress bar over rounds; where the output is no terminal it moves ten times only."""
 
-    def __init__(self, title: str, rounds: int) -> None:
-        self._title, self._rounds = title, rounds
-        self._step = 1 if sys.stdout.isatty() else max(1, rounds // 10)
-        self._shown = 0
-        self._bar: ProgressBar | None = None
+    def __init__(self, title: str) -> None:
+        self._title, self._bar = title, None
 
     def __call__(self, done: int, total: int, density: float) -> None:
-        """Show that ``done`` of ``total`` rounds are over."""
         if self._bar is None:  # not before there is progress: an error would land on the bar's line
-            sys.stdout.write(f'{self._title}, {self._rounds} rounds ')
-            self._bar = ProgressBar(self._rounds, bar_width=30)
-        if done - self._shown >= self._step or done == total:
-            self._bar.update(done - self._shown)
-            self._shown = done
+            sys.stdout.write(f'{self._title}, {total} rounds ')
+            self._bar = ProgressBar(total, bar_width=30)
+        if sys.stdout.isatty() or done % max(1, total // 10) == 0 or done == total:
+            self._bar.update(done - self._bar.completed)
         if done == total:
             sys.stdout.write('\n')
 
@@ -231,8 +220,4 @@ def hash_masks(masks: dict[str, Tensor]) -> str:
 
 def hash_file(path: Path) -> str:
     """The sha256 of a file."""
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from .parts import unwrapped
 
 
 @dataclass(frozen=True)
@@ -14,14 +16,10 @@ class PruneData:
     """A sample of the training set, drawn by the run's seed, without the preprocessor's augmentation.
 
     What a dataset itself does at random (ImageNet's crops) it does here too, fixed by the seed.
-
-    Args:
-        num_samples: how many images; at most the training set has.
-        batch_size: how many of them at a time; the last batch may be smaller.
     """
 
-    num_samples: int = 100
-    batch_size: int = 100
+    num_samples: int = 100  # at most the training set has
+    batch_size: int = 100  # the last batch may be smaller
 
     def __post_init__(self) -> None:
         for key in ('num_samples', 'batch_size'):
@@ -29,32 +27,30 @@ class PruneData:
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f'PruneHook: data.{key} must be an integer >= 1, got {value!r}')
 
+    def check_size(self, runner: Runner) -> int:
+        """Return the size of the training set; a ValueError if it has fewer images than asked for."""
+        size, asked = len(runner.train_dataloader.dataset), self.num_samples
+        if asked > size:
+            raise ValueError(f'PruneHook: data.num_samples must not exceed the training set, {size}, got {asked}')
+        return size
+
     def batches(self, runner: Runner) -> list[tuple[Tensor, Tensor]]:
         """(images (N, C, H, W), labels (N,)) as the network sees them in evaluation."""
-        size = len(runner.train_dataloader.dataset)
-        if self.num_samples > size:
-            raise ValueError(
-                f'PruneHook: data.num_samples must not exceed the training set, {size}, got {self.num_samples}'
-            )
-        chosen = np.random.RandomState(runner.seed % 2**32).permutation(size)[: self.num_samples].tolist()
-        parts = [chosen[i : i + self.batch_size] for i in range(0, len(chosen), self.batch_size)]
-        return [_load(runner, part) for part in parts]
+        stream = np.random.RandomState(runner.seed % 2**32)
+        chosen = stream.permutation(self.check_size(runner))[: self.num_samples].tolist()
+        return _load(runner, chosen, self.batch_size)
 
     def input_shape(self, runner: Runner) -> tuple[int, ...]:
         """(C, H, W) of one image: the model's ``input_shape``, else that of a training image."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if getattr(model, 'input_shape', None) is not None:
-            return tuple(model.input_shape)
-        return tuple(_load(runner, [0])[0].shape[1:])
+        shape = getattr(unwrapped(runner.model), 'input_shape', None)
+        return tuple(_load(runner, [0], 1)[0][0].shape[1:] if shape is None else shape)
 
 
-def _load(runner: Runner, indices: list[int]) -> tuple[Tensor, Tensor]:
-    loader = runner.train_dataloader
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+def _load(runner: Runner, indices: list[int], batch_size: int) -> list[tuple[Tensor, Tensor]]:
+    training = runner.train_dataloader
     # a dataset may transform its samples at random, and the draws of the training must not depend on the pruning
     with torch.random.fork_rng():
         torch.manual_seed(runner.seed)
-        dataset = loader.dataset
-        samples = dataset.__getitems__(indices) if hasattr(dataset, '__getitems__') else [dataset[i] for i in indices]
-        batch = model.data_preprocessor(loader.collate_fn(samples), False)
-    return batch['images'], batch['labels']
+        loader = DataLoader(Subset(training.dataset, indices), batch_size, collate_fn=training.collate_fn)
+        batches = [unwrapped(runner.model).data_preprocessor(batch, False) for batch in loader]
+    return [(batch['images'], batch['labels']) for batch in batches]

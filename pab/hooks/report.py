@@ -1,95 +1,232 @@
-"""What a run leaves for a person: a summary of a few lines, and a picture."""
+"""What a run leaves for a person: a summary of a few lines, and a page with pictures."""
 
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-from mmengine.dist import master_only
+import numpy as np
+import torch
+from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import Tensor, nn
 
+from ..contracts import special_layers, tensor_flips
 from ..pruners import get_masks
 from ..registry import HOOKS
-from .parts import network_of
+from ..report.record import NOT_TIMED, RunRecord, origin
+from .parts import network_of, optimizers_of, sign_optimizers_of
 
-PICTURE = 'report.png'
+STATE = 'report'  # the checkpoint's key
+FIRST_PAGE, PAUSE = 60, 50  # seconds until the first page; then until the next, in times of what one takes
 
 
 @HOOKS.register_module()
 class ReportHook(Hook):
-    """Draw the run and sum it up when training ends.
+    """Record a run, and leave ``report.html`` in its work dir, a page that needs no other file and no network.
 
-    The picture, ``report.png`` in the work dir, shows the accuracy, the flip rate and the adaptivity rate over the
-    epochs and each layer's density; it is drawn anew after every validation, so a run that goes on can be looked at.
+    The page shows accuracy, loss, rates, density by layer and the seconds of each phase; for a run with a sign
+    optimizer also flips and the share of signs that differ from the start, by layer; and for one with layers that have
+    a special backward pass, the share of the weights that are left whose gradient in the last step of an epoch was not
+    0. Its numbers, ``report.json``, are written after every validation; the page, and its pictures as PNG in
+    ``report/``, at the end of the training, and in between as often as takes 2 % of the time. ``tools/report.py`` makes
+    them from the numbers at any time. What is recorded is part of the checkpoints, so a resumed run goes on with it.
+
+    Nothing is read from the device within an epoch.
 
     Args:
         metric: the validation metric that is reported, in per cent.
     """
 
-    priority = 'LOW'  # a checkpoint that is written after a validation then holds its result
+    priority = 'LOW'  # behind pruning and training, before the checkpoint of an epoch
 
     def __init__(self, metric: str = 'accuracy/top1') -> None:
         self.metric = metric
-        self._started = time.monotonic()
+        self.record = RunRecord()
+        self._start_signs: dict[str, Tensor] = {}
+        self._flips: dict[str, int] = {}
+        self._gradients: dict[str, Tensor] = {}
+        self._watches: list = []
+        self._shots = 0
+        self._next_page = time.monotonic() + FIRST_PAGE
 
     def before_train(self, runner: Runner) -> None:
-        """Start the clock."""
-        self._started = time.monotonic()
+        """Start the clock, and keep the signs that the run starts with."""
+        self.record.start_clock()
+        self._shots = _shots_done(runner)
+        if not self._start_signs:
+            self._start_signs = {name: (p.detach() < 0).cpu() for name, p in self._sign_trained(runner)}
+        self._flips = self._flips_so_far(runner)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Count what came before as pruning if there was one."""
+        self.record.spent('pruning' if _shots_done(runner) > self._shots else NOT_TIMED)
+        self._shots = _shots_done(runner)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        """Look at the gradients of an epoch's last step."""
+        if batch_idx == len(runner.train_dataloader) - 1 and any(special_layers(network_of(runner.model))):
+            for name, param in self._sign_trained(runner):
+                watch = param.register_post_accumulate_grad_hook(lambda p, name=name: self._look(name, p))
+                self._watches.append(watch)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Stop looking."""
+        while self._watches:
+            self._watches.pop().remove()
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Note what the epoch did."""
+        epoch, hub, record = runner.epoch + 1, runner.message_hub, self.record
+        steps = len(runner.train_dataloader)
+        data = sum(_last(hub, 'train/data_time', steps))
+        record.seconds['data'] = record.seconds.get('data', 0.0) + data
+        record.spent('training', data)
+        if losses := _last(hub, 'train/loss', steps):
+            record.add('training loss', epoch, sum(losses) / len(losses))
+        groups = [group for optimizer in optimizers_of(runner) for group in optimizer.param_groups]
+        for key, name in (('lr', 'learning rate'), ('adaptivity_rate', 'adaptivity rate')):
+            if values := [group[key] for group in groups if key in group]:
+                record.add(name, epoch, values[0])
+        if rates := _last(hub, 'flips/rate', 1):
+            record.add('flip rate', epoch, rates[0])
+        self._note_layers(runner, epoch, steps)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Count the checkpoint of the epoch."""
+        self.record.spent(NOT_TIMED)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Keep the accuracy, and draw."""
-        if metrics and self.metric in metrics:
-            runner.message_hub.update_scalars({'report/val_epoch': runner.epoch, 'report/metric': metrics[self.metric]})
-        self._draw(runner)
+        """Note the accuracy, and write the page."""
+        self.record.spent('validation')
+        for key, name in ((self.metric, 'test accuracy'), ('cross_entropy', 'test loss')):
+            if metrics and key in metrics:
+                self.record.add(name, runner.epoch, metrics[key])
+        self._write(runner, draw=time.monotonic() >= self._next_page)
 
     @master_only
     def after_train(self, runner: Runner) -> None:
         """Sum up: accuracy, density, flips, and where everything is."""
-        self._draw(runner)
-        rows = [*self._results(runner), *self._places(runner)]
+        page = self._write(runner, draw=True)
+        rows = [*self._results(runner), *self._places(runner, page)]
         lines = [f'  {name:<10}  {value}' for name, value in rows]
-        elapsed = timedelta(seconds=round(time.monotonic() - self._started))
-        runner.logger.info('\n'.join([f'Trained {runner.epoch} epochs, {elapsed} in this run', *lines]))
+        elapsed = timedelta(seconds=round(sum(self.record.seconds.values())))
+        runner.logger.info('\n'.join([f'Trained {runner.epoch} epochs in {elapsed}', *lines]))
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep the record and the signs of the start, eight to a byte."""
+        packed = {
+            name: torch.from_numpy(np.packbits(signs.numpy(), axis=None)) for name, signs in self._start_signs.items()
+        }
+        checkpoint[STATE] = {'record': self.record.state(), 'start_signs': packed}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Take them up in a resumed run."""
+        if not runner._resume or STATE not in checkpoint:
+            return
+        self.record.load(checkpoint[STATE]['record'])
+        for name, param in network_of(runner.model).named_parameters():
+            if name in (packed := checkpoint[STATE]['start_signs']):
+                bits = np.unpackbits(packed[name].cpu().numpy(), count=param.numel())
+                self._start_signs[name] = torch.from_numpy(bits.astype(bool)).view(param.shape)
+
+    def _note_layers(self, runner: Runner, epoch: int, steps: int) -> None:
+        network = network_of(runner.model)
+        masks = get_masks(network)
+        kept = {name: int(mask.sum()) for name, mask in masks.items()}
+        if masks:
+            self.record.layers['density'] = {}
+            self.record.add_layers('density', 1, {_layer(n): kept[n] / mask.numel() for n, mask in masks.items()})
+        rates, changed, gradients = {}, {}, {}
+        flips = self._flips_so_far(runner)
+        for name, param in self._sign_trained(runner):
+            left = max(1, kept.get(name, param.numel()))
+            if name in flips:
+                rates[_layer(name)] = (flips[name] - self._flips.get(name, 0)) / (left * steps)
+            if name in self._start_signs:
+                start = self._start_signs[name].to(param.device)
+                changed[_layer(name)] = int((((param.detach() < 0) != start) & (param.detach() != 0)).sum()) / left
+            if name in self._gradients:
+                gradients[_layer(name)] = int(self._gradients[name]) / left
+        self._flips = flips
+        for key, values in (('flip rate', rates), ('changed signs', changed), ('gradients kept', gradients)):
+            self.record.add_layers(key, epoch, values)
+
+    def _look(self, name: str, param: Tensor) -> None:
+        self._gradients[name] = torch.count_nonzero(param.grad)
+
+    @staticmethod
+    def _sign_trained(runner: Runner) -> Iterator[tuple[str, nn.Parameter]]:
+        owned = {p for opt in sign_optimizers_of(runner) for group in opt.param_groups for p in group['params']}
+        for name, param in network_of(runner.model).named_parameters():
+            if param in owned:
+                yield name, param
+
+    @staticmethod
+    def _flips_so_far(runner: Runner) -> dict[str, int]:
+        names = {param: name for name, param in network_of(runner.model).named_parameters()}
+        counts = {names[p]: c for p, c in tensor_flips(optimizers_of(runner)).items() if p in names}
+        return dict(zip(counts, torch.stack(list(counts.values())).tolist(), strict=True)) if counts else {}
 
     def _results(self, runner: Runner) -> list[tuple[str, str]]:
         rows = []
-        epochs, values = _history(runner, 'report/val_epoch'), _history(runner, 'report/metric')
+        epochs, values = self.record.as_curves().get('test accuracy', ([], []))
         if values:
             best = max(range(len(values)), key=values.__getitem__)
-            rows.append(('accuracy', f'{values[-1]:.2f} % (best {values[best]:.2f} % at epoch {epochs[best]:.0f})'))
+            rows.append(('accuracy', f'{values[-1]:.2f} % (best {values[best]:.2f} % at epoch {epochs[best]})'))
         masks = get_masks(network_of(runner.model)).values()
         if masks:
             kept, total = sum(int(m.sum()) for m in masks), sum(m.numel() for m in masks)
             rows.append(('density', f'{kept / total:.4f} ({kept:,} of {total:,} prunable weights)'))
-        if flips := _history(runner, 'flips/total'):
-            rows.append(('flips', f'{flips[-1]:,.0f}'))
+        if flips := _last(runner.message_hub, 'flips/total', 1):
+            rows.append(('flips', f'{flips[0]:,.0f}'))
         return rows
 
-    def _places(self, runner: Runner) -> list[tuple[str, str]]:
+    @staticmethod
+    def _places(runner: Runner, page: Path) -> list[tuple[str, str]]:
         places = {
             'checkpoint': runner.message_hub.get_info('last_ckpt'),
             'scalars': Path(runner.log_dir) / 'vis_data' / 'scalars.json',
-            'picture': Path(runner.work_dir) / PICTURE,
+            'report': page,
         }
         return [(name, str(place)) for name, place in places.items() if place and Path(place).exists()]
 
-    @master_only
-    def _draw(self, runner: Runner) -> None:
+    def _write(self, runner: Runner, draw: bool) -> Path | None:
+        if not is_main_process():
+            return None
         # matplotlib takes half a second to import, and not every process that knows this hook draws
-        from .figure import draw_run
+        from ..report.run import write_record, write_report
 
-        rates = _history(runner, 'flips/rate')
-        epochs = list(range(runner.epoch - len(rates) + 1, runner.epoch + 1))
-        curves = {
-            'accuracy (%)': (_history(runner, 'report/val_epoch'), _history(runner, 'report/metric')),
-            'flip rate\n(per weight and step)': (epochs, rates),
-            'adaptivity rate': (epochs, _history(runner, 'adaptivity_rate')),
+        tables = self.record.as_tables(runner.epoch)
+        density = tables.pop('density', {})
+        record: dict[str, Any] = {
+            'name': Path(runner.work_dir).name,
+            'summary': f'{runner.epoch} of {runner.max_epochs} epochs',
+            'results': self._results(runner),
+            'series': self.record.as_curves(),
+            'layers': {**tables, 'density': {layer: values[0] for layer, values in density.items() if values}},
+            'seconds': self.record.seconds,
+            'config': runner.cfg.pretty_text,
+            'origin': origin(runner.seed),
         }
-        masks = get_masks(network_of(runner.model))
-        densities = {name.removesuffix('.weight'): float(mask.float().mean()) for name, mask in masks.items()}
-        draw_run(Path(runner.work_dir) / PICTURE, Path(runner.work_dir).name, curves, densities)
+        if not draw:
+            return write_record(Path(runner.work_dir), record)
+        started = time.monotonic()
+        page = write_report(Path(runner.work_dir), record)
+        self._next_page = time.monotonic() + PAUSE * (time.monotonic() - started)
+        self.record.spent('report')
+        return page
 
 
-def _history(runner: Runner, name: str) -> list[float]:
-    buffers = runner.message_hub.log_scalars
-    return buffers[name].data[0].tolist() if name in buffers else []
+def _shots_done(runner: Runner) -> int:
+    return sum(getattr(hook, 'shots_done', 0) for hook in runner.hooks)
+
+
+def _last(hub, name: str, count: int) -> list[float]:
+    return hub.log_scalars[name].data[0][-count:].tolist() if name in hub.log_scalars else []
+
+
+def _layer(name: str) -> str:
+    return name.removesuffix('.weight')

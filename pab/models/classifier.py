@@ -6,36 +6,33 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checks import check_ints, known_choice
 from ..registry import CONVERTERS, MODELS
-from .checks import known_choice, positive_int
-from .initialization import check_init, initialize_
+from .initialization import SCHEMES, initialize_
 
 
 @MODELS.register_module()
 class ImageClassifier(BaseModel):
     """An image classification network trained by the cross-entropy of its logits.
 
-    The network itself stays an ordinary one, at ``.network``; its parameters are initialised by their names inside it,
-    so the same network gets the same weights with and without this class.
+    The network stays an ordinary one, at ``.network``; its parameters are initialised by their names inside it, so it
+    gets the same weights with and without this class.
 
     Args:
         network: a module, or the config of one in MODELS; images (N, C, H, W) -> logits (N, num_classes).
         converter: config of a converter in CONVERTERS, or a list of them, applied to the network in their order.
-        init: ``dict(scheme=..., seed=...)`` for :func:`pab.models.initialize_`, which ``init_weights`` calls; scheme
-            defaults to 'kaiming_normal'; seed to None, which takes torch's seed at that moment. ``init=None`` keeps
-            what the network's constructor (and its own ``init_weights``, if it has one) gave it.
-        channels_last: keep 4-dimensional weights and images in channels_last memory format, the faster one for
-            convolutions; the numbers are the same up to rounding.
-        data_preprocessor: module, or config in MODELS, that turns a batch of the data loader into keyword arguments of
-            ``forward``; None moves it to the device and nothing else.
+        init: ``dict(scheme=..., seed=...)`` for :func:`pab.models.initialize_`, which ``init_weights`` calls; the seed
+            None takes torch's seed at that moment. ``init=None`` keeps what the network's constructor (and its own
+            ``init_weights``, if it has one) gave it.
+        channels_last: keep 4-dimensional weights and images in this memory format, the faster one for convolutions;
+            the numbers are the same up to rounding.
+        data_preprocessor: module, or config in MODELS, that turns a batch into keyword arguments of ``forward``; None
+            moves it to the device and nothing else.
         input_shape: (C, H, W) of one image; pruners that need no data read it here.
         label_smoothing: share of the target spread over all classes, in [0, 1).
 
-    Raises:
-        ValueError: for an init key, scheme, input_shape or label_smoothing outside these rules.
+    Settings outside these rules raise a ValueError.
     """
-
-    MODES = ('tensor', 'loss', 'predict')
 
     def __init__(
         self,
@@ -50,18 +47,27 @@ class ImageClassifier(BaseModel):
         if isinstance(data_preprocessor, dict):
             data_preprocessor = MODELS.build(data_preprocessor)
         super().__init__(data_preprocessor=data_preprocessor)
-        self.init = None if init is None else _complete_init(init)
-        self.input_shape = None if input_shape is None else _check_shape(input_shape)
+        self.init = None if init is None else {'scheme': 'kaiming_normal', 'seed': None, **init}
+        for key, value in (self.init or {}).items():
+            known_choice('ImageClassifier', 'key of init', key, ('scheme', 'seed'))
+            if key == 'scheme':
+                known_choice('initialize_', 'scheme', value, SCHEMES)
+            elif value is not None:
+                check_ints('initialize_', 0, seed=value)
+        self.input_shape = None if input_shape is None else tuple(input_shape)
+        if input_shape is not None and len(input_shape) != 3:
+            raise ValueError(f'ImageClassifier: input_shape must be (channels, height, width), got {input_shape!r}')
+        for size in input_shape or ():
+            check_ints('ImageClassifier', **{'each entry of input_shape': size})
         if not 0 <= label_smoothing < 1:
             raise ValueError(f'ImageClassifier: label_smoothing must lie in [0, 1), got {label_smoothing!r}')
         self.label_smoothing = label_smoothing
         self.network = MODELS.build(network) if isinstance(network, dict) else network
         for config in [converter] if isinstance(converter, dict) else converter or []:
             CONVERTERS.build(config)(self.network)
-        self.channels_last = channels_last
+        self.channels_last, self._labels_checked = channels_last, False
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self._labels_checked = False
 
     def init_weights(self) -> None:
         """Initialise the network; only the first call does anything, as mmengine's runner may call it again."""
@@ -76,9 +82,7 @@ class ImageClassifier(BaseModel):
             self.network.init_weights()
         self.is_init = True
 
-    def forward(
-        self, images: Tensor, labels: Tensor | None = None, mode: str = 'tensor'
-    ) -> Tensor | dict[str, Tensor] | list[dict[str, Tensor]]:
+    def forward(self, images: Tensor, labels: Tensor | None = None, mode: str = 'tensor') -> Tensor | dict | list[dict]:
         """Run the network on images (N, C, H, W), float.
 
         Args:
@@ -87,11 +91,10 @@ class ImageClassifier(BaseModel):
                 'predict': ``[dict(logits=..., labels=...)]``, one entry for the whole batch.
 
         Raises:
-            TypeError: for images that are not floating point.
-            ValueError: for an unknown mode, missing labels in mode 'loss', or (looked at in the first batch only, as
-                looking waits for the device) labels outside [0, num_classes).
+            TypeError, ValueError: images that are not floating point, an unknown mode, missing labels, or (in the first
+                batch only, as looking waits for the device) labels outside [0, num_classes).
         """
-        known_choice('ImageClassifier', 'mode', mode, self.MODES)
+        known_choice('ImageClassifier', 'mode', mode, ('tensor', 'loss', 'predict'))
         if not images.is_floating_point():
             raise TypeError(
                 f'ImageClassifier: images must be floating point, got {images.dtype}; '
@@ -106,13 +109,12 @@ class ImageClassifier(BaseModel):
             return logits
         if mode == 'predict':
             return [{'logits': logits, 'labels': labels}]
-        self._check_labels(labels, logits.shape[1])
+        if not self._labels_checked and not labels.is_floating_point():
+            self._check_labels(labels, logits.shape[1])
         return {'loss': F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}
 
     def _check_labels(self, labels: Tensor, num_classes: int) -> None:
         # On a GPU a label out of range would surface later, as an assertion of some other kernel.
-        if self._labels_checked or labels.is_floating_point():
-            return
         low, high = labels.min().item(), labels.max().item()
         if low < 0 or high >= num_classes:
             raise ValueError(
@@ -120,17 +122,3 @@ class ImageClassifier(BaseModel):
                 'set num_classes of the network to that of the dataset'
             )
         self._labels_checked = True
-
-
-def _complete_init(init: dict) -> dict:
-    for key in init:
-        known_choice('ImageClassifier', 'key of init', key, ('scheme', 'seed'))
-    init = {'scheme': 'kaiming_normal', 'seed': None, **init}
-    check_init(init['scheme'], 0 if init['seed'] is None else init['seed'])
-    return init
-
-
-def _check_shape(shape) -> tuple[int, int, int]:
-    if len(shape) != 3:
-        raise ValueError(f'ImageClassifier: input_shape must be (channels, height, width), got {shape!r}')
-    return tuple(positive_int('ImageClassifier', 'each entry of input_shape', size) for size in shape)

@@ -16,8 +16,11 @@ LN2 = 0.6931471805599453
 CHUNK = 1 << 15  # pairs drawn at a time: the temporaries stay in the cache; the numbers don't depend on it
 
 
-def stream(seed: int, name: str) -> np.random.RandomState:
-    """The generator of one tensor; only ``seed`` (an int >= 0 of any size) and ``name`` decide what it draws."""
+def stream(seed: int | str, name: str) -> np.random.RandomState:
+    """The generator of the tensor ``name``; only ``seed`` and ``name`` decide what it draws.
+
+    ``seed`` is an int >= 0 of any size, or a text with one that keeps purposes apart, such as 'prune/7'.
+    """
     words = np.frombuffer(hashlib.sha256(f'{seed}/{name}'.encode()).digest(), dtype='<u4')
     return np.random.RandomState(words.astype(np.uint32))
 

@@ -6,6 +6,7 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
+from ..checks import check_ints, known_choice
 from ..registry import MODELS
 
 
@@ -19,14 +20,12 @@ class ImagePreprocessor(BaseDataPreprocessor):
     them; nothing waits for the device.
 
     Args:
-        mean: of each channel, in units of [0, 1].
-        std: of each channel, in units of [0, 1], > 0.
+        mean, std: of each channel, in units of [0, 1]; std > 0.
         crop_padding: pixels added on each side before a random crop of the old size; 0 for no crop.
         padding_value: 'black' pads with pixel 0; 'mean' with ``mean``, which becomes 0 after normalisation (for uint8
             images the nearest of the 256 levels).
         flip: mirror left and right with probability 1/2.
         channels_last: memory layout of the output.
-        non_blocking: do not wait for the copy of pinned memory to the device.
     """
 
     def __init__(
@@ -38,47 +37,38 @@ class ImagePreprocessor(BaseDataPreprocessor):
         padding_value: str = 'black',
         flip: bool = False,
         channels_last: bool = True,
-        non_blocking: bool = True,
     ):
-        super().__init__(non_blocking=non_blocking)
+        super().__init__(non_blocking=True)  # no waiting for the copy of pinned memory
         if len(mean) == 0 or len(mean) != len(std):
-            raise ValueError(
-                f'ImagePreprocessor: mean and std need one number for each channel, got {len(mean)} and {len(std)}'
-            )
+            got = f'{len(mean)} and {len(std)}'
+            raise ValueError(f'ImagePreprocessor: mean and std need one number for each channel, got {got}')
         if not all(0 <= value <= 1 for value in mean):
             raise ValueError(f'ImagePreprocessor: mean must lie in [0, 1], the range of pixels / 255, got {mean!r}')
         if not all(0 < value < float('inf') for value in std):
             raise ValueError(f'ImagePreprocessor: std must be finite and > 0, got {std!r}')
-        if not isinstance(crop_padding, int) or isinstance(crop_padding, bool) or crop_padding < 0:
-            raise ValueError(f'ImagePreprocessor: crop_padding must be 0 or more pixels, got {crop_padding!r}')
-        if padding_value not in ('black', 'mean'):
-            raise ValueError(f"ImagePreprocessor: padding_value must be 'black' or 'mean', got {padding_value!r}")
+        check_ints('ImagePreprocessor', 0, crop_padding=crop_padding)
+        known_choice('ImagePreprocessor', 'padding_value', padding_value, ('black', 'mean'))
         self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer('std', torch.tensor(std, dtype=torch.float32), persistent=False)
-        self.crop_padding = crop_padding
-        self.padding_value = padding_value
-        self.flip = flip
-        self.channels_last = channels_last
-        self._range_checked = False
+        self.crop_padding, self.padding_value, self.flip = crop_padding, padding_value, flip
+        self.channels_last, self._range_checked = channels_last, False
         self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
 
     @torch.no_grad()
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Return the batch as the network takes it; ``training`` turns the augmentation on."""
         self._check(data['images'])
         data = self.cast_data(data)
         images = data['images']
         if training and (self.crop_padding or self.flip):
-            images = crop_and_flip(images, self.crop_padding, self._padding(images.dtype), self.flip)
-        data['images'] = self._normalise(images)
-        return data
+            level = self.mean if self.padding_value == 'mean' else torch.zeros_like(self.mean)
+            level = ((level * 255).round() if images.dtype == torch.uint8 else level).to(images.dtype)
+            images = crop_and_flip(images, self.crop_padding, level, self.flip)
+        return {**data, 'images': self._normalise(images)}
 
     def _check(self, images: Tensor) -> None:
-        if images.ndim != 4 or images.shape[1] != len(self.mean):
-            raise ValueError(
-                f'ImagePreprocessor: mean and std have {len(self.mean)} channels, so images must be '
-                f'(N, {len(self.mean)}, H, W), got {tuple(images.shape)}'
-            )
+        channels = len(self.mean)
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise ValueError(f'ImagePreprocessor: images must be (N, {channels}, H, W), got {tuple(images.shape)}')
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise TypeError(
                 f'ImagePreprocessor: images must be uint8 (0..255) or floating ([0, 1]), got {images.dtype}'
@@ -93,45 +83,32 @@ class ImagePreprocessor(BaseDataPreprocessor):
                 )
             self._range_checked = True
 
-    def _padding(self, dtype: torch.dtype) -> Tensor:
-        if self.padding_value == 'black':
-            return torch.zeros_like(self.mean, dtype=dtype)
-        return (self.mean * 255).round().to(dtype) if dtype == torch.uint8 else self.mean.to(dtype)
-
     def _normalise(self, images: Tensor) -> Tensor:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        scale, shift = self._table(images, layout)
-        # a fresh tensor, so the two passes may run in place
-        out = torch.empty(images.shape, dtype=torch.float32, device=images.device, memory_format=layout)
-        return out.copy_(images).mul_(scale).sub_(shift)
-
-    def _table(self, images: Tensor, layout: torch.memory_format) -> tuple[Tensor, Tensor]:
-        """Return factor and offset of every pixel, (1, C, H, W): dense, so that the passes vectorise."""
         key = (images.shape[1:], images.dtype == torch.uint8, images.device)
         if key not in self._tables:
+            # factor and offset of every pixel, (1, C, H, W): dense, so that the two passes below vectorise
             unit = 255.0 if images.dtype == torch.uint8 else 1.0
             mean, std = (value.to(images.device).double()[None, :, None, None] for value in (self.mean, self.std))
             self._tables[key] = tuple(
                 value.float().expand(1, *images.shape[1:]).contiguous(memory_format=layout)
                 for value in (1 / (unit * std), mean / std)
             )
-        return self._tables[key]
+        scale, shift = self._tables[key]
+        # a fresh tensor, so the passes may run in place
+        out = torch.empty(images.shape, dtype=torch.float32, device=images.device, memory_format=layout)
+        return out.copy_(images).mul_(scale).sub_(shift)
 
 
 def crop_and_flip(images: Tensor, padding: int, padding_value: Tensor, flip: bool) -> Tensor:
-    """Pad each image, crop it back to its size at a random place, and mirror it with probability 1/2.
+    """Pad each image, crop it back to its size at a random place, and with ``flip`` mirror it with probability 1/2.
 
-    All images at once and without waiting for the device: rows of pixels are copied from a padded batch that holds
-    every image and, for ``flip``, its mirror image.
+    All at once and without waiting for the device: rows are copied from a padded batch of all images and mirror images.
 
     Args:
-        images: (N, C, H, W), any layout; channels_last is the fastest.
+        images: (N, C, H, W), any layout; channels_last is the fastest, and that of the result.
         padding: pixels on each side; the 2 * padding + 1 places of each direction are equally likely.
         padding_value: (C,), of the images' dtype and device.
-        flip: whether to mirror.
-
-    Returns:
-        (N, C, H, W), channels_last.
     """
     n, channels, height, width = images.shape
     device = images.device
@@ -152,5 +129,4 @@ def crop_and_flip(images: Tensor, padding: int, padding_value: Tensor, flip: boo
     starts = (first[:, None] + torch.arange(height, device=device)) * row + (left * channels)[:, None]
     # overlapping windows of one row each: window i begins at number i
     windows = padded.view(-1).as_strided((padded.numel() - width * channels + 1, width * channels), (1, 1))
-    crops = windows.index_select(0, starts.view(-1))
-    return crops.view(n, height, width, channels).permute(0, 3, 1, 2)
+    return windows.index_select(0, starts.view(-1)).view(n, height, width, channels).permute(0, 3, 1, 2)

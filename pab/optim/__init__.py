@@ -1,8 +1,9 @@
 """Optimizers, and the rule that says which parameter belongs to which."""
 
 from .bop import Bop
-from .constructor import OwnershipConstructor
-from .ownership import assign_owners
+from .constructor import OwnershipConstructor, assign_owners
+from .sign_optimizer import SignOptimizer
+from .top_flips import TopFlips
 from .wrapper import SharedBackward
 
-__all__ = ['Bop', 'OwnershipConstructor', 'SharedBackward', 'assign_owners']
+__all__ = ['Bop', 'OwnershipConstructor', 'SharedBackward', 'SignOptimizer', 'TopFlips', 'assign_owners']

@@ -1,14 +1,15 @@
 """Several optimizers behind one backward pass, in the shape mmengine's runner expects."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 
 import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from ..checks import check_ints, known_choice
 from ..registry import OPTIM_WRAPPERS
 
 CLIPPINGS = {'norm': nn.utils.clip_grad_norm_, 'value': nn.utils.clip_grad_value_}
@@ -29,38 +30,24 @@ class SharedBackward(OptimWrapperDict):
         precision: 'float32', or 'bfloat16' / 'float16' to run the forward pass under autocast on any device; float16
             scales the loss by one scaler that all optimizers share, and skips every step when a gradient overflows.
         **optimizers: the optimizers by name.
-
-    Raises:
-        TypeError, ValueError: a setting that is unknown or out of range, or an optimizer that is none.
     """
 
     def __init__(
-        self,
-        accumulative_counts: int = 1,
-        clip_grad: dict | None = None,
-        precision: str = 'float32',
-        **optimizers: torch.optim.Optimizer,
+        self, accumulative_counts: int = 1, clip_grad: dict | None = None, precision='float32', **optimizers: Optimizer
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f'SharedBackward: precision must be one of {sorted(PRECISIONS)}, got {precision!r}')
-        if not isinstance(accumulative_counts, int) or accumulative_counts < 1:
-            raise ValueError(
-                f'SharedBackward: accumulative_counts must be an integer >= 1, got {accumulative_counts!r}'
-            )
+        known_choice('SharedBackward', 'precision', precision, PRECISIONS)
+        check_ints('SharedBackward', accumulative_counts=accumulative_counts)
         for name, optimizer in optimizers.items():
-            if not isinstance(optimizer, torch.optim.Optimizer):
+            if not isinstance(optimizer, Optimizer):
                 raise TypeError(
                     f'SharedBackward: {name!r} is neither an optimizer nor a setting, got {optimizer!r}; the settings '
                     'are accumulative_counts, clip_grad and precision; optimizers stand in optim_wrapper.optimizers'
                 )
-        super().__init__(
-            **{
-                name: OptimWrapper(optimizer, accumulative_counts=accumulative_counts)
-                for name, optimizer in optimizers.items()
-            }
-        )
-        self._first = next(iter(self.optim_wrappers.values()))
-        self.clip_grad = None if clip_grad is None else _check_clipping(clip_grad)
+        super().__init__(**{name: OptimWrapper(o, accumulative_counts) for name, o in optimizers.items()})
+        self._first = next(self.values())
+        self.clip_grad = None if clip_grad is None else {'type': 'norm', **clip_grad}
+        if clip_grad is not None:
+            _check_clipping(**self.clip_grad)
         self.scalars: dict[str, Tensor] = {}
         """What the last step has for the log, on the device: 'grad_norm' when it clipped by the norm."""
         self.dtype = PRECISIONS[precision]
@@ -75,109 +62,79 @@ class SharedBackward(OptimWrapperDict):
             self.zero_grad(**(zero_kwargs or {}))
 
     def backward(self, loss: Tensor, **kwargs) -> None:
-        """Back-propagate once for all optimizers."""
         (self.scaler.scale(loss) if self.scaler else loss).backward(**kwargs)
-        for wrapper in self.optim_wrappers.values():
+        for wrapper in self.values():
             wrapper._inner_count += 1
 
     def step(self, **kwargs) -> None:
-        """Clip the gradients of all parameters together, then step every optimizer."""
-        wrappers = list(self.optim_wrappers.values())
-        if self.scaler is None:
+        if self._unscale():
             self._clip()
-            for wrapper in wrappers:
+            for wrapper in self.values():
                 wrapper.step(**kwargs)
-            return
-        for wrapper in wrappers:
-            self.scaler.unscale_(wrapper.optimizer)
-        # The scaler would judge each optimizer by its own gradients; a step of one without the other splits the update.
-        grads = [param.grad for param in self._parameters() if param.grad is not None]
-        if torch.isfinite(nn.utils.get_total_norm(grads, norm_type=float('inf'))):
-            self._clip()
-            for wrapper in wrappers:
-                wrapper.step(**kwargs)
-        self.scaler.update()
-
-    def zero_grad(self, **kwargs) -> None:
-        """Clear the gradients of all parameters."""
-        for wrapper in self.optim_wrappers.values():
-            wrapper.zero_grad(**kwargs)
+        if self.scaler:
+            self.scaler.update()
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Autocast, and no gradient synchronisation in a step that only accumulates."""
-        with self._first.optim_context(model):
-            if self.dtype is None:
-                yield
-            else:
-                with torch.autocast(self.device_type, self.dtype):
-                    yield
+        autocast = torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not None)
+        with self._first.optim_context(model), autocast:
+            yield
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
-        """Tell every optimizer how many backward passes there were and will be."""
-        for wrapper in self.optim_wrappers.values():
+        for wrapper in self.values():
             wrapper.initialize_count_status(model, init_counts, max_counts)
 
     def get_lr(self) -> dict[str, list[float]]:
         """The learning rates of the optimizers that have one (Bop has none), for the log."""
-        return self._logged('lr')
-
-    def get_momentum(self) -> dict[str, list[float]]:
-        """The momenta of the optimizers that have one."""
-        return self._logged('momentum')
+        having = {name: wrapper.optimizer for name, wrapper in self.items() if 'lr' in wrapper.optimizer.defaults}
+        return {
+            'lr' if len(having) == 1 else f'{name}.lr': [group['lr'] for group in optimizer.param_groups]
+            for name, optimizer in having.items()
+        }
 
     def state_dict(self) -> dict:
-        """The state of every optimizer by name, and the loss scaler's where there is one."""
         state = super().state_dict()
         if self.scaler:
             state['scaler'] = self.scaler.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Restore every optimizer.
-
-        Raises:
-            ValueError: the state belongs to other optimizers, or to another precision.
-        """
-        if set(state_dict) != set(self.state_dict()):
+        """Restore every optimizer; ValueError for the state of other optimizers, or of another precision."""
+        state, own = dict(state_dict), self.state_dict()
+        if state.keys() != own.keys():
             raise ValueError(
-                f'SharedBackward: the checkpoint holds the state of {sorted(state_dict)}, this run has '
-                f'{sorted(self.state_dict())}; resume with the optimizers and the precision the run was started with'
+                f'SharedBackward: the checkpoint holds the state of {sorted(state)}, this run has {sorted(own)}; '
+                'resume with the optimizers and the precision the run was started with'
             )
-        state = dict(state_dict)
         if self.scaler:
             self.scaler.load_state_dict(state.pop('scaler'))
         super().load_state_dict(state)
 
-    def _logged(self, key: str) -> dict[str, list[float]]:
-        values = {
-            name: [group[key] for group in wrapper.optimizer.param_groups]
-            for name, wrapper in self.optim_wrappers.items()
-            if key in wrapper.optimizer.defaults
-        }
-        return {key if len(values) == 1 else f'{name}.{key}': value for name, value in values.items()}
-
     def _parameters(self) -> list[Tensor]:
-        groups = chain.from_iterable(wrapper.optimizer.param_groups for wrapper in self.optim_wrappers.values())
-        return [param for group in groups for param in group['params']]
+        return [param for w in self.values() for group in w.optimizer.param_groups for param in group['params']]
+
+    def _unscale(self) -> bool:
+        """Take the scaler's factor out of the gradients; whether a step may follow."""
+        if self.scaler is None:
+            return True
+        for wrapper in self.values():
+            self.scaler.unscale_(wrapper.optimizer)
+        # The scaler would judge each optimizer by its own gradients; a step of one without the other splits the update.
+        grads = [param.grad for param in self._parameters() if param.grad is not None]
+        return bool(torch.isfinite(nn.utils.get_total_norm(grads, norm_type=float('inf'))))
 
     def _clip(self) -> None:
-        if self.clip_grad is None:
-            return
-        kwargs = dict(self.clip_grad)
-        params = [p for p in self._parameters() if p.grad is not None]
-        norm = CLIPPINGS[kwargs.pop('type', 'norm')](params, **kwargs)
-        if norm is not None:
-            self.scalars['grad_norm'] = norm
+        if self.clip_grad is not None:
+            kwargs = dict(self.clip_grad)
+            clip = CLIPPINGS[kwargs.pop('type')]
+            if (norm := clip(self._parameters(), **kwargs)) is not None:
+                self.scalars['grad_norm'] = norm
 
 
-def _check_clipping(clip_grad: Mapping) -> dict:
-    settings = dict(clip_grad)
-    kind = settings.pop('type', 'norm')
-    if kind not in CLIPPINGS:
-        raise ValueError(f'SharedBackward: clip_grad.type must be one of {sorted(CLIPPINGS)}, got {kind!r}')
+def _check_clipping(type: str, **settings) -> None:
+    known_choice('SharedBackward', 'clip_grad.type', type, CLIPPINGS)
     try:
-        inspect.signature(CLIPPINGS[kind]).bind([], **settings)
+        inspect.signature(CLIPPINGS[type]).bind([], **settings)
     except TypeError as error:
-        raise TypeError(f'SharedBackward: clip_grad does not fit {CLIPPINGS[kind].__name__}: {error}') from None
-    return dict(clip_grad)
+        raise TypeError(f'SharedBackward: clip_grad does not fit {CLIPPINGS[type].__name__}: {error}') from None

@@ -4,20 +4,11 @@ from .base import INGREDIENTS, Pruner
 from .flipfreq import FlipFreq
 from .grasp import GraSP
 from .mag import Mag
-from .masks import (
-    apply_masks_,
-    check_masks,
-    check_state_masks,
-    get_masks,
-    install_mask_hooks_,
-    register_masks_,
-)
+from .masks import apply_masks_, check_masks, check_state_masks, density_table, get_masks, register_masks_
 from .network import ScoringNetwork
 from .rand import Rand
-from .report import density_table, empty_tensors
 from .schedules import SCHEDULES, kept_count, shot_density
 from .snip import SNIP
-from .streams import Streams
 from .synflow import SynFlow
 from .targets import prunable_layers
 
@@ -31,15 +22,12 @@ __all__ = [
     'Pruner',
     'Rand',
     'ScoringNetwork',
-    'Streams',
     'SynFlow',
     'apply_masks_',
     'check_masks',
     'check_state_masks',
     'density_table',
-    'empty_tensors',
     'get_masks',
-    'install_mask_hooks_',
     'kept_count',
     'prunable_layers',
     'register_masks_',

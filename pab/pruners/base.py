@@ -1,5 +1,6 @@
 """What all pruners share: rounds, counts, scope, the float64 network. A subclass is its score."""
 
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -10,27 +11,23 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from .inputs import as_batches, as_flips, as_input_shape, to_double
+from ..models.draws import stream
+from .inputs import as_batches, as_input_shape, check_flips
 from .masks import get_masks
-from .network import ScoringNetwork, scoring_mode
-from .report import empty_tensors
+from .network import ScoringNetwork, count_outputs, scoring_mode
 from .rounds import Rounds
-from .schedules import as_density
-from .selection import make_groups
+from .selection import Group, make_groups
 from .settings import PruneSettings
-from .streams import Streams
 from .targets import classifier_weight, prunable_layers
 
 INGREDIENTS = {  # what a score may ask for, by the names of its arguments
     'weights': 'parameter name -> float64 weight with the earlier rounds pruned to 0',
-    'magnitudes': 'parameter name -> float64 absolute value of these weights',
     'masks': 'parameter name -> bool tensor of what earlier rounds kept',
     'network': 'network(weights, images) -> logits; float64, evaluation mode, exact gradients',
     'batches': 'list of (images, labels), images in float64',
     'input_shape': '(C, H, W) of one image',
     'flips': 'parameter name -> number of sign flips of each weight',
-    'out': 'parameter name -> float64 tensor that may take the score, to save memory',
-    'generator': 'generator(name) -> numpy RandomState fixed by seed and name',
+    'stream': 'stream(name) -> numpy RandomState fixed by seed and name',
 }
 
 
@@ -57,8 +54,10 @@ class Pruner:
         rounds: T, at least 1.
         schedule: 'exponential', d_t = d^(t/T), or 'linear', d_t = 1 - (1 - d) t/T.
         scope: 'global', one threshold over all tensors, or 'local', the density in every tensor.
-        prunable: classes of the layers whose ``weight`` may be pruned; subclasses match too.
-        classifier_density: density of the last Linear layer apart from the others; None treats it as any other.
+        prunable: patterns (:mod:`pab.patterns`) that select the weights that may be pruned, such as
+            ``['Conv2d', '!name:*.downsample.*']``; see :func:`~pab.pruners.targets.prunable_layers`.
+        classifier_density: density of the classifier, the Linear layer with as many outputs as there are classes, apart
+            from the others; None treats it as any other.
         min_per_tensor: least number of weights that every tensor keeps; the total stays exact.
 
     Raises:
@@ -85,27 +84,41 @@ class Pruner:
         classifier_density: Real | None = None,
         min_per_tensor: int = 0,
     ):
+        name = type(self).__name__
         if not hasattr(self, 'score'):
-            raise TypeError(f'{self._name}: a pruner defines score(...), with arguments among {", ".join(INGREDIENTS)}')
-        self.settings = PruneSettings.checked(
-            self._name,
-            density=density,
-            rounds=rounds,
-            schedule=schedule,
-            scope=scope,
-            prunable=prunable,
-            classifier_density=classifier_density,
-            min_per_tensor=min_per_tensor,
+            raise TypeError(f'{name}: a pruner defines score(...), with arguments among {", ".join(INGREDIENTS)}')
+        self.settings = PruneSettings(
+            name, density, rounds, schedule, scope, prunable, classifier_density, min_per_tensor
         )
-        asked = inspect.signature(self.score).parameters.values()
-        self.asks = tuple(parameter.name for parameter in asked)
+        asked = inspect.signature(self.score).parameters
+        self.asks = tuple(asked)
         """What the score can use, by name."""
-        self.needs = frozenset(parameter.name for parameter in asked if parameter.default is parameter.empty)
+        self.needs = frozenset(key for key, parameter in asked.items() if parameter.default is parameter.empty)
         """What of that it cannot do without."""
 
-    @property
-    def _name(self) -> str:
-        return type(self).__name__
+    def groups(
+        self,
+        model: nn.Module,
+        *,
+        density: Real | None = None,
+        classifier_density: Real | None = None,
+        input_shape: Sequence[int] | None = None,
+        num_classes: int | None = None,
+    ) -> list[Group]:
+        """Tell which weights would compete, and how many of them would stay; nothing is scored.
+
+        Arguments and errors are those of :meth:`prune`.
+        """
+        settings = self._settings(density, classifier_density)
+        sizes = {name: layer.weight.numel() for name, layer in prunable_layers(model, settings.prunable).items()}
+        classifier = None
+        if settings.classifier_density is not None:
+            if num_classes is None and input_shape is not None:
+                num_classes = count_outputs(model, input_shape)
+            classifier = classifier_weight(model, list(sizes), num_classes)
+        return make_groups(
+            sizes, settings.scope, settings.density, settings.min_per_tensor, classifier, settings.classifier_density
+        )
 
     def prune(
         self,
@@ -116,6 +129,7 @@ class Pruner:
         classifier_density: Real | None = None,
         flips: Mapping[str, Tensor] | None = None,
         input_shape: Sequence[int] | None = None,
+        num_classes: int | None = None,
         seed: int = 0,
         on_round: Callable[[int, int, float], None] | None = None,
     ) -> dict[str, Tensor]:
@@ -125,10 +139,11 @@ class Pruner:
             model: any network on any device; not wrapped for distributed training. Masks that it has already are
                 respected: what they removed stays removed.
             batches: (images (N, C, H, W), labels (N,)), one pair or more, for scores that read data.
-            density: replaces the one of the settings, for a pruning in several shots.
-            classifier_density: replaces the one of the settings, likewise.
+            density, classifier_density: replace those of the settings, for a pruning in several shots.
             flips: parameter name -> number of sign flips of each weight, for scores that read the history.
             input_shape: (C, H, W); by default that of the batches, else ``model.input_shape``.
+            num_classes: tells the classifier for ``classifier_density``; by default the number of the model's outputs
+                for one image, if ``input_shape`` is known.
             seed: fixes all that is random; the masks depend on it, the model and the arguments alone.
             on_round: called as ``on_round(done, total, density)`` after every round.
 
@@ -136,61 +151,48 @@ class Pruner:
             Parameter name -> bool tensor of the weight's shape and device, True where the weight stays.
 
         Raises:
-            ValueError: a need of the score was not given, ``prunable`` matches no layer, a score is not finite, the
-                floors do not fit the density, or earlier masks left less than the density asks for.
+            ValueError: a need of the score was not given, ``prunable`` matches no layer, no layer is the classifier, a
+                score is not finite, the floors do not fit the density, or earlier masks left less than is to stay.
         """
         settings = self._settings(density, classifier_density)
-        layers = prunable_layers(model, settings.prunable)
-        classifier = None if settings.classifier_density is None else classifier_weight(model, layers)
-        groups = make_groups(list(layers), settings.scope, settings.density, classifier, settings.classifier_density)
         with scoring_mode(model, seed):
-            rounds = Rounds(
-                {name: layer.weight for name, layer in layers.items()}, get_masks(model), groups, settings, self._name
+            weights = {name: layer.weight for name, layer in prunable_layers(model, settings.prunable).items()}
+            batches = as_batches(batches, next(iter(weights.values())).device, settings.owner)
+            input_shape = as_input_shape(input_shape, batches, model, settings.owner)
+            if flips is not None:
+                check_flips(flips, weights, settings.owner)
+            groups = self.groups(
+                model,
+                density=density,
+                classifier_density=classifier_density,
+                input_shape=input_shape,
+                num_classes=num_classes,
             )
-            ingredients = {
+            rounds = Rounds(weights, get_masks(model), groups, settings)
+            possible = {
                 'weights': rounds.weights,
                 'masks': rounds.masks,
-                'out': rounds.scores,
-                'generator': Streams(seed),
-                **self._given(model, batches, flips, input_shape, rounds),
+                'network': ScoringNetwork(model, given=weights),
+                'batches': batches,
+                'input_shape': input_shape,
+                'flips': flips,
+                'stream': functools.partial(stream, f'prune/{seed}'),  # others than those of an initialisation
             }
-            if 'network' in self.asks:
-                ingredients['network'] = ScoringNetwork(model, given=rounds.weights)
-            if 'magnitudes' in self.asks:
-                ingredients['magnitudes'] = rounds.magnitudes()
-            ingredients = {name: ingredients[name] for name in self.asks if name in ingredients}
-            for done, kept_density in rounds.run(lambda: self.score(**ingredients)):
+            given = {name: possible[name] for name in self.asks if possible[name] is not None}
+            if lacking := sorted(self.needs - set(given)):
+                raise ValueError(
+                    f'{settings.owner}: its score needs {lacking[0]}, {INGREDIENTS[lacking[0]]}; '
+                    f'give prune(..., {lacking[0]}=...)'
+                )
+            for done, kept_density in rounds.run(lambda: self.score(**given)):
                 if on_round is not None:
                     on_round(done, settings.rounds, kept_density)
-        masks = {name: rounds.masks[name].clone() for name in layers}
-        if empty := empty_tensors(masks):
-            print_log(
-                f'{self._name}: no weight is left in {", ".join(empty)}; min_per_tensor keeps some',
-                logger='current',
-                level=logging.WARNING,
-            )
+        masks = {name: rounds.masks[name].clone() for name in weights}
+        if empty := [name for name, mask in masks.items() if not mask.any()]:
+            text = f'{settings.owner}: no weight is left in {", ".join(empty)}; min_per_tensor keeps some'
+            print_log(text, logger='current', level=logging.WARNING)
         return masks
 
     def _settings(self, density: Real | None, classifier_density: Real | None) -> PruneSettings:
-        settings = self.settings
-        if density is not None:
-            settings = replace(settings, density=as_density(density, self._name))
-        if classifier_density is not None:
-            classifier_density = as_density(classifier_density, self._name, 'classifier_density')
-            settings = replace(settings, classifier_density=classifier_density)
-        return settings
-
-    def _given(self, model, batches, flips, input_shape, rounds: Rounds) -> dict[str, Any]:
-        """Collect what the caller gave of what the score asks for, and refuse to go on without."""
-        batches = as_batches(batches, self._name)
-        given = {
-            'batches': to_double(batches, rounds.device) if batches and 'batches' in self.asks else None,
-            'input_shape': as_input_shape(input_shape, batches, model, self._name),
-            'flips': as_flips(flips, rounds.weights, self._name) if 'flips' in self.asks else None,
-        }
-        for name, value in given.items():
-            if value is None and name in self.needs:
-                raise ValueError(
-                    f'{self._name}: its score needs {name}, {INGREDIENTS[name]}; give prune(..., {name}=...)'
-                )
-        return {name: value for name, value in given.items() if value is not None}
+        changed = {'density': density, 'classifier_density': classifier_density}
+        return replace(self.settings, **{key: value for key, value in changed.items() if value is not None})

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from ..registry import PRUNERS
 from .base import Pruner
-from .network import ScoringNetwork, as_leaves, gradients
+from .inputs import Batches
+from .network import ScoringNetwork, Tensors, as_leaves, gradients
 
 TEMPERATURE = 200  # of the softmax: an untrained network is confident by accident
 
@@ -23,13 +24,7 @@ class GraSP(Pruner):
     Source: Wang et al. 2020 (arXiv 2002.07376), with the sign turned so that the highest stay.
     """
 
-    def score(
-        self,
-        weights: dict[str, Tensor],
-        masks: dict[str, Tensor],
-        network: ScoringNetwork,
-        batches: list[tuple[Tensor, Tensor]],
-    ) -> dict[str, Tensor]:
+    def score(self, weights: Tensors, masks: Tensors, network: ScoringNetwork, batches: Batches) -> Tensors:
         leaves = as_leaves(weights)
 
         def loss(images: Tensor, labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Check and convert what the caller of a pruning hands in for the score."""
+"""Check and convert what the caller of a pruning hands in for the score; None stays None."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,13 +8,8 @@ from torch import Tensor, nn
 Batches = list[tuple[Tensor, Tensor]]
 
 
-def as_batches(batches, owner: str) -> Batches | None:
-    """Check that batches are pairs of tensors; None stays None.
-
-    Raises:
-        ValueError: there is no batch at all.
-        TypeError: an entry is not a pair of tensors.
-    """
+def as_batches(batches, device: torch.device, owner: str) -> Batches | None:
+    """Move pairs of tensors to the device, images in float64; TypeError for others, ValueError for none."""
     if batches is None:
         return None
     if isinstance(batches, Tensor | Mapping):
@@ -27,24 +22,15 @@ def as_batches(batches, owner: str) -> Batches | None:
             raise TypeError(
                 f'{owner}: batches must hold pairs of tensors (images, labels), got a {type(batch).__name__}'
             )
-    return batches
-
-
-def to_double(batches: Batches, device: torch.device) -> Batches:
-    """Move batches to the device, images in float64."""
     return [(images.to(device, torch.float64), labels.to(device)) for images, labels in batches]
 
 
-def as_input_shape(shape: Sequence[int] | None, batches: Batches | None, model: nn.Module, owner: str):
-    """Find the shape of one image: as given, else of the batches, else ``model.input_shape``, else None.
-
-    Raises:
-        ValueError: a given shape is not made of whole numbers above 0.
-    """
-    if shape is None and batches is not None:
-        shape = batches[0][0].shape[1:]
+def as_input_shape(
+    shape: Sequence[int] | None, batches: Batches | None, model: nn.Module, owner: str
+) -> tuple[int, ...] | None:
+    """The shape of an image as given (a ValueError if it is none), else of the batches, else the model's, else None."""
     if shape is None:
-        shape = getattr(model, 'input_shape', None)
+        shape = batches[0][0].shape[1:] if batches else getattr(model, 'input_shape', None)
     if shape is None:
         return None
     if not shape or not all(isinstance(size, int) and size > 0 for size in shape):
@@ -52,14 +38,8 @@ def as_input_shape(shape: Sequence[int] | None, batches: Batches | None, model: 
     return tuple(shape)
 
 
-def as_flips(flips: Mapping[str, Tensor] | None, weights: Mapping[str, Tensor], owner: str):
-    """Check that there is a count of the right shape for every weight; None stays None.
-
-    Raises:
-        ValueError: a weight has no count, or one of another shape.
-    """
-    if flips is None:
-        return None
+def check_flips(flips: Mapping[str, Tensor], weights: Mapping[str, Tensor], owner: str) -> None:
+    """Verify that there is a count of the right shape for every weight, else ValueError."""
     for name, weight in weights.items():
         if name not in flips:
             raise ValueError(f'{owner}: flips has no entry for {name!r}; it holds {", ".join(flips) or "nothing"}')
@@ -67,4 +47,3 @@ def as_flips(flips: Mapping[str, Tensor] | None, weights: Mapping[str, Tensor], 
             raise ValueError(
                 f'{owner}: flips of {name!r} have shape {tuple(flips[name].shape)}, its weight {tuple(weight.shape)}'
             )
-    return dict(flips)

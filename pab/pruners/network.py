@@ -1,9 +1,8 @@
 """The network as scores see it: float64, evaluation mode, exact gradients; the model itself is left as it was."""
 
 import contextlib
-import copy
 import random
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,13 +11,14 @@ from torch.func import functional_call
 
 from ..contracts import exact_gradients
 
+Tensors = dict[str, Tensor]  # by parameter name
+
 
 class ScoringNetwork:
     """Call a model with float64 copies of its parameters and buffers, some of them replaced.
 
     ``network(weights, images)`` returns the logits, float64 of shape (N, K), and is differentiable with respect to
-    ``weights``, a dict from parameter name to float64 tensor; whatever it does not name comes from the copies. Because
-    the caller hands in the effective weight (pruned entries are 0), one network serves every mask.
+    ``weights``, float64 tensors by parameter name, 0 where pruned; whatever they lack comes from the copies.
 
     Args:
         model: called as ``model(images)``; returns logits.
@@ -27,39 +27,37 @@ class ScoringNetwork:
 
     def __init__(self, model: nn.Module, given: Collection[str] = ()):
         self._model = model
-        self._tensors = _double_copies(model, given)
-        self._absolute: ScoringNetwork | None = None
+        # A tied parameter stands under its first name only: functional_call hands it to all of its owners.
+        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self._tensors = {
+            name: tensor.detach().to(torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)
+            for name, tensor in tensors.items()
+            if name not in given
+        }
 
-    def __call__(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        return functional_call(self._model, {**self._tensors, **weights}, (images,))
-
-    def absolute(self) -> 'ScoringNetwork':
-        """Return the network whose every floating parameter and buffer is replaced by its absolute value."""
-        if self._absolute is None:  # the same in every round
-            self._absolute = copy.copy(self)
-            self._absolute._tensors = {n: t.abs() if t.is_floating_point() else t for n, t in self._tensors.items()}
-        return self._absolute
-
-
-def _double_copies(model: nn.Module, without: Collection[str]) -> dict[str, Tensor]:
-    # A tied parameter stands under its first name only: functional_call hands it to all of its owners.
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {
-        name: t.detach().to(torch.float64, copy=True) if t.is_floating_point() else t.detach().clone()
-        for name, t in tensors.items()
-        if name not in without
-    }
+    def __call__(self, weights: Tensors, images: Tensor, absolute: bool = False) -> Tensor:
+        """Return the logits; with ``absolute`` those of the network of absolute parameters and buffers."""
+        others = self._tensors
+        if absolute:
+            others = {name: tensor.abs() if tensor.is_floating_point() else tensor for name, tensor in others.items()}
+        return functional_call(self._model, {**others, **weights}, (images,))
 
 
-def gradients(output: Tensor, leaves: Mapping[str, Tensor], create_graph: bool = False) -> dict[str, Tensor]:
+def gradients(output: Tensor, leaves: Tensors, create_graph: bool = False) -> Tensors:
     """Differentiate a scalar with respect to every leaf; zeros for a leaf that the output does not depend on."""
     grads = torch.autograd.grad(output, list(leaves.values()), create_graph=create_graph, materialize_grads=True)
     return dict(zip(leaves, grads, strict=True))
 
 
-def as_leaves(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def as_leaves(weights: Tensors) -> Tensors:
     """Return tensors with the same memory that ask for a gradient."""
     return {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+
+
+def count_outputs(model: nn.Module, input_shape: Sequence[int]) -> int:
+    """Count the logits that a model has for an image; input_shape is its (C, H, W)."""
+    with scoring_mode(model, seed=0), torch.no_grad():
+        return model(next(model.parameters()).new_zeros(1, *input_shape)).shape[1]
 
 
 @contextlib.contextmanager
@@ -69,34 +67,28 @@ def scoring_mode(model: nn.Module, seed: int) -> Iterator[None]:
     Inside, gradients are recorded and autocast is off, whatever the caller had set.
     """
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
+    on_gpu = device.type == 'cuda'
     flags = [(module, module.training) for module in model.modules()]
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_seeded(seed, device))
-        stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.autocast(device.type, enabled=False))
-        stack.enter_context(exact_gradients(model))
+    states = random.getstate(), np.random.get_state()
+    with (
+        torch.random.fork_rng([device] if on_gpu else []),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+        exact_gradients(model),
+    ):
         try:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach devices that are not put back
+            if on_gpu:
+                torch.cuda.manual_seed(seed)
             for module, _ in flags:  # one by one: a model's own train() may refuse, or do more than set a flag
                 module.training = False
             yield
         finally:
             for module, training in flags:
                 module.training = training
-
-
-@contextlib.contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.default_generator.manual_seed(seed)
-            if device.type == 'cuda':
-                torch.cuda.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
+            random.setstate(states[0])
+            np.random.set_state(states[1])

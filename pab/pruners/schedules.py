@@ -13,13 +13,8 @@ def as_density(value: Real, owner: str, argument: str = 'density') -> Fraction:
     """Read a density in (0, 1] as the exact fraction that its decimal notation means: 0.3 is 3/10.
 
     Args:
-        value: int, float, ``Decimal`` or ``Fraction``.
-        owner: class or function named by the error.
-        argument: argument named by the error.
-
-    Raises:
-        TypeError: not a number.
-        ValueError: outside (0, 1], or not finite.
+        value: int, float, ``Decimal`` or ``Fraction``; else TypeError, or ValueError where it lies outside (0, 1].
+        owner, argument: the class or function, and its argument, that the error names.
     """
     rule = f'{owner}: {argument} must lie in (0, 1], got {value!r}; it is the share of weights that is kept'
     if isinstance(value, bool | str):
@@ -56,18 +51,11 @@ SCHEDULES = {'exponential': exponential, 'linear': linear}
 
 
 def shot_density(density: Real, shot: int, shots: int) -> Fraction:
-    r"""Compute the density after shot s of S prunings spread over the training, :math:`1 - (1 - d)\, s / S`.
+    r"""Compute the density after shot s of S prunings spread over the training, exactly: :math:`1 - (1 - d)\, s / S`.
 
     Args:
-        density: d, the density after the last shot, in (0, 1].
-        shot: s, from 1 to ``shots``.
-        shots: S, at least 1.
-
-    Returns:
-        An exact fraction, which ``Pruner.prune(density=...)`` takes as it is.
-
-    Raises:
-        ValueError: ``shot`` outside 1..``shots``, or a density outside (0, 1].
+        density: d, the density after the last shot, in (0, 1], else ValueError.
+        shot: s, from 1 to ``shots`` (S), else ValueError.
     """
     if not 1 <= shot <= shots:
         raise ValueError(f'shot_density: shot must lie in 1..{shots} (shots), got {shot!r}')

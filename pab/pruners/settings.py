@@ -1,21 +1,23 @@
 """Everything about a pruning that is not the score."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from numbers import Integral, Real
+from numbers import Integral
 
+from ..patterns import Patterns
 from .schedules import SCHEDULES, as_density
 from .selection import SCOPES
 
 
 @dataclass(frozen=True)
 class PruneSettings:
-    """Checked settings, shared by all pruners; :class:`~pab.pruners.base.Pruner` explains each.
+    """The settings that all pruners share, checked; :class:`~pab.pruners.base.Pruner` explains each.
 
-    Build one with :meth:`checked`, which also turns densities into exact fractions.
+    Densities are given as numbers and kept as exact fractions. Errors (ValueError, TypeError) begin with ``owner``, the
+    pruner's class name.
     """
 
+    owner: str
     density: Fraction
     rounds: int
     schedule: str
@@ -24,44 +26,18 @@ class PruneSettings:
     classifier_density: Fraction | None
     min_per_tensor: int
 
-    @classmethod
-    def checked(
-        cls,
-        owner: str,
-        *,
-        density: Real,
-        rounds: int,
-        schedule: str,
-        scope: str,
-        prunable: Sequence[str],
-        classifier_density: Real | None,
-        min_per_tensor: int,
-    ) -> 'PruneSettings':
-        """Check every setting; errors (ValueError, TypeError) begin with ``owner``, the pruner's class name."""
-        if not isinstance(rounds, Integral) or isinstance(rounds, bool):
-            raise TypeError(f'{owner}: rounds must be a whole number, got {rounds!r}')
-        if rounds < 1:
-            raise ValueError(f'{owner}: rounds must be at least 1, got {rounds!r}; 1 scores and masks once')
-        if schedule not in SCHEDULES:
-            raise ValueError(f'{owner}: schedule must be one of {", ".join(SCHEDULES)}, got {schedule!r}')
-        if scope not in SCOPES:
-            raise ValueError(f'{owner}: scope must be one of {", ".join(SCOPES)}, got {scope!r}')
-        if isinstance(prunable, str) or not all(isinstance(kind, str) for kind in prunable):
-            raise TypeError(f"{owner}: prunable must be a list of class names such as ('Conv2d',), got {prunable!r}")
-        if not prunable:
-            raise ValueError(f"{owner}: prunable is empty; name layer classes, such as ('Conv2d',)")
-        if not isinstance(min_per_tensor, Integral) or isinstance(min_per_tensor, bool):
-            raise TypeError(f'{owner}: min_per_tensor must be a whole number, got {min_per_tensor!r}')
-        if min_per_tensor < 0:
-            raise ValueError(f'{owner}: min_per_tensor must be at least 0, got {min_per_tensor!r}; 0 sets no floor')
-        if classifier_density is not None:
-            classifier_density = as_density(classifier_density, owner, 'classifier_density')
-        return cls(
-            as_density(density, owner),
-            int(rounds),
-            schedule,
-            scope,
-            tuple(prunable),
-            classifier_density,
-            int(min_per_tensor),
-        )
+    def __post_init__(self) -> None:
+        for key, least, meaning in (('rounds', 1, '1 scores and masks once'), ('min_per_tensor', 0, '0 sets no floor')):
+            value = getattr(self, key)
+            if not isinstance(value, Integral) or isinstance(value, bool):
+                raise TypeError(f'{self.owner}: {key} must be a whole number, got {value!r}')
+            if value < least:
+                raise ValueError(f'{self.owner}: {key} must be at least {least}, got {value!r}; {meaning}')
+        for key, known in (('schedule', SCHEDULES), ('scope', SCOPES)):
+            if getattr(self, key) not in known:
+                raise ValueError(f'{self.owner}: {key} must be one of {", ".join(known)}, got {getattr(self, key)!r}')
+        converted = {'prunable': Patterns(f'{self.owner}: prunable', self.prunable).patterns}
+        for key in ('density', 'classifier_density'):
+            if (value := getattr(self, key)) is not None or key == 'density':
+                converted[key] = as_density(value, self.owner, key)
+        vars(self).update(converted)  # frozen for everybody else

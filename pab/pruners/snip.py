@@ -1,11 +1,11 @@
 """SNIP: how much the loss feels a weight."""
 
 import torch.nn.functional as F
-from torch import Tensor
 
 from ..registry import PRUNERS
 from .base import Pruner
-from .network import ScoringNetwork, as_leaves, gradients
+from .inputs import Batches
+from .network import ScoringNetwork, Tensors, as_leaves, gradients
 
 
 @PRUNERS.register_module()
@@ -19,9 +19,7 @@ class SNIP(Pruner):
     Source: Lee et al. 2018 (arXiv 1810.02340).
     """
 
-    def score(
-        self, weights: dict[str, Tensor], network: ScoringNetwork, batches: list[tuple[Tensor, Tensor]]
-    ) -> dict[str, Tensor]:
+    def score(self, weights: Tensors, network: ScoringNetwork, batches: Batches) -> Tensors:
         leaves = as_leaves(weights)
         scores = dict.fromkeys(leaves, 0)
         for images, labels in batches:

@@ -1,12 +1,8 @@
 """SynFlow: how much of the total synaptic flow passes through a weight."""
 
-import torch
-from torch import Tensor
-
 from ..registry import PRUNERS
 from .base import Pruner
-from .flow import total_flow
-from .network import ScoringNetwork, as_leaves, gradients
+from .network import ScoringNetwork, Tensors, as_leaves, gradients
 
 
 @PRUNERS.register_module()
@@ -24,14 +20,9 @@ class SynFlow(Pruner):
     Source: Tanaka et al. 2020 (arXiv 2006.05467), which takes 100 rounds on an exponential schedule.
     """
 
-    def score(
-        self,
-        magnitudes: dict[str, Tensor],
-        network: ScoringNetwork,
-        input_shape: tuple[int, int, int],
-        out: dict[str, Tensor],
-    ) -> dict[str, Tensor]:
-        leaves = as_leaves(magnitudes)
-        grads = gradients(total_flow(network.absolute(), leaves, input_shape, out), leaves)
-        # nothing in the network of absolute values is negative, so neither is w * dR/dw
-        return {name: torch.mul(magnitudes[name], grads[name], out=out[name]) for name in leaves}
+    def score(self, weights: Tensors, network: ScoringNetwork, input_shape: tuple[int, int, int]) -> Tensors:
+        leaves = as_leaves({name: w.abs() for name, w in weights.items()})
+        ones = next(iter(weights.values())).new_ones(1, *input_shape)
+        grads = gradients(network(leaves, ones, absolute=True).sum(), leaves)
+        # in the memory of abs(w), which nobody else has
+        return {name: leaf.detach().mul_(grads[name]).abs_() for name, leaf in leaves.items()}

@@ -1,66 +1,72 @@
 """Which tensors of a model may be pruned, and in which order they are counted."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-
-def _weights_of(model: nn.Module, kinds: frozenset[str]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield (name of the weight, its layer) in module order; a weight shared by several layers counts for the first."""
-    first: dict[int, tuple[str, nn.Module]] = {}
-    matching = set()
-    for prefix, module in model.named_modules():
-        weight = module._parameters.get('weight')
-        if weight is None or not weight.is_floating_point():
-            continue
-        first.setdefault(id(weight), (f'{prefix}.weight' if prefix else 'weight', module))
-        if kinds & _kinds(module):
-            matching.add(id(weight))
-    yield from (found for key, found in first.items() if key in matching)
+from ..patterns import Patterns, Place, places_of_parameters
 
 
-def _kinds(module: nn.Module) -> set[str]:
-    return {cls.__name__ for cls in type(module).__mro__}
+def prunable_layers(model: nn.Module, prunable: Sequence[str] = ('Conv2d',)) -> dict[str, nn.Module]:
+    """Full name of each weight that may be pruned -> its layer, in the model's order.
 
-
-def prunable_layers(model: nn.Module, prunable: Iterable[str] = ('Conv2d',)) -> dict[str, nn.Module]:
-    """Find the layers whose ``weight`` may be pruned.
+    Only a floating point parameter called ``weight`` of two or more dimensions can be: a pattern over names takes no
+    scale of a BatchNorm layer along. A weight that layers share has the first one's name.
 
     Args:
         model: any module tree.
-        prunable: class names; a layer matches by its own class or one it derives from, so a subclass of ``Conv2d``
-            matches ``'Conv2d'``.
-
-    Returns:
-        Name of the weight -> its layer, in module order. A weight that several layers share has the first one's name.
+        prunable: patterns (:mod:`pab.patterns`): ``['Conv2d', 'Linear', '!name:*.downsample.*']``.
 
     Raises:
-        ValueError: a name matches no layer with a floating point weight; the types in the model are listed.
+        TypeError: ``prunable`` is no list of strings.
+        ValueError: a pattern matches no such weight, or those behind a ``!`` leave nothing.
     """
-    prunable = tuple(prunable)
-    found = dict(_weights_of(model, frozenset(prunable)))
-    matched = {kind for kind in prunable if any(_weights_of(model, frozenset([kind])))}
-    if lost := [kind for kind in prunable if kind not in matched]:
-        present = sorted({type(m).__name__ for m in model.modules() if m._parameters.get('weight') is not None})
+    patterns, found, present = Patterns('prunable', prunable), {}, set()
+    for places in _weights(model):
+        present.add(type(places[0].layer).__name__)
+        if patterns.select_shared(places):
+            found[places[0].full_name] = places[0].layer
+    if patterns.unused:
         raise ValueError(
-            f'prunable: no layer of {type(model).__name__} with a weight is a {lost[0]!r}; '
-            f'its layers with a weight are {", ".join(present) or "none"}'
+            f'prunable: {min(patterns.unused)!r} matches no weight of {type(model).__name__} with two or more '
+            f'dimensions; the layers with one are {", ".join(sorted(present)) or "none"}'
         )
+    if not found:
+        raise ValueError(f'prunable: {list(prunable)!r} leaves out every weight that it selects')
     return found
 
 
-def classifier_weight(model: nn.Module, layers: dict[str, nn.Module]) -> str:
-    """Name the weight of the classifier, the last Linear layer of the model.
+def classifier_weight(model: nn.Module, prunable: Sequence[str], num_classes: int | None) -> str:
+    """Name the weight of the classifier, the Linear layer with ``num_classes`` outputs.
 
     Args:
-        model: the model that ``layers`` belongs to.
-        layers: what :func:`prunable_layers` found.
+        prunable: names of the prunable weights.
+        num_classes: None where it is not known; then every Linear layer may be the classifier.
 
     Raises:
-        ValueError: there is no Linear layer, or its weight is not among ``layers``.
+        ValueError: there is no such layer, or more than one, or it is not prunable.
     """
-    linear = [name for name, _ in _weights_of(model, frozenset(['Linear']))]
-    if not linear or linear[-1] not in layers:
-        found = f'the last Linear layer, {linear[-1]!r}, is not prunable' if linear else 'there is no Linear layer'
-        raise ValueError(f"classifier_density: {found}; add 'Linear' to prunable or leave classifier_density at None")
-    return linear[-1]
+    outputs = {p[0].full_name: len(p[0].layer.weight) for p in _weights(model) if isinstance(p[0].layer, nn.Linear)}
+    fitting = [name for name, count in outputs.items() if num_classes in (None, count)]
+    which = 'Linear layer' if num_classes is None else f'Linear layer with {num_classes} outputs, the number of classes'
+    if len(fitting) != 1:
+        listed = ', '.join(f'{name} with {count} outputs' for name, count in outputs.items()) or 'none'
+        hint = '' if num_classes else '; give num_classes or input_shape to tell them apart'
+        raise ValueError(
+            f'classifier_density: the classifier must be the only {which}, but there are {len(fitting)}; '
+            f'the Linear layers are: {listed}{hint}; or leave classifier_density at None'
+        )
+    if fitting[0] not in prunable:
+        raise ValueError(
+            f"classifier_density: the only {which}, {fitting[0]!r}, is not prunable; add 'Linear' to prunable or leave "
+            'classifier_density at None'
+        )
+    return fitting[0]
+
+
+def _weights(model: nn.Module) -> Iterator[list[Place]]:
+    """The places of every weight that can be prunable; never none."""
+    for parameter, places in places_of_parameters(model).items():
+        places = [place for place in places if place.own_name == 'weight']
+        if places and parameter.is_floating_point() and parameter.dim() >= 2:
+            yield places

@@ -3,15 +3,13 @@
 from ..compiled import is_compiled, use_compiled
 from ..contracts import exact_gradients
 from .config import PSGConfig
-from .convert import PSGConverter, convert_psg_
-from .layers import PSGConv2d, PSGLayer, PSGLinear
-from .relu import ByteMaskReLU
+from .layers import PSG, ByteMaskReLU, PSGConv2d, PSGLayer, PSGLinear, convert_psg_
 
 __all__ = [
+    'PSG',
     'ByteMaskReLU',
     'PSGConfig',
     'PSGConv2d',
-    'PSGConverter',
     'PSGLayer',
     'PSGLinear',
     'convert_psg_',

@@ -1,6 +1,5 @@
 """The settings of PSG: one frozen, checked dataclass that travels from a config file to the arithmetic."""
 
-import math
 from dataclasses import dataclass, fields
 from numbers import Real
 
@@ -13,18 +12,16 @@ class PSGConfig:
         input_bits: bits of the layer's input in the weight gradient; >= 1; 32 and more keep it exact.
         weight_bits: bits of the weight, read only by the predictive forward pass; >= 1.
         grad_bits: bits of the output gradient in the weight gradient; >= 1; 32 and more keep it exact.
-        threshold: weight gradients smaller than this are small; >= 0. An absolute number, or with ``relative`` a
-            share of the largest entry of the layer's weight gradient.
-        relative: whether ``threshold`` is a share of the largest entry.
+        threshold: weight gradients smaller than this are small; >= 0.
+        relative: whether ``threshold`` is a share of the largest entry of the layer's weight gradient; else an absolute
+            number.
         sparsify: small entries become 0; else they take the exact gradient, for which the layer keeps its float
             input and runs a fourth convolution.
         take_sign: the weight gradient is replaced by its sign.
         predictive_forward: the output is zeroed where the convolution of quantised input and weight is negative; the
             backward pass is not gated. One convolution more.
 
-    Raises:
-        TypeError: a number of bits that is no int, a threshold that is no number, a switch that is no bool.
-        ValueError: bits below 1, or a threshold that is negative or not finite.
+    A setting of another type raises a TypeError, one out of its range a ValueError.
     """
 
     input_bits: int = 8
@@ -37,21 +34,16 @@ class PSGConfig:
     predictive_forward: bool = False
 
     def __post_init__(self):
+        kinds = {int: (int, 'an int'), float: (Real, 'a number'), bool: (bool, 'True or False')}
         for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type is int:
-                if not isinstance(value, int) or isinstance(value, bool):
-                    raise TypeError(f'PSGConfig: {field.name} must be an int, got {value!r}')
-                if value < 1:
-                    raise ValueError(
-                        f'PSGConfig: {field.name} must be at least 1, got {value!r}; 32 or more is full precision'
-                    )
-            elif field.type is bool and not isinstance(value, bool):
-                raise TypeError(f'PSGConfig: {field.name} must be True or False, got {value!r}')
-        if not isinstance(self.threshold, Real) or isinstance(self.threshold, bool):
-            raise TypeError(f'PSGConfig: threshold must be a number, got {self.threshold!r}')
-        if self.threshold < 0 or not math.isfinite(self.threshold):
+            name, value = field.name, getattr(self, field.name)
+            kind, words = kinds[field.type]
+            if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
+                raise TypeError(f'PSGConfig: {name} must be {words}, got {value!r}')
+            if kind is int and value < 1:
+                raise ValueError(f'PSGConfig: {name} must be at least 1, got {value!r}; 32 or more is full precision')
+        if not 0 <= self.threshold < float('inf'):
             raise ValueError(
                 f'PSGConfig: threshold must be finite and >= 0, got {self.threshold!r}; '
-                'a share of the largest gradient is asked for by relative=True, not by a negative number'
+                'relative=True, not a negative number, makes it a share of the largest gradient'
             )

@@ -1,111 +1,180 @@
-"""The PSG layers: ``nn.Conv2d`` and ``nn.Linear`` with another weight gradient, and nothing else changed."""
+"""The PSG layers, a ReLU that spares memory, and the converter that puts both into any network."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .autograd import Geometry, Settings, psg_conv2d, psg_linear
+from ..converter import Converter
+from ..registry import CONVERTERS
+from . import kernels
+from .autograd import Conv, PSGProduct
 from .config import PSGConfig
 
 
-class PSGLayer:
-    """What both layers share. Set on the instance, so that a layer can also be made by a change of class:
+def check_input_signed(owner: str, value: bool | None) -> None:
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f'{owner}: input_signed must be True, False or None (by the data), got {value!r}')
 
-    psg: the settings.
-    input_signed: whether the input is quantised over [-s, s] (images, signed features) or [0, s] (after a ReLU).
-    exact: whether the backward pass is the plain layer's; switched by :func:`pab.psg.exact_gradients`.
+
+class PSGLayer:
+    """An ordinary layer whose weight gradient comes from a quantised input and a quantised output gradient.
+
+    What both kinds share: the special backward pass, as :mod:`pab.contracts` describes it.
+
+    Args:
+        *args, **kwargs: those of the ordinary layer.
+        psg: the settings; None for the defaults of :class:`PSGConfig`.
+        input_signed: True quantises the input over [-s, s], False over [0, s], which cuts negative entries off. None
+            takes [-s, s] for a batch that has a negative entry and [0, s], with half the step, for one that has none.
     """
 
     psg: PSGConfig = PSGConfig()
-    input_signed: bool = False
+    input_signed: bool | None = None
     special_backward = True
     exact: bool = False
 
-    def _init_psg(self, psg: PSGConfig | None, input_signed: bool) -> None:
-        name = type(self).__name__
+    def __init__(self, *args, psg: PSGConfig | None = None, input_signed: bool | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
         psg = PSGConfig() if psg is None else psg
         if not isinstance(psg, PSGConfig):
-            raise TypeError(f'{name}: psg must be a PSGConfig, got {psg!r}')
-        if not isinstance(input_signed, bool):
-            raise TypeError(f'{name}: input_signed must be True or False, got {input_signed!r}')
-        self.psg, self.input_signed, self.exact = psg, input_signed, False
+            raise TypeError(f'{type(self).__name__}: psg must be a PSGConfig, got {psg!r}')
+        check_input_signed(type(self).__name__, input_signed)
+        self.psg, self.input_signed = psg, input_signed
+
+    @property
+    def weight_gradient_bits(self) -> tuple[int, int]:
+        """See :mod:`pab.contracts`."""
+        return min(32, self.psg.input_bits), min(32, self.psg.grad_bits)
 
     def loss_scale_conflict(self) -> str | None:
-        """Why the weight gradient is not proportional to the loss; None when it is (see :mod:`pab.contracts`)."""
+        """See :mod:`pab.contracts`."""
         if self.psg.take_sign:
             return 'take_sign=True drops its size'
         if self.psg.threshold and not self.psg.relative:
             return f'an absolute threshold, {self.psg.threshold}, compares it with a number'
         return None
 
-    def _is_plain(self) -> bool:
-        return self.exact or not (torch.is_grad_enabled() or self.psg.predictive_forward)
+    def forward(self, input: Tensor) -> Tensor:
+        if self.exact or not (torch.is_grad_enabled() or self.psg.predictive_forward):
+            return super().forward(input)
+        is_batch = input.dim() >= self._batch_dims
+        x, conv = self._arguments(input if is_batch else input[None])
+        y = PSGProduct.apply(x, self.weight, self.bias, self.psg, self.input_signed, conv)
+        return y if is_batch else y[0]
 
-    def _psg_repr(self) -> str:
-        return f'input_signed={self.input_signed}, psg={self.psg}'
+    def extra_repr(self) -> str:
+        return f'{super().extra_repr()}, input_signed={self.input_signed}, psg={self.psg}'
 
 
 class PSGConv2d(PSGLayer, nn.Conv2d):
-    """``nn.Conv2d`` whose weight gradient comes from a quantised input and a quantised output gradient.
+    """``nn.Conv2d`` as a :class:`PSGLayer`; shapes as ``nn.Conv2d``, with or without the dimension of the batch."""
 
-    Args:
-        *args, **kwargs: those of ``nn.Conv2d``.
-        psg: the settings; None for the defaults of :class:`PSGConfig`.
-        input_signed: True for a layer that reads images or other signed values, False after a ReLU.
+    _batch_dims = 4
 
-    Shapes as ``nn.Conv2d``: (N, C_in, H, W) or (C_in, H, W) -> (N, C_out, H', W') or (C_out, H', W').
-    Raises TypeError for settings of another type.
-    """
-
-    def __init__(self, *args, psg: PSGConfig | None = None, input_signed: bool = False, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._init_psg(psg, input_signed)
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self._is_plain():
-            return super().forward(input)
-        x = input if input.dim() == 4 else input[None]
-        padding = self.padding
-        if self.padding_mode != 'zeros' or isinstance(padding, str):
-            x, padding = self._pad(x)
-        geometry = Geometry(self.stride, padding, self.dilation, self.groups)
-        y = psg_conv2d(x, self.weight, self.bias, Settings(self.psg, self.input_signed, geometry))
-        return y if input.dim() == 4 else y[0]
-
-    def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """The input with its border, and the zeros still to be added; no border changes a sample's max|x|."""
-        if self.padding == 'valid':
-            return x, (0, 0)
+    def _arguments(self, x: Tensor) -> tuple[Tensor, Conv]:
         left, right, top, bottom = self._reversed_padding_repeated_twice
+        padding = (top, left) if isinstance(self.padding, str) else self.padding
+        # A border that the convolution cannot add is written into the input; no sample's max|x| or sign changes.
         if self.padding_mode != 'zeros':
-            return F.pad(x, (left, right, top, bottom), mode=self.padding_mode), (0, 0)
-        # 'same' with an even kernel: one row or column more at the far end, which the convolution cannot add itself
-        return F.pad(x, (0, right - left, 0, bottom - top)) if (left, top) != (right, bottom) else x, (top, left)
-
-    def extra_repr(self) -> str:
-        return f'{super().extra_repr()}, {self._psg_repr()}'
+            x, padding = F.pad(x, (left, right, top, bottom), self.padding_mode), (0, 0)
+        elif (left, top) != (right, bottom):  # 'same' and an even kernel: one row or column more at the far end
+            x = F.pad(x, (0, right - left, 0, bottom - top))
+        return x, (self.stride, padding, self.dilation, self.groups)
 
 
 class PSGLinear(PSGLayer, nn.Linear):
-    """``nn.Linear`` whose weight gradient comes from a quantised input and a quantised output gradient.
+    """``nn.Linear`` as a :class:`PSGLayer`, (N, ..., in) -> (N, ..., out).
 
-    Args:
-        *args, **kwargs: those of ``nn.Linear``.
-        psg: the settings; None for the defaults of :class:`PSGConfig`.
-        input_signed: True for a layer that reads signed values, False after a ReLU.
-
-    Shapes as ``nn.Linear``: (N, ..., in) -> (N, ..., out); the first dimension is the batch, of which each sample has
-    its own maximum; (in,) is a batch of one. Raises TypeError for settings of another type.
+    The first dimension is the batch, of which each sample has its own maximum; (in,) is a batch of one.
     """
 
-    def __init__(self, *args, psg: PSGConfig | None = None, input_signed: bool = False, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._init_psg(psg, input_signed)
+    _batch_dims = 2
+
+    def _arguments(self, x: Tensor) -> tuple[Tensor, None]:
+        return x, None
+
+
+class ByteMaskReLU(nn.ReLU):
+    """``nn.ReLU`` whose backward pass reads a mask of bytes; outputs and gradients are the same bit for bit.
+
+    ``nn.ReLU`` keeps its float output, as a convolution behind it does; a PSG layer keeps a code of one byte instead,
+    and the float would be held for the ReLU alone. While ``exact`` is set, it is ``nn.ReLU``.
+    """
+
+    special_backward = True
+    exact: bool = False
 
     def forward(self, input: Tensor) -> Tensor:
-        if self._is_plain():
+        if self.exact or not torch.is_grad_enabled():
             return super().forward(input)
-        return psg_linear(input, self.weight, self.bias, Settings(self.psg, self.input_signed))
+        return _ByteMaskReLU.apply(input, self.inplace)
 
-    def extra_repr(self) -> str:
-        return f'{super().extra_repr()}, {self._psg_repr()}'
+
+class _ByteMaskReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, inplace: bool) -> Tensor:
+        if inplace:
+            ctx.mark_dirty(x)
+            y, passes = x.relu_(), kernels.positive(x)
+        else:
+            y, passes = kernels.relu_with_mask(x)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(passes)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (passes,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second backward pass will follow: it needs operations torch can differentiate
+            return torch.where(passes == 0, 0, grad), None
+        return kernels.pass_where(grad, passes), None
+
+
+@CONVERTERS.register_module()
+class PSG(Converter):
+    """Make a network's convolutions, or what ``layers`` selects, PSG layers.
+
+    Args:
+        layers: patterns of :mod:`pab.patterns`; of what they select, ``nn.Conv2d`` and ``nn.Linear`` are converted.
+        input_signed: for all of them, see :class:`PSGLayer`. By default every batch decides by its own data; so do the
+            processes of a distributed run and the parts of an accumulated batch, each for itself. To fix the sign of
+            some layers, convert them again by a second converter: ``dict(type='PSG', layers=['name:conv1'],
+            input_signed=True)``.
+        byte_mask_relu: also make every ``nn.ReLU`` a :class:`ByteMaskReLU`, which changes no number and lets the float
+            activation between ReLU and PSG layer be freed.
+        **settings: the fields of :class:`PSGConfig`.
+    """
+
+    classes = {nn.Conv2d: PSGConv2d, nn.Linear: PSGLinear}
+    settings_class = PSGConfig
+
+    def __init__(
+        self, layers: Sequence[str] = ('Conv2d',), input_signed: bool | None = None, byte_mask_relu=True, **settings
+    ) -> None:
+        super().__init__(layers)
+        known = PSGConfig.__dataclass_fields__
+        if unknown := sorted(settings.keys() - known):
+            raise TypeError(f'PSG: unknown settings {unknown}; known are {sorted(known)}')
+        check_input_signed('PSG', input_signed)
+        self.psg, self.input_signed, self.byte_mask_relu = PSGConfig(**settings), input_signed, byte_mask_relu
+
+    def set_up(self, layer: PSGLayer, name: str) -> None:
+        layer.psg, layer.input_signed = self.psg, self.input_signed
+
+    def __call__(self, network: nn.Module) -> nn.Module:
+        super().__call__(network)
+        for module in network.modules() if self.byte_mask_relu else ():
+            if type(module) is nn.ReLU:
+                module.__class__ = ByteMaskReLU
+        return network
+
+
+def convert_psg_(network: nn.Module, cfg: PSGConfig | None = None, **options) -> nn.Module:
+    """Apply :class:`PSG` with the settings ``cfg`` (None: the defaults) and its other arguments as ``options``."""
+    cfg = PSGConfig() if cfg is None else cfg
+    if not isinstance(cfg, PSGConfig):
+        raise TypeError(f'convert_psg_: cfg must be a PSGConfig, got {cfg!r}; write PSGConfig(**cfg)')
+    return PSG(**options, **asdict(cfg))(network)

@@ -1,8 +1,4 @@
-"""What a checkpoint file holds: written as plain data, and read without running anything that a file might contain.
-
-Plain data are tensors, numbers, strings and the containers of python. mmengine writes objects of its own, which
-``torch.load(weights_only=True)`` refuses; :class:`CheckpointFormatHook` turns them into plain data and back.
-"""
+"""What a checkpoint file holds: written as plain data, and read without running anything that a file might contain."""
 
 import os
 import re
@@ -29,7 +25,6 @@ from .hook_points import RunHook
 
 RUN_KEYS = ('meta', 'state_dict', 'message_hub', 'optimizer')  # what a file must hold for a run to go on from it
 HISTORY = 'history'  # the key that marks the plain form of a HistoryBuffer
-PLAIN = (bool, int, float, complex, str, bytes, type(None))
 PARTIAL = 'partial_gradients'  # the key for gradients of a step that is not complete
 
 
@@ -41,22 +36,21 @@ class UnusableCheckpoint(ValueError):
 class CheckpointFormatHook(RunHook):
     """Write into checkpoints what a run needs to go on exactly, as plain data; turn it back when they are read.
 
-    :class:`pab.run.PabRunner` has this hook in every run. To mmengine's content it adds ``meta.epoch_length`` (steps),
-    ``meta.written`` (a time in ns, later than those of all checkpoints that the run wrote before), and, where several
-    backward passes make one step of the optimizers and some of them are done, the gradients so far of every process.
-    An object without a plain form, added by somebody else's hook, is left out and named in a warning, once.
+    Plain data are tensors, numbers, strings and the containers of python; ``torch.load(weights_only=True)`` refuses
+    mmengine's own objects. What has no plain form is left out and named in a warning, once. To mmengine's content the
+    hook adds ``meta.epoch_length`` (steps), ``meta.written`` (a time in ns, later than in all checkpoints of the run
+    before), and, where several backward passes make one step and some are done, the gradients so far of every process.
     """
 
     priority = 'LOWEST'  # after every hook that adds something
 
     def __init__(self) -> None:
         self._reported: set[str] = set()
-        self._written = 0
-        self._gradients: list[dict[str, Tensor]] | None = None
+        self._written, self._gradients = 0, None
 
     def before_checkpoint(self, runner: Runner) -> None:
-        """Collect the gradients of an incomplete step, which differ among processes until the step is complete."""
-        wrapper = _first_wrapper(runner)
+        """Collect the gradients of an incomplete step, of which every process has its own."""
+        wrapper = wrappers_of(runner.optim_wrapper)[0]
         if isinstance(wrapper, OptimWrapper) and not wrapper.should_update():
             own = {n: p.grad.cpu() for n, p in bare(runner.model).named_parameters() if p.grad is not None}
             self._gradients = gather_object(own)
@@ -66,14 +60,14 @@ class CheckpointFormatHook(RunHook):
         self._written = max(time.time_ns(), self._written + 1)
         checkpoint['meta'].update(epoch_length=len(runner.train_dataloader), written=self._written)
         if self._gradients and 'optimizer' in checkpoint:
-            counts = _first_wrapper(runner)._accumulative_counts
+            counts = wrappers_of(runner.optim_wrapper)[0]._accumulative_counts
             checkpoint[PARTIAL] = {'accumulative_counts': counts, 'of_processes': self._gradients}
         self._gradients = None
         dropped: list[str] = []
         for key, value in checkpoint.items():
             if not (isinstance(value, dict) and all(isinstance(v, Tensor) for v in value.values())):
                 checkpoint[key] = to_plain(value, key, dropped)
-        if new := [name for name in dropped if name not in self._reported]:
+        if new := sorted({*dropped} - self._reported):
             self._reported.update(new)
             runner.logger.warning(f'left out of checkpoints, because they have no plain form: {", ".join(new)}')
 
@@ -94,46 +88,34 @@ class CheckpointFormatHook(RunHook):
             # the folder may have been moved or copied; what is in another one is not this run's to remove
             if key.startswith(('best_ckpt', 'last_ckpt')) and isinstance(value, str):
                 hub['runtime_info'][key] = os.path.join(checkpoint_folders(runner)[-1], Path(value).name)
-        # Spare a warning: mmengine compares the pickled forms of metainfo, which differ for equal objects.
+        # mmengine would compare the pickled forms, which differ for equal objects, and warn
         metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
         if repr(to_plain(metainfo, 'metainfo', [])) == repr(meta.get('dataset_meta')):
             meta['dataset_meta'] = metainfo
-        _settle_epoch(meta, len(runner.train_dataloader))
-        if PARTIAL in checkpoint:
-            _restore_gradients(runner, checkpoint[PARTIAL])
-
-
-def _settle_epoch(meta: dict[str, Any], here: int) -> None:
-    """Count the steps so far in epochs of this run's length, which can only be done between epochs."""
-    before = meta.get('epoch_length', here)
-    if before != here and meta['iter'] != meta['epoch'] * before:
-        raise UnusableCheckpoint(
-            f'resume: the checkpoint was written in the middle of an epoch of {before} steps, and an epoch now has '
-            f'{here}; resume with the batch size and number of processes of that run, or an epoch_*.pth'
-        )
-    meta['iter'] += meta['epoch'] * (here - before)
-
-
-def _restore_gradients(runner: Runner, partial: dict) -> None:
-    counts = _first_wrapper(runner)._accumulative_counts
-    if (partial['accumulative_counts'], len(partial['of_processes'])) != (counts, runner.world_size):
-        runner.logger.warning('The gradients of an incomplete step are left out, because its parts are others now')
-        return
-    gradients = partial['of_processes'][get_rank()]
-    for name, param in bare(runner.model).named_parameters():
-        param.grad = gradients[name].to(param.device) if name in gradients else None
+        here = len(runner.train_dataloader)
+        before = meta.get('epoch_length', here)
+        if before != here and meta['iter'] != meta['epoch'] * before:
+            raise UnusableCheckpoint(
+                f'resume: the checkpoint was written in the middle of an epoch of {before} steps, and an epoch now has '
+                f'{here}; resume with the batch size and number of processes of that run, or an epoch_*.pth'
+            )
+        meta['iter'] += meta['epoch'] * (here - before)
+        if partial := checkpoint.get(PARTIAL):
+            counts, gradients = wrappers_of(runner.optim_wrapper)[0]._accumulative_counts, partial['of_processes']
+            if (partial['accumulative_counts'], len(gradients)) != (counts, runner.world_size):
+                runner.logger.warning('The gradients of an incomplete step are left out: its parts are others now')
+                return
+            own = gradients[get_rank()]
+            for name, param in bare(runner.model).named_parameters():
+                param.grad = own[name].to(param.device) if name in own else None
 
 
 def to_plain(value: Any, where: str, dropped: list[str]) -> Any:
-    """Turn a value into tensors, dicts, lists, tuples, strings and numbers.
+    """Turn the value named ``where`` into tensors, dicts, lists, tuples, strings and numbers, sets into sorted lists.
 
-    Args:
-        value: of a checkpoint. numpy arrays become tensors, numpy scalars numbers, sets sorted lists, and a
-            HistoryBuffer a dict of tensors that :func:`history_from_plain` reads.
-        where: the value's name.
-        dropped: gets the name of every value that has no plain form; its place is taken by None.
+    What has no plain form becomes None, and its name is added to ``dropped``.
     """
-    if type(value) in PLAIN:
+    if type(value) in (bool, int, float, complex, str, bytes, type(None)):
         return value
     if isinstance(value, Tensor):
         return value.detach()
@@ -151,66 +133,63 @@ def to_plain(value: Any, where: str, dropped: list[str]) -> Any:
     if isinstance(value, list | tuple):
         items = [to_plain(v, f'{where}[{i}]', dropped) for i, v in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items
-    for plain in (bool, int, float, str):  # subclasses, such as enums of them
-        if isinstance(value, plain):
-            return plain(value)
+    if plain := next((kind for kind in (int, float, str) if isinstance(value, kind)), None):  # such as enums of them
+        return plain(value)
     dropped.append(f'{where} ({type(value).__name__})')
     return None
 
 
 def history_from_plain(value: Any) -> Any:
-    """Turn the plain form of a HistoryBuffer back, with the same numbers in the same types; others pass unchanged."""
+    """Turn the plain form of a HistoryBuffer back; other values pass unchanged."""
     if not (isinstance(value, Mapping) and set(value) == {HISTORY}):
         return value
     plain = value[HISTORY]
     return HistoryBuffer(plain['values'].cpu().numpy(), plain['counts'].cpu().numpy(), plain['max_length'])
 
 
-def load_safely(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
+def load_any(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
+    """:func:`load_safely`, and a compact file (``.pab``) as a checkpoint; raises as they do."""
+    if not str(path).endswith('.pab'):
+        return load_safely(path, map_location)
+    from ..compact.checkpoint import as_checkpoint  # what it needs is an extra
+
+    return as_checkpoint(Path(path).expanduser())
+
+
+def load_safely(path: str | os.PathLike, map_location: Any = 'cpu', check: bool = True) -> Any:
     """Load a file that torch wrote, without running anything it might contain, and only if every byte is sound.
+
+    Args:
+        path: of the file.
+        map_location: where its tensors go.
+        check: verify the checksums, which torch does not; otherwise tensors stay in the file until they are used.
 
     Raises:
         FileNotFoundError: there is no such file.
         UnusableCheckpoint: it is empty, truncated, damaged, no file of torch's, or holds more than plain data.
     """
     path = Path(path).expanduser()
-    check_bytes(path)
-    return peek(path, map_location, mmap=False)
-
-
-def peek(path: Path, map_location: Any = 'cpu', mmap: bool = True) -> Any:
-    """As :func:`load_safely`, but without looking at every byte: tensors stay in the file until they are used."""
+    try:
+        if check and zipfile.is_zipfile(path) and (bad := zipfile.ZipFile(path).testzip()):
+            raise UnusableCheckpoint(f'{path} is damaged: the checksum of {bad} is wrong')
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        raise UnusableCheckpoint(f'{path} is damaged: {error}') from error
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'Detected pickle protocol')  # in files that are refused in a moment
-            mmap = mmap and zipfile.is_zipfile(path)
+            mmap = not check and zipfile.is_zipfile(path)
             return torch.load(str(path), map_location=map_location, weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise FileNotFoundError(f'there is no checkpoint {path}') from None
     except Exception as error:  # torch raises many kinds
-        if path.stat().st_size == 0:
-            raise UnusableCheckpoint(f'{path} is empty (0 bytes)') from None
+        reason = 'is empty (0 bytes)'
         if wanted := re.search(r'GLOBAL ([A-Za-z_][\w.]*)', str(error)):
-            raise UnusableCheckpoint(
-                f'{path} is refused: it asks for {wanted.group(1)}, and only plain data is loaded, because anything '
-                'else could run code'
-            ) from None
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UnusableCheckpoint(f'{path} is truncated or was not written by torch ({reason})') from error
-
-
-def check_bytes(path: Path) -> None:
-    """Verify the checksums of a file of torch's, which torch itself does not look at; other files pass.
-
-    Raises:
-        UnusableCheckpoint: names what is damaged.
-    """
-    try:
-        bad = zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
-        raise UnusableCheckpoint(f'{path} is damaged: {error}') from error
-    if bad:
-        raise UnusableCheckpoint(f'{path} is damaged: the checksum of {bad} is wrong')
+            why = 'only plain data is loaded, because anything else could run code'
+            reason = f'is refused: it asks for {wanted.group(1)}, and {why}'
+        elif path.stat().st_size:
+            first_line = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            reason = f'is truncated or was not written by torch ({first_line})'
+        raise UnusableCheckpoint(f'{path} {reason}') from error
 
 
 def non_finite(value: Any, name: str = '') -> str | None:
@@ -223,23 +202,16 @@ def non_finite(value: Any, name: str = '') -> str | None:
 
 def missing_for_resume(checkpoint: Any) -> list[str]:
     """What a run cannot go on without and the content of a file does not have."""
-    if not isinstance(checkpoint, Mapping):
-        return list(RUN_KEYS)
-    meta = checkpoint.get('meta')
-    known = {'iter', 'epoch'} <= set(meta) if isinstance(meta, Mapping) else False
-    return [key for key in RUN_KEYS if key not in checkpoint or (key == 'meta' and not known)]
+    content = checkpoint if isinstance(checkpoint, Mapping) else {}
+    meta = content.get('meta')
+    counted = isinstance(meta, Mapping) and {'iter', 'epoch'} <= set(meta)
+    return [key for key in RUN_KEYS if key not in content or (key == 'meta' and not counted)]
 
 
 def check_resumable(checkpoint: Any, path: str | os.PathLike, model: nn.Module | None = None) -> None:
-    """Refuse to resume from a file that holds no run, or weights or states of optimizers that no training mends.
+    """Raise UnusableCheckpoint if the content of ``path`` holds no run, or a weight or a state that is not finite.
 
-    Args:
-        checkpoint: the content of the file.
-        path: for the message.
-        model: whose buffers may hold NaN and infinity.
-
-    Raises:
-        UnusableCheckpoint: names what is missing, or the first tensor that is not finite.
+    Buffers of the model may hold anything.
     """
     if missing := missing_for_resume(checkpoint):
         raise UnusableCheckpoint(
@@ -253,18 +225,14 @@ def check_resumable(checkpoint: Any, path: str | os.PathLike, model: nn.Module |
 
 
 def check_fits(model: nn.Module, state_dict: Mapping[str, Tensor], path: str | os.PathLike) -> None:
-    """Verify that a state dict has the tensors of a model, of the same shapes, and its masks.
+    """Raise UnusableCheckpoint, naming ``path``, unless a state dict has a model's tensors, their shapes, and masks."""
 
-    Args:
-        model: nothing in it is changed.
-        state_dict: with the model's own names.
-        path: for the message.
+    def shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+        """Name -> shape, or type of what is no tensor; without masks, which have a check of their own."""
+        names = [name for name in state if not (name.endswith('_mask') and name.removesuffix('_mask') in state)]
+        return {n: tuple(state[n].shape) if isinstance(state[n], Tensor) else type(state[n]).__name__ for n in names}
 
-    Raises:
-        UnusableCheckpoint: says that it is of another model, with the first tensors that differ; or what is wrong with
-            its masks.
-    """
-    here, there = _shapes(model.state_dict()), _shapes(state_dict)
+    here, there = shapes(model.state_dict()), shapes(state_dict)
     wrong = [
         f'{name} is {there.get(name, "missing")} there and {here.get(name, "missing")} here'
         for name in {**here, **there}
@@ -282,15 +250,14 @@ def check_fits(model: nn.Module, state_dict: Mapping[str, Tensor], path: str | o
         raise UnusableCheckpoint(f'{path} does not fit the masks of this run: {error}') from error
 
 
-def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Name -> shape, or type of what is no tensor; without masks, which have a check of their own."""
-    names = [name for name in state if not (name.endswith('_mask') and name.removesuffix('_mask') in state)]
-    return {n: tuple(state[n].shape) if isinstance(state[n], Tensor) else type(state[n]).__name__ for n in names}
-
-
 def bare(model: nn.Module) -> nn.Module:
     """A model without the wrapper that makes it distributed."""
     return model.module if is_model_wrapper(model) else model
+
+
+def wrappers_of(optim_wrapper: Any) -> list:
+    """The wrappers of single optimizers, of which a run has one or several."""
+    return list(optim_wrapper.values()) if isinstance(optim_wrapper, OptimWrapperDict) else [optim_wrapper]
 
 
 def checkpoint_folders(runner: Runner) -> list[str]:
@@ -298,8 +265,3 @@ def checkpoint_folders(runner: Runner) -> list[str]:
     out_dirs = [hook.out_dir for hook in runner.hooks if isinstance(hook, CheckpointHook) and hook.out_dir]
     name = os.path.basename(runner.work_dir.rstrip(os.sep))
     return [runner.work_dir, *(os.path.join(folder, name) for folder in out_dirs)]
-
-
-def _first_wrapper(runner: Runner) -> Any:
-    wrapper = runner.optim_wrapper
-    return next(iter(wrapper.values())) if isinstance(wrapper, OptimWrapperDict) else wrapper

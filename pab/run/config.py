@@ -1,30 +1,51 @@
-"""Reading a config for a run, and the check that every key of it is read by somebody."""
+"""Reading a config for a run, and the check that something reads every key of it."""
 
 import difflib
 import functools
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.hooks import Hook
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper, _ParamScheduler
+from mmengine.registry import Registry
+from mmengine.runner import LogProcessor, Runner, TestLoop, ValLoop
+from mmengine.visualization import Visualizer
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
-from .lr_scale import check_auto_scale_lr
+from .. import registry
 
 # What mmengine's runner reads from the config beyond its constructor's arguments.
 READ_ELSEWHERE = {
-    'activation_checkpointing',
-    'compile',
-    'custom_imports',
-    'efficient_conv_bn_eval',
-    'env_cfg',
-    'find_unused_parameters',
-    'model_wrapper_cfg',
-    'overwrite',
-    'runner_type',
-    'sync_bn',
+    *('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'env_cfg'),
+    *('find_unused_parameters', 'model_wrapper_cfg', 'overwrite', 'runner_type', 'sync_bn'),
 }
-ENV_KEYS = {'cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'}
-MP_KEYS = {'mp_start_method', 'opencv_num_threads'}
+# What reads the groups that need no ``type``: their keys, or the function or class whose arguments they are.
+READERS: dict[str, set[str] | Callable] = {
+    'auto_scale_lr': {'base_batch_size', 'enable'},
+    'env_cfg': {'cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'},
+    'env_cfg.dist_cfg': {'backend', 'timeout'},
+    'env_cfg.mp_cfg': {'mp_start_method', 'opencv_num_threads'},
+    'log_processor': LogProcessor,
+    'model_wrapper_cfg': MMDistributedDataParallel,
+    'randomness': Runner.set_randomness,
+    'test_cfg': TestLoop,
+    'val_cfg': ValLoop,
+    'visualizer': Visualizer,
+    **dict.fromkeys(('train_dataloader', 'val_dataloader', 'test_dataloader'), DataLoader),
+}
+GROUPS = {*READERS, 'data_preprocessor', 'default_hooks', 'model', 'optim_wrapper', 'train_cfg'}
+# Keys that are read by whoever builds an object, beside the arguments of its class.
+READ_BY_BUILDERS = {
+    DataLoader: {'disable_subprocess_warning', 'num_batch_per_epoch'},
+    Hook: {'priority'},
+    OptimWrapper: {'constructor', 'optimizers', 'paramwise_cfg'},
+    Optimizer: {'owns'},
+    _ParamScheduler: {'convert_to_iter_based'},
+}
 
 
 class FixedConfig(Config):
@@ -36,52 +57,99 @@ class FixedConfig(Config):
         return super().pretty_text
 
 
+def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Replace values of a config, by their dotted names; ValueError where that is a whole group of settings."""
+    for name, value in options.items():
+        old: Any = cfg._cfg_dict
+        for key in name.split('.'):
+            old = old.get(key) if isinstance(old, Mapping) else None
+        if isinstance(old, Mapping) and old and not isinstance(value, Mapping | None):
+            choices = ', '.join(f'{name}.{key}' for key in old)
+            raise ValueError(f'{name} is a group of settings, got {value!r}; set one of {choices}')
+    cfg.merge_from_dict(dict(options))
+
+
 def check_config(cfg: Config) -> None:
     """Refuse a config with a key that nothing would read, before anything is built.
 
-    Deeper keys become arguments of the classes they configure, which refuse what they do not know; those that only
-    ``dict.get`` reads are checked here. Names with a leading underscore are the author's own and may be anything.
+    Checked are the config's own keys, but for those that begin with an underscore; those of groups such as ``env_cfg``;
+    and those of every dict with a ``type``, at any depth, against the arguments of that class and, where it takes
+    ``**kwargs``, of its parents.
 
     Raises:
-        ValueError: names the key, and the known ones most like it.
+        ValueError: names the key, and the known ones most like it; or a number that is out of range.
     """
     known = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | READ_ELSEWHERE
     _check_keys('config', [key for key in cfg if not key.startswith('_')], known)
-    env = cfg.get('env_cfg') or {}
-    _check_keys('env_cfg', env, ENV_KEYS)
-    _check_keys('env_cfg.mp_cfg', env.get('mp_cfg') or {}, MP_KEYS)
-    _check_topk(cfg)
-    check_auto_scale_lr(cfg.get('auto_scale_lr') or {})
-    for name, hook in (cfg.get('default_hooks') or {}).items():
-        if hook is not None and 'type' not in hook:
-            known_hooks = [key for key, value in cfg.default_hooks.items() if value and 'type' in value]
-            raise ValueError(
-                f'config: default_hooks.{name} has no type, got {dict(hook)!r}; '
-                f'{_suggest(name, known_hooks, "the hooks of this config are")}'
-            )
+    for key, value in cfg.items():
+        if key in GROUPS and not isinstance(value, Mapping | None):
+            raise ValueError(f'config: {key} must be a dict of settings, got {value!r}')
+        _check_arguments(key, value)
+    hooks = cfg.get('default_hooks') or {}
+    known_hooks = [name for name, hook in hooks.items() if isinstance(hook, Mapping) and 'type' in hook]
+    for name, hook in hooks.items():
+        if hook is not None and name not in known_hooks:
+            hint = suggest(name, known_hooks, 'the hooks of this config are')
+            raise ValueError(f'config: default_hooks.{name} has no type, got {hook!r}; {hint}')
+    train, scale = cfg.get('train_cfg') or {}, cfg.get('auto_scale_lr') or {}
+    counts = {f'train_cfg: {name}': train.get(name, 1) for name in ('max_epochs', 'max_iters', 'val_interval')}
+    if scale.get('enable'):
+        counts['auto_scale_lr: base_batch_size, the batch that lr belongs to,'] = scale.get('base_batch_size')
+    for what, number in counts.items():
+        if type(number) is not int or number < 1:
+            raise ValueError(f'{what} must be an integer >= 1, got {number!r}')
 
 
-def _check_topk(cfg: Config) -> None:
-    """Refuse before the first epoch what would fail after it."""
-    classes = ((cfg.get('model') or {}).get('network') or {}).get('num_classes')
-    for key in ('val_evaluator', 'test_evaluator'):
-        metrics = cfg.get(key) or []
-        for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
-            topk = metric.get('topk', 1) if metric.get('type') == 'Accuracy' else 1
-            for k in topk if isinstance(topk, list | tuple) else [topk]:
-                if isinstance(classes, int) and isinstance(k, int) and k > classes:
-                    raise ValueError(f'{key}: topk must not exceed the number of classes, {classes}, got {k}')
+def _check_arguments(name: str, value: Any) -> None:
+    """Check the keys of a group of settings, and of the groups in it."""
+    if isinstance(value, Mapping):
+        kind = value.get('type')
+        readers = _registered(kind) if isinstance(kind, str) else [kind or READERS.get(name)]
+        known = [_read_by(reader) for reader in readers if reader is not None]
+        if known and None not in known:
+            _check_keys(name, [key for key in value if key not in ('type', '_scope_')], set().union(*known))
+        for key, item in value.items():
+            _check_arguments(f'{name}.{key}', item)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _check_arguments(f'{name}[{index}]', item)
+
+
+def _registered(name: str) -> list[Callable]:
+    """What the registries have under a name, with or without a scope before it."""
+    children = [value for value in [*vars(registry).values(), *registry._REST] if isinstance(value, Registry)]
+    for child in children:
+        child.import_from_location()
+    found = [own.module_dict.get(name.rpartition('.')[2]) for c in children for own in (c, c.parent) if own]
+    return [module for module in found if module]
+
+
+def _read_by(reader: set[str] | Callable) -> set[str] | None:
+    """The keys that a function or class takes as arguments; None when that may be any."""
+    if isinstance(reader, set):
+        return reader
+    functions, known = [reader], set()
+    if settings := getattr(reader, 'settings_class', None):  # the dataclass whose fields its **settings are
+        known.update(settings.__dataclass_fields__)
+    if inspect.isclass(reader):
+        functions = [cls.__init__ for cls in reader.__mro__ if '__init__' in vars(cls)]
+        known |= set().union(*(keys for cls, keys in READ_BY_BUILDERS.items() if issubclass(reader, cls)))
+    for function in functions:
+        params = inspect.signature(function).parameters.values()
+        known |= {p.name for p in params if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {'self'}
+        if all(p.kind is not p.VAR_KEYWORD for p in params):
+            return known
+    return None
 
 
 def _check_keys(where: str, keys: Iterable[str], known: set[str]) -> None:
     for key in keys:
         if key not in known:
-            raise ValueError(
-                f'{where}: nothing reads the key {key!r}; {_suggest(key, known, "known keys are")}'
-                ' (a name of your own begins with an underscore)'
-            )
+            own = '; a name of your own begins with an underscore' if where == 'config' else ''
+            raise ValueError(f'{where}: nothing reads the key {key!r}; {suggest(key, known, "known keys are")}{own}')
 
 
-def _suggest(key: str, known: Iterable[str], otherwise: str) -> str:
+def suggest(key: str, known: Iterable[str], otherwise: str) -> str:
+    """The known names most like one that is not known; all of them, after ``otherwise``, where none is."""
     close = difflib.get_close_matches(key, known, n=3)
     return f'did you mean {" or ".join(close)}?' if close else f'{otherwise} {", ".join(sorted(known))}'

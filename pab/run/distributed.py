@@ -1,4 +1,4 @@
-"""The processes of one run: brought together before its runner is built, and taken apart after it."""
+"""The processes of one run: brought together before its runner is built and taken apart after it; what they share."""
 
 import os
 import time
@@ -10,105 +10,157 @@ from datetime import timedelta
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import broadcast, is_distributed
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from torch import distributed
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.nn.parallel import DistributedDataParallel
+
+from ..registry import HOOKS
 
 # What torchrun tells every process; without these there is no one to join.
 RENDEZVOUS = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
-
-EXPECTED_WARNINGS = (
-    'Grad strides do not match bucket view strides',  # channels_last gradients of 1x1 convolutions: one order in memory
-    '`broadcast_buffers` is deprecated',  # its successor is unknown to older versions of torch
-)
+COMPRESSIONS = {
+    # Given torch's hook itself, DistributedDataParallel asks for nccl; gloo runs it as well.
+    'bfloat16': lambda state, bucket: default_hooks.bf16_compress_hook(state, bucket),
+    'float16': default_hooks.fp16_compress_hook,
+}
 
 
 @contextmanager
 def process_group(cfg: Config) -> Iterator[None]:
     """Join the other processes of a run, if its launcher started any, and leave them at the end, after errors too.
 
-    Processes of torchrun meet here: by nccl on GPUs; by gloo where there is none, and the config is then told to wrap
-    the model without devices. Other launchers are left to mmengine's runner. ``env_cfg.dist_cfg`` holds for all:
-    ``backend``, and ``timeout``, the seconds after which a process gives the others up.
-
-    Args:
-        cfg: with ``launcher``; gets a ``model_wrapper_cfg`` where there is no GPU.
+    Processes of torchrun meet here: by nccl on GPUs; by gloo where there is none, and the config then gets a
+    ``model_wrapper_cfg`` without devices. Processes of other launchers meet in mmengine's runner. For all of them,
+    ``env_cfg.dist_cfg`` has ``backend``, and ``timeout``: the seconds after which a process no longer waits for others.
 
     Raises:
-        ValueError: processes were started that the config does not know of, or the other way round; there are more of
-            them than GPUs; the launcher or ``sync_bn`` needs a GPU and there is none.
+        ValueError: torchrun started processes and ``launcher`` is 'none', or ``launcher`` is 'pytorch' and it did not;
+            there are more processes than GPUs; the launcher or ``sync_bn`` needs a GPU and there is none.
     """
-    launcher = cfg.get('launcher', 'none')
-    _check_launched(launcher)
-    device = get_device()
+    launcher, device = cfg.get('launcher', 'none'), get_device()
+    _check(cfg, launcher, device)
     if launcher != 'none' and device == 'cpu':
-        _prepare_for_cpu(cfg, launcher)
+        cfg.model_wrapper_cfg = {'device_ids': None, **wrapper_settings(cfg)}
     if launcher == 'pytorch' and device in ('cpu', 'cuda'):
-        _join(cfg, device)
+        _join((cfg.get('env_cfg') or {}).get('dist_cfg') or {}, device)
     done = False
     try:
         with warnings.catch_warnings():
-            for expected in EXPECTED_WARNINGS:
-                warnings.filterwarnings('ignore', expected)
+            # channels_last gradients of 1x1 convolutions: both strides are the same order in memory
+            warnings.filterwarnings('ignore', 'Grad strides do not match bucket view strides')
+            # its successor is unknown to older versions of torch
+            warnings.filterwarnings('ignore', '`broadcast_buffers` is deprecated')
             yield
         done = True
     finally:
-        # After an error nccl would wait for the others' part of what is under way; the end of the process is enough.
+        # After an error nccl would wait for what the others still have to send; the process ends anyway.
         if distributed.is_initialized() and (done or distributed.get_backend() == 'gloo'):
             distributed.destroy_process_group()
             time.sleep(1)  # threads of the group that outlive the interpreter abort it
 
 
-def _check_launched(launcher: str) -> None:
-    started = int(os.environ.get('WORLD_SIZE', 1))
+def _check(cfg: Config, launcher: str, device: str) -> None:
+    started, here = (int(os.environ.get(name, 1)) for name in ('WORLD_SIZE', 'LOCAL_WORLD_SIZE'))
+    missing, told = [name for name in RENDEZVOUS if name not in os.environ], ''
     if launcher == 'none' and 'TORCHELASTIC_RUN_ID' in os.environ and started > 1:
-        raise ValueError(
+        told = (
             f'launcher: torchrun started {started} processes, each of which would train alone; add --launcher pytorch, '
             'as tools/dist_train.sh does'
         )
-    missing = [name for name in RENDEZVOUS if name not in os.environ]
-    if launcher == 'pytorch' and missing:
-        raise ValueError(
+    elif launcher == 'pytorch' and missing:
+        told = (
             f'launcher: pytorch needs the environment that torchrun sets, and there is no {", ".join(missing)}; start '
             'with tools/dist_train.sh CONFIG GPUS'
         )
-
-
-def _join(cfg: Config, device: str) -> None:
-    settings = dict((cfg.get('env_cfg') or {}).get('dist_cfg') or {})
-    backend = settings.pop('backend', 'nccl')
-    if device == 'cuda':
-        _check_gpus()
-        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
-    elif backend == 'nccl':
-        backend = 'gloo'
-    if 'timeout' in settings:
-        settings['timeout'] = timedelta(seconds=settings['timeout'])
-    store, rank, size = next(distributed.rendezvous('env://'))
-    # The store outlives a restart, and a process would be sent to an address of one that is gone.
-    store = distributed.PrefixStore(f'attempt_{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, **settings)
-
-
-def _check_gpus() -> None:
-    here, gpus = int(os.environ.get('LOCAL_WORLD_SIZE', 1)), torch.cuda.device_count()
-    if here > gpus:
-        raise ValueError(
+    elif launcher == 'pytorch' and device == 'cuda' and here > (gpus := torch.cuda.device_count()):
+        told = (
             f'launcher: each process needs a GPU of its own, got {here} processes and {gpus} GPUs on this machine; '
             "start fewer, or set CUDA_VISIBLE_DEVICES='' to train on the CPU"
         )
-
-
-def _prepare_for_cpu(cfg: Config, launcher: str) -> None:
-    if launcher != 'pytorch':
-        raise ValueError(f'launcher: {launcher!r} needs GPUs, and there is none here; use tools/dist_train.sh')
-    if cfg.get('sync_bn'):
-        raise ValueError(
+    elif launcher not in ('none', 'pytorch') and device == 'cpu':
+        told = f'launcher: {launcher!r} needs GPUs, and there is none here; use tools/dist_train.sh'
+    elif launcher != 'none' and device == 'cpu' and cfg.get('sync_bn'):
+        told = (
             f"sync_bn: torch's SyncBatchNorm runs on GPUs only, got {cfg.sync_bn!r} on a machine without one; leave it "
             'out, and every process normalises by its own part of the batch'
         )
-    cfg.model_wrapper_cfg = {
+    if told:
+        raise ValueError(told)
+
+
+def _join(settings: dict, device: str) -> None:
+    backend = settings.get('backend', 'nccl')
+    if device == 'cuda':
+        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+    elif backend == 'nccl':
+        backend = 'gloo'
+    timeout = timedelta(seconds=settings['timeout']) if 'timeout' in settings else None
+    store, rank, size = next(distributed.rendezvous('env://'))
+    # The store outlives a restart, and would give the address of a process that is gone.
+    store = distributed.PrefixStore(f'attempt_{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
+    distributed.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=size)
+
+
+def wrapper_settings(cfg: dict) -> dict:
+    """The settings of the wrapper that makes a model distributed, with mmengine's defaults."""
+    return {
         'type': 'MMDistributedDataParallel',
-        'device_ids': None,
-        'broadcast_buffers': False,  # as mmengine's own default
+        'broadcast_buffers': False,
         'find_unused_parameters': cfg.get('find_unused_parameters', False),
         **(cfg.get('model_wrapper_cfg') or {}),
     }
+
+
+@HOOKS.register_module()
+class SharedStatisticsHook(Hook):
+    """Give every process the running statistics of the first one before each validation.
+
+    A process sees its own part of each batch, so the running means and variances of batch norm differ among processes
+    (unless ``sync_bn='torch'``). Checkpoints hold those of the first, and with this hook all validate what is saved.
+    """
+
+    priority = 'LOW'  # behind hooks that exchange the model for an averaged one
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Send all floating buffers of the model."""
+        if is_distributed():
+            for buffer in runner.model.buffers():
+                if buffer.is_floating_point():
+                    broadcast(buffer)
+
+
+@HOOKS.register_module()
+class GradientCompressionHook(Hook):
+    r"""Average the gradients of all processes in 16 bits, by torch's own communication hooks.
+
+    Each process divides its gradients by the number of processes and rounds them, :math:`g_r \to c(g_r / R)`; the sum
+    over processes r is formed in that type and widened again, so every process gets the same numbers. Bop reads only
+    an average over some 1/gamma steps, in which the rounding of single steps mostly cancels.
+
+    Args:
+        dtype: 'bfloat16' (8 bits of mantissa, the range of float32) or 'float16' (11 bits; what is below 6e-8 in
+            magnitude becomes 0, as small PSG gradients do), else ValueError.
+
+    Example:
+        ``tools/dist_train.sh CONFIG 8 --cfg-options default_hooks.compression.type=GradientCompressionHook``
+    """
+
+    def __init__(self, dtype: str = 'bfloat16') -> None:
+        if dtype not in COMPRESSIONS:
+            raise ValueError(f'GradientCompressionHook: dtype must be one of {sorted(COMPRESSIONS)}, got {dtype!r}')
+        self.dtype = dtype
+
+    def before_train(self, runner: Runner) -> None:
+        """Tell the distributed model how to average; TypeError for any but a DistributedDataParallel model."""
+        if isinstance(runner.model, DistributedDataParallel):
+            runner.model.register_comm_hook(None, COMPRESSIONS[self.dtype])
+        elif runner.distributed:
+            model = type(runner.model).__name__
+            raise TypeError(
+                f'GradientCompressionHook: needs a DistributedDataParallel model, got {model}; drop the hook'
+            )
+        else:
+            runner.logger.warning('GradientCompressionHook: a run of one process sends no gradients')

@@ -1,9 +1,9 @@
 """The points of a run at which hooks are called: mmengine's and pab's own. A name that is no point is an error."""
 
-import difflib
-
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+
+from .config import suggest
 
 PREFIXES = ('before_', 'after_', 'check_')  # begin the name of every point
 
@@ -17,11 +17,8 @@ class RunHook(Hook):
     def check_resume(self, runner: Runner, checkpoint: dict) -> None:
         """Look at the content of a checkpoint, before a run that would go on from it takes anything; may raise."""
 
-    def after_scalars(self, runner: Runner, scalars: list[tuple[int, dict[str, float]]], data_batch) -> None:
-        """Look at the losses that have come from the device: (step from 0, name -> value), and the newest batch.
-
-        It is called on every process at the same steps; see :class:`pab.run.DeviceScalarsHook`.
-        """
+    def after_scalars(self, runner: Runner, scalars: list[tuple[int, dict[str, float]]]) -> None:
+        """Look at the losses that came from the device, as (step from 0, name -> value); on every process at once."""
 
     def after_exit(self, runner: Runner) -> None:
         """Clean up when training ends, also by an error."""
@@ -32,22 +29,16 @@ HOOK_POINTS = {*Hook.stages, *(name for name in vars(RunHook) if name.startswith
 
 
 def check_point(name: str, who: str = 'call_hook') -> None:
-    """Verify that a point exists.
-
-    Raises:
-        ValueError: it does not; the error names ``who`` uses it and the point most like it.
-    """
+    """Raise a ValueError if there is no such point; it names ``who`` uses it and the points most like it."""
     if name not in HOOK_POINTS:
-        close = difflib.get_close_matches(name, HOOK_POINTS, n=1)
-        hint = f'did you mean {close[0]}?' if close else f'the points are {", ".join(sorted(HOOK_POINTS))}'
         raise ValueError(
-            f'{who}: no hook is ever called at {name!r}; {hint} A method of your own begins with an underscore, a '
-            'point of your own is added to pab.run.hook_points.HOOK_POINTS'
+            f'{who}: no hook is ever called at {name!r}; {suggest(name, HOOK_POINTS, "the points are")} A method of '
+            'your own begins with an underscore, a point of your own is added to pab.run.hook_points.HOOK_POINTS'
         )
 
 
 def check_hook(hook: Hook) -> None:
-    """Verify that every method of a hook that is named like a point is one; raises as :func:`check_point` does."""
+    """Check, as :func:`check_point` does, every method of a hook that is named like a point."""
     cls = type(hook)
     for name in dir(cls):
         if name.startswith(PREFIXES) and callable(getattr(cls, name)):

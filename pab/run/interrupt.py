@@ -6,7 +6,6 @@ import shlex
 import signal
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from types import FrameType
@@ -15,7 +14,6 @@ import torch
 import torch.distributed as torch_dist
 from mmengine.dist import get_world_size
 from mmengine.runner import Runner
-from torch import Tensor
 
 from ..registry import HOOKS
 from .hook_points import RunHook
@@ -23,31 +21,26 @@ from .loops import EnduringLoader
 from .work_dir import NOT_FOR_RESUME
 
 FILE = 'interrupted.pth'
-PERIOD, MOST_STEPS = 1.0, 50  # processes ask each other about once in this many seconds, at least once in so many steps
 
 
 @HOOKS.register_module()
 class InterruptHook(RunHook):
     """On Ctrl-C (SIGINT) or SIGTERM, finish the step, write a checkpoint, say how to resume, and end.
 
-    The process ends with the conventional status, 130 or 143. Several processes stop after the same step, some two
-    seconds later, whichever of them was told. The checkpoint is ``interrupted.pth`` in the work dir, or, where weights
-    are not finite, a ``diverged_`` one that no resume takes. While a validation runs, a single process stops at once if
-    the epoch's checkpoint is there; otherwise the run stops when the validation is over. A second Ctrl-C to a single
-    process ends it at once, without a checkpoint.
+    The process ends with the conventional status, 130 or 143. Several processes stop after the same step, the next one,
+    whichever was told. The checkpoint is ``interrupted.pth`` in the work dir, or, where weights are not finite, a
+    ``diverged_`` one that no resume takes. While a validation runs, a single process stops at once if the epoch's
+    checkpoint is there; otherwise the run stops when the validation is over. A second Ctrl-C to a single process ends
+    it at once, without a checkpoint.
     """
 
     priority = 'LOWEST'  # after everything that belongs to the step
 
-    def __init__(self) -> None:
-        self._signal = 0
-        self._previous: dict[int, object] = {}
-        self._votes: _Votes | None = None
-        self._saved_iter = -1
+    _signal, _saved_iter, _votes, _previous = 0, -1, None, {}
 
     def before_train(self, runner: Runner) -> None:
         """Listen, from now until training ends."""
-        self._signal = 0
+        self._signal, self._previous = 0, {}
         EnduringLoader.workers_may_end = False
         self._votes = _Votes() if get_world_size() > 1 else None
         if threading.current_thread() is threading.main_thread():  # no other may
@@ -56,9 +49,9 @@ class InterruptHook(RunHook):
 
     def after_exit(self, runner: Runner) -> None:
         """Leave signals to whoever had them before."""
-        while self._previous:
-            number, handler = self._previous.popitem()
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
+        self._previous = {}
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Stop here if the processes agree to."""
@@ -107,59 +100,36 @@ class InterruptHook(RunHook):
 
 
 class _Votes:
-    """Lets processes find out, without waiting for each other in a step, that one of them was told to end.
-
-    Each vote is the maximum over the processes of (signal, seconds for a step). Its outcome is read when the next one
-    begins, which is after the same step on all processes: the number of steps between follows from the outcome itself.
-    """
+    """In every step processes send each other the signals they were told, and read a step later what came of it."""
 
     def __init__(self) -> None:
         self._group = torch_dist.new_group(backend='gloo')  # of the host: no wait for a device
-        self._vote: tuple[Tensor, torch_dist.Work] | None = None
-        self._began, self._steps, self._interval = time.monotonic(), 0, 1
+        self._told, self._work = torch.tensor(0), None
 
     def outcome(self, number: int, now: bool) -> int:
         """The highest signal that a process was told, 0 for none; the same on all processes.
 
-        Args:
-            number: the signal that this process was told, or 0.
-            now: wait for the others' present votes.
+        ``number`` is the one that this process was told; ``now`` waits for the others' present votes.
         """
-        self._steps += 1
-        if self._steps < self._interval and not now:
-            return 0
         agreed = self._read()
-        seconds = (time.monotonic() - self._began) / self._steps
-        self._began, self._steps = time.monotonic(), 0
-        told = torch.tensor([number, seconds], dtype=torch.float64)
-        self._vote = told, torch_dist.all_reduce(told, torch_dist.ReduceOp.MAX, group=self._group, async_op=True)
+        self._told = torch.tensor(number)
+        self._work = torch_dist.all_reduce(self._told, torch_dist.ReduceOp.MAX, group=self._group, async_op=True)
         return max(agreed, self._read()) if now else agreed
 
     def _read(self) -> int:
-        if self._vote is None:
-            return 0
-        told, work = self._vote
-        self._vote = None
-        work.wait()
-        number, seconds = told.tolist()
-        self._interval = min(max(int(PERIOD / max(seconds, 1e-9)), 1), MOST_STEPS)
-        return int(number)
+        if self._work:
+            self._work.wait()
+        return int(self._told)
 
 
 def resume_command(argv: Sequence[str], environment: Mapping[str, str]) -> str:
-    """The command that goes on with a run that was started by ``argv``.
-
-    ``PAB_COMMAND`` in the environment is what a launching script was called with, when there was one.
-    """
+    """The command that goes on with a run started by ``argv``, or by a launching script, as ``PAB_COMMAND`` says."""
     launched = environment.get('PAB_COMMAND')
-    words = shlex.split(launched) if launched else ['python', *argv]
-    kept = [
-        word
-        for before, word in pairwise(['', *words])
-        if word != '--overwrite'
-        and not word.startswith('--resume')
-        and (before != '--resume' or word.startswith('-'))  # its value, if it had one
-    ]
+    words, kept = shlex.split(launched) if launched else ['python', *argv], []
+    for before, word in pairwise(['', *words]):
+        value_of_resume = before == '--resume' and not word.startswith('-')
+        if not (value_of_resume or word == '--overwrite' or word.startswith('--resume')):
+            kept.append(word)
     if not launched and 'TORCHELASTIC_RUN_ID' in environment:
         return f'torchrun (as before) {shlex.join([*kept[1:], "--resume"])}'
     return shlex.join([*kept, '--resume'])

@@ -1,15 +1,19 @@
-"""An epoch loop that can begin in the middle of an epoch, and a data loader that outlives its workers."""
+"""What makes a resume exact at any step: a loop that begins in mid-epoch, and randomness that depends on the step."""
 
+import hashlib
+import random
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..registry import LOOPS
+from ..registry import HOOKS, LOOPS
 
 VALIDATED = 'epochs_validated'  # the message hub's key for how many epochs the last validation had seen
 
@@ -21,17 +25,13 @@ class EnduringLoader(DataLoader):
     step that the processes stop after, or a validation. From then on this process loads the batches itself.
     """
 
-    workers_may_end = False
-    """Whether the run was told to end; of the class, as signals are of the process."""
+    workers_may_end = False  # whether the run was told to end; of the class, as signals are of the process
 
     def __iter__(self) -> Iterator[Any]:
         return self.batches_from(0)
 
     def batches_from(self, first: int) -> Iterator[Any]:
-        """The batches of the epoch from number ``first`` on, counted from 0.
-
-        Those before it are not loaded if the sampler has :meth:`pab.datasets.EpochSampler.skip`, else dropped.
-        """
+        """The batches of the epoch from number ``first`` >= 0 on, without loading others if the sampler can skip."""
         sampler, number = getattr(self.batch_sampler, 'sampler', None), 0
         if first and hasattr(sampler, 'skip'):
             sampler.skip(min(first * self.batch_size, len(sampler)))  # the last batch may be a smaller one
@@ -54,8 +54,8 @@ class EnduringLoader(DataLoader):
 class ResumableEpochLoop(EpochBasedTrainLoop):
     """mmengine's loop over epochs, which after a resume goes on where the run was stopped.
 
-    In mid-epoch that is with the next batch of that epoch (see :class:`EnduringLoader`). Between epochs, it is with the
-    validation of the epoch before if that is not over: the epoch's checkpoint is written before it.
+    Between epochs that is with the validation of the epoch before, if it is not over: the epoch's checkpoint is written
+    before it.
     """
 
     def __init__(self, runner, dataloader, *args, **kwargs) -> None:
@@ -80,11 +80,8 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         """Train on what is left of the current epoch."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        done = self._iter - self._epoch * len(self.dataloader)
-        if hasattr(self.dataloader, 'batches_from'):
-            batches = self.dataloader.batches_from(done)
-        else:
-            batches = islice(self.dataloader, done, None)
+        done, loader = self._iter - self._epoch * len(self.dataloader), self.dataloader
+        batches = loader.batches_from(done) if hasattr(loader, 'batches_from') else islice(loader, done, None)
         for index, batch in enumerate(batches, start=done):
             self.run_iter(index, batch)
         self.runner.call_hook('after_train_epoch')
@@ -93,11 +90,39 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     def _validate(self) -> None:
         """Validate when the epoch that is over calls for it and was not validated before."""
         self._decide_current_val_interval()
-        due = self._epoch >= self.val_begin and (
-            self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
-        )
-        if self.runner.val_loop is None or not due or self.runner.message_hub.get_info(VALIDATED) == self._epoch:
-            return
-        # beforehand, because a new best result rewrites the epoch's checkpoint during the validation
-        self.runner.message_hub.update_info(VALIDATED, self._epoch)
-        self.runner.val_loop.run()
+        in_turn = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
+        hub, validation = self.runner.message_hub, self.runner.val_loop
+        if validation and in_turn and self._epoch >= self.val_begin and hub.get_info(VALIDATED) != self._epoch:
+            # beforehand, because a new best result rewrites the epoch's checkpoint during the validation
+            hub.update_info(VALIDATED, self._epoch)
+            validation.run()
+
+
+@HOOKS.register_module()
+class RandomStateHook(Hook):
+    """Seed python, numpy and torch anew for every step from (seed, step, rank): there is no random state to store.
+
+    What data loader workers draw is seeded sample by sample instead (see :class:`~pab.datasets.EpochSampler`).
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Seed the epoch's first step, before its batch is fetched."""
+        seed_all(step_seed(runner.seed, runner.iter, runner.rank))
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Seed the next step, before its batch is fetched."""
+        seed_all(step_seed(runner.seed, runner.iter + 1, runner.rank))
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """A 64-bit seed from (seed, step, rank), different ones being unrelated."""
+    return int.from_bytes(hashlib.sha256(f'{seed}/{step}/{rank}'.encode()).digest()[:8], 'little')
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global generators of python, numpy and torch (every device)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 
 from ..registry import HOOKS
 from .checkpoint import to_plain
+from .distributed import wrapper_settings
 from .hook_points import RunHook
 
 KEY = 'settings'  # of a checkpoint
@@ -15,14 +16,8 @@ KEY = 'settings'  # of a checkpoint
 MAY_CHANGE = [
     *('work_dir', 'load_from', 'resume', 'overwrite', '*.data_root', 'custom_imports'),  # where things are
     *('launcher', 'runner_type', 'default_scope', 'env_cfg', 'model_wrapper_cfg.device_ids', '_*'),  # how it is started
-    *(
-        '*.num_workers',
-        '*.persistent_workers',
-        '*.pin_memory',
-        '*.prefetch_factor',
-        '*.foreach',
-        'compile',
-    ),  # its speed
+    *(f'*.{name}' for name in ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor')),  # its speed
+    *('*.foreach', 'compile'),
     *('val_*', 'test_*', 'train_cfg.val_*', 'train_cfg.dynamic_intervals'),  # what is measured
     *('log_*', 'experiment_name', 'visualizer'),  # what is shown; and the hooks that only look on, save or refuse:
     *(f'default_hooks.{name}' for name in ('logger', 'report', 'runtime_info', 'flips', 'timer', 'visualization')),
@@ -37,14 +32,11 @@ MISSING = type('Missing', (), {'__repr__': lambda _: 'nothing'})()
 class ResumeCheckHook(RunHook):
     """Compare the config in a checkpoint with the one that would resume it, and refuse where they differ.
 
-    Everything counts but ``MAY_CHANGE``: paths, logging, validation and the like.
+    Everything counts but paths, logging, validation and the like (``MAY_CHANGE``).
 
     Args:
-        allow_changes: go on with what the config says now: also where the checkpoint holds the old value of an
-            optimizer's or a schedule's setting. The differences are a warning then.
-
-    Raises:
-        ValueError: lists what differs.
+        allow_changes: go on with what the config says now, for optimizers and schedules too, with a warning; otherwise
+            a ValueError lists what differs.
     """
 
     def __init__(self, allow_changes: bool = False) -> None:
@@ -59,9 +51,7 @@ class ResumeCheckHook(RunHook):
     def check_resume(self, runner: Runner, checkpoint: dict) -> None:
         """Compare them."""
         if KEY not in checkpoint:
-            runner.logger.warning(
-                'The checkpoint does not say with which settings it was trained; they are not compared'
-            )
+            runner.logger.warning('The checkpoint does not say with which settings it was trained')
             return
         before, here = flatten(checkpoint[KEY]), flatten(settings_of(runner))
         if runner._randomness_cfg.get('seed') is None:
@@ -78,11 +68,11 @@ class ResumeCheckHook(RunHook):
         runner.logger.warning(f'Resumed with other settings, as allowed:\n{listed}')
         for name, old, new in changes:
             if name.startswith('param_scheduler') and (MISSING in (old, new) or name.endswith(('.type', '.by_epoch'))):
-                raise ValueError(
-                    f'resume: {name} cannot change in mid-run ({_change(old, new)}); schedules keep their number, '
-                    'types and units, and other values may change'
-                )
-        _settle_schedules(checkpoint.get('param_schedulers', {}))
+                rule = 'schedules keep their number, types and units, and other values may change'
+                raise ValueError(f'resume: {name} cannot change in mid-run ({_change(old, new)}); {rule}')
+        schedules = checkpoint.get('param_schedulers', {})
+        for states in schedules.values() if isinstance(schedules, dict) else [schedules]:
+            states[:] = [{key: value for key, value in state.items() if key in PROGRESS} for state in states]
         changed = {name.rpartition('.')[2] for name, _, _ in changes}
         _settle_optimizers(checkpoint['optimizer'], runner.optim_wrapper.state_dict(), changed)
 
@@ -94,12 +84,8 @@ def settings_of(runner: Runner) -> dict:
     seed = runner._randomness_cfg.get('seed')
     settings['randomness'] = {**(settings.get('randomness') or {}), 'seed': runner.seed if seed is None else seed}
     settings['processes'] = runner.world_size
-    settings['model_wrapper_cfg'] = {  # with mmengine's defaults, which a config for the CPU has to spell out
-        'type': 'MMDistributedDataParallel',
-        'broadcast_buffers': False,
-        'find_unused_parameters': settings.pop('find_unused_parameters', False),
-        **(settings.get('model_wrapper_cfg') or {}),
-    }
+    settings['model_wrapper_cfg'] = wrapper_settings(settings)  # spelt out, as a run on the CPU has to
+    settings.pop('find_unused_parameters', None)
     return settings
 
 
@@ -118,14 +104,8 @@ def flatten(settings: Any, name: str = '') -> dict[str, Any]:
 
 def differences(before: dict[str, Any], here: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """(name, old, new) for every leaf that differs, in the order of names."""
-    names = sorted({*before, *here})
-    pairs = [(name, before.get(name, MISSING), here.get(name, MISSING)) for name in names]
+    pairs = [(name, before.get(name, MISSING), here.get(name, MISSING)) for name in sorted({*before, *here})]
     return [(name, old, new) for name, old, new in pairs if repr(old) != repr(new)]
-
-
-def _settle_schedules(saved: dict | list) -> None:
-    for states in saved.values() if isinstance(saved, dict) else [saved]:
-        states[:] = [{key: value for key, value in state.items() if key in PROGRESS} for state in states]
 
 
 def _settle_optimizers(saved: dict, built: dict, changed: set[str]) -> None:

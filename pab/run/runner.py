@@ -17,11 +17,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..registry import RUNNERS
-from .checkpoint import UnusableCheckpoint, bare, check_fits, check_resumable, load_safely, non_finite
+from .checkpoint import UnusableCheckpoint, bare, check_fits, check_resumable, load_any, non_finite, wrappers_of
 from .config import FixedConfig, check_config
 from .hook_points import check_hook, check_point
 from .loops import EnduringLoader
-from .lr_scale import scale_lr_
 from .storage import ATOMIC, check_writable, download
 from .work_dir import NOT_FOR_RESUME, choose_start
 
@@ -30,7 +29,7 @@ from .work_dir import NOT_FOR_RESUME, choose_start
 class PabRunner(Runner):
     """The runner that ``tools/`` use.
 
-    It differs from :class:`mmengine.runner.Runner` in this:
+    It differs from mmengine's in this; hooks may have more methods (:class:`pab.run.RunHook`), and
 
     - a key of the config that nothing reads is an error, and so is a hook's method that nothing calls;
     - the console shows progress, results and warnings only, while the log file in the work dir has everything;
@@ -38,20 +37,13 @@ class PabRunner(Runner):
     - checkpoints are plain data, written atomically and only if their numbers are finite, and loaded only if they run
       no code and fit the model; a resume finds them by what they hold;
     - training does not begin in a folder with the checkpoints of another run unless the config has ``overwrite=True``.
-
-    Hooks may have more methods than mmengine's, see :class:`pab.run.hook_points.RunHook`.
     """
 
     _outdated: list[Path] = []
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> 'PabRunner':
-        """Build a runner from a config.
-
-        Raises:
-            ValueError: the config has a key that nothing reads.
-            OSError: the work dir cannot be written.
-        """
+        """Build a runner; ValueError for a config with a key that nothing reads, OSError without a work dir."""
         check_config(cfg)
         _first_process(lambda: check_writable(cfg['work_dir']))
         return super().from_cfg(FixedConfig(dict(cfg), filename=getattr(cfg, 'filename', None)))
@@ -62,41 +54,30 @@ class PabRunner(Runner):
         # mmengine says so of every run that goes on between the passes of a step, but checkpoints hold the gradients
         logger.addFilter(lambda record: 'the gradient of some iterations is lost' not in record.getMessage())
         for handler in logger.handlers:
-            if type(handler) is logging.StreamHandler and not handler.filters:
-                handler.addFilter(ConsoleFilter())
+            if type(handler) is logging.StreamHandler:
+                handler.addFilter(is_for_console)  # a second time it changes nothing
         return logger
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
         """Register default hooks; None drops one, whoever it comes from."""
         known = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
-        super().register_default_hooks(
-            {name: hook for name, hook in (hooks or {}).items() if hook is not None or name in known}
-        )
+        kept = {name: hook for name, hook in (hooks or {}).items() if hook is not None or name in known}
+        super().register_default_hooks(kept)
 
     def register_hook(self, hook: Hook | dict, priority: str | int | None = None) -> None:
-        """Register a hook.
-
-        Raises:
-            ValueError: it has a method that is named like a point of a run (``before_trian_epoch``) and is none.
-        """
+        """Register a hook; ValueError if it has a method that is named like a point of a run and is none."""
         before = set(self._hooks)
         super().register_hook(hook, priority)
         for added in set(self._hooks) - before:
             check_hook(added)
 
-    def register_hooks(
-        self, default_hooks: dict[str, Hook | dict | None] | None = None, custom_hooks: list[Hook | dict] | None = None
-    ) -> None:
+    def register_hooks(self, *args, **kwargs) -> None:
         """Register the config's hooks, and behind them the one that gives checkpoints their form."""
-        super().register_hooks(default_hooks, custom_hooks)
+        super().register_hooks(*args, **kwargs)
         self.register_hook(dict(type='pab.CheckpointFormatHook'))
 
     def call_hook(self, fn_name: str, **kwargs) -> None:
-        """Call a method of every hook that has it.
-
-        Raises:
-            ValueError: there is no such point of a run.
-        """
+        """Call a method of every hook that has it; ValueError if there is no such point of a run."""
         check_point(fn_name)
         super().call_hook(fn_name, **kwargs)
 
@@ -109,20 +90,15 @@ class PabRunner(Runner):
         return loader
 
     def train(self) -> nn.Module:
-        """Train, in a work dir that is new, that this run goes on in, or that it may overwrite.
+        """Train, in a work dir that is new, that this run goes on in, or that it may overwrite; else errors as there.
 
-        A resume without a file's name takes the newest good checkpoint. Where there is none, the run begins anew with a
-        warning, so that a job which is started again by a cluster can always be started with ``--resume``.
-
-        Raises:
-            FileExistsError: the work dir holds checkpoints that this run does not go on from.
-            UnusableCheckpoint: there are checkpoints to resume from, but none of them can be used.
+        A resume without a file's name takes the newest good checkpoint (:func:`choose_start`). Where there is none, the
+        run begins anew with a warning, so that a cluster can always start a job with ``--resume``.
         """
         start, self._outdated = _first_process(lambda: choose_start(self))
         if self._resume and start is None:
-            self.logger.warning(
-                f'There is no checkpoint to resume from in {self.work_dir}: training starts from the beginning'
-            )
+            told = f'There is no checkpoint to resume from in {self.work_dir}'
+            self.logger.warning(f'{told}: training starts from the beginning')
         self._resume, self._load_from = start is not None, start or self._load_from
         try:
             return super().train()
@@ -133,33 +109,30 @@ class PabRunner(Runner):
         """Scale the learning rates by batch of a step / ``base_batch_size`` if ``auto_scale_lr.enable``.
 
         The batch of a step is that of all processes and of all backward passes which ``accumulative_counts`` collects.
-        Optimizers without a learning rate are left alone.
+        Optimizers without a learning rate are left alone. Source: Goyal et al. 2017 (arXiv 1706.02677).
         """
         if not (auto_scale_lr or {}).get('enable'):
             return
-        wrappers = list(optim_wrapper.values()) if isinstance(optim_wrapper, OptimWrapperDict) else [optim_wrapper]
-        loader = self._train_dataloader
+        wrappers, loader, base = wrappers_of(optim_wrapper), self._train_dataloader, auto_scale_lr['base_batch_size']
         batch = loader['batch_size'] if isinstance(loader, dict) else loader.batch_size
         batch *= self.world_size * wrappers[0]._accumulative_counts
-        base = auto_scale_lr['base_batch_size']
-        rates = scale_lr_([wrapper.optimizer for wrapper in wrappers], batch / base)
-        shown = ', '.join(f'{rate:g}' for rate in rates)
-        self.logger.info(f'Learning rates for a batch of {batch} instead of {base}: {shown}')
+        groups = [group for wrapper in wrappers for group in wrapper.optimizer.param_groups if 'lr' in group]
+        for group in groups:
+            group['lr'] *= batch / base
+        shown = ', '.join(f'{group["lr"]:g}' for group in groups)
+        scaled = '' if batch == base else f', scaled from one of {base}'
+        self.logger.info(f'Learning rates for a batch of {batch}{scaled}: {shown}')
 
     def build_param_scheduler(self, scheduler):
-        """Build the schedules of the optimizers.
-
-        Raises:
-            ValueError: several optimizers, and not one entry for each of them.
-        """
+        """Build the schedules; ValueError if there are several optimizers and not one entry for each of them."""
         if isinstance(self.optim_wrapper, OptimWrapperDict):
             names = sorted(self.optim_wrapper.keys())
-            known = isinstance(scheduler, Mapping) and 'type' not in scheduler
-            if not known or sorted(scheduler) != names:
-                got = sorted(scheduler) if known else scheduler
+            got = sorted(scheduler) if isinstance(scheduler, Mapping) and 'type' not in scheduler else scheduler
+            if got != names:
+                entries = ', '.join(f'{name}=[]' for name in names)
                 raise ValueError(
-                    f'param_scheduler: needs one entry for each optimizer, {", ".join(names)}, such as dict('
-                    f'{", ".join(f"{name}=[]" for name in names)}), where [] keeps what is set; got {got!r}'
+                    f'param_scheduler: needs one entry for each optimizer, {", ".join(names)}, such as '
+                    f'dict({entries}), where [] keeps what is set; got {got!r}'
                 )
         return super().build_param_scheduler(scheduler)
 
@@ -167,8 +140,7 @@ class PabRunner(Runner):
         """Save a checkpoint, atomically unless ``backend_args`` says otherwise; to be called on every process.
 
         Raises:
-            FloatingPointError: a weight or a state of an optimizer is not finite, and the file's name does not begin
-                with ``diverged_``.
+            FloatingPointError: :meth:`non_finite` finds something, and the file's name does not begin with diverged_.
             OSError: the file cannot be written; those written before are untouched.
         """
         if not filename.startswith(NOT_FOR_RESUME) and (bad := self.non_finite()):
@@ -182,10 +154,7 @@ class PabRunner(Runner):
         super().save_checkpoint(out_dir, filename, *args, backend_args=backend_args, **kwargs)
 
     def non_finite(self) -> str | None:
-        """The name of the first weight or state of an optimizer that holds NaN or infinity; None when all are finite.
-
-        Buffers are not looked at: they may hold anything, and every process has its own.
-        """
+        """The name of the first weight or state of an optimizer (no buffer) that holds NaN or infinity, else None."""
         states = self.optim_wrapper.state_dict() if hasattr(self.optim_wrapper, 'state_dict') else None
         return non_finite({**dict(bare(self.model).named_parameters()), 'optimizer': states})
 
@@ -221,26 +190,23 @@ class PabRunner(Runner):
             strict: refuse tensors that are missing, too many or of another shape; False reports them as mmengine does.
             revise_keys: (pattern, replacement) for the names of its tensors.
 
-        Raises:
-            UnusableCheckpoint: says what is wrong with it.
-            FileNotFoundError: there is no such file.
+        Raises as :func:`load_any` does, and UnusableCheckpoint for what does not fit or cannot be resumed.
         """
         filename = self._fetch(filename)
-        checkpoint = load_safely(filename, map_location)
+        checkpoint, model = load_any(filename, map_location), bare(self.model)
         if not isinstance(checkpoint, Mapping):
             raise UnusableCheckpoint(f'{filename} is no checkpoint: it holds a {type(checkpoint).__name__}')
-        model = bare(self.model)
         if 'state_dict' not in checkpoint:
             checkpoint = {'state_dict': checkpoint}
         if self._resume:
             check_resumable(checkpoint, filename, model)
             self.call_hook('check_resume', checkpoint=checkpoint)
+        state = checkpoint['state_dict']
         for pattern, replacement in revise_keys:
-            checkpoint['state_dict'] = {
-                re.sub(pattern, replacement, name): value for name, value in checkpoint['state_dict'].items()
-            }
+            state = {re.sub(pattern, replacement, name): value for name, value in state.items()}
+        checkpoint['state_dict'] = state
         if strict:
-            check_fits(model, checkpoint['state_dict'], filename)
+            check_fits(model, state, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         load_state_dict(model, checkpoint['state_dict'], strict=strict, logger=self.logger)
         self._has_loaded = True
@@ -268,17 +234,11 @@ def _first_process(act: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
-class ConsoleFilter(logging.Filter):
-    """Let through what a person watching a run wants: progress, results, what pab reports, and every warning.
-
-    What is kept from the console (environment, hook tables, the merged config) stands in the log file.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the console shows a record."""
-        path, text = record.pathname.replace('\\', '/'), record.getMessage()
-        if '/mmengine/' not in path:
-            return True
-        if record.levelno >= logging.WARNING:
-            return 'will be deprecated' not in text  # of its own functions, which it calls itself
-        return path.endswith('/hooks/logger_hook.py') and not text.startswith('Exp name:')
+def is_for_console(record: logging.LogRecord) -> bool:
+    """Whether a person watching a run wants a record: progress, results, what pab reports, and every warning."""
+    path, text = record.pathname.replace('\\', '/'), record.getMessage()
+    if '/mmengine/' not in path:
+        return True
+    if record.levelno >= logging.WARNING:
+        return 'will be deprecated' not in text  # of its own functions, which it calls itself
+    return path.endswith('/hooks/logger_hook.py') and not text.startswith('Exp name:')

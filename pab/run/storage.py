@@ -13,21 +13,13 @@ from mmengine.fileio import LocalBackend, register_backend
 from torch.hub import download_url_to_file
 
 ATOMIC = 'atomic'  # the backend's name in configs: backend_args=dict(backend='atomic')
-PARTIAL = '.partial'  # ends the name of a file that is not written to its end
 
 
-def download(address: str, folder: str | os.PathLike) -> str:
-    """Bring a file to this machine, anew each time.
-
-    Args:
-        address: begins with file:// (which is not copied), http:// or https://.
-        folder: where the file goes; it is made.
-
-    Returns:
-        The file's path.
+def download(address: str, folder: Path) -> str:
+    """Bring a file into a folder, anew each time, and return its path; one of ``file://`` stays where it is.
 
     Raises:
-        ValueError: another kind of address.
+        ValueError: the address does not begin with file://, http:// or https://.
         OSError: the file cannot be fetched.
     """
     parts = urlparse(address)
@@ -35,8 +27,8 @@ def download(address: str, folder: str | os.PathLike) -> str:
         return unquote(parts.path)
     if parts.scheme not in ('http', 'https'):
         raise ValueError(f'load_from: must be a path or an address of file, http or https, got {address!r}')
-    target = Path(folder) / (Path(unquote(parts.path)).name or 'checkpoint.pth')
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = folder / (Path(unquote(parts.path)).name or 'checkpoint.pth')
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         download_url_to_file(address, str(target), progress=False)
     except URLError as error:
@@ -47,15 +39,10 @@ def download(address: str, folder: str | os.PathLike) -> str:
 def write_atomically(data: bytes, path: str | os.PathLike) -> None:
     """Write a file by way of a temporary one in the same folder, forced to the disk and then renamed.
 
-    Args:
-        data: the whole content.
-        path: where it belongs; missing folders are made. A file that is there is replaced at once or not at all.
-
-    Raises:
-        OSError: says which file could not be written, why, and that the one before is untouched.
+    Missing folders are made. A file that is there is replaced at once or not at all; an OSError says why not.
     """
     path = Path(path)
-    partial = path.with_name(f'.{path.name}{PARTIAL}')
+    partial = path.with_name(f'.{path.name}.partial')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open('wb') as file:
@@ -66,19 +53,21 @@ def write_atomically(data: bytes, path: str | os.PathLike) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         _discard(partial)
-        raise _explained(error, path, len(data)) from error
+        reason = error.strerror
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(path.parent).free
+            reason += f' ({len(data) / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)'
+        raise OSError(
+            f'cannot write {str(path)!r}: {reason}; checkpoints written before are untouched, so free some space or '
+            'give another --work-dir, and go on with --resume'
+        ) from error
 
 
 def check_writable(folder: str | os.PathLike) -> None:
-    """Make a folder and a file in it, and remove the file again.
-
-    Raises:
-        OSError: says which folder cannot be written, and why.
-    """
+    """Make a folder, and raise an OSError that says why if no file can be written in it."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         told = f'work_dir {os.fspath(folder)!r} cannot be written: {error.strerror}; choose another with --work-dir'
         raise OSError(told) from error
@@ -95,12 +84,12 @@ class AtomicBackend(LocalBackend):
     _outdated: set[Path] = set()  # of the class, for mmengine makes a backend for each use
 
     def put(self, obj: bytes, filepath: str | os.PathLike) -> None:
-        """Write a file, then remove what was marked in its folder; see :func:`write_atomically`."""
+        """Write a file, then remove what was marked in its folder."""
         write_atomically(obj, filepath)
         path = Path(filepath).absolute()
-        self._outdated.discard(path)
-        for old in [file for file in self._outdated if file.parent == path.parent]:
-            self._outdated.discard(old)
+        beside = {old for old in self._outdated if old.parent == path.parent}
+        self._outdated.difference_update(beside)
+        for old in beside - {path}:
             _discard(old)
 
     def remove(self, filepath: str | os.PathLike) -> None:
@@ -124,13 +113,3 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def _explained(error: OSError, path: Path, size: int) -> OSError:
-    reason = error.strerror
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        reason += f' ({size / 1e6:.1f} MB needed, {shutil.disk_usage(path.parent).free / 1e6:.1f} MB free)'
-    return OSError(
-        f'cannot write {str(path)!r}: {reason}; checkpoints written before are untouched, so free some space or give '
-        'another --work-dir, and go on with --resume'
-    )

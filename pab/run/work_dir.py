@@ -10,15 +10,7 @@ from typing import Any, NamedTuple
 from mmengine.runner import Runner
 from torch import nn
 
-from .checkpoint import (
-    UnusableCheckpoint,
-    bare,
-    check_bytes,
-    check_resumable,
-    checkpoint_folders,
-    missing_for_resume,
-    peek,
-)
+from .checkpoint import UnusableCheckpoint, bare, check_resumable, checkpoint_folders, load_safely, missing_for_resume
 
 NOT_FOR_RESUME = 'diverged_'  # begins the names of checkpoints that are kept to look at, not to go on from
 GIVEN_BY_RUNS = re.compile(r'(epoch_|iter_|best_|interrupted|diverged_)')  # begins the names that runs give
@@ -31,26 +23,22 @@ class RunFile(NamedTuple):
     """``meta.written`` of the checkpoint, 0 where it has none, its step and its epoch: what is larger is newer."""
     path: Path
     content: Any = None
-    damage: str = ''
-    """Why it cannot be read; '' if it can."""
+    """None where it cannot be read."""
 
 
 def run_files(folders: Iterable[str | os.PathLike], tell: Callable[[str], None] = lambda _: None) -> list[RunFile]:
     """The checkpoints that runs wrote into some folders, the newest first, before them those that cannot be read.
 
     What is newest is decided by what stands in the files, not by their dates, which change when files are copied.
-
-    Args:
-        folders: searched for ``*.pth``, not below; one that does not exist is empty.
-        tell: called with one sentence for each other file, such as pretrained weights.
+    ``tell`` is called with one sentence for each other file, such as pretrained weights.
     """
     files = []
     for path in {path.resolve(): path for folder in folders for path in sorted(Path(folder).glob('*.pth'))}.values():
         try:
-            content = peek(path)
+            content = load_safely(path, check=False)
         except UnusableCheckpoint as error:
             if GIVEN_BY_RUNS.match(path.name):
-                files.append(RunFile((sys.maxsize,), path, damage=str(error)))
+                files.append(RunFile((sys.maxsize,), path))
             else:
                 tell(f'passing over a file: {error}')
             continue
@@ -65,32 +53,31 @@ def run_files(folders: Iterable[str | os.PathLike], tell: Callable[[str], None] 
 def find_newest(
     folders: Iterable[str | os.PathLike], tell: Callable[[str], None], model: nn.Module | None = None
 ) -> Path | None:
-    """Find the newest checkpoint that a run in these folders can go on from.
+    """Find the newest checkpoint that a run in these folders can go on from; None when there is none.
 
     Args:
-        folders: as for :func:`run_files`.
+        folders: searched for ``*.pth``, not below; one that does not exist is empty.
         tell: called with one sentence for each file that is passed over, with its name and the reason.
         model: whose buffers may hold NaN and infinity.
 
-    Returns:
-        None when there is none.
-
     Raises:
-        UnusableCheckpoint: there are files that could have been one but are damaged or not finite, and no other, so
-            that starting anew might not be what was meant.
+        UnusableCheckpoint: all that could have been one are damaged or not finite, so starting anew may not be meant.
     """
     unusable = []
-    for file in run_files(folders, tell):
-        if file.path.name.startswith(NOT_FOR_RESUME):
-            tell(f'passing over {file.path}: it was written when the loss was no longer finite')
-        elif not file.damage and 'optimizer' not in file.content:
-            if not file.path.name.startswith('best_'):  # those never have one
-                tell(f'passing over {file.path}: it is no checkpoint to resume a run from, it has no optimizer')
-        elif problem := file.damage or _problem(file, model):
-            tell(f'passing over a file: {problem}')
-            unusable.append(file.path)
-        else:
-            return file.path
+    for _, path, content in run_files(folders, tell):
+        if path.name.startswith(NOT_FOR_RESUME):
+            tell(f'passing over {path}: it was written when the loss was no longer finite')
+            continue
+        if content and 'optimizer' not in content:
+            if not path.name.startswith('best_'):  # those never have one
+                tell(f'passing over {path}: it is no checkpoint to resume a run from, it has no optimizer')
+            continue
+        try:
+            check_resumable(load_safely(path), path, model)
+            return path
+        except UnusableCheckpoint as error:
+            tell(f'passing over a file: {error}')
+            unusable.append(path)
     if unusable:
         raise UnusableCheckpoint(
             f'no checkpoint in {unusable[0].parent} can be resumed, {", ".join(path.name for path in unusable)} '
@@ -99,20 +86,10 @@ def find_newest(
     return None
 
 
-def _problem(file: RunFile, model: nn.Module | None) -> str:
-    try:
-        check_bytes(file.path)
-        check_resumable(file.content, file.path, model)
-    except UnusableCheckpoint as error:
-        return str(error)
-    return ''
-
-
 def choose_start(runner: Runner) -> tuple[str | None, list[Path]]:
     """Decide which checkpoint a run goes on from, so that its folders hold none that is later and another run's.
 
-    torchrun starts a job again that has lost a process (``--max-restarts``). Such a job goes on from its newest
-    checkpoint whatever the config says, once it has written one.
+    A job that torchrun starts again (``--max-restarts``) goes on from its newest checkpoint whatever the config says.
 
     Returns:
         The file, None to start from the beginning; and the checkpoints to be removed before the first step.
@@ -129,7 +106,7 @@ def choose_start(runner: Runner) -> tuple[str | None, list[Path]]:
     files = run_files(folders)
     here = Path(start or '').expanduser().resolve()
     same = [file for file in files if file.path.resolve() == here]
-    left = [file.path for file in files if not same or (file.written > same[0].written and not file.damage)]
+    left = [file.path for file in files if not same or (file.written > same[0].written and file.content)]
     if left and not runner.cfg.get('overwrite', False):
         names = ', '.join(path.name for path in left[:3]) + (f' and {len(left) - 3} more' if len(left) > 3 else '')
         raise FileExistsError(

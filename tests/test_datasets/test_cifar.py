@@ -1,7 +1,10 @@
+import functools
 import hashlib
 import os
 import pickle
 import tarfile
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -158,11 +161,10 @@ def test_truncated_file_is_named(cifar10, keep):
         ),
         ({b'data': pixels_of(1)[:, :100]}, r'must be a uint8 array of shape \(N, 3072\), got uint8 \(4, 100\)'),
         ({b'data': None}, 'must be a uint8 array .* got NoneType'),
-        ({b'labels': [0, 1, 2]}, 'labels in .*data_batch_1 must be 4 integers'),
-        ({b'labels': [0.5] * 4}, 'must be 4 integers'),
-        ({b'labels': [[0], [1, 2], 3, 4]}, 'must be 4 integers'),
-        ({b'labels': [0, 1, 2, 10]}, r'labels in .*data_batch_1 must lie in 0\.\.9'),
-        ({b'labels': [0, 1, 2, -1]}, r'must lie in 0\.\.9'),
+        *(
+            ({b'labels': labels}, r'labels in .*data_batch_1 must be 4 integers in 0\.\.9, one for each image')
+            for labels in (None, [0, 1, 2], [0.5] * 4, [[0], [1, 2], 3, 4], [0, 1, 2, 10], np.array([0, 1, 2, -1]))
+        ),
     ],
 )
 def test_wrong_content_is_named(cifar10, change, text):
@@ -173,7 +175,7 @@ def test_wrong_content_is_named(cifar10, change, text):
 
 def test_another_pickle_is_named(cifar10):
     write(cifar10 / 'cifar-10-batches-py' / 'test_batch', [1, 2])
-    with pytest.raises(ValueError, match=r'CIFAR10: .*test_batch must hold a dict, got list'):
+    with pytest.raises(ValueError, match='test_batch: refused, it holds a list and not a dict'):
         CIFAR10(split='test', data_root=cifar10)
 
 
@@ -196,52 +198,56 @@ def test_environment_is_read_when_the_dataset_is_built(cifar10, monkeypatch):
 
 @pytest.fixture
 def archive(cifar10, tmp_path_factory, monkeypatch):
-    """The official archive's stand-in, reached by a file:// address."""
+    """The official archive's stand-in, on a server of this machine."""
     path = tmp_path_factory.mktemp('server') / 'cifar-10-python.tar.gz'
     with tarfile.open(path, 'w:gz') as tar:
         tar.add(cifar10 / 'cifar-10-batches-py', 'cifar-10-batches-py')
-        tar.add(__file__, '../outside')  # a path that would leave the folder
-    monkeypatch.setattr(CIFAR10, 'url', path.as_uri())
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=path.parent)
+    server = ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setenv('no_proxy', '*')
+    monkeypatch.setattr(CIFAR10, 'url', f'http://127.0.0.1:{server.server_port}/{path.name}')
     monkeypatch.setattr(CIFAR10, 'md5', hashlib.md5(path.read_bytes()).hexdigest())
-    return path
+    yield path
+    server.shutdown()
+    server.server_close()
 
 
-def test_download_checks_and_unpacks(archive, tmp_path):
+def test_download_fetches_what_is_missing_once(archive, tmp_path):
     root = tmp_path / 'new' / 'root'
+    (root / 'cifar-10-batches-py').mkdir(parents=True)  # as an interrupted download would leave it
+    (root / 'cifar-10-batches-py' / 'data_batch_1').write_bytes(b'')
     assert len(CIFAR10(data_root=root, download=True)) == 5 * PER_FILE
-    assert not (root.parent / 'outside').exists()
-    archive.unlink()  # the second time nothing is fetched
-    assert len(CIFAR10(data_root=root, split='test', download=True)) == PER_FILE
-    assert not list(root.rglob('*.part'))
-
-
-def test_download_with_another_checksum(archive, tmp_path, monkeypatch):
-    right = CIFAR10.md5
-    monkeypatch.setattr(CIFAR10, 'md5', '0' * 32)
-    with pytest.raises(OSError, match=rf'CIFAR10: .*python\.tar\.gz.* has the md5 checksum {right}, not 0000'):
-        CIFAR10(data_root=tmp_path / 'new', download=True)
-    assert not (tmp_path / 'new' / 'cifar-10-batches-py').exists()
-
-
-def test_download_without_network(archive, tmp_path):
     archive.unlink()
-    with pytest.raises(OSError, match=r'CIFAR10: cannot download file:.*unpack it below'):
-        CIFAR10(data_root=tmp_path / 'new', download=True)
+    assert len(CIFAR10(data_root=root, split='test', download=True)) == PER_FILE
+    assert {path.name for path in root.iterdir()} == {'cifar-10-batches-py', 'cifar-10-python.tar.gz'}
 
 
-def test_every_process_waits_for_the_download(archive, tmp_path, monkeypatch):
+@pytest.mark.parametrize('damage', ['checksum', 'member', 'network'])
+def test_a_download_that_fails_leaves_no_images_and_says_the_way_out(archive, tmp_path, monkeypatch, damage):
+    dataset = CIFAR10
+    if damage == 'checksum':
+        monkeypatch.setattr(CIFAR10, 'md5', '0' * 32)
+    elif damage == 'member':
+        dataset = CIFAR100
+        monkeypatch.setattr(CIFAR100, 'url', CIFAR10.url)
+        monkeypatch.setattr(CIFAR100, 'md5', CIFAR10.md5)
+    else:
+        archive.unlink()
+    match = rf'{dataset.__name__}: cannot get http:.*\(md5 {dataset.md5}\) into .*new .*fetch it by other means'
+    with pytest.raises(OSError, match=match):
+        dataset(data_root=tmp_path / 'new', download=True)
+    assert not list((tmp_path / 'new').rglob('*batch*'))
+
+
+def test_only_the_main_process_downloads_and_the_others_wait(archive, tmp_path, monkeypatch):
     waited = []
-    monkeypatch.setattr('pab.datasets.download.barrier', lambda: waited.append(1))
-    CIFAR10(data_root=tmp_path, download=True)
+    monkeypatch.setattr('pab.datasets.cifar.barrier', lambda: waited.append(1))
+    monkeypatch.setattr('pab.datasets.cifar.is_main_process', lambda: False)
+    with pytest.raises(FileNotFoundError):  # nobody else is there who would have fetched it
+        CIFAR10(data_root=tmp_path / 'new', download=True)
     CIFAR10(data_root=tmp_path, download=True)  # also a process that finds everything there
     assert len(waited) == 2
-
-
-def test_download_of_another_archive(archive, tmp_path, monkeypatch):
-    monkeypatch.setattr(CIFAR100, 'url', archive.as_uri())
-    monkeypatch.setattr(CIFAR100, 'md5', CIFAR10.md5)
-    with pytest.raises(OSError, match=r'CIFAR100: .* holds no file cifar-100-python/train'):
-        CIFAR100(data_root=tmp_path / 'new', download=True)
 
 
 @pytest.mark.slow

@@ -1,14 +1,17 @@
 import io
+import runpy
+import struct
+import sys
+import types
+import warnings
+import zlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
-from pab.datasets import UnreadableImageError, decode_rgb
-
-# torchvision announces that its decoder will go; without it Pillow does the work, see the fixture decoder
-pytestmark = pytest.mark.filterwarnings('ignore:The image decoding and encoding:DeprecationWarning')
+from pab.datasets import ImageNet, UnreadableImageError, decode, decode_rgb
 
 RAMP = np.arange(32 * 48, dtype=np.int64).reshape(32, 48)
 COLOUR = np.stack([RAMP % 256, RAMP // 6, 255 - RAMP % 256], axis=2).astype(np.uint8)
@@ -30,24 +33,47 @@ def pillow(data):
     return np.asarray(Image.open(io.BytesIO(data)).convert('RGB'))
 
 
-@pytest.fixture(params=['torchvision', 'Pillow'])
+@pytest.fixture(params=['torchcodec', 'Pillow'])
 def decoder(request, monkeypatch):
     """Both ways to decode a JPEG."""
     if request.param == 'Pillow':
-        monkeypatch.setattr('pab.datasets.decode.decode_jpeg', None)
+        monkeypatch.setattr(decode, 'decode_jpeg', None)
+    else:
+        pytest.importorskip('torchcodec', reason='torchcodec is not installed; pip install -e ".[images]"')
+        assert decode.decode_jpeg is not None
 
 
 @pytest.mark.parametrize('mode', ['RGB', 'L', 'CMYK'])
 def test_jpegs_equal_pillow(decoder, mode):
-    data = encode(Image.fromarray(COLOUR).convert(mode), 'JPEG', quality=90)
-    decoded = decode_rgb(data).permute(1, 2, 0).numpy()
-    # two builds of libjpeg-turbo may round differently
-    assert np.abs(decoded.astype(int) - pillow(data).astype(int)).max() <= 1
+    for progressive in (False, True):
+        data = encode(Image.fromarray(COLOUR).convert(mode), 'JPEG', quality=90, progressive=progressive)
+        expect(data, pillow(data))
 
 
-def test_progressive_jpeg():
-    data = encode(Image.fromarray(COLOUR), 'JPEG', progressive=True)
-    assert decode_rgb(data).shape == (3, 32, 48)
+def test_a_torchcodec_that_cannot_be_used_is_named(monkeypatch):
+    too_old = types.ModuleType('torchcodec.decoders')
+    monkeypatch.setitem(sys.modules, 'torchcodec.decoders', too_old)
+    with pytest.warns(UserWarning, match='torchcodec cannot be used, Pillow decodes all images: .*decode_jpeg'):
+        assert runpy.run_path(decode.__file__)['decode_jpeg'] is None
+    monkeypatch.setitem(sys.modules, 'torchcodec.decoders', None)  # not installed: nothing to say
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert runpy.run_path(decode.__file__)['decode_jpeg'] is None
+
+
+def test_orientation_tags_are_ignored(decoder):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # a quarter turn
+    data = encode(Image.fromarray(COLOUR), 'JPEG', exif=exif)
+    expect(data, pillow(data))
+
+
+def test_torchcodec_and_pillow_agree_on_real_photographs(photographs):
+    pytest.importorskip('torchcodec', reason='torchcodec is not installed; pip install -e ".[images]"')
+    dataset = ImageNet('val', photographs, num_samples=100, sample_seed=1)
+    for index in range(100):
+        data = dataset.path(index).read_bytes()
+        expect(data, pillow(data))
 
 
 @pytest.mark.parametrize('kind', ['PNG', 'BMP', 'TIFF', 'WEBP'])
@@ -103,10 +129,16 @@ def test_other_bytes_are_unreadable(data):
         decode_rgb(data)
 
 
+def png_of_size(width, height):
+    """A PNG that says it is so large; only its header is ever read."""
+    header = b'IHDR' + struct.pack('>IIBBBBB', width, height, 1, 0, 0, 0, 0)
+    return b'\x89PNG\r\n\x1a\n' + struct.pack('>I', 13) + header + struct.pack('>II', zlib.crc32(header), 1) + b'IDAT'
+
+
 def test_strips_bombs_and_floats_are_unreadable():
     with pytest.raises(UnreadableImageError, match=r'its sides are 1 x 101, a ratio above 100'):
         decode_rgb(encode(Image.new('RGB', (1, 101)), 'PNG'))
     with pytest.raises(UnreadableImageError, match='DecompressionBombError'):
-        decode_rgb(encode(Image.new('1', (20000, 20000)), 'PNG'))
+        decode_rgb(png_of_size(20000, 20000))
     with pytest.raises(UnreadableImageError, match='floating pixels have no known range'):
         decode_rgb(encode(Image.fromarray(RAMP.astype(np.float32)), 'TIFF'))

@@ -33,7 +33,7 @@ def test_items_are_uint8_images_over_the_whole_range():
 
 
 def test_unknown_split():
-    with pytest.raises(ValueError, match="Digits: split must be one of 'train', 'test', got 'val'"):
+    with pytest.raises(ValueError, match="Digits: unknown split 'val'; known: train, test"):
         DATASETS.build({'type': 'Digits', 'split': 'val'})
 
 

@@ -81,6 +81,8 @@ def test_bad_input():
     metric = Accuracy(topk=(1, 5))
     with pytest.raises(ValueError, match='topk must not exceed the number of classes, 3, got 5'):
         metric.process(None, [{'logits': LOGITS, 'labels': LABELS}])
+    with pytest.raises(ValueError, match='topk must not exceed the number of classes, 2, got 5'):
+        metric.dataset_meta = {'classes': ('cat', 'dog')}  # mmengine's loop does this before the first epoch
     with pytest.raises(ValueError, match=r'labels \(N,\), got \(4, 3\) and \(3,\)'):
         metric.process(None, [{'logits': LOGITS, 'labels': LABELS[:3]}])
     with pytest.raises(ValueError, match='labels must lie below the number of logits, 3, got 3'):
@@ -99,10 +101,11 @@ def one_rank(rank, folder):
     metrics = evaluate(Accuracy(), (logits[mine], labels[mine]), size=5)
     torch.save(metrics, f'{folder}/{rank}.pt')
     torch.distributed.destroy_process_group()
-    os._exit(0)  # skips the interpreter's shutdown, in which threads of torch now and then abort
+    os._exit(0)  # skips the interpreter's shutdown, which belongs to the process that was forked
 
 
 def test_two_uneven_ranks_count_each_sample_once(tmp_path):
-    mp.start_processes(one_rank, args=(tmp_path,), nprocs=2, start_method='spawn')
+    # forked, as a loader's workers are: new interpreters would take seconds to import torch
+    mp.start_processes(one_rank, args=(tmp_path,), nprocs=2, start_method='fork')
     for rank in range(2):
         assert torch.load(tmp_path / f'{rank}.pt')['accuracy/top1'] == 40

@@ -47,12 +47,6 @@ def test_normal_does_not_depend_on_the_chunk(monkeypatch):
     assert draws.normal(draws.stream(0, 'a'), 0).size == 0
 
 
-@pytest.mark.parametrize('draw', [draws.uniform, draws.signs, draws.laplace])
-def test_count(draw):
-    assert draw(draws.stream(0, 'a'), 5).shape == (5,)
-    assert draw(draws.stream(0, 'a'), 0).shape == (0,)
-
-
 def test_distributions():
     """Quantiles of 100,000 numbers against the distribution functions; one per cent is over six standard errors."""
     count = 100_000

@@ -24,12 +24,8 @@ def weight_of(layer: nn.Module, scheme: str, seed: int = 0) -> torch.Tensor:
     return initialize_(layer, scheme, seed).weight.detach()
 
 
-def test_every_scheme_has_a_row():
-    assert SCHEMES.keys() == VARIANCE.keys()
-
-
 @pytest.mark.parametrize('scheme', SCHEMES)
-def test_variance(scheme):
+def test_variance(scheme):  # a scheme without a row above fails
     weight = weight_of(nn.Conv2d(64, 64, 3, groups=2), scheme)  # fan_in 32 * 9, fan_out 64 * 9
     variance = weight.square().mean().item() * 32 * 9
     # the square of a Laplace number has five times the mean's variance, so 3 standard errors are 5 %
@@ -57,27 +53,6 @@ def test_frozen_weights(scheme, want):
     assert net[0].bias.tolist() == [0.10241297632455826, 0.10905174165964127]
 
 
-@pytest.mark.parametrize(
-    ('scheme', 'constant'),
-    [
-        ('kaiming_constant_signed', math.sqrt(2 / 36)),
-        ('kaiming_constant_unsigned', math.sqrt(2 / 36)),
-        ('xavier_constant', math.sqrt(2 / (36 + 18))),
-    ],
-)
-def test_constant_schemes_have_one_magnitude(scheme, constant):
-    weight = weight_of(nn.Conv2d(4, 2, 3), scheme)
-    assert weight.abs().unique().tolist() == pytest.approx([constant])
-    signs = weight.sign().unique().tolist()
-    assert signs == ([1] if scheme == 'kaiming_constant_unsigned' else [-1, 1])
-
-
-def test_uniform_schemes_stay_within_their_bounds():
-    for scheme, bound in {'standard': 1 / math.sqrt(36), 'kaiming_uniform': math.sqrt(6 / 36)}.items():
-        largest = weight_of(nn.Conv2d(4, 64, 3), scheme).abs().max().item()
-        assert 0.99 * bound < largest <= bound
-
-
 def test_linear_layers_are_standard_whatever_the_scheme():
     wants = initialize_(nn.Linear(50, 20), 'standard')
     for scheme in SCHEMES:
@@ -89,31 +64,15 @@ def test_linear_layers_are_standard_whatever_the_scheme():
         assert layer.bias.abs().max() > 0.5 / math.sqrt(50)
 
 
-def test_batchnorm_becomes_the_identity():
-    layer = nn.BatchNorm2d(3)
-    for tensor in (*layer.parameters(), *layer.buffers()):
+def test_norms_become_the_identity_and_prelu_what_torch_gives_it():
+    net = nn.Sequential(
+        nn.BatchNorm2d(2), nn.BatchNorm2d(2, affine=False), nn.GroupNorm(1, 2), nn.LayerNorm(2), nn.PReLU()
+    )
+    for tensor in (*net.parameters(), *net.buffers()):
         tensor.data.fill_(7)
-    initialize_(layer)
-    assert layer.weight.tolist() == [1, 1, 1]
-    assert layer.bias.tolist() == [0, 0, 0]
-    assert layer.running_mean.tolist() == [0, 0, 0]
-    assert layer.running_var.tolist() == [1, 1, 1]
-    assert layer.num_batches_tracked.item() == 0
-
-
-def test_norms_without_parameters_are_reset_too():
-    layer = nn.BatchNorm2d(3, affine=False)
-    layer.running_mean.fill_(7)
-    initialize_(nn.Sequential(layer))
-    assert layer.running_mean.tolist() == [0, 0, 0]
-
-
-def test_other_norms_and_prelu():
-    net = nn.Sequential(nn.GroupNorm(1, 2), nn.LayerNorm(2), nn.PReLU())
-    for parameter in net.parameters():
-        parameter.data.fill_(7)
     initialize_(net)
-    assert [p.tolist() for p in net.parameters()] == [[1, 1], [0, 0], [1, 1], [0, 0], [0.25]]
+    assert [p.tolist() for p in net.parameters()] == [[1, 1], [0, 0]] * 3 + [[0.25]]
+    assert [b.tolist() for b in net.buffers()] == [[0, 0], [1, 1], 0] * 2  # running mean and variance, batches seen
 
 
 def test_nothing_but_seed_name_and_shape_decides():

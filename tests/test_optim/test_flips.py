@@ -1,4 +1,4 @@
-"""Every way through a Bop step gives the same numbers, bit for bit; they are held against the rule written plainly."""
+"""Both ways through a step of Bop give the numbers of the rule written plainly, bit for bit."""
 
 import functools
 import warnings
@@ -10,42 +10,36 @@ from torch import nn
 from pab import compiled
 from pab.optim import Bop, flips
 
-WAYS = {'compiled': None, 'packs': None, 'blocks': False, 'lists': True}
 
-
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=['compiled', 'plain'])
 def way(request, monkeypatch):
-    """The ``foreach`` of one way, with limits so low that small tensors take it."""
-    monkeypatch.setattr(flips, 'BLOCK', 500)
+    """Each way, with a limit so low that small tensors take it; skipped where there is no compiler."""
+    monkeypatch.setattr(compiled, '_wanted', request.param == 'compiled')
+    monkeypatch.setattr(compiled, '_failed', False)
     if request.param == 'compiled':
-        monkeypatch.setattr(flips, 'SMALLEST_TOTAL', 0)
-        monkeypatch.setattr(flips, 'SMALLEST_COMPILED', 0)
-        compiled.use_compiled(True)
-        if flips._fused_multiply_add() is None:
-            pytest.skip('this torch compiles no multiply-add with one rounding')
+        monkeypatch.setattr(flips, 'BLOCK', 0)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            flips.step_([flips.Entry(*torch.ones(3, flips.ROW), None)], flips.Rule(0.5, 0.5), None)
+            step_once(Bop, 2)
         if not compiled.is_compiled():
             pytest.skip('no compiler')
-        monkeypatch.setattr(flips, '_step_packs', only_remainders)
     else:
-        compiled.use_compiled(False)
-    yield WAYS[request.param]
-    compiled.use_compiled(None)
+        monkeypatch.setattr(flips, 'BLOCK', 500)
+    yield
+    assert compiled.is_compiled() == (request.param == 'compiled'), 'it was given up on the way'
 
 
-def only_remainders(entries, rule, step=flips._step_packs):
-    plain_allowed = all(
-        e.weight.dim() != 1 or e.weight.numel() % flips.ROW or e.average.dtype != torch.float32 for e in entries
-    )
-    assert plain_allowed, 'the compiled loop was not used'
-    return step(entries, rule)
+def step_once(optimizer, entries):
+    w = nn.Parameter(torch.ones(entries))
+    opt = optimizer([w], adaptivity_rate=0.5, threshold=0.1)
+    w.grad = torch.ones_like(w)
+    opt.step()
+    return w, opt
 
 
 def plain_step(weight, average, grad, rate, threshold):
     """(weight, average, flips) after the step, by the equations, one operation after the other."""
-    average = (average * (1 - rate)).add_(grad.to(average.dtype), alpha=rate)
+    average = average * (1 - rate) + grad.to(average.dtype) * rate
     flip = (average.abs() >= threshold) & (average.sign() == weight.sign()) & (weight != 0)
     return torch.where(flip, -weight, weight), average, flip
 
@@ -55,23 +49,24 @@ def bits(tensor):
 
 
 def make_weights(dtype):
-    plain = nn.Parameter(torch.randn(8, 4, 4, 3).to(dtype))  # 6 rows: taken by the compiled loop
-    last = nn.Parameter(torch.randn(16, 8, 3, 3).to(dtype).to(memory_format=torch.channels_last))
-    odd = nn.Parameter(torch.randn(5, 7).to(dtype))  # no whole number of rows
+    plain = nn.Parameter(torch.randn(8, 4, 4, 3).to(dtype))
+    last = nn.Parameter(torch.randn(16, 8, 3, 3).to(dtype).to(memory_format=torch.channels_last))  # three blocks
+    odd = nn.Parameter(torch.randn(5, 7).to(dtype))  # no whole number of vectors
     turned = nn.Parameter(torch.randn(16, 8).to(dtype).t())  # dense in no usual format
+    gaps = nn.Parameter(torch.randn(6, 10).to(dtype)[:, ::2])  # not dense
     with torch.no_grad():
-        for weight in (plain, last, odd, turned):
+        for weight in (plain, last, odd, turned, gaps):
             weight[torch.rand_like(weight) < 0.3] = 0
-    return [plain, last, odd, turned]
+    return [plain, last, odd, turned, gaps]
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize('per_weight', [False, True])
-def test_every_way_is_the_rule_bit_for_bit(way, dtype, per_weight):
+def test_each_way_is_the_rule_bit_for_bit(way, dtype, per_weight):
     weights = make_weights(dtype)
     settings = [dict(adaptivity_rate=0.3, threshold=0.02), dict(adaptivity_rate=0.01, threshold=0.0)]
     groups = [dict(params=weights[i::2], **settings[i]) for i in range(2)]
-    opt = Bop(groups, flips_per_weight=per_weight, foreach=way)
+    opt = Bop(groups, flips_per_weight=per_weight)
     state = {
         w: (w.detach().clone(), torch.zeros_like(w, dtype=torch.promote_types(dtype, torch.float32)), 0)
         for w in weights
@@ -97,20 +92,21 @@ def test_every_way_is_the_rule_bit_for_bit(way, dtype, per_weight):
             now, average, flipped = state[w]
             assert torch.equal(bits(w.detach()), bits(now)), f'step {step}'
             assert torch.equal(bits(opt.state[w]['moving_average']), bits(average)), f'step {step}'
-            counted = opt.state[w]['flips']
-            assert torch.equal(counted, flipped if per_weight else flipped.sum()), f'step {step}'
+            assert int(opt.state[w]['tensor_flips']) == int(flipped.sum()), f'step {step}'
+            if per_weight:
+                assert torch.equal(opt.state[w]['weight_flips'], flipped), f'step {step}'
     assert weights[1].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_nan_flips_nothing_and_harms_no_neighbour(way):
-    w = nn.Parameter(torch.ones(2 * flips.ROW))
-    opt = Bop([w], adaptivity_rate=0.5, threshold=0.1, foreach=way)
+    w = nn.Parameter(torch.ones(128))
+    opt = Bop([w], adaptivity_rate=0.5, threshold=0.1)
     w.grad = torch.ones_like(w)
     w.grad[::2] = torch.nan
     opt.step()
-    assert int(opt.last_flips) == flips.ROW
-    assert w[::2].tolist() == [1.0] * flips.ROW
-    assert w[1::2].tolist() == [-1.0] * flips.ROW
+    assert int(opt.last_flips) == 64
+    assert w[::2].tolist() == [1.0] * 64
+    assert w[1::2].tolist() == [-1.0] * 64
     assert opt.state[w]['moving_average'][::2].isnan().all()
 
 
@@ -118,21 +114,19 @@ def test_a_nan_flips_nothing_and_harms_no_neighbour(way):
 def test_equality_flips_at_every_magnitude(way, threshold):
     reached = torch.tensor(threshold).item()
     below = torch.nextafter(torch.tensor(threshold), torch.tensor(0.0)).item()
-    w = nn.Parameter(torch.ones(flips.ROW))
-    opt = Bop([w], adaptivity_rate=0.5, threshold=threshold, foreach=way)
-    w.grad = torch.zeros(flips.ROW)
+    w = nn.Parameter(torch.ones(64))
+    opt = Bop([w], adaptivity_rate=0.5, threshold=threshold)
+    w.grad = torch.zeros(64)
     opt.step()
     opt.param_groups[0]['adaptivity_rate'] = 1e-300  # the average stays what it is set to
-    opt.state[w]['moving_average'].copy_(torch.tensor([reached, -reached, below, 0.0] * (flips.ROW // 4)))
+    opt.state[w]['moving_average'].copy_(torch.tensor([reached, -reached, below, 0.0] * 16))
     opt.step()
-    flips_expected = [reached > 0, False, False, False]
-    assert (w < 0).tolist() == flips_expected * (flips.ROW // 4)
+    assert (w < 0).tolist() == [reached > 0, False, False, False] * 16
 
 
 def test_weights_change_their_layout_between_steps(way):
-    torch.manual_seed(3)
     w = nn.Parameter(torch.randn(8, 8, 3, 3))
-    opt = Bop([w], adaptivity_rate=0.5, threshold=0.1, flips_per_weight=True, foreach=way)
+    opt = Bop([w], adaptivity_rate=0.5, threshold=0.1, flips_per_weight=True)
     now, average, total = w.detach().clone(), torch.zeros_like(w), 0
     for memory_format in (torch.contiguous_format, torch.channels_last, torch.contiguous_format):
         w.data = w.data.contiguous(memory_format=memory_format)
@@ -142,67 +136,48 @@ def test_weights_change_their_layout_between_steps(way):
         opt.step()
         assert torch.equal(w, now)
         assert torch.equal(opt.state[w]['moving_average'], average)
-        assert torch.equal(opt.state[w]['flips'], total)
+        assert torch.equal(opt.state[w]['weight_flips'], total)
 
 
-def test_another_rate_or_size_is_no_other_loop(monkeypatch):
+def test_another_rate_threshold_or_size_is_no_other_loop(monkeypatch):
     compilations = []
 
     def count(graph, inputs):
         compilations.append(graph)
         return graph
 
-    monkeypatch.setattr(flips, 'SMALLEST_TOTAL', 0)
-    monkeypatch.setattr(flips, 'SMALLEST_COMPILED', 0)
-    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend=count))
-    monkeypatch.setattr(flips, '_is_exact', lambda *key: True)  # the backend runs no fused multiply-add
-    if flips._fused_multiply_add() is None:
-        pytest.skip('this torch compiles no multiply-add with one rounding')
-    compiled.compile_pass.cache_clear()
-    compiled.use_compiled(True)
-    weights = [nn.Parameter(torch.randn(n * flips.ROW)) for n in (2, 3, 1, 5)]
+    def compile_for_nothing(function, options, **kwargs):
+        return compile_(function, backend=count, **kwargs)
+
+    compile_ = torch.compile
+    monkeypatch.setattr(flips, 'BLOCK', 0)
+    monkeypatch.setattr(torch, 'compile', compile_for_nothing)
+    monkeypatch.setattr(compiled, 'compile_pass', functools.cache(compiled.compile_pass.__wrapped__))
+    monkeypatch.setattr(compiled, '_wanted', True)
+    weights = [nn.Parameter(torch.randn(n)) for n in (130, 200, 70, 303)]
     opt = Bop(weights, adaptivity_rate=0.5, threshold=0.1)
-    for rate in (0.5, 0.3, 0.2):
-        opt.param_groups[0]['adaptivity_rate'] = rate
+    for rate, threshold in ((0.5, 0.1), (0.3, 0.1), (0.2, 0.0)):
+        opt.param_groups[0].update(adaptivity_rate=rate, threshold=threshold)
         for w in weights:
             w.grad = torch.randn_like(w)
         opt.step()
-    compiled.compile_pass.cache_clear()
-    compiled.use_compiled(None)
-    assert 1 <= len(compilations) <= 2  # dynamo gives a single row a loop of its own
+    assert len(compilations) == 1
+
+
+def test_small_tensors_are_not_compiled(monkeypatch):
+    monkeypatch.setattr(compiled, 'compile_pass', lambda *args: pytest.fail('compiled'))
+    monkeypatch.setattr(compiled, '_wanted', True)
+    step_once(Bop, flips.BLOCK)
 
 
 def test_without_a_compiler_there_is_a_warning_and_the_same_step(monkeypatch):
     def fail(*args):
         raise RuntimeError('no C++ compiler')
 
-    if flips._fused_multiply_add() is None:
-        pytest.skip('this torch compiles no multiply-add with one rounding')
-    monkeypatch.setattr(flips, 'SMALLEST_TOTAL', 0)
-    monkeypatch.setattr(flips, 'SMALLEST_COMPILED', 0)
     monkeypatch.setattr(compiled, 'compile_pass', fail)
-    flips._is_exact.cache_clear()
-    compiled.use_compiled(True)
-    w = nn.Parameter(torch.ones(2 * flips.ROW))
-    opt = Bop([w], adaptivity_rate=0.5, threshold=0.1)
-    w.grad = torch.ones_like(w)
+    monkeypatch.setattr(compiled, '_wanted', True)
+    monkeypatch.setattr(compiled, '_failed', False)
     with pytest.warns(UserWarning, match=r'run uncompiled.*no C\+\+ compiler\. Install'):
-        opt.step()
-    assert int(opt.last_flips) == 2 * flips.ROW
-    compiled.use_compiled(None)
-
-
-def test_numbers_that_differ_are_not_compiled(monkeypatch):
-    monkeypatch.setattr(flips, 'SMALLEST_TOTAL', 0)
-    monkeypatch.setattr(flips, 'SMALLEST_COMPILED', 0)
-    monkeypatch.setattr(flips, '_call', lambda entry, numbers, key: entry.weight.sum().long())
-    flips._is_exact.cache_clear()
-    compiled.use_compiled(True)
-    w = nn.Parameter(torch.ones(2 * flips.ROW))
-    opt = Bop([w], adaptivity_rate=0.5, threshold=0.1)
-    w.grad = torch.ones_like(w)
-    opt.step()
-    assert int(opt.last_flips) == 2 * flips.ROW
+        w, opt = step_once(Bop, flips.BLOCK + 1)
+    assert int(opt.last_flips) == flips.BLOCK + 1
     assert (w == -1).all()
-    flips._is_exact.cache_clear()
-    compiled.use_compiled(None)

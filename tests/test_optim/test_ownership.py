@@ -30,6 +30,21 @@ def test_globs_over_names():
     assert list(owned['head']) == ['3.weight', '3.bias']
 
 
+def test_what_a_pattern_leaves_out_goes_to_the_rest():
+    model = nn.ModuleDict(dict(conv=nn.Conv2d(3, 4, 3), shortcut=nn.Conv2d(3, 4, 1), head=nn.Linear(4, 2)))
+    owned = assign_owners(model, dict(bop=['Conv2d', '!name:shortcut.*', '!Conv2d.bias'], sgd='rest'))
+    assert list(owned['bop']) == ['conv.weight']
+    assert list(owned['sgd']) == ['conv.bias', 'shortcut.weight', 'shortcut.bias', 'head.weight', 'head.bias']
+
+
+def test_names_are_those_of_the_network_as_for_pruners():
+    model = nn.Module()
+    model.network = net()
+    owned = assign_owners(model, dict(head=['name:3.*'], stem=['name:network.0.*', '!name:0.bias'], sgd='rest'))
+    assert list(owned['head']) == ['network.3.weight', 'network.3.bias']
+    assert list(owned['stem']) == ['network.0.weight']
+
+
 def test_frozen_parameters_have_no_owner():
     model = net()
     model[1].requires_grad_(False)
@@ -54,10 +69,16 @@ def test_shared_parameters_count_once():
         (dict(bop=['Conv2d.weight'], sgd=['Linear']), r'owned by none: 0.bias, 1.weight, 1.bias'),
         (dict(bop=['Conv3d.weight'], sgd='rest'), r"matching no trainable parameter: 'Conv3d.weight' of bop"),
         (dict(a='rest', b='rest'), r"only one optimizer may own 'rest', got a and b"),
-        (dict(bop='Conv2d.weight', sgd='rest'), r"bop must own 'rest' or a list of patterns .* got 'Conv2d.weight'"),
+        (dict(bop=['Conv2d', '!name:7.*'], sgd='rest'), r"matching no trainable parameter: '!name:7.\*' of bop"),
         (dict(bop=['name:*'], sgd='rest'), r'left with nothing to train: sgd'),
     ],
 )
 def test_parameters_with_no_owner_or_two_are_named(rules, message):
     with pytest.raises(ValueError, match=message):
         assign_owners(net(), rules)
+
+
+def test_a_rule_that_is_no_list():
+    message = "ownership: owns of 'bop', unless it is 'rest', must be a list of patterns .* got 'Conv2d.weight'"
+    with pytest.raises(TypeError, match=message):
+        assign_owners(net(), dict(bop='Conv2d.weight', sgd='rest'))

@@ -1,4 +1,4 @@
-"""The two networks of the reference numbers, written out by hand, and their files."""
+"""The networks of the reference numbers, and their files."""
 
 import json
 
@@ -7,6 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from pab.registry import MODELS
 
 
 class ShortcutNet(nn.Module):
@@ -28,39 +30,6 @@ class ShortcutNet(nn.Module):
         return self.fc(x.mean(dim=(2, 3)))
 
 
-class Block(nn.Module):
-    def __init__(self, inside, outside, stride):
-        super().__init__()
-        self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outside)
-        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outside)
-        self.shortcut = nn.Sequential()
-        if stride != 1:
-            self.shortcut = nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
-
-    def forward(self, x):
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(out + self.shortcut(x))
-
-
-class ResNet20(nn.Module):
-    """The layers of golden/synflow_resnet20.npz."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = nn.Sequential(Block(16, 16, 1), Block(16, 16, 1), Block(16, 16, 1))
-        self.layer2 = nn.Sequential(Block(16, 32, 2), Block(32, 32, 1), Block(32, 32, 1))
-        self.layer3 = nn.Sequential(Block(32, 64, 2), Block(64, 64, 1), Block(64, 64, 1))
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, images):
-        x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(images))))))
-        return self.linear(x.mean(dim=(2, 3)))
-
-
 class Golden:
     """Arrays of one file, read on demand, with the state dict it holds."""
 
@@ -80,18 +49,18 @@ class Golden:
 
 
 @pytest.fixture(scope='session')
-def golden(shared):
-    return Golden(shared / 'golden' / 'pruners.npz')
+def golden(golden_folder):
+    return Golden(golden_folder / 'pruners.npz')
 
 
 @pytest.fixture(scope='session')
-def golden_resnet20(shared):
-    return Golden(shared / 'golden' / 'synflow_resnet20.npz')
+def golden_resnet20(golden_folder):
+    return Golden(golden_folder / 'synflow_resnet20.npz')
 
 
 @pytest.fixture
 def resnet20():
-    return ResNet20()
+    return MODELS.build(dict(type='CIFARResNet', depth=20))
 
 
 @pytest.fixture

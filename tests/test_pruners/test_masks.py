@@ -9,23 +9,35 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pab.pruners import (
-    apply_masks_,
-    check_masks,
-    check_state_masks,
-    get_masks,
-    install_mask_hooks_,
-    register_masks_,
-)
+from pab.pruners import apply_masks_, check_masks, check_state_masks, get_masks, register_masks_
+from pab.pruners.masks import ELEMENTWISE
 from pab.registry import PRUNERS
 
+SETTINGS = {'SGD': dict(lr=0.1, momentum=0.9, weight_decay=1e-2), 'Rprop': {}}
 OPTIMIZERS = {
-    'sgd': lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-2),
-    'nesterov': lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
-    'adam': lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=1e-2),
-    'adamw': lambda p: torch.optim.AdamW(p, lr=0.01),
-    'rmsprop': lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.9, centered=True),
+    cls.__name__: lambda params, cls=cls: cls(params, **SETTINGS.get(cls.__name__, dict(lr=0.01, weight_decay=1e-2)))
+    for cls in sorted(ELEMENTWISE, key=lambda cls: cls.__name__)
 }
+OPTIMIZERS['nesterov'] = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True)
+OPTIMIZERS['centered'] = lambda params: torch.optim.RMSprop(params, lr=0.01, momentum=0.9, centered=True)
+
+
+class Blend(torch.optim.SGD):
+    """Mixes entries: every weight moves by its row's mean gradient, too."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        super().step()
+        for param in self.param_groups[0]['params']:
+            param.sub_(param.grad.flatten(1).mean(1).view(-1, *[1] * (param.dim() - 1)), alpha=0.1)
+
+
+MIXING = {
+    'Blend': lambda net: Blend([p for p in net.parameters() if p.dim() > 1], lr=0.1, momentum=0.9),
+    'Muon': lambda net: torch.optim.Muon([net.fc.weight], lr=0.1),
+}
+if not hasattr(torch.optim, 'Muon'):  # it came with torch 2.9
+    del MIXING['Muon']
 
 
 @pytest.fixture
@@ -73,6 +85,29 @@ def test_momentum_from_before_the_pruning_moves_nothing(optimizer, net, masks, b
     assert_pruned(net, masks)
 
 
+@pytest.mark.parametrize('made', ['before', 'after', 'for a copy'])
+@pytest.mark.parametrize('optimizer', MIXING)
+def test_pruned_weights_stay_zero_under_an_optimizer_that_mixes_entries(optimizer, made, net, masks, batches):
+    make = MIXING[optimizer]
+    early = make(net)
+    train(net, early, batches)
+    apply_masks_(net, masks, early)
+    net = copy.deepcopy(net) if made == 'for a copy' else net
+    train(net, early if made == 'before' else make(net), batches)
+    check_masks(net)
+    assert net.fc.weight[masks['fc.weight']].all()
+
+
+@pytest.mark.parametrize('optimizer', MIXING)
+def test_only_optimizers_that_mix_entries_pay(optimizer, net, masks, batches, monkeypatch):
+    apply_masks_(net, masks)
+    optimizer = MIXING[optimizer](net)
+    monkeypatch.setattr('pab.pruners.masks.ELEMENTWISE', {type(optimizer)})  # as if it did not mix
+    train(net, optimizer, batches)
+    with pytest.raises(ValueError, match=r'contradicts its mask'):
+        check_masks(net)
+
+
 def test_the_gradient_is_that_of_the_product(net, masks, batches):
     dense = copy.deepcopy(net)
     apply_masks_(net, masks)
@@ -105,7 +140,7 @@ def clone_by_save(model):
 def test_masks_hold_in_a_copy(clone, net, masks, batches):
     apply_masks_(net, masks)
     twin = clone(net)
-    train(twin, OPTIMIZERS['sgd'](twin.parameters()), batches)
+    train(twin, OPTIMIZERS['SGD'](twin.parameters()), batches)
     assert_pruned(twin, masks)
     assert_pruned(net, masks)
     broken = dict(twin.state_dict(), **{'conv1.weight': torch.ones_like(net.conv1.weight)})
@@ -118,7 +153,7 @@ def test_masks_hold_for_a_new_parameter_and_dtype(net, masks, batches):
     net.conv1.weight = nn.Parameter(net.conv1.weight.detach().clone())
     net.double()
     assert net.conv1.weight_mask.dtype == torch.bool
-    train(net, OPTIMIZERS['adam'](net.parameters()), [(x.double(), y) for x, y in batches])
+    train(net, OPTIMIZERS['Adam'](net.parameters()), [(x.double(), y) for x, y in batches])
     assert_pruned(net, masks)
 
 
@@ -126,7 +161,7 @@ def test_frozen_weights_take_masks(net, masks, batches):
     net.conv1.weight.requires_grad_(False)
     apply_masks_(net, masks)
     net.conv1.weight.requires_grad_(True)
-    train(net, OPTIMIZERS['sgd'](net.parameters()), batches)
+    train(net, OPTIMIZERS['SGD'](net.parameters()), batches)
     assert_pruned(net, masks)
 
 
@@ -137,8 +172,8 @@ def test_hooks_are_put_back_once(net, masks, batches):
     assert len(net.conv1.weight._backward_hooks) == 1
     twin = copy.deepcopy(net)
     assert not twin.conv1.weight._backward_hooks
-    install_mask_hooks_(twin)
-    install_mask_hooks_(twin)
+    register_masks_(twin)
+    register_masks_(twin)
     assert len(twin.conv1.weight._backward_hooks) == 1
     assert len(twin.conv1._forward_pre_hooks) == 1
 
@@ -153,7 +188,7 @@ def test_state_dict_round_trip(net, masks, batches):
     fresh.load_state_dict(state)
     assert get_masks(fresh).keys() == masks.keys()
     assert all(torch.equal(get_masks(fresh)[name], masks[name]) for name in masks)
-    train(fresh, OPTIMIZERS['sgd'](fresh.parameters()), batches)
+    train(fresh, OPTIMIZERS['SGD'](fresh.parameters()), batches)
     assert_pruned(fresh, masks)
 
 
@@ -183,6 +218,21 @@ def test_masks_that_cannot_be_applied(net, masks):
     apply_masks_(net, masks)
     with pytest.raises(ValueError, match=r"the mask of 'conv1.weight' revives a pruned weight"):
         apply_masks_(net, {'conv1.weight': torch.ones_like(masks['conv1.weight'])})
+
+
+def test_a_layer_that_a_network_uses_twice(batches):
+    layer = nn.Conv2d(3, 3, 3, padding=1)
+    model = nn.Sequential(layer, nn.ReLU(), layer, nn.Flatten(), nn.Linear(192, 10))
+    mask = torch.rand(3, 3, 3, 3) < 0.5
+    apply_masks_(model, {'0.weight': mask})
+    train(model, OPTIMIZERS['SGD'](model.parameters()), batches)
+    assert_pruned(model, {'0.weight': mask})
+    assert list(get_masks(model)) == ['0.weight']
+    twin = copy.deepcopy(model)
+    twin.load_state_dict(model.state_dict())
+    wrong = dict(model.state_dict(), **{'2.weight': torch.ones(3, 3, 3, 3)})
+    with pytest.raises(ValueError, match=r"'2.weight' contradicts its mask"):
+        check_state_masks(model, wrong)
 
 
 def test_check_masks_names_the_tensor(net, masks):

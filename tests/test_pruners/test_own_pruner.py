@@ -17,8 +17,8 @@ class Power(Pruner):
         super().__init__(**settings)
         self.power = power
 
-    def score(self, weights, generator=None):
-        assert generator is not None
+    def score(self, weights, stream=None):
+        assert stream is not None
         return {name: w.abs() ** self.power for name, w in weights.items()}
 
 
@@ -38,7 +38,7 @@ def test_the_score_of_a_pruned_weight_does_not_matter(net):
 
 
 def test_a_score_that_asks_for_something_unknown():
-    with pytest.raises(TypeError, match=r"Wants: score asks for 'data'; a score may ask for weights, magnitudes"):
+    with pytest.raises(TypeError, match=r"Wants: score asks for 'data'; a score may ask for weights, masks"):
 
         class Wants(Pruner):
             def score(self, data):

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from pab.pruners.schedules import as_density, exponential, kept_count, linear, shot_density
-from pab.pruners.selection import keep_highest, make_groups, share_counts
+from pab.pruners.selection import Group, lowest, make_groups
+
+
+def keep_highest(scores, alive, count, sizes=(), floor=0):
+    kept = alive.clone()
+    kept[lowest(scores, alive, int(alive.sum()) - count, sizes, floor)] = False
+    assert int(kept.sum()) == count
+    return kept
 
 
 @pytest.mark.parametrize(
@@ -92,6 +99,23 @@ def test_keep_highest_equals_a_stable_sort(distinct, share):
     assert torch.equal(keep_highest(scores, alive, count), want)
 
 
+@pytest.mark.parametrize('distinct', [3, 10**9])
+def test_a_floor_equals_a_stable_sort_of_each_tensor(distinct):
+    stream = torch.Generator().manual_seed(distinct)
+    sizes = [100_000, 5_000, 20, 7]
+    scores = torch.randint(-distinct, distinct, (sum(sizes),), generator=stream).double()
+    scores[100_000:] -= 2 * distinct  # without a floor these would go
+    alive = torch.rand(sum(sizes), generator=stream) < 0.6
+    safe = torch.zeros_like(alive)
+    for score, living, mine in zip(scores.split(sizes), alive.split(sizes), safe.split(sizes), strict=True):
+        mine[score.masked_fill(~living, -torch.inf).argsort(descending=True, stable=True)[:10]] = True
+    safe &= alive
+    others = scores.masked_fill(~alive | safe, -torch.inf).argsort(descending=True, stable=True)
+    want = safe.clone()
+    want[others[: 20_000 - int(safe.sum())]] = True
+    assert torch.equal(keep_highest(scores, alive, 20_000, sizes, 10), want)
+
+
 def test_floor_by_hand():
     scores = torch.tensor([9.0, 8, 7, 6, 1, 2, 3])
     alive = torch.ones(7, dtype=torch.bool)
@@ -102,21 +126,21 @@ def test_floor_by_hand():
 
 
 def test_groups():
-    half, tenth = Fraction(1, 2), Fraction(1, 10)
-    everything = make_groups(['a', 'b', 'fc'], 'global', half)
-    assert [(group.names, group.density) for group in everything] == [(('a', 'b', 'fc'), half)]
-    apart = make_groups(['a', 'b', 'fc'], 'global', half, 'fc', tenth)
-    assert [(group.names, group.density) for group in apart] == [(('a', 'b'), half), (('fc',), tenth)]
-    local = make_groups(['a', 'b', 'fc'], 'local', half, 'fc', tenth)
-    assert [(group.names, group.density) for group in local] == [(('a',), half), (('b',), half), (('fc',), tenth)]
-    only = make_groups(['fc'], 'global', half, 'fc', tenth)
-    assert [(group.names, group.density) for group in only] == [(('fc',), tenth)]
+    half, tenth, sizes = Fraction(1, 2), Fraction(1, 10), dict(a=10, b=20, fc=30)
+    whole = Group(('a', 'b', 'fc'), (10, 20, 30), half, 30)
+    alone, classifier = [Group(('a',), (10,), half, 5), Group(('b',), (20,), half, 10)], Group(('fc',), (30,), tenth, 3)
+    assert make_groups(sizes, 'global', half) == [whole]
+    assert make_groups(sizes, 'global', half, 0, 'fc', tenth) == [Group(('a', 'b'), (10, 20), half, 15), classifier]
+    assert make_groups(sizes, 'local', half, 0, 'fc', tenth) == [*alone, classifier]
+    assert make_groups(dict(fc=30), 'global', half, 0, 'fc', tenth) == [classifier]
 
 
 def test_counts_shared_by_floors():
-    tenth = [Fraction(1, 10)] * 3
-    assert share_counts([[10], [100], [200]], tenth, 0) == [1, 10, 20]
-    assert share_counts([[10], [100], [200]], tenth, 4) == [4, 10, 17]  # the one with the most to spare pays
-    assert share_counts([[10], [100], [200]], tenth, 10) == [10, 10, 11]
+    def counts(floor):
+        return [group.count for group in make_groups(dict(a=10, b=100, c=200), 'local', Fraction(1, 10), floor)]
+
+    assert counts(0) == [1, 10, 20]
+    assert counts(4) == [4, 10, 17]  # the one with the most to spare pays
+    assert counts(10) == [10, 10, 11]
     with pytest.raises(ValueError, match='min_per_tensor: 12 weights in each of 3 tensors need 34 kept weights'):
-        share_counts([[10], [100], [200]], tenth, 12)
+        counts(12)

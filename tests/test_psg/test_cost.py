@@ -87,7 +87,7 @@ def test_bytes_for_each_entry_of_the_input(psg, size, linear):
     saved = SavedBytes(layer)
     with saved.hooks:
         layer(x)
-    assert x.numel() * size <= saved.total <= x.numel() * size + 4  # the scale
+    assert x.numel() * size <= saved.total <= x.numel() * size + 8  # low and scale
 
 
 def test_nothing_is_encoded_without_a_weight_gradient():

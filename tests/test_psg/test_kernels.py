@@ -16,6 +16,7 @@ from pab.psg import (
     exact_gradients,
     is_compiled,
     kernels,
+    quantize as q,
     use_compiled,
 )
 
@@ -50,10 +51,12 @@ def test_compiled_equals_plain(compiled, channels_last):
     for shape in ((2, 3, 5, 7), (3, 16, 8, 8)):
         x = images(shape, channels_last)
         calls = [
-            lambda x=x: kernels.encode_input(x, 8, True),
-            lambda x=x: kernels.encode_input(x.relu(), 8, False),
-            lambda x=x: kernels.decode_input((x * 40).to(torch.uint8), 8, False, torch.float32),
-            lambda x=x: kernels.decode_input((x * 40).to(torch.int8), 8, True, torch.float32),
+            lambda x=x: kernels.encode_input(x, *q.input_range(x), 8),
+            lambda x=x: kernels.encode_input(x.relu(), *q.input_range(x.relu()), 8),
+            lambda x=x: kernels.encode_input(x, *q.input_range(x), 16),
+            lambda x=x: kernels.decode_input((x.abs() * 40).to(torch.uint8), torch.tensor(-1.0), 8, torch.float32),
+            lambda x=x: kernels.decode_input((x.abs() * 40).to(torch.uint8), torch.tensor(0.0), 8, torch.float32),
+            lambda x=x: kernels.decode_input((x * 4000).to(torch.int16), torch.tensor(-1.0), 16, torch.float32),
             lambda x=x: kernels.quantize_gradient(x, 16),
             lambda x=x: kernels.quantize_gradient(x * 0, 16),
             lambda x=x: kernels.relu_with_mask(x),

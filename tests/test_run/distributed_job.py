@@ -10,7 +10,9 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from torch import nn
 
-from pab.hooks.parts import bops_of, network_of
+sys.path.insert(0, str(Path(__file__).parents[2]))  # when this file is the script
+
+from pab.hooks.parts import network_of, sign_optimizers_of
 from pab.hooks.prune import hash_masks
 from pab.pruners import get_masks
 from pab.registry import HOOKS, RUNNERS
@@ -57,7 +59,7 @@ def summary(runner: Any) -> dict:
     """The final state of a process: tensors, and hashes of them."""
     network = network_of(runner.model)
     flips = runner.message_hub.log_scalars['flips/step'].data[0].tolist()
-    averages = [state['moving_average'] for bop in bops_of(runner) for state in bop.state.values()]
+    averages = [state['moving_average'] for bop in sign_optimizers_of(runner) for state in bop.state.values()]
     parameters = {name: param.detach().clone() for name, param in network.named_parameters()}
     return {
         'parameters': parameters,

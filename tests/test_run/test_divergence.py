@@ -1,14 +1,12 @@
 import math
 import re
-from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 
-from pab.run.divergence import first_bad
-from pab.run.layer_statistics import layer_statistics
-from tests.small_run import run_in_child, small_config, train
+from pab.run.divergence import layer_statistics
+from tests.small_run import run_in_child, run_ranks, runner_hook, small_config, train
 
 
 def net():
@@ -17,17 +15,7 @@ def net():
 
 def statistics(model, images=None):
     images = torch.tensor([[1.0, -2.0], [3.0, 4.0]]) if images is None else images
-    return layer_statistics(model, lambda: model(images).sum(), nullcontext)
-
-
-def test_the_first_loss_that_is_not_finite():
-    nan, inf = math.nan, math.inf
-    assert first_bad([(3, dict(loss=1.0, accuracy=nan)), (4, dict(loss=2.0))]) is None
-    assert first_bad([(3, dict(loss=1.0)), (4, dict(loss_aux=inf, loss=nan)), (5, dict(loss=nan))]) == (
-        4,
-        'loss_aux',
-        inf,
-    )
+    return layer_statistics(model, lambda: model(images).sum())
 
 
 def test_statistics_by_hand():
@@ -37,23 +25,26 @@ def test_statistics_by_hand():
         model[1].weight.fill_(3.0)
     result = statistics(model)
     assert result.loss == 3 * (1 + 4) + 3 * (3 - 8) == 0
-    first, second = result.layers
-    assert (first.name, first.weights, first.output, first.gradient) == ('0', (2.0, 0), (5.0, 0), (3.0, 0))
-    assert (second.name, second.weights, second.output, second.gradient) == ('1', (3.0, 0), (15.0, 0), (1.0, 0))
+    assert result.origin == ''
+    assert list(result.layers) == ['0', '1']
+    weights, output, output_gradient, weight_gradient = result.layers['0'].values()
+    assert (weights, output) == ((2.0, 0), (5.0, 0))
+    assert (output_gradient, weight_gradient) == ((3.0, 0), (12.0, 0))  # of the weights: 3 (1 + 3), 3 (-2 + 4)
+    assert list(result.layers['1'].values()) == [(3.0, 0), (15.0, 0), (1.0, 0), (0.0, 0)]  # of the weight: 5 - 5
 
 
 def test_weights_that_are_not_finite_are_the_origin():
     model = net()
     model[3].weight.data[0, 1] = math.inf
     result = statistics(model)
-    assert result.origin == 'the weights of 3 (1 are not finite)'
+    assert result.origin == 'the weights of 3 (1 not finite)'
     assert '(1 bad)' in result.table().splitlines()[-1]
 
 
 def test_an_output_that_is_not_finite_is_the_origin():
     model = net()
     model[0].weight.data.fill_(3e38)  # finite, the product is not
-    assert re.match(r'the output of 0 \(\d numbers are not finite, its weights are\)', statistics(model).origin)
+    assert re.match(r'the output of 0 \(\d not finite\)', statistics(model).origin)
 
 
 def test_a_gradient_that_is_not_finite_is_the_origin():
@@ -63,30 +54,83 @@ def test_a_gradient_that_is_not_finite_is_the_origin():
 
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Identity(), Root())
     model[0].weight.data.zero_()
-    assert re.match(r'the gradient at the output of 1 \(4 numbers', statistics(model).origin)
+    assert statistics(model).origin == 'the gradient between 2 and the output of 1 (4 not finite)'
 
 
-def test_looking_changes_nothing():
+def test_a_layer_that_does_not_run_itself_is_looked_at():
+    model = nn.MultiheadAttention(4, 2)
+    model.out_proj.weight.data[1, 2] = math.nan  # only read by the parent
+    x = torch.ones(3, 1, 4)
+    assert layer_statistics(model, lambda: model(x, x, x)[0].sum()).origin == 'the weights of out_proj (1 not finite)'
+
+
+def test_looking_changes_no_weight_and_no_gradient():
     model = net()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = {name: value.clone() for name, value in model.named_parameters()}
     model[0].weight.grad = torch.ones(3, 2)
     statistics(model, torch.tensor([[1.0, math.nan], [3.0, 4.0]]))
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
     assert model[0].weight.grad.sum() == 6
     assert model[3].weight.grad is None
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def _poison(cfg, step, layer):
-    """Make one weight infinite before a step."""
+def _weights(network):
+    weight = network.linear.weight.data
+    weight[weight != 0] = math.inf
+
+
+def _output(network):
+    def spoil(_layer, _inputs, output):
+        return output.masked_fill(torch.eye(6, dtype=torch.bool), math.inf)
+
+    network.conv2.register_forward_hook(spoil)
+
+
+def _output_gradient(network):
+    def spoil(_layer, _inputs, output):
+        output.register_hook(lambda grad: grad * math.inf)
+
+    network.bn1.register_forward_hook(spoil)
+
+
+def _weight_gradient(network):
+    network.conv2.weight.register_hook(lambda grad: torch.full_like(grad, math.nan))
+
+
+def _random(network):
+    """Only where dropout draws the zeros that it draws first."""
+    first = []
+
+    def spoil(_layer, _inputs, output):
+        first.append(output == 0)
+        return output.masked_fill(first[0], math.inf) if torch.equal(first[0], first[-1]) else output
+
+    network.dropout.register_forward_hook(spoil)
+
+
+PLANTED = {
+    _weights: r'the weights of network\.linear \(24 not finite\)',
+    _output: r'the output of network\.conv2 \(288 not finite\)',
+    _output_gradient: r'the gradient between network\.conv2 and the output of network\.bn1 \([\d,]+ not finite\)',
+    _weight_gradient: r'the gradient of the weights of network\.conv2 \(324 not finite\)',
+    _random: r'the output of network\.dropout \(\d+ not finite\)',
+}
+
+
+def _plant(cfg, step, what, rank=0, late=False):
+    """Train, with something that is not finite from a step on; ``late``: look as on a GPU, one update later."""
 
     def prepare(runner):
         run_iter = type(runner.train_loop).run_iter
 
         def poisoned(loop, index, batch):
-            if runner.iter + 1 == step:
-                weight = runner.model.get_submodule(layer).weight.data
-                weight[weight != 0] = math.inf
+            if runner.iter + 1 == step and runner.rank == rank:
+                what(getattr(runner.model, 'module', runner.model).network)
+            if late and runner.iter == 0:
+                torch.cuda.Event = torch.cpu.Event
+                torch.cuda.get_rng_state, torch.cuda.set_rng_state = torch.get_rng_state, torch.set_rng_state
+                runner_hook(runner, 'DivergenceHook')._late = True
             run_iter(loop, index, batch)
 
         type(runner.train_loop).run_iter = poisoned
@@ -94,29 +138,70 @@ def _poison(cfg, step, layer):
     return train(cfg, prepare)
 
 
-@pytest.mark.parametrize(('step', 'seen'), [(2, 4), (9, 10), (13, 14)])  # looked at every fourth step of ten
-def test_a_run_stops_within_a_logging_interval(tmp_path, step, seen):
-    folder = tmp_path / 'run'
-    status, error = run_in_child(_poison, small_config(folder), step, 'network.linear')
+@pytest.mark.parametrize('late', [False, True])
+@pytest.mark.parametrize('what', PLANTED)
+def test_a_run_stops_before_the_update_and_names_the_layer(tmp_path, what, late):
+    status, error = run_in_child(_plant, small_config(tmp_path), 13, what, 0, late)
     assert status == 0
     assert isinstance(error, FloatingPointError)
     text = str(error)
-    assert f'training stopped: loss is nan since step {step} (seen at step {seen}, epoch {1 + seen // 11};' in text
-    assert re.search(r'; learning rate [\d.e-]+, adaptivity rate 0\.\d+\); it began in the ', text)
-    assert f'the state in diverged_iter_{seen}.pth' in text
-    state = torch.load(folder / f'diverged_iter_{seen}.pth')
-    assert state['meta']['iter'] == seen
-    assert not all(value.isfinite().all() for value in state['state_dict'].values() if value.is_floating_point())
-    log = next(folder.glob('*/*.log')).read_text()
-    assert re.search(r'network.linear +\S+ \(\d+ bad\)', log)
-    periodic = [torch.load(f) for f in folder.glob('epoch_*.pth')]
-    assert all(v.isfinite().all() for c in periodic for v in c['state_dict'].values() if v.is_floating_point())
+    assert re.match(r'training stopped at step 13: a gradient is not finite \(epoch 2; learning rate [\d.e-]+, ', text)
+    assert re.search(rf'adaptivity rate 0\.\d+\); it began in {PLANTED[what]}\. All layers are in the log', text)
+    file = f'diverged_iter_{13 + late}.pth'
+    assert f'the state in {file}' in text
+    weights = torch.load(tmp_path / file)['state_dict']
+    assert all(weights[f'network.{name}.weight'].isfinite().all() for name in ('conv1', 'bn1', 'conv2'))
+    assert re.search(r'network.conv2 ( +\S+( \([\d,]+ bad\))?){4}\n', next(tmp_path.glob('*/*.log')).read_text())
 
 
-def test_no_checkpoint_to_resume_from_has_a_loss_that_is_not_finite(tmp_path):
+def test_of_several_passes_for_one_update_the_right_one_is_computed_again(tmp_path):
+    """The seventh pass is the first of the three for the third update."""
+    cfg = small_config(tmp_path, optim_wrapper__accumulative_counts=3, default_hooks__logger__interval=10)
+    _, error = run_in_child(_plant, cfg, 7, _first_pass_only)
+    assert 'stopped at step 9: a gradient is not finite' in str(error)
+    assert 'it began in the output of network.conv1 (1,728 not finite)' in str(error)
+
+
+def _first_pass_only(network):
+    images = []
+
+    def spoil(_layer, inputs, output):
+        images.append(inputs[0])
+        return output + math.inf if torch.equal(images[-1], images[0]) else output
+
+    network.conv1.register_forward_hook(spoil)
+
+
+@pytest.mark.parametrize('what', [_output, _weight_gradient])
+def test_all_processes_stop_in_the_same_step(tmp_path, what):
+    (_, other), (_, error) = run_ranks(2, _plant, small_config(tmp_path), 3, what, 1)
+    assert 'stopped at step 3: ' in str(error)
+    assert re.search(f'it began in {PLANTED[what]}', str(error).replace('144', '288'))
+    assert 'stopped at step 3: ' in str(other)
+    assert 'it began in another process. All layers' in str(other)
+
+
+def _infinite_loss(cfg):
+    def prepare(runner):
+        def spoil(_model, _batch, output):
+            return {'loss': output['loss'] + math.inf} if isinstance(output, dict) and runner.iter >= 11 else output
+
+        runner.model.register_forward_hook(spoil)
+
+    return train(cfg, prepare)
+
+
+def test_an_infinite_loss_with_finite_gradients_is_seen_when_it_is_read(tmp_path):
+    _, error = run_in_child(_infinite_loss, small_config(tmp_path))
+    assert 'training stopped at step 12: loss is inf (epoch 2; ' in str(error)
+    assert 'it began in the loss (1 not finite)' in str(error)
+    assert (tmp_path / 'diverged_iter_14.pth').is_file()  # every fourth step of ten is read
+
+
+def test_no_checkpoint_to_resume_from_is_written_after_it(tmp_path):
     options = dict(default_hooks__checkpoint__by_epoch=False, default_hooks__checkpoint__interval=3)
-    _, error = run_in_child(_poison, small_config(tmp_path / 'run', **options), 5, 'network.conv2')
-    assert 'since step 5 (seen at step 6' in str(error)
-    assert sorted(f.name for f in (tmp_path / 'run').glob('*.pth')) == ['diverged_iter_6.pth', 'iter_3.pth']
-    status, end = run_in_child(train, small_config(tmp_path / 'run', resume=True, **options))
+    _, error = run_in_child(_plant, small_config(tmp_path, **options), 5, _output)
+    assert 'stopped at step 5' in str(error)
+    assert sorted(f.name for f in tmp_path.glob('*.pth')) == ['diverged_iter_5.pth', 'iter_3.pth']
+    status, end = run_in_child(train, small_config(tmp_path, resume=True, **options))
     assert (status, end['progress']) == (0, (3, 30))

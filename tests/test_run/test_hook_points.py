@@ -75,7 +75,7 @@ class NotingHook(RunHook):
     def check_resume(self, runner, checkpoint):
         self.seen.append(('check_resume', checkpoint['meta']['iter']))
 
-    def after_scalars(self, runner, scalars, data_batch):
+    def after_scalars(self, runner, scalars):
         self.seen.append(('after_scalars', [step for step, _ in scalars]))
 
     def after_exit(self, runner):

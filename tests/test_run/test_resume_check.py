@@ -95,7 +95,7 @@ def test_allowed_changes_take_effect_and_are_named(stopped, tmp_path):
     assert sgd['weight_decay'] == 0.25
     # 0.1 * 0.1 at the end of the first epoch, of which the last factor stays; then 4 times that, and the new gamma
     assert sgd['lr'] == pytest.approx(0.04 * 0.5)
-    assert bop['adaptivity_rate'] == pytest.approx(0.1 * 0.8**3)
+    assert bop['adaptivity_rate'] == pytest.approx(0.1 * 0.8**4)  # that of a fifth epoch
     assert bop['threshold'] == 1e-3
     log = next((tmp_path / 'run').glob('*/*.log')).read_text()
     assert 'Resumed with other settings, as allowed:' in log

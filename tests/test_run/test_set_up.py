@@ -5,14 +5,13 @@ import os
 import pytest
 import torch
 from mmengine.config import Config
-from torch import nn
+from mmengine.hooks import Hook
 
-from pab.optim import Bop
+from pab.pruners import Pruner
 from pab.registry import RUNNERS
 from pab.run import GradientCompressionHook, check_config
 from pab.run.distributed import process_group
-from pab.run.lr_scale import scale_lr_
-from tests.small_run import small_config
+from tests.small_run import CONFIGS, small_config
 
 LAUNCHED = dict(RANK='0', WORLD_SIZE='2', LOCAL_RANK='0', MASTER_ADDR='127.0.0.1', MASTER_PORT='1')
 
@@ -66,32 +65,39 @@ def test_one_process_needs_no_group(environment):
     assert not torch.distributed.is_initialized()
 
 
-def test_scaled_learning_rates_by_hand():
-    weights = [nn.Parameter(torch.ones(1)) for _ in range(3)]
-    sgd = torch.optim.SGD([dict(params=[weights[0]], lr=0.1), dict(params=[weights[1]], lr=0.3)])
-    bop = Bop([weights[2]])
-    assert scale_lr_([bop, sgd], 0.5) == [0.05, 0.15]
-    assert [group['lr'] for group in sgd.param_groups] == [0.05, 0.15]
-
-
-def test_a_run_scales_the_rates_of_those_that_have_one(tmp_path):
-    """8 images in a pass and two passes in a step, instead of 64: a quarter."""
-    scale = dict(enable=True, base_batch_size=64)
-    cfg = small_config(tmp_path, auto_scale_lr=scale, optim_wrapper__accumulative_counts=2)
+@pytest.mark.parametrize(
+    ('base', 'passes', 'share', 'line'),
+    [
+        (64, 2, 1 / 4, 'Learning rates for a batch of 16, scaled from one of 64: 0.025'),
+        (8, 1, 1, 'Learning rates for a batch of 8: 0.1'),
+    ],
+)
+def test_a_run_scales_the_rates_of_those_that_have_one(tmp_path, base, passes, share, line):
+    """8 images in a pass; Bop has no learning rate."""
+    scale = dict(enable=True, base_batch_size=base)
+    cfg = small_config(tmp_path, auto_scale_lr=scale, optim_wrapper__accumulative_counts=passes)
     runner = RUNNERS.build(cfg)
     wrapper = runner.build_optim_wrapper(cfg.optim_wrapper)
     before = wrapper['sgd'].optimizer.param_groups[0]['lr']
+    said = []
+    runner.logger.addFilter(lambda record: said.append(record.getMessage()) or True)
     runner.scale_lr(wrapper, scale)
-    assert wrapper['sgd'].optimizer.param_groups[0]['lr'] == before / 4
+    assert wrapper['sgd'].optimizer.param_groups[0]['lr'] == before * share
+    assert said == [line]
     runner.scale_lr(wrapper, dict(scale, enable=False))
-    assert wrapper['sgd'].optimizer.param_groups[0]['lr'] == before / 4
+    assert wrapper['sgd'].optimizer.param_groups[0]['lr'] == before * share
+
+
+def test_recipes_for_several_gpus_scale_the_rate():
+    scale = Config.fromfile(str(CONFIGS / 'pab' / 'r50_imagenet.py')).auto_scale_lr
+    assert (scale.enable, scale.base_batch_size) == (True, 256)
 
 
 @pytest.mark.parametrize(
     ('scale', 'message'),
     [
-        (dict(enable=True, base_batch=256), r"its keys are \['base_batch_size', 'enable'\], got"),
-        (dict(enable=True), r'base_batch_size must be an integer >= 1.*got None'),
+        (dict(enable=True, base_batch=256), r"auto_scale_lr: nothing reads the key 'base_batch'; did you mean base_b"),
+        (dict(enable=True), r'base_batch_size, .*, must be an integer >= 1, got None'),
     ],
 )
 def test_wrong_settings_of_auto_scale_lr(tmp_path, scale, message):
@@ -99,6 +105,58 @@ def test_wrong_settings_of_auto_scale_lr(tmp_path, scale, message):
         check_config(small_config(tmp_path, auto_scale_lr=scale))
 
 
+class Powered(Pruner):
+    def __init__(self, power, **settings):
+        super().__init__(**settings)
+
+    def score(self, weights):
+        return weights
+
+
+class Forwarding(Hook):
+    def __init__(self, **others):
+        """Gives them to no parent."""
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(default_hooks__prune__pruner=dict(type=Powered, powr=2)), "the key 'powr'; did you mean power"),
+        (dict(default_hooks__prune__pruner=dict(type=Powered, rond=2)), "the key 'rond'; did you mean rounds"),
+        (
+            dict(custom_hooks=[dict(type='mmengine.EMAHook', intervall=2)]),
+            None,
+        ),  # hands others on, it is not known to what
+        (dict(custom_hooks=[dict(type=Forwarding, anything=2, priority='LOW')]), None),
+        (dict(custom_hooks=[dict(type='pab.FlipCountHook', x=2)]), r"custom_hooks\[0\]: nothing reads the key 'x'"),
+        (dict(default_hooks__prune='SynFlow'), "default_hooks.prune has no type, got 'SynFlow'"),
+        (dict(model=3), 'config: model must be a dict of settings, got 3'),
+        (dict(train_cfg__max_epochs=True), 'train_cfg: max_epochs must be an integer >= 1, got True'),
+        (dict(train_dataloader__num_batch_per_epoch=3), None),
+        (dict(_mine=dict(x=1)), None),
+        (dict(mine=dict(x=1)), "config: nothing reads the key 'mine'; known keys are .*begins with an underscore"),
+    ],
+)
+def test_every_key_is_read_by_somebody(tmp_path, options, message):
+    cfg = small_config(tmp_path, **options)
+    if message is None:
+        check_config(cfg)
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_config(cfg)
+
+
 def test_compression_knows_two_types():
     with pytest.raises(ValueError, match=r"GradientCompressionHook: dtype must be one of .*got 'int8'"):
         GradientCompressionHook('int8')
+
+
+def test_the_console_is_short_and_the_file_is_complete(tmp_path, capfd):
+    runner = RUNNERS.build(small_config(tmp_path, train_cfg__max_epochs=1, default_hooks__prune__epoch=0))
+    runner.train()
+    console = ''.join(capfd.readouterr())
+    log = next(tmp_path.rglob('*.log')).read_text()
+    assert 'Epoch(train)' in console
+    for text in ('Exp name:', 'System environment', 'Hooks will be executed'):
+        assert text in log
+        assert text not in console

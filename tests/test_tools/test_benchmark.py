@@ -1,8 +1,7 @@
 """The benchmark runs in its smallest setting, and its baseline computes what pab computes; no time is judged."""
 
 import json
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -25,33 +24,40 @@ def benchmarks(monkeypatch):
     return {'baseline': baseline, 'networks': networks, 'timing': timing}
 
 
-def benchmark(*args):
-    return subprocess.run(
-        [sys.executable, str(ROOT / 'tools' / 'benchmark.py'), *map(str, args)],
-        cwd=ROOT,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+@pytest.fixture
+def benchmark(benchmarks, monkeypatch, capsys):
+    """A function: arguments -> what the script printed, and how it ended: 0, or what ``sys.exit`` was given."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, 'argv', ['benchmark.py', *map(str, args)])
+        status = 0
+        try:
+            runpy.run_path(str(ROOT / 'tools' / 'benchmark.py'), run_name='__main__')
+        except SystemExit as ended:
+            status = ended.code
+        return ''.join(capsys.readouterr()), status
+
+    return run
 
 
-def test_tiny_measures(tmp_path):
+def test_tiny_measures(benchmark, tmp_path):
     file = tmp_path / 'result.json'
-    ran = benchmark('step', 'bop', 'prune', 'data', 'loop', '--tiny', '--repeats', 2, '--warmup', 1, '--json', file)
-    assert ran.returncode == 0, ran.stderr
+    printed, status = benchmark(
+        'step', 'bop', 'prune', 'data', 'loop', '--tiny', '--repeats', 2, '--warmup', 1, '--json', file
+    )
+    assert status == 0
     found = json.loads(file.read_text())
     assert found['environment']['threads'] == 1
     assert found['environment']['torch'] == torch.__version__
     rows = found['rows']
-    assert 'Epoch(train)' not in ran.stdout
+    assert 'Epoch(train)' not in printed
     assert {row['measure'] for row in rows} == {'step', 'saved for backward', 'bop', 'prune', 'data', 'loop'}
     for row in rows:
         assert row['median'] > 0
         assert (row['peer'] is None) == (row['ratio'] is None)
-        assert f'| {row["name"]} ' in ran.stdout
+        assert f'| {row["name"]} ' in printed
         if row['ratio'] is not None:
-            assert f'{row["ratio"]:.3f}' in ran.stdout
+            assert f'{row["ratio"]:.3f}' in printed
     ours = next(row for row in rows if row['name'] == 'PSG + Bop' and row['measure'] == 'step')
     assert {'forward', 'backward', 'optimizer', 'images_per_second'} <= set(ours['details'])
 
@@ -66,10 +72,10 @@ def test_tiny_measures(tmp_path):
         (['bop', '--repeats', '0'], '--repeats must be at least 1, got 0'),
     ],
 )
-def test_wrong_arguments(args, message):
-    ran = benchmark(*args)
-    assert ran.returncode == 2
-    assert message in ran.stderr
+def test_wrong_arguments(benchmark, args, message):
+    printed, status = benchmark(*args)
+    assert status == 2
+    assert message in printed
 
 
 def test_ratios_are_medians_of_pairs(benchmarks):
@@ -113,10 +119,10 @@ def test_baseline_layers_compute_what_pab_computes(benchmarks):
     assert all(g.count_nonzero() for g in grads[0])
 
 
-def test_baseline_layer_computes_the_references_numbers(benchmarks, shared):
+def test_baseline_layer_computes_the_references_numbers(benchmarks, golden_folder):
     plain = dict(sparsify=True, take_sign=False, predictive_forward=False, relative=True, dilation=1, groups=1)
     checked = 0
-    with np.load(shared / 'golden' / 'psg_conv.npz') as gold:
+    with np.load(golden_folder / 'psg_conv.npz') as gold:
         for i, case in enumerate(json.loads(str(gold['meta']))):
             if any(case[key] != value for key, value in plain.items()):
                 continue

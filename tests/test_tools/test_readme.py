@@ -1,4 +1,4 @@
-"""The README's examples, run as they stand there."""
+"""The examples of the README and of docs/, run as they stand there."""
 
 import os
 import re
@@ -10,23 +10,31 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / 'README.md').read_text()
+PAGES = {path.name: path.read_text() for path in (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')))}
 
 
-def block_after(text: str) -> str:
-    """The code block that follows a text of the README."""
-    return re.search(r'```\w+\n(.*?)```', README[README.index(text) :], re.DOTALL).group(1)
+def block_after(page: str, text: str) -> str:
+    """The code block that follows a text of a page."""
+    return re.search(r'```\w+\n(.*?)```', PAGES[page][PAGES[page].index(text) :], re.DOTALL).group(1)
 
 
-def test_a_pruner_in_a_file_of_ones_own(tmp_path):
+@pytest.mark.parametrize(
+    ('page', 'name', 'printed'),
+    [
+        ('README.md', 'scaled_mag', 'ScaledMag, shot 1 of 1: density 0.3'),
+        ('method.md', 'sign_gradient', 'SynFlow, shot 1 of 1'),
+        ('method.md', 'bop_with_reset', '; adaptivity rate 0.01'),
+    ],
+)
+def test_a_part_in_a_file_of_ones_own(tmp_path, page, name, printed):
     mine = tmp_path / 'mine'
     mine.mkdir()
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
-    for name in ('mine/scaled_mag.py', 'mine/quickstart_scaled_mag.py'):
-        (tmp_path / name).write_text(block_after(f'`{name}`:'))
+    for file in (f'mine/{name}.py', f'mine/quickstart_{name}.py'):
+        (tmp_path / file).write_text(block_after(page, f'`{file}`:'))
     options = ['train_cfg.max_epochs=1', 'model.network.width=2', 'train_dataloader.dataset.num_samples=64']
     run = subprocess.run(
-        [sys.executable, ROOT / 'tools' / 'train.py', 'mine/quickstart_scaled_mag.py', '--cfg-options', *options],
+        [sys.executable, ROOT / 'tools' / 'train.py', f'mine/quickstart_{name}.py', '--cfg-options', *options],
         cwd=tmp_path,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
         capture_output=True,
@@ -34,15 +42,17 @@ def test_a_pruner_in_a_file_of_ones_own(tmp_path):
         timeout=300,
     )
     assert run.returncode == 0, run.stderr
-    assert 'ScaledMag, shot 1 of 1: density 0.3' in run.stdout + run.stderr
-    assert (tmp_path / 'work_dirs' / 'quickstart_scaled_mag' / 'report.png').exists()
+    for part in (printed, 'layer3.0.conv2.weight', 'signs flipped', 'Trained 1 epochs'):
+        assert part in run.stdout + run.stderr
+    assert 'Exp name' not in run.stdout + run.stderr
+    assert (tmp_path / 'work_dirs' / f'quickstart_{name}' / 'report.html').exists()
 
 
 def test_without_configs():
     from pab.pruners import get_masks
 
     scope: dict = {}
-    exec(block_after('Without configs').replace('rounds=100', 'rounds=2'), scope)
+    exec(block_after('method.md', '## Without configs').replace('rounds=100', 'rounds=2'), scope)
     masks = get_masks(scope['net'])
     total = sum(mask.numel() for mask in masks.values())
     assert sum(int(mask.sum()) for mask in masks.values()) == total - total * 7 // 10
@@ -51,6 +61,7 @@ def test_without_configs():
     assert int(scope['bop'].last_flips) > 0
 
 
-@pytest.mark.parametrize('path', sorted(set(re.findall(r'(?:configs|tools)/[\w/.-]+\.(?:py|sh|png)', README))))
-def test_every_file_it_names_is_there(path):
-    assert (ROOT / path).exists()
+@pytest.mark.parametrize('page', PAGES)
+def test_every_file_it_names_is_there(page):
+    named = set(re.findall(r'(?<!mine/)(?:configs|tools|docs|tests)/[\w/.-]+\.(?:py|sh|png|md)', PAGES[page]))
+    assert [path for path in named if not (ROOT / path).exists()] == []

@@ -1,14 +1,17 @@
 """A step of Bop beside torch's SGD with momentum and the baseline, on the convolutions of a network."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from benchmarks.baseline import PerParameterBop
 from benchmarks.timing import Row, Settings, alternate, row
+from pab.compiled import use_compiled
 from pab.optim import Bop
 from pab.registry import MODELS
 
-REQUIRED = {'cpu': 1.2, 'cuda': 1.1}
+REQUIRED = {'Bop': {'cpu': 1.3, 'cuda': 1.1}, 'Bop, uncompiled': {'cpu': 4.0}}  # of the step of SGD, on ResNet-18
 
 
 def measure(settings: Settings) -> list[Row]:
@@ -31,11 +34,13 @@ def _measure(depth: int, options: dict, settings: Settings) -> list[Row]:
     peer = f'SGD, momentum, {kind}'
     optimizers = {
         'Bop': Bop(weights()),
+        'Bop, uncompiled': Bop(weights()),
         peer: torch.optim.SGD(weights(), lr=1e-3, momentum=0.9, **{kind: True}),
         'SGD, momentum, fused': torch.optim.SGD(weights(), lr=1e-3, momentum=0.9, fused=True),
         'baseline': PerParameterBop(weights()),
     }
-    seconds = alternate({name: optimizer.step for name, optimizer in optimizers.items()}, settings)
+    steps = {name: optimizer.step for name, optimizer in optimizers.items()}
+    seconds = alternate({**steps, 'Bop, uncompiled': _uncompiled(steps['Bop, uncompiled'])}, settings)
     count = sum(p.numel() for group in optimizers['Bop'].param_groups for p in group['params'])
     case = f'ResNet-{depth}, {count / 1e6:.2f} M weights'
     return [
@@ -45,7 +50,16 @@ def _measure(depth: int, options: dict, settings: Settings) -> list[Row]:
             name,
             seconds,
             peer=None if name == peer else peer,
-            required=REQUIRED[settings.device] if name == 'Bop' and depth == 18 else None,
+            required=REQUIRED.get(name, {}).get(settings.device) if depth == 18 else None,
         )
         for name in optimizers
     ]
+
+
+def _uncompiled(step: Callable) -> Callable:
+    def run() -> None:
+        use_compiled(False)
+        step()
+        use_compiled(None)
+
+    return run

@@ -1,0 +1,8 @@
+# Eight epochs on CIFAR-10 with a set share of flips in each step (TopFlips).
+_base_ = [
+    '../_base_/models/resnet20_cifar.py',
+    '../_base_/datasets/cifar10.py',
+    '../_base_/schedules/top_flips_short.py',
+]
+
+data_preprocessor = dict(padding_value='mean')

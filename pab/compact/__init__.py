@@ -1,0 +1,17 @@
+"""Trained networks in small files: a seed for the magnitudes, a bit for each sign, the mask, and the rest as it is.
+
+=============  ==========================================================================
+network        :func:`save`, :func:`load`, :func:`info`
+recipe         what a file says of itself, and the networks and pruners that it may name
+mask_coding    masks in few bits
+container      the file: safetensors, with a sha256 of each part
+checkpoint     from a config and a checkpoint to a file, and from a file to a checkpoint
+=============  ==========================================================================
+
+The format is described in docs/files.md.
+"""
+
+from .container import CompactError
+from .network import info, load, save
+
+__all__ = ['CompactError', 'info', 'load', 'save']

@@ -1,0 +1,97 @@
+"""The file: a recipe and named tensors in one safetensors file, each part with its sha256."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+try:
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save
+except ImportError as error:
+    raise ImportError(f'compact files need safetensors ({error}): pip install "pab[compact]"') from error
+
+FORMAT, VERSION = 'pab.compact', '1'
+PARTS = ('signs', 'mask', 'values')  # what stands before the first / of a tensor's name
+
+
+class CompactError(ValueError):
+    """A network that cannot be stored as a compact file, or a file that cannot be read as one."""
+
+
+def write(file: str | os.PathLike, recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write a file, whole or not at all; its folder is made, and a file that is there is replaced.
+
+    Args:
+        recipe: plain data.
+        tensors: by names of which each belongs to one of ``PARTS``.
+    """
+    text = json.dumps(recipe, allow_nan=False)
+    metadata = {'format': FORMAT, 'version': VERSION, 'recipe': text, 'sha256': json.dumps(_digests(text, tensors))}
+    path = Path(file).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+    try:
+        partial.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read(file: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a file and compare every part with its sha256; nothing larger than the file is allocated.
+
+    Returns:
+        The recipe, whose keys nobody has checked, and the tensors by name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CompactError: it is no compact file, of another version, or damaged; says in which part.
+    """
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f'there is no compact file {path}')
+    try:
+        with safe_open(path, framework='pt') as opened:
+            metadata = opened.metadata() or {}
+            if metadata.get('format') != FORMAT:
+                raise CompactError(f'its header does not say format {FORMAT!r}, so it is no compact file')
+            if metadata.get('version') != VERSION:
+                raise CompactError(
+                    f'it has version {metadata.get("version")!r} of the format, and this pab reads version {VERSION!r}'
+                )
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+        digests, recipe = json.loads(metadata['sha256']), json.loads(metadata['recipe'])
+        if set(metadata) != {'format', 'version', 'recipe', 'sha256'}:
+            raise CompactError(f'its header has the keys {sorted(metadata)}')
+        if odd := [name for name in tensors if _part(name) not in PARTS]:
+            raise CompactError(f'no part of the format has a tensor {odd[0]!r}')
+        for part, digest in _digests(metadata['recipe'], tensors).items():
+            if digests[part] != digest:
+                raise CompactError(f'the sha256 of its {part} is wrong')
+    except CompactError as error:
+        raise CompactError(f'{path} cannot be read: {error}') from None
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CompactError(f'{path} is damaged or of another kind: {error}') from error
+    return recipe, tensors
+
+
+def _digests(recipe: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The sha256 of each part: of the recipe's text; of a line with name, type and shape, and the bytes, per tensor."""
+    digests = {'recipe': hashlib.sha256(recipe.encode()), **{part: hashlib.sha256() for part in PARTS}}
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        kind, shape = str(tensor.dtype).removeprefix('torch.'), 'x'.join(map(str, tensor.shape))
+        digests[_part(name)].update(f'{name} {kind} {shape}\n'.encode())
+        if tensor.numel():
+            digests[_part(name)].update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return {part: digest.hexdigest() for part, digest in digests.items()}
+
+
+def _part(name: str) -> str:
+    return name.split('/')[0]

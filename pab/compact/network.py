@@ -1,0 +1,320 @@
+"""From a network to a file and back: magnitudes as a seed, signs as bits, masks coded, everything else as it is."""
+
+import hashlib
+import json
+import math
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import __version__
+from ..models import initialize_
+from ..patterns import Patterns
+from ..pruners import apply_masks_, get_masks, shot_density
+from . import mask_coding
+from .container import PARTS, CompactError, read, write
+from .recipe import DERIVED, RECIPE, build_network, build_outline, build_pruner, check_form
+
+MAGNITUDE = np.int32(0x7FFFFFFF)  # the bits of a float32 without its sign
+VALUES = {'float32': torch.float32, 'float16': torch.float16}
+NUMBERS_PER_BYTE = 512  # a network has at most this many for each byte of its file, which keeps allocations in bounds
+DERIVED_LIMITS = {'rounds': 1000, 'shots': 100, 'numbers of the image': 1 << 20}
+
+Masks = Mapping[str, np.ndarray]
+State = Mapping[str, Tensor]
+
+
+def save(
+    model: nn.Module,
+    file: str | os.PathLike,
+    *,
+    network: Mapping,
+    seed: int,
+    scheme: str = 'kaiming_normal',
+    signs: Sequence[str] = ('Conv2d.weight',),
+    values: str = 'float32',
+    derive: Mapping | None = None,
+    classes: Sequence[str] = (),
+    preprocessing: Mapping | None = None,
+    input_shape: Sequence[int] = (),
+    pruning: Mapping | None = None,
+) -> None:
+    """Write a trained network: the seed of its magnitudes, its mask, a sign for each weight that is left, and the rest.
+
+    Args:
+        model: an ImageClassifier or a plain network, with its masks, with or without PSG layers.
+        file: where; a file that is there is replaced.
+        network: config in MODELS that builds the plain network.
+        seed, scheme: of the initial weights, as for :func:`pab.models.initialize_`.
+        signs: patterns (:mod:`pab.patterns`) of the parameters that kept their initial magnitudes.
+        values: 'float32' stores all other parameters and buffers exactly, 'float16' rounds them.
+        derive: ``dict(pruner=config, seed=..., shots=1)`` leaves the mask out, and loading computes it again: for a
+            pruner that needs no data and did all its shots before the training. None stores the mask.
+        classes: names of the classes, in the order of the logits.
+        preprocessing: what is done to an image before, as plain data such as ``mean``, ``std``, ``resize``, ``size``.
+        input_shape: (C, H, W) of one image.
+        pruning: a checkpoint's record of its pruning; a training that starts from the file then prunes no more.
+
+    Raises:
+        CompactError: a magnitude is not that of the seed (names the first tensor), a pruned weight is not 0, the pruner
+            gives another mask, or plain data cannot describe the network.
+    """
+    if values not in VALUES:
+        raise CompactError(f'save: values must be {" or ".join(VALUES)}, got {values!r}')
+    recipe = {
+        'network': network,
+        'init': {'scheme': scheme, 'seed': seed, 'sha256': ''},
+        'signs': [],
+        'mask': {
+            'names': [],
+            'coding': 'none' if derive is None else 'derived',
+            'magnitudes': False,
+            'sha256': '',
+            'derived': derive and {'shots': 1, **derive},
+        },
+        'counts': {'numbers': 0, 'prunable': 0, 'kept': 0},
+        'values': values,
+        'classes': [str(name) for name in classes],
+        'preprocessing': preprocessing or {},
+        'input_shape': input_shape,
+        'pruning': pruning,
+        'written_by': {'pab': __version__, 'torch': str(torch.__version__), 'machine': platform.machine()},
+    }
+    try:
+        recipe = json.loads(json.dumps(recipe, allow_nan=False))  # as a reader will see it: tuples are lists
+    except (TypeError, ValueError) as error:
+        raise CompactError(f'save: a file holds plain data only: {error}') from error
+    check_form(recipe, RECIPE, 'recipe')
+    tensors = _describe(recipe, getattr(model, 'network', model), signs)
+    write(file, recipe, tensors)
+
+
+def load(file: str | os.PathLike) -> nn.Module:
+    """Read the plain network of a file: on the CPU, in evaluation mode, with its masks, bit for bit as it was saved.
+
+    Nothing is imported and no code of the file is run: its network is one of those registered in MODELS.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CompactError: it is damaged, of another version, or not of a network that pab knows; or this machine computes
+            other numbers from the seed than the one that wrote it.
+    """
+    recipe, tensors = read(file)
+    try:
+        return _restored(recipe, tensors, Path(file).expanduser().stat().st_size)
+    except (ValueError, TypeError, RuntimeError, LookupError) as error:
+        raise CompactError(f'{file} cannot be loaded: {error}') from error
+
+
+def info(file: str | os.PathLike) -> dict[str, Any]:
+    """What a file says of its network: the recipe (docs/files.md), and ``bytes``, from each of its parts to its size.
+
+    Raises:
+        FileNotFoundError, CompactError: as for :func:`load`.
+    """
+    recipe, tensors = read(file)
+    check_form(recipe, RECIPE, f'{file}: recipe')
+    sizes = {part: sum(t.nbytes for name, t in tensors.items() if name.split('/')[0] == part) for part in PARTS}
+    total = Path(file).expanduser().stat().st_size
+    return {**recipe, 'bytes': {**sizes, 'header': total - sum(sizes.values()), 'file': total}}
+
+
+def _describe(recipe: dict[str, Any], model: nn.Module, signs: Sequence[str]) -> dict[str, Tensor]:
+    """Fill in what the weights decide of a recipe, and return the tensors of its file."""
+    init, mask = recipe['init'], recipe['mask']
+    fresh = initialize_(build_network(recipe['network']), init['scheme'], init['seed'])
+    masks = {name: value.cpu().contiguous().numpy() for name, value in get_masks(model).items()}
+    own_masks = {name + '_mask' for name in masks}
+    state = {name: value.cpu().contiguous() for name, value in _contents(model).items() if name not in own_masks}
+    initial = _contents(fresh)
+    kinds = [{name: (value.shape, value.dtype) for name, value in values.items()} for values in (initial, state)]
+    if odd := [name for name in sorted(initial.keys() | state.keys()) if kinds[0].get(name) != kinds[1].get(name)]:
+        raise CompactError(f'save: the config of the network builds another one; {odd[0]} is missing or differs')
+    if odd := [name for name in masks if initial[name].dtype != torch.float32]:
+        raise CompactError(f'save: {odd[0]} is {initial[odd[0]].dtype}, and a pruned weight must be float32')
+    recipe['signs'] = signed = _select(fresh, signs)
+    _check_weights(signed, state, initial, masks, f'scheme {init["scheme"]!r} and seed {init["seed"]}')
+    init['sha256'], mask['sha256'] = _hash_magnitudes(initial, signed), _hash_masks(masks.values())
+    mask['names'], recipe['counts'] = list(masks), _counts(state, masks)
+    arrays: dict[str, np.ndarray] = {}
+    if masks and mask['derived'] is None:
+        cubes = _cubes(initial, masks)
+        bits = [mask.reshape(cube.shape) for mask, cube in zip(masks.values(), cubes, strict=True)]
+        arrays, mask['coding'], mask['magnitudes'] = mask_coding.encode(bits, cubes)
+    elif mask['derived'] is not None and _hash_masks(_derived(recipe, fresh).values()) != mask['sha256']:
+        raise CompactError(
+            'save: the pruner gives another mask than the network has, so it cannot be derived: the network was pruned '
+            'by other settings or another seed, or after training had begun. Store the mask instead'
+        )
+    bits = [(_pattern(state[name]) < 0)[masks.get(name, ...)].reshape(-1) for name in signed]
+    tensors = {'signs': torch.from_numpy(np.packbits(np.concatenate([np.zeros(0, bool), *bits])))}
+    tensors |= {f'mask/{name}': torch.from_numpy(array) for name, array in arrays.items()}
+    for name in state.keys() - set(signed):
+        value = state[name][torch.from_numpy(masks[name])] if name in masks else state[name]
+        tensors[f'values/{name}'] = _rounded(name, value, VALUES[recipe['values']])
+    if recipe['counts']['numbers'] > NUMBERS_PER_BYTE * sum(tensor.nbytes for tensor in tensors.values()):
+        raise CompactError(f'save: the network is too sparse: more than {NUMBERS_PER_BYTE} numbers for a byte')
+    return tensors
+
+
+def _restored(recipe: dict[str, Any], tensors: State, size: int) -> nn.Module:
+    check_form(recipe, RECIPE, 'recipe')
+    signed, masked, init = recipe['signs'], recipe['mask']['names'], recipe['init']
+    values = {name.removeprefix('values/'): t for name, t in tensors.items() if name.startswith('values/')}
+    numbers = min(recipe['counts']['numbers'], NUMBERS_PER_BYTE * size)
+    outline = _contents(build_outline(recipe['network'], tensors=4 * (len(signed) + len(values))))
+    if sorted([*signed, *values]) != sorted(outline) or sum(t.numel() for t in outline.values()) != numbers:
+        raise CompactError(f'its tensors are not those of its network, {len(outline)} such as {list(outline)[:2]}')
+    for name in (*signed, *masked):
+        if not isinstance(outline.get(name), nn.Parameter) or outline[name].dtype != torch.float32:
+            raise CompactError(f'{name!r} is no float32 parameter, so it has neither signs nor a mask')
+    network = initialize_(build_network(recipe['network']), init['scheme'], init['seed'])
+    state = _contents(network)
+    if _hash_magnitudes(state, signed) != init['sha256']:
+        raise CompactError(
+            f'scheme {init["scheme"]!r} and seed {init["seed"]} give other magnitudes here than where it was written, '
+            f'{recipe["written_by"]}'
+        )
+    masks = _derived(recipe, network) if recipe['mask']['derived'] is not None else _decoded(recipe, tensors, state)
+    if _hash_masks(masks.values()) != recipe['mask']['sha256'] or _counts(state, masks) != recipe['counts']:
+        raise CompactError(
+            f'another mask comes out here than where it was written, {recipe["written_by"]}. A derived mask can differ '
+            'between machines and versions of torch, which round close scores otherwise: load the file where it was '
+            'written, and pack the network again with its mask'
+        )
+    _set_signs(signed, state, masks, tensors.get('signs'))
+    for name, value in values.items():
+        _set_values(name, state[name].detach(), value, masks.get(name), VALUES[recipe['values']])
+    apply_masks_(network, {name: torch.from_numpy(mask) for name, mask in masks.items()})
+    return network.eval()
+
+
+def _decoded(recipe: dict[str, Any], tensors: State, state: State) -> Masks:
+    mask, arrays = recipe['mask'], {n.removeprefix('mask/'): t.numpy() for n, t in tensors.items() if n[:5] == 'mask/'}
+    if not mask['names']:
+        return {}
+    try:
+        cubes = mask_coding.decode(arrays, mask['coding'], mask['magnitudes'], _cubes(state, mask['names']))
+    except ImportError as error:
+        raise CompactError(f'its mask needs constriction ({error}): pip install "pab[compact]"') from error
+    except Exception as error:  # whatever a coder does with bytes that no coder wrote
+        raise CompactError(f'its mask is damaged: {error}') from error
+    return {name: cube.reshape(state[name].shape) for name, cube in zip(mask['names'], cubes, strict=True)}
+
+
+def _derived(recipe: dict[str, Any], network: nn.Module) -> Masks:
+    """Prune a freshly initialised network, in place, as the run did."""
+    derived = recipe['mask']['derived']
+    check_form(derived, DERIVED, 'mask.derived')
+    pruner, shots = build_pruner(derived['pruner']), derived['shots']
+    if lacking := pruner.needs & {'batches', 'flips'}:
+        raise CompactError(f'{type(pruner).__name__} needs {", ".join(lacking)}, so no seed gives its mask; store it')
+    sizes = (pruner.settings.rounds, shots, math.prod(recipe['input_shape']))
+    for (what, most), number in zip(DERIVED_LIMITS.items(), sizes, strict=True):
+        if not 1 <= number <= most:
+            raise CompactError(f'a derived mask takes 1 to {most} {what}, got {number}')
+    asked = {key: getattr(pruner.settings, key) for key in ('density', 'classifier_density')}
+    for shot in range(1, shots + 1):
+        densities = {key: shot_density(value, shot, shots) for key, value in asked.items() if value is not None}
+        masks = pruner.prune(network, input_shape=recipe['input_shape'], seed=derived['seed'], **densities)
+        apply_masks_(network, masks)
+    if masks.keys() != set(recipe['mask']['names']):
+        raise CompactError('the pruner masks other tensors than the network has masks of')
+    return {name: masks[name].numpy() for name in recipe['mask']['names']}
+
+
+def _counts(state: State, masks: Masks) -> dict[str, int]:
+    numbers = sum(value.numel() for value in state.values())
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    return {'numbers': numbers, 'prunable': sum(mask.size for mask in masks.values()), 'kept': kept}
+
+
+def _contents(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name, each once; whoever writes to them changes the network."""
+    first: dict[int, str] = {}
+    state = network.state_dict(keep_vars=True)
+    for name, value in state.items():
+        first.setdefault(id(value), name)
+        if not isinstance(value, Tensor):
+            raise CompactError(f'{name} of the network is a {type(value).__name__}, and only tensors can be stored')
+    return {name: state[name] for name in first.values()}
+
+
+def _select(network: nn.Module, signs: Sequence[str]) -> list[str]:
+    patterns, chosen = Patterns('save: signs', signs), []
+    owners = dict(network.named_modules())
+    for name, parameter in network.named_parameters():
+        prefix, _, own = name.rpartition('.')
+        if parameter.dtype == torch.float32 and patterns.select(owners[prefix], name, own):
+            chosen.append(name)
+    return chosen
+
+
+def _check_weights(signed: Sequence[str], state: State, initial: State, masks: Masks, source: str) -> None:
+    for name, mask in masks.items():
+        if wrong := np.count_nonzero(_pattern(state[name])[~mask]):
+            raise CompactError(f'save: {wrong} pruned weights of {name} are not 0; apply the masks before')
+    for name in signed:
+        other = ((_pattern(state[name]) ^ _pattern(initial[name])) & MAGNITUDE != 0)[masks.get(name, ...)]
+        if wrong := np.count_nonzero(other):
+            raise CompactError(
+                f'save: of {other.size} weights left in {name}, {wrong} do not have the magnitude that {source} gave '
+                'them, and a compact file stores no other. They were trained by something else than sign flips, '
+                'averaged, loaded from elsewhere or drawn from another seed: give that seed, or keep the checkpoint'
+            )
+
+
+def _rounded(name: str, value: Tensor, kind: torch.dtype) -> Tensor:
+    rounded = value.to(kind) if value.dtype == torch.float32 else value
+    if value.dtype == torch.float32 and not torch.equal(rounded.isfinite(), value.isfinite()):
+        raise CompactError(f'save: {name} holds numbers too large for float16; store values in float32')
+    return rounded
+
+
+def _set_signs(signed: Sequence[str], state: State, masks: Masks, packed: Tensor | None) -> None:
+    kept = [masks[name] if name in masks else np.ones(state[name].shape, bool) for name in signed]
+    counts = [np.count_nonzero(mask) for mask in kept]
+    if packed is None or packed.dtype != torch.uint8 or packed.shape != ((sum(counts) + 7) // 8,):
+        raise CompactError(f'it does not have the {sum(counts)} signs that its masks leave')
+    bits = np.unpackbits(packed.numpy(), count=sum(counts)).astype(np.int32) << 31
+    for name, mask, signs in zip(signed, kept, np.split(bits, np.cumsum(counts)[:-1]), strict=True):
+        pattern = _pattern(state[name])
+        pattern[mask] = pattern[mask] & MAGNITUDE | signs
+
+
+def _set_values(name: str, target: Tensor, value: Tensor, mask: np.ndarray | None, kind: torch.dtype) -> None:
+    shape = target.shape if mask is None else (np.count_nonzero(mask),)
+    if value.shape != shape or value.dtype != (kind if target.dtype == torch.float32 else target.dtype):
+        raise CompactError(f'{name!r} should have the shape {tuple(shape)}, got {value.dtype} {tuple(value.shape)}')
+    target[... if mask is None else torch.from_numpy(mask)] = value.to(target.dtype)
+
+
+def _cubes(state: State, names: Iterable[str]) -> list[np.ndarray]:
+    """The magnitudes of some tensors, as (outputs, inputs, kernel positions)."""
+    values = [state[name].detach().abs().numpy() for name in names]
+    return [value.reshape(mask_coding.cube_shape(value.shape)) for value in values]
+
+
+def _pattern(value: Tensor) -> np.ndarray:
+    """The bits of a float32 tensor as whole numbers, in the same memory."""
+    return value.detach().numpy().view(np.int32)
+
+
+def _hash_magnitudes(state: State, names: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update((_pattern(state[name]) & MAGNITUDE).astype('<i4', copy=False))
+    return digest.hexdigest()
+
+
+def _hash_masks(masks: Iterable[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for mask in masks:
+        digest.update(np.packbits(mask))
+    return digest.hexdigest()

@@ -1,0 +1,92 @@
+"""What all converters of layers share: which layers, the change of class in place, and what is left alone."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from mmengine.logging import print_log
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from .patterns import LEAVE_OUT, Patterns
+
+
+class Converter:
+    """Make layers of any network layers of another class, in place.
+
+    Only the class of a layer changes: parameter objects, names, hooks, buffers, state-dict keys and flags stay. A
+    converter of one's own says in ``classes`` which class becomes which, a new one derived from the old, and registers
+    itself in CONVERTERS; it defines :meth:`set_up` if its layers need more than their class. A special backward pass
+    is announced as :mod:`pab.contracts` describes; then pruning scores see the ordinary one.
+
+    A type that is not in ``classes``, a subclass too, may compute something else: such layers are left alone, and the
+    log names those that have weights, unless ``layers`` leaves them out by a ``!``.
+
+    Args:
+        layers: which layers, as a list of :mod:`pab.patterns`; None for every layer of a type in ``classes``.
+
+    Raises:
+        TypeError, ValueError: ``layers`` is no list of patterns, or selects nothing.
+    """
+
+    classes: ClassVar[Mapping[type[nn.Module], type[nn.Module]]] = {}
+
+    def __init__(self, layers: Sequence[str] | None = None) -> None:
+        self.layers = layers
+        self._patterns()  # a wrong list is refused here, before there is a network
+
+    def set_up(self, layer: nn.Module, name: str) -> None:
+        """Give a layer, just converted or converted again, its settings, and parameters if it needs more of them."""
+
+    def __call__(self, network: nn.Module) -> nn.Module:
+        """Convert a network (a bare layer, whose name is '', is one too) and return it.
+
+        ValueError when a pattern matches no layer, or there is nothing to convert; nothing has changed then.
+        """
+        targets = {**self.classes, **{converted: converted for converted in self.classes.values()}}
+        for name, layer in self._find(network, targets).items():
+            layer.__class__ = targets[type(layer)]
+            self.set_up(layer, name)
+        return network
+
+    def _find(self, network: nn.Module, targets: Mapping[type, type]) -> dict[str, nn.Module]:
+        me, types = type(self).__name__, ', '.join(plain.__name__ for plain in self.classes)
+        if not isinstance(network, nn.Module):
+            raise TypeError(f'{me}: network must be an nn.Module, got {type(network).__name__}')
+        patterns = self._patterns()
+        not_left_out = Patterns(me, ['name:*', *(p for p in patterns.patterns if p.startswith(LEAVE_OUT))])
+        found, others = {}, []
+        for name, layer in network.named_modules():
+            convertible = type(layer) in targets
+            if convertible or _has_weights(layer):
+                selected = patterns.select(layer, name)  # also for what is not converted: the pattern has a use
+                if convertible and selected:
+                    found[name] = layer
+                elif not convertible and not_left_out.select(layer, name):
+                    others.append(f'{name} ({type(layer).__name__})')
+        if self.layers is not None and patterns.unused:
+            raise ValueError(
+                f'{me}: layers has patterns that match no layer with weights: {sorted(patterns.unused)}; correct or '
+                f'drop them; {types} are converted'
+            )
+        if not found:
+            raise ValueError(
+                f'{me}: {type(network).__name__} has nothing to convert: layers={list(patterns.patterns)} selects '
+                f'none of exactly the types {types}; of other types are {", ".join(others) or "none"}'
+            )
+        if others:
+            text = (
+                f'{me}: left alone, as they are not exactly {types}: {", ".join(others)}. A subclass may compute '
+                'something else; a lazy layer gets its type when the network first runs'
+            )
+            print_log(text, logger='current', level=logging.WARNING)
+        return found
+
+    def _patterns(self) -> Patterns:
+        layers = [plain.__name__ for plain in self.classes] if self.layers is None else self.layers
+        return Patterns(f'{type(self).__name__}: layers', layers)
+
+
+def _has_weights(layer: nn.Module) -> bool:
+    own = layer.named_parameters(recurse=False)
+    return any('weight' in name and (is_lazy(param) or param.dim() > 1) for name, param in own)

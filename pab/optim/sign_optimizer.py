@@ -1,0 +1,96 @@
+"""What optimizers that flip signs share: the step over all tensors, the counts, exact restoring."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .flips import laid_out
+
+
+class SignOptimizer(Optimizer, ABC):
+    """An optimizer that changes nothing but signs; it offers all that :mod:`pab.contracts` says of sign optimizers.
+
+    A subclass, such as :class:`~pab.optim.Bop`, says what a step does to one tensor (:meth:`flip`), and may check
+    settings and start a state of its own. Parameter groups may have ``flips_per_weight``: whether the flips of every
+    single weight are counted.
+    """
+
+    last_flips: Tensor | None = None
+    """How many weights the last step flipped: int64, no dimensions, on the device (reading it waits for it)."""
+
+    def check(self, settings: dict[str, Any]) -> None:
+        """Raise a ValueError for settings of a parameter group that are out of range."""
+
+    def start(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        """The state of a parameter before its first step: the average of its gradients, 0."""
+        # At a rate of 1e-3 an average in half precision would never move.
+        dtype = torch.promote_types(param.dtype, torch.float32)
+        return {'moving_average': torch.zeros_like(param, dtype=dtype)}
+
+    @abstractmethod
+    def flip(self, param: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
+        """Step on one parameter, in place.
+
+        ``state`` comes from :meth:`start`, tensors of the parameter's shape having its memory layout too, and has
+        'weight_flips' where flips are to be added to the counts of every weight; ``group`` has the settings. Returns
+        how many weights have flipped: int64, no dimensions, on the device.
+        """
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        self.check({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+        for param in self.param_groups[-1]['params']:
+            if not param.is_floating_point():
+                raise TypeError(f'{type(self).__name__}: parameters must be floating tensors, got dtype {param.dtype}')
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Step on every parameter that has a gradient, and count the flips on the device; return the closure's loss."""
+        with torch.enable_grad():
+            loss = closure() if closure else None
+        counts, totals = [], []
+        for group in self.param_groups:
+            for param in group['params']:
+                if param.grad is not None:
+                    state = self._state_of(param, group)
+                    counts.append(self.flip(param, state, group))
+                    totals.append(state['tensor_flips'])
+        if counts:
+            torch._foreach_add_(totals, counts)
+        self.last_flips = torch.stack([c.to(counts[0].device) for c in counts]).sum() if counts else None
+        return loss
+
+    def _state_of(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        if param.grad.is_sparse:
+            raise RuntimeError(f'{type(self).__name__}: sparse gradients are not supported; use a dense layer')
+        state = self.state[param]
+        if not state:
+            state['tensor_flips'] = torch.zeros((), dtype=torch.int64, device=param.device)
+            state.update(self.start(param, group))
+        if not group.get('flips_per_weight'):
+            state.pop('weight_flips', None)
+        elif 'weight_flips' not in state:
+            state['weight_flips'] = torch.zeros_like(param, dtype=torch.int32)
+        for name, value in state.items():
+            if value.shape == param.shape:  # the weight's layout may change between steps
+                state[name] = laid_out(value, param)
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state in its types, which torch's loader would cast; ValueError for that of another optimizer."""
+        super().load_state_dict({**state_dict, 'state': {}})
+        saved_ids = [i for group in state_dict['param_groups'] for i in group['params']]
+        params = [p for group in self.param_groups for p in group['params']]
+        for saved_id, param in zip(saved_ids, params, strict=True):
+            if saved := state_dict['state'].get(saved_id):
+                if 'tensor_flips' not in saved:
+                    raise ValueError(
+                        f'{type(self).__name__}: its state has tensor_flips, the one to restore only {sorted(saved)}; '
+                        'go on with the optimizer and the version of pab that saved it'
+                    )
+                self.state[param] = {name: value.to(param.device, copy=True) for name, value in saved.items()}

@@ -1,0 +1,113 @@
+"""The pictures of a run, each small enough to be read on a telephone: curves, a heat map, bars."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Okabe and Ito's colours, which the colour-blind tell apart, ordered so that neighbours differ in lightness as well
+COLOURS = ('#0072B2', '#E69F00', '#000000', '#CC79A7', '#009E73', '#56B4E9', '#D55E00')
+MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
+STYLE = {'font.size': 8, 'axes.grid': True, 'grid.alpha': 0.3}
+WIDTH = 4.6  # inches, of every picture
+ROW = 0.15  # inches for each layer
+
+Curve = tuple[Sequence[float], Sequence[float]]
+
+
+def draw_curves(title: str, unit: str, curves: Mapping[str, Curve], log: bool = False) -> Figure:
+    """Lines over epochs.
+
+    Args:
+        title: what is shown.
+        unit: of the values; label of the axis.
+        curves: name -> (epochs from 1, values); a legend is drawn for more than one.
+        log: use a logarithmic axis; values that are not above 0 are left out.
+    """
+    figure, axes = _figure(2.5)
+    for index, (name, (epochs, values)) in enumerate(curves.items()):
+        points = [(e, v) for e, v in zip(epochs, values, strict=True) if v > 0 or not log]
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        axes.plot(*zip(*points, strict=True) if points else ([], []), color=colour, marker=marker, ms=2.5, label=name)
+    if log and any(v > 0 for _, values in curves.values() for v in values):
+        axes.set_yscale('log')
+    if len(curves) > 1:
+        axes.legend(fontsize=7, framealpha=0.8)
+    _label(axes, title, 'epoch', unit)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def draw_by_layer(title: str, unit: str, values: Mapping[str, Sequence[float]], log: bool = False) -> Figure:
+    """A heat map: one row for each layer, one column for each epoch, dark where there is much.
+
+    Args:
+        title: what is shown.
+        unit: of the values; label of the colour bar.
+        values: layer -> one value for each epoch, from the first; 0 is drawn as the lightest colour.
+        log: colours on a logarithmic scale.
+    """
+    figure, axes = _figure(max(2.5, ROW * len(values) + 1.0))
+    table = np.array(list(values.values()), dtype=float)
+    positive = table[table > 0]
+    norm = LogNorm(positive.min(), positive.max()) if log and len(np.unique(positive)) > 1 else None
+    epochs = table.shape[1]
+    image = axes.imshow(
+        np.ma.masked_less_equal(table, 0) if norm else table,
+        aspect='auto',
+        interpolation='nearest',
+        cmap='cividis_r',
+        norm=norm or Normalize(0, max(1.0, table.max(initial=0.0))),
+        extent=(0.5, epochs + 0.5, len(values) - 0.5, -0.5),
+    )
+    axes.grid(False)
+    axes.set_yticks(range(len(values)), list(values), fontsize=6)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    bar = figure.colorbar(image, ax=axes, pad=0.02)
+    bar.set_label(unit, fontsize=7)
+    bar.ax.tick_params(labelsize=7)
+    axes.tick_params(axis='x', labelsize=7)
+    _label(axes, title, 'epoch', '')
+    return figure
+
+
+def draw_bars(title: str, unit: str, values: Mapping[str, float], digits: str = '.2f') -> Figure:
+    """Horizontal bars, the first on top, each with its number."""
+    figure, axes = _figure(max(1.6, ROW * len(values) + 0.8))
+    rows = range(len(values))
+    axes.barh(rows, list(values.values()), color=COLOURS[0])
+    largest = max(values.values(), default=0) or 1
+    for row, value in zip(rows, values.values(), strict=True):
+        axes.text(value + 0.01 * largest, row, f'{value:{digits}}' if value else '0', va='center', fontsize=6)
+    axes.set_yticks(rows, list(values), fontsize=6)
+    axes.set_xlim(0, 1.15 * largest)  # room for the number behind the longest bar
+    axes.set_ylim(len(values) - 0.4, -0.6)
+    axes.grid(axis='y', visible=False)
+    _label(axes, title, unit, '')
+    return figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """The picture as a PNG of 150 dots an inch."""
+    out = io.BytesIO()
+    with rc_context(STYLE):
+        figure.savefig(out, format='png', dpi=150)
+    return out.getvalue()
+
+
+def _figure(height: float):
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height), layout='constrained')
+        FigureCanvasAgg(figure)
+        return figure, figure.subplots()
+
+
+def _label(axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title, fontsize=9, loc='left')
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)

@@ -1,0 +1,34 @@
+"""One page without any other file: a table, pictures, settings. It opens from a disk and asks no network."""
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+
+from jinja2 import Environment
+
+
+def render_page(
+    title: str,
+    subtitle: str,
+    rows: Iterable[Sequence[str]],
+    pictures: Mapping[str, bytes],
+    texts: Iterable[tuple[str, str]] = (),
+    columns: Sequence[str] = (),
+) -> str:
+    """Write a page of HTML.
+
+    Args:
+        title: of the page.
+        subtitle: one sentence below it.
+        rows: of the table, each a sequence of cells.
+        pictures: title -> PNG.
+        texts: (heading, text) of what is folded away below the pictures.
+        columns: headings of the table; none by default.
+    """
+    template = Environment(autoescape=True, trim_blocks=True).from_string(
+        files(__package__).joinpath('page.html.j2').read_text(encoding='utf-8')
+    )
+    shown = [{'title': name, 'data': base64.b64encode(data).decode()} for name, data in pictures.items()]
+    return template.render(
+        title=title, subtitle=subtitle, columns=columns, rows=list(rows), pictures=shown, texts=list(texts)
+    )

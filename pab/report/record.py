@@ -1,0 +1,82 @@
+"""The numbers of a run, as plain data that goes into its checkpoints and into ``report.json``."""
+
+import platform
+import shlex
+import sys
+import time
+from typing import Any
+
+import mmengine
+import torch
+
+from .. import __version__
+
+NOT_TIMED = 'checkpoints'  # the phase of what lies between two others
+
+
+class RunRecord:
+    """Series over epochs, of the run and of its layers, and the seconds of each phase.
+
+    Attributes:
+        series: name -> {epoch from 1: value}.
+        layers: name -> layer -> {epoch from 1: value}.
+        seconds: phase -> seconds so far, over all parts of a resumed run.
+    """
+
+    def __init__(self) -> None:
+        self.series: dict[str, dict[int, float]] = {}
+        self.layers: dict[str, dict[str, dict[int, float]]] = {}
+        self.seconds: dict[str, float] = {}
+        self._mark = time.monotonic()
+
+    def add(self, name: str, epoch: int, value: float) -> None:
+        """Note the value of an epoch; a value of the same epoch from before a resume is replaced."""
+        self.series.setdefault(name, {})[epoch] = float(value)
+
+    def add_layers(self, name: str, epoch: int, values: dict[str, float]) -> None:
+        """Note the values of all layers for an epoch."""
+        for layer, value in values.items():
+            self.layers.setdefault(name, {}).setdefault(layer, {})[epoch] = float(value)
+
+    def spent(self, phase: str, share_elsewhere: float = 0.0) -> None:
+        """Count the time since the last call for a phase, less ``share_elsewhere`` seconds counted for another."""
+        now = time.monotonic()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + max(0.0, now - self._mark - share_elsewhere)
+        self._mark = now
+
+    def start_clock(self) -> None:
+        """Count from now on."""
+        self._mark = time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        """Plain data for a checkpoint."""
+        return {'series': self.series, 'layers': self.layers, 'seconds': self.seconds}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state` gave."""
+        self.series, self.layers, self.seconds = state['series'], state['layers'], state['seconds']
+
+    def as_curves(self) -> dict[str, tuple[list[int], list[float]]]:
+        """name -> (epochs, values), in the order of epochs."""
+        return {name: (sorted(s), [s[epoch] for epoch in sorted(s)]) for name, s in self.series.items()}
+
+    def as_tables(self, epochs: int) -> dict[str, dict[str, list[float]]]:
+        """name -> layer -> a value for each epoch from the first; 0 where none was noted."""
+        return {
+            name: {layer: [s.get(epoch, 0.0) for epoch in range(1, epochs + 1)] for layer, s in rows.items()}
+            for name, rows in self.layers.items()
+        }
+
+
+def origin(seed: int) -> dict[str, Any]:
+    """What made a run: command, seed, versions, machine."""
+    return {
+        'command': shlex.join(['python', *sys.argv]),
+        'seed': seed,
+        'pab': __version__,
+        'torch': torch.__version__,
+        'mmengine': mmengine.__version__,
+        'python': platform.python_version(),
+        'machine': torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or 'CPU',
+        'threads': torch.get_num_threads(),
+    }

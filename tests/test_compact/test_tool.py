@@ -1,0 +1,121 @@
+"""From a run to a file, and from a file to a run, as a user does it."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pab import compact
+from pab.hooks import PruneHook
+from pab.pruners import get_masks
+from pab.run import PabRunner
+from tests.small_run import small_config
+
+TOOL = str(Path(__file__).parents[2] / 'tools' / 'compact.py')
+
+
+def tool(monkeypatch, *args):
+    """Run the tool in this process; returns what it exits with, None when all went well."""
+    monkeypatch.setattr(sys, 'argv', [TOOL, *map(str, args)])
+    monkeypatch.setattr(sys, 'path', [*sys.path])
+    try:
+        runpy.run_path(TOOL, run_name='__main__')
+    except SystemExit as ended:
+        return ended.code
+    return None
+
+
+def config(folder, **options):
+    """One shot of pruning before training, and weights from the run's seed."""
+    options = {'default_hooks__prune__epoch': 0, 'default_hooks__prune__shots': 1, **options}
+    return small_config(folder, randomness__seed=options.pop('seed', 5), model__init__seed=None, **options)
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """(config file, checkpoint) of a run of three epochs."""
+    folder = tmp_path_factory.mktemp('run')
+    cfg = config(folder / 'run')
+    PabRunner.from_cfg(cfg).train()
+    cfg.dump(str(folder / 'config.py'))
+    return folder / 'config.py', folder / 'run' / 'epoch_3.pth'
+
+
+def test_pack_test_train_and_unpack(run, tmp_path, monkeypatch, capsys):
+    settings, checkpoint = run
+    file = tmp_path / 'small.pab'
+    assert tool(monkeypatch, 'pack', settings, checkpoint, file) is None
+    shown = capsys.readouterr().out
+    for part in ('times smaller than float32', "'kaiming_normal', seed 5", 'density        0.5', '"SynFlow"', '"mean"'):
+        assert part in shown
+
+    saved = torch.load(checkpoint, weights_only=True)['state_dict']
+    loaded = compact.load(file).state_dict()
+    assert {f'network.{name}' for name in loaded} == saved.keys()
+    assert all(torch.equal(value, saved[f'network.{name}']) for name, value in loaded.items())
+
+    def started_from(path, name):
+        return PabRunner.from_cfg(config(tmp_path / name, load_from=str(path), train_cfg__max_epochs=1))
+
+    assert started_from(file, 'a').test() == started_from(checkpoint, 'b').test()
+
+    monkeypatch.setattr(PruneHook, 'prune', lambda *_: pytest.fail('pruned again'))
+    ends = []
+    for path, name in ((file, 'c'), (checkpoint, 'd')):
+        runner = started_from(path, name)
+        runner.train()
+        ends.append(runner.model.state_dict())
+        hook = next(hook for hook in runner.hooks if isinstance(hook, PruneHook))
+        assert hook.record(runner)['pruned_from']['path'] == str(path)
+    assert all(torch.equal(a, b) for a, b in zip(*(end.values() for end in ends), strict=True))
+    assert all(torch.equal(m, loaded[f'{n}_mask']) for n, m in get_masks(runner.model.network).items())
+
+    assert tool(monkeypatch, 'unpack', file, tmp_path / 'plain.pth') is None
+    plain = torch.load(tmp_path / 'plain.pth', weights_only=True)
+    assert all(torch.equal(plain['state_dict'][name], value) for name, value in saved.items())
+    assert tool(monkeypatch, 'unpack', file, tmp_path / 'plain.pth') == 2  # it exists
+
+    other = config(tmp_path / 'e', load_from=str(file), seed=6)
+    with pytest.raises(ValueError, match=r'was pruned with seed 5 \(here 6\)'):
+        PabRunner.from_cfg(other).train()
+
+
+def test_derived_masks_float16_and_sizes(run, tmp_path, monkeypatch, capsys):
+    settings, checkpoint = run
+    stored, derived = tmp_path / 'stored.pab', tmp_path / 'derived.pab'
+    assert tool(monkeypatch, 'pack', settings, checkpoint, stored, '--values', 'float16') is None
+    assert tool(monkeypatch, 'pack', settings, checkpoint, derived, '--derive-mask') is None
+    assert compact.info(stored)['values'] == 'float16'
+    masks = [get_masks(compact.load(file)).values() for file in (stored, derived)]
+    assert all(torch.equal(a, b) for a, b in zip(*masks, strict=True))
+    assert compact.info(derived)['bytes']['mask'] == 0
+    capsys.readouterr()
+    assert tool(monkeypatch, 'sizes', settings, checkpoint) is None
+    lines = capsys.readouterr().out.splitlines()
+    header, _, row = [line for line in lines if line.startswith('|')]
+    assert header.count('|') == row.count('|')
+    assert '| `config` | 0.50 |' in row
+
+
+def test_refusals_of_the_tool(run, tmp_path, monkeypatch, capsys):
+    settings, checkpoint = run
+    saved = torch.load(checkpoint, weights_only=True)
+    out = tmp_path / 'x.pab'
+    assert tool(monkeypatch, 'pack', settings, checkpoint, tmp_path / 'x.pth') == 2
+    assert 'OUT.pab must end in .pab' in capsys.readouterr().err
+    refused = tool(monkeypatch, 'pack', settings, checkpoint, out, '--seed', 9)
+    assert 'weights left in conv1.weight' in refused
+    assert 'seed 9' in refused
+    saved['state_dict']['network.conv2.weight'] *= 0.5  # as averaging or SGD would
+    torch.save(saved, tmp_path / 'averaged.pth')
+    refused = tool(monkeypatch, 'pack', settings, tmp_path / 'averaged.pth', out)
+    assert refused.startswith('error: save: of ')
+    assert 'weights left in conv2.weight' in refused
+    del saved['state_dict']['network.bn1.bias']
+    torch.save(saved, tmp_path / 'other.pth')
+    refused = tool(monkeypatch, 'pack', settings, tmp_path / 'other.pth', out)
+    assert 'the checkpoint is not of the model of this config' in refused
+    assert 'there is no compact file' in tool(monkeypatch, 'info', tmp_path / 'nowhere.pab')
+    assert not out.exists()

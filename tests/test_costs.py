@@ -1,0 +1,96 @@
+"""Costs against numbers worked out by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from pab.costs import count_layers, dense_sgd, latent_signs, pruning_work, saved_bytes, step_work
+from pab.pruners import SNIP, SynFlow
+from pab.psg import PSGConfig, convert_psg_
+
+
+class Four(nn.Module):
+    """A strided 3x3 convolution, a grouped one, a 1x1 and a linear layer: 8x8 images of 3 channels -> 10 logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.strided = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
+        self.grouped = nn.Conv2d(8, 16, 3, padding=1, groups=4, bias=False)
+        self.pointwise = nn.Conv2d(16, 4, 1, bias=False)
+        self.linear = nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.linear(self.pointwise(self.grouped(self.strided(x))).mean((2, 3)))
+
+
+BY_HAND = {
+    # outputs x products for each: 8 channels of 4 x 4, 3 x 3 x 3 inputs each
+    'strided': 8 * 4 * 4 * 27,
+    'grouped': 16 * 4 * 4 * (8 // 4) * 9,
+    'pointwise': 4 * 4 * 4 * 16,
+    'linear': 10 * 4,
+}
+
+
+def test_macs_by_hand():
+    rows = {row.name: row for row in count_layers(Four(), (3, 8, 8))}
+    assert {name: row.macs for name, row in rows.items()} == BY_HAND
+    assert rows['grouped'].weight == (16, 2, 3, 3)
+    assert rows['grouped'].output == (16, 4, 4)
+    assert [row.kept for row in rows.values()] == [216, 288, 64, 40]
+
+
+def test_a_step_by_hand():
+    net = convert_psg_(Four(), PSGConfig(input_bits=8, grad_bits=16))
+    keep_half = torch.zeros(16, 2, 3, 3, dtype=torch.bool)
+    keep_half[:8] = True
+    rows = count_layers(net, (3, 8, 8), {'grouped.weight': keep_half}, ['strided.weight', 'grouped.weight'])
+    work = step_work(rows, batch=10)
+    forward = 3456 + 4608 / 2 + 1024 + 40
+    assert work.macs == {
+        'forward': 10 * forward,
+        'input gradient': 10 * (forward - 3456),
+        'weight gradient': 10 * forward,
+        'optimizer': 2 * (216 + 144) + 3 * (64 + 40),
+    }
+    # the linear layer is not converted: 32 bits on both sides; the convolutions have 8 and 16
+    assert work.bit_operations['weight gradient'] == 10 * ((forward - 40) * 8 * 16 + 40 * 32 * 32)
+    assert work.bit_operations['forward'] == 10 * forward * 1024
+    dense = step_work(dense_sgd(rows), batch=10)
+    assert dense.macs['weight gradient'] == 10 * sum(BY_HAND.values())
+    assert dense.macs['optimizer'] == 3 * (216 + 288 + 64 + 40)
+    latent = step_work(latent_signs(rows), batch=10)
+    assert latent.macs['forward'] == work.macs['forward']
+    assert latent.bit_operations['weight gradient'] == 10 * forward * 1024
+
+
+@pytest.mark.parametrize('rounds', [1, 5])
+def test_the_work_of_a_pruning(rounds):
+    total = sum(BY_HAND.values())
+    # forward, weight gradient, and input gradient of all but the first layer
+    work = pruning_work(SynFlow(density=0.5, rounds=rounds), Four(), (3, 8, 8), images=100)
+    assert work.macs == {'pruning': rounds * (3 * total - BY_HAND['strided'] - BY_HAND['linear'])}
+    assert work.bit_operations['pruning'] == work.macs['pruning'] * 64 * 64
+    data = pruning_work(SNIP(density=0.5, rounds=rounds), Four(), (3, 8, 8), images=100)
+    assert data.macs['pruning'] == 100 * work.macs['pruning']
+
+
+def test_products_outside_of_layers():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.project = nn.Linear(4, 4, bias=False)
+
+        def forward(self, x):
+            x = self.project(x)
+            return x @ x.transpose(1, 2)
+
+    rows = count_layers(Attention(), (5, 4))
+    assert [(row.name, row.macs) for row in rows] == [('project', 5 * 4 * 4), ('(functions)', 5 * 5 * 4)]
+    step_work(rows, batch=1)
+
+
+def test_saved_bytes_by_hand():
+    net = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 2, bias=False))
+    # the input for the first weight, the ReLU's output for itself and for the second weight
+    assert saved_bytes(net, (4,), batch=3) == 4 * (4 + 6)

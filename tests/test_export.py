@@ -1,0 +1,341 @@
+"""Exported files, run by onnxruntime and by torch.export, against the model they come from."""
+
+import copy
+import json
+import runpy
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from torch import nn
+from torch.nn import functional as F
+
+from pab.export import _check, check_target, export, plain_network
+from pab.models import (
+    CIFARVGG,
+    CIFARResNet,
+    ConvNet,
+    ImageClassifier,
+    ImagePreprocessor,
+    TorchvisionModel,
+    WideResNet,
+    initialize_,
+)
+from pab.pruners import Rand, apply_masks_, get_masks
+from pab.psg import PSGConfig, convert_psg_
+from pab.registry import MODELS
+
+onnx = pytest.importorskip('onnx')
+ort = pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxscript')
+
+ROOT = Path(__file__).parents[1]
+IMAGES = torch.randn(100, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def used(network: nn.Module) -> nn.Module:
+    """Give BatchNorm statistics and factors as a training leaves them."""
+    generator = torch.Generator().manual_seed(2)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.5, generator=generator)
+            for tensor in (module.running_var, module.weight):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            module.bias.normal_(0, 0.2, generator=generator)
+    return network
+
+
+def trained(network: nn.Module) -> nn.Module:
+    """PSG layers, masks of half of the weights, statistics of BatchNorm."""
+    network = used(convert_psg_(network, layers=['Conv2d', 'Linear']))
+    apply_masks_(network, Rand(density=0.5).prune(network, input_shape=(3, 16, 16), seed=0))
+    return network
+
+
+def run_file(file: Path, images: torch.Tensor) -> torch.Tensor:
+    if file.suffix == '.onnx':
+        session = ort.InferenceSession(str(file), providers=['CPUExecutionProvider'])
+        return torch.from_numpy(session.run(['logits'], {'images': images.numpy()})[0])
+    return torch.export.load(file).module()(images)
+
+
+CASES = [  # network, BatchNorm layers and how many are left after folding, counted by hand
+    (lambda: CIFARResNet(8, width=4), 9, 0),
+    # of 7, bn2 of the three blocks follows a convolution; bn1 of the first block shares its input with the identity
+    (lambda: WideResNet(10, 1), 7, 4),
+    # here a projection takes the place of the identity, and bn1 of the first block is the only reader of conv1
+    (lambda: WideResNet(10, 2), 7, 3),
+    (lambda: CIFARVGG(11), 8, 0),
+    (lambda: TorchvisionModel('resnet18', num_classes=10), 20, 0),
+]
+
+
+@pytest.mark.parametrize('network, batch_norms, left', CASES)
+def test_folding_keeps_the_outputs_and_the_model(network, batch_norms, left):
+    model = trained(network()).eval()
+    before = copy.deepcopy(model.state_dict())
+    plain, folded = plain_network(model), plain_network(model, fold_batch_norm=True)
+    with torch.no_grad():
+        expected = model(IMAGES[:10])
+        assert torch.equal(plain(IMAGES[:10]), expected)
+        torch.testing.assert_close(folded(IMAGES[:10]), expected, atol=1e-4, rtol=0)
+    count = [sum(isinstance(m, nn.BatchNorm2d) for m in n.modules()) for n in (plain, folded)]
+    assert count == [batch_norms, left]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert get_masks(model)
+
+
+@pytest.mark.parametrize('fold', [False, True])
+def test_onnx(tmp_path, fold):
+    model, file = ImageClassifier(trained(CIFARResNet(8, width=4)), init=None), tmp_path / 'folder' / 'net.onnx'
+    metadata = {'classes': ['a', 'b'], 'note': 'text'}
+    result = export(model, file, IMAGES, 'onnx', fold_batch_norm=fold, metadata=metadata)
+    assert result.batch_norms == (9, 0 if fold else 9)
+    assert result.size == file.stat().st_size
+    model.eval()
+    for size in (1, 3, 100):
+        with torch.no_grad():
+            expected = model(IMAGES[:size])
+        got = run_file(file, IMAGES[:size])
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+        assert torch.equal(got.argmax(1), expected.argmax(1))
+    proto = onnx.load(file)
+    nodes = {'Conv': 9, 'Relu': 7, 'Add': 3, 'ReduceMean': 1, 'Gemm': 1} | ({} if fold else {'BatchNormalization': 9})
+    assert Counter(node.op_type for node in proto.graph.node) == nodes
+    assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param == 'batch'
+    assert {item.key: item.value for item in proto.metadata_props} == {'classes': '["a", "b"]', 'note': 'text'}
+    tensors = {item.name: onnx.numpy_helper.to_array(item) for item in proto.graph.initializer}
+    assert not any(tensor.dtype == bool for tensor in tensors.values())
+    weight = torch.from_numpy(tensors['layer1.0.conv1.weight'].copy())
+    assert torch.equal(weight != 0, get_masks(model.network)['layer1.0.conv1.weight'])
+    if not fold:
+        assert torch.equal(weight, model.network.layer1[0].conv1.weight)
+
+
+def test_torch_program(tmp_path):
+    """Ordinary operations only, without masks; a batch of any size."""
+    model, file = trained(ConvNet(2, image_size=16)), tmp_path / 'net.pt2'
+    result = export(model.train(), file, IMAGES, 'torch', metadata={'classes': ['a']})
+    assert model.training
+    held = {'metadata.json': ''}
+    program = torch.export.load(file, extra_files=held)
+    assert json.loads(held['metadata.json']) == {'classes': ['a']}
+    targets = {str(node.target) for node in program.graph.nodes if node.op == 'call_function'}
+    assert targets
+    assert all(target.startswith('aten.') for target in targets)
+    assert program.state_dict.keys() == model.state_dict().keys() - {f'{name}_mask' for name in get_masks(model)}
+    model.eval()
+    with torch.no_grad():
+        for size in (1, 7, 100):
+            torch.testing.assert_close(run_file(file, IMAGES[:size]), model(IMAGES[:size]), atol=1e-4, rtol=0)
+    assert result.difference <= 1e-4
+
+
+class SignConv(nn.Conv2d):
+    """A layer that somebody else's converter makes: it computes with the signs of its weights."""
+
+    special_backward = True
+    exact = False
+
+    def forward(self, x):
+        weight = self.weight.sign()
+        if not self.exact:  # the straight-through estimator
+            weight = self.weight.clamp(-1, 1) + (weight - self.weight.clamp(-1, 1)).detach()
+        return F.conv2d(x, weight, padding=1)
+
+
+def sign_network() -> nn.Module:
+    layers = [SignConv(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 256, 5)]
+    return used(nn.Sequential(*layers))
+
+
+def test_layers_of_another_converter_export_as_they_compute(tmp_path):
+    network = sign_network().eval()
+    export(network, tmp_path / 'net.onnx', IMAGES, 'onnx')
+    with torch.no_grad():
+        expected = network(IMAGES)
+    torch.testing.assert_close(run_file(tmp_path / 'net.onnx', IMAGES), expected, atol=1e-4, rtol=0)
+
+
+def fails(tmp_path, network, match, images=IMAGES, **options):
+    with pytest.raises(ValueError, match=match):
+        export(network, tmp_path / 'net.pt2', images, 'torch', **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_would_be_wrong_is_not_written(tmp_path):
+    fails(tmp_path, sign_network(), 'differs from the model', fold_batch_norm=True)  # folding would scale the signs
+    # no tolerance excuses another best class
+    fails(tmp_path, sign_network(), 'best class for [1-9]', fold_batch_norm=True, tolerance=1e9)
+    network = used(convert_psg_(CIFARResNet(8, width=4), cfg=PSGConfig(predictive_forward=True, input_bits=2)))
+    fails(tmp_path, network, 'differs from the model.*predictive_forward')
+    network = CIFARResNet(8, width=4)
+    network.linear.bias.data[0] = float('nan')
+    fails(tmp_path, network, 'up to nan')
+
+
+@pytest.mark.parametrize('largest, allowed', [(10.0, 1e-4), (100.0, 1e-4), (1000.0, 1e-3)])
+def test_how_much_may_differ(largest, allowed):
+    """The tolerance, or a millionth of the largest logit, which float32 may round by."""
+    expected = torch.tensor([[0.0, largest], [-1.0, 0.5]])
+
+    def run(error):
+        return lambda images: expected[images[:, 0].long()] + torch.tensor([error, 0.0])
+
+    assert _check(run(0.9 * allowed), torch.tensor([[0], [1]]), expected, 1e-4) == pytest.approx(
+        0.9 * allowed, rel=1e-3
+    )
+    with pytest.raises(ValueError, match=f'allowed: {allowed:.2g}'):
+        _check(run(1.1 * allowed), torch.tensor([[0], [1]]), expected, 1e-4)
+
+
+class FixedBatch(nn.Module):
+    def forward(self, images):
+        return images.reshape(2, -1)
+
+
+class TwoWays(nn.Module):
+    """A branch that depends on the numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)
+
+    def forward(self, images):
+        x = self.bn(self.conv(images)).mean((2, 3))
+        return x if x.sum() > 0 else -x
+
+
+def test_networks_and_arguments_that_cannot_be_exported(tmp_path):
+    fails(tmp_path, FixedBatch(), 'torch.export cannot follow FixedBatch', images=IMAGES[:2])
+    fails(tmp_path, TwoWays(), 'torch.export cannot follow TwoWays')
+    fails(tmp_path, TwoWays(), 'torch.fx cannot follow', fold_batch_norm=True)
+    network = ConvNet(2, image_size=16)
+    fails(tmp_path, network, 'none of the 0 BatchNorm layers', fold_batch_norm=True)
+    fails(tmp_path, network, 'float32, N >= 1', images=torch.zeros(2, 3, 16, 16, dtype=torch.uint8))
+    fails(tmp_path, network, 'float32, N >= 1', images=IMAGES[:0])
+    fails(tmp_path, network, 'tolerance must be 0 or more', tolerance=-1)
+    with pytest.raises(ValueError, match='onnx or torch'):
+        check_target('a.onnx', 'tflite', False)
+    with pytest.raises(ValueError, match=r'must end in \.pt2'):
+        check_target('a.onnx', 'torch', False)
+
+
+def test_without_the_packages(tmp_path, monkeypatch):
+    network = ConvNet(2, image_size=16)
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    assert export(network, tmp_path / 'net.onnx', IMAGES, 'onnx').difference is None
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)
+    with pytest.raises(ImportError, match=r'onnxscript.*\[export\]'):
+        export(network, tmp_path / 'other.onnx', IMAGES, 'onnx')
+    assert not (tmp_path / 'other.onnx').exists()
+
+
+@pytest.fixture
+def tool(monkeypatch, capsys):
+    """A function: arguments -> what tools/export.py printed, and how it ended."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, 'argv', ['export.py', *map(str, args)])
+        monkeypatch.setattr(sys, 'path', [*sys.path])
+        try:
+            runpy.run_path(str(ROOT / 'tools' / 'export.py'), run_name='__main__')
+        except SystemExit as ended:
+            return capsys.readouterr().out, ended.code
+        return capsys.readouterr().out, 0
+
+    return run
+
+
+R20 = str(ROOT / 'configs' / 'pab' / 'r20_cifar10.py')
+SMALL = ['model.network.depth=8', 'model.network.width=4']
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A checkpoint of a small network for CIFAR-10, with its masks, and the model."""
+    cfg = Config.fromfile(R20)
+    cfg.model.network.update(depth=8, width=4)
+    model = MODELS.build({**cfg.model, 'data_preprocessor': cfg.data_preprocessor})
+    model.network = trained(model.network)
+    torch.save({'meta': {}, 'state_dict': model.state_dict()}, tmp_path / 'epoch_1.pth')
+    return tmp_path / 'epoch_1.pth', model.eval()
+
+
+def test_tool_on_real_images(tool, checkpoint, cifar10_root, monkeypatch):
+    file, model = checkpoint
+    monkeypatch.setenv('PAB_DATA', str(cifar10_root))
+    out = file.with_name('net.onnx')
+    options = ('--config', R20, '--format', 'onnx', '--fold-batch-norm', '--cfg-options', *SMALL)
+    printed, status = tool(file, out, *options)
+    assert status == 0, status
+    assert '9 of 9 layers folded' in printed
+    assert 'checked      by 100 images of CIFAR10, in batches of 1 and 100' in printed
+    session = ort.InferenceSession(str(out))
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told['classes'])[:2] == ['airplane', 'automobile']
+    # from the file alone: pixels -> logits
+    pixels = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    mean, std = (torch.tensor(json.loads(told[key]))[:, None, None] for key in ('mean', 'std'))
+    logits = session.run(None, {'images': ((pixels / 255 - mean) / std).numpy()})[0]
+    with torch.no_grad():
+        expected = model(model.data_preprocessor({'images': pixels})['images'])
+    torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=0)
+
+    before = out.read_bytes()
+    assert 'exists; choose another file, or pass --force' in tool(file, out, *options)[1]
+    assert out.read_bytes() == before
+    assert tool(file, out, '--force', *options)[1] == 0
+
+
+def test_tool_without_the_data_takes_random_images(tool, checkpoint, tmp_path, monkeypatch):
+    file, _ = checkpoint
+    monkeypatch.setenv('PAB_DATA', str(tmp_path / 'nothing'))
+    out = tmp_path / 'net.pt2'
+    printed, status = tool(file, out, '--config', R20, '--format', 'torch', '--cfg-options', *SMALL)
+    assert status == 0, status
+    assert 'checked      by 100 random images (the test set cannot be read: CIFAR10:' in printed
+    printed, status = tool(file, out, '--config', R20, '--format', 'torch', '--force', '--cfg-options', *SMALL[:1])
+    assert status.startswith('error: ')
+    assert 'is a checkpoint of another model' in status
+    lost = torch.load(file)
+    lost['state_dict']['network.conv1.weight'] += 1
+    torch.save(lost, file)
+    assert 'not 0' in tool(file, out, '--config', R20, '--format', 'torch', '--force', '--cfg-options', *SMALL)[1]
+
+
+def test_tool_refuses_in_one_line(tool, tmp_path):
+    file = tmp_path / 'some.pth'
+    assert 'there is no file' in tool(file, tmp_path / 'net.pt2', '--format', 'torch')[1]
+    torch.save({'a': 1}, file)
+    assert '--config CONFIG' in tool(file, tmp_path / 'net.pt2', '--format', 'torch')[1]
+    assert 'must end in .onnx' in tool(file, tmp_path / 'net.pt2', '--format', 'onnx', '--config', R20)[1]
+    assert 'no state_dict' in tool(file, tmp_path / 'net.pt2', '--format', 'torch', '--config', R20)[1]
+
+
+def test_tool_on_a_compact_file(tool, tmp_path):
+    compact = pytest.importorskip('pab.compact')
+    network = initialize_(CIFARResNet(8, width=4), 'kaiming_normal', 3)
+    apply_masks_(network, Rand(density=0.5).prune(network, input_shape=(3, 16, 16), seed=0))
+    file, out = tmp_path / 'net.pab', tmp_path / 'net.pt2'
+    compact.save(
+        used(network),
+        file,
+        network=dict(type='CIFARResNet', depth=8, width=4),
+        seed=3,
+        classes=list('abcdefghij'),
+        preprocessing=dict(mean=[0.5, 0.4, 0.3], std=[0.25, 0.25, 0.25]),
+        input_shape=(3, 16, 16),
+    )
+    printed, status = tool(file, out, '--format', 'torch')
+    assert status == 0, status
+    assert 'by 100 random images (no test set is known)' in printed
+    assert "['a', 'b'" in printed
+    pixels = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
+    images = ImagePreprocessor((0.5, 0.4, 0.3), (0.25, 0.25, 0.25))({'images': pixels})['images'].contiguous()
+    with torch.no_grad():
+        torch.testing.assert_close(run_file(out, images), network.eval()(images), atol=1e-4, rtol=0)

@@ -1,0 +1,164 @@
+"""TopFlips: which signs flip, how many, and what is carried from step to step."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.optim import CosineAnnealingParamScheduler
+from torch import nn
+
+from pab.contracts import sign_optimizers, tensor_flips, weight_flips
+from pab.optim import TopFlips, top_flips
+
+
+def parameter(*values):
+    return nn.Parameter(torch.tensor(values))
+
+
+def step(optimizer, weight, *grad):
+    weight.grad = torch.tensor(grad).reshape(weight.shape)
+    optimizer.step()
+    return weight.flatten().tolist()
+
+
+def test_three_steps_by_hand():
+    w = parameter(0.5, 0.5, 0.5, -0.5)
+    top = TopFlips([w], flip_share=0.25, adaptivity_rate=0.5)
+    # m = .1 .2 -.4 .4, evidence m * sign(w) = .1 .2 -.4 -.4: one of four is due, the second
+    assert step(top, w, 0.2, 0.4, -0.8, 0.8) == [0.5, -0.5, 0.5, -0.5]
+    torch.testing.assert_close(top.state[w]['moving_average'], torch.tensor([0.1, 0.0, -0.4, 0.4]))
+    # m = .05 .1 -.2 .2, evidence .05 -.1 -.2 -.2
+    assert step(top, w, 0.0, 0.2, 0.0, 0.0) == [-0.5, -0.5, 0.5, -0.5]
+    # m = 0 .05 -.1 .1: nothing speaks for a flip, though one is due
+    assert step(top, w, 0.0, 0.0, 0.0, 0.0) == [-0.5, -0.5, 0.5, -0.5]
+    assert [int(top.last_flips), int(top.state[w]['tensor_flips'])] == [0, 2]
+
+
+def test_a_share_of_less_than_one_weight_flips_one_every_few_steps():
+    w = parameter(*[1.0] * 8)
+    top = TopFlips([w], flip_share=0.05, adaptivity_rate=0.5)  # 0.4 of a weight a step
+    counts = []
+    for _ in range(10):
+        step(top, w, *[float(i + 1) for i in range(8)])
+        counts.append(int(top.last_flips))
+    assert counts == [0, 0, 1, 0, 1, 0, 0, 1, 0, 1]  # due: .4 .8 1.2 .6 1.0 ...
+    assert w.tolist() == [1.0] * 4 + [-1.0] * 4
+
+
+def test_the_share_is_one_of_the_weights_that_are_left():
+    w = parameter(*[0.0] * 6, *[1.0] * 4)
+    top = TopFlips([w], flip_share=0.5)
+    assert step(top, w, *[9.0] * 6, 1.0, 2.0, 3.0, 4.0) == [0.0] * 6 + [1.0, 1.0, -1.0, -1.0]
+
+
+def test_a_share_of_nothing_flips_nothing_and_a_share_of_all_flips_all_that_agree():
+    w = parameter(1.0, -1.0, 1.0)
+    top = TopFlips([w], flip_share=0.0)
+    assert step(top, w, 1.0, -1.0, 1.0) == [1.0, -1.0, 1.0]
+    top.param_groups[0]['flip_share'] = 1.0
+    assert step(top, w, 1.0, -1.0, -9.0) == [-1.0, 1.0, 1.0]
+
+
+def test_the_scale_of_the_gradient_does_not_matter():
+    generator = torch.Generator().manual_seed(0)
+    weights = [nn.Parameter(torch.randn(16, 8, generator=generator)) for _ in range(1)]
+    weights.append(nn.Parameter(weights[0].detach().clone()))
+    pair = [TopFlips([w], flip_share=0.05) for w in weights]
+    for _ in range(20):
+        grad = torch.randn(16, 8, generator=generator)
+        for w, top, scale in zip(weights, pair, (1.0, 1024.0), strict=True):
+            w.grad = grad * scale
+            top.step()
+    assert torch.equal(*weights)
+    assert int(pair[0].state[weights[0]]['tensor_flips']) == 128  # 20 * 0.05 * 128
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_layout_and_dtype_change_no_choice(dtype):
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(8, 4, 3, 3, generator=generator).to(dtype)
+    plain, last = nn.Parameter(start.clone()), nn.Parameter(start.clone(memory_format=torch.channels_last))
+    top = TopFlips([plain, last], flip_share=0.02)
+    for _ in range(10):
+        plain.grad = torch.randn(8, 4, 3, 3, generator=generator).to(dtype)
+        last.grad = plain.grad.clone()
+        top.step()
+    assert torch.equal(plain, last)
+    assert torch.equal(plain.abs(), start.abs())
+    assert not torch.equal(plain, start)
+    assert top.state[plain]['moving_average'].dtype == torch.float32
+
+
+def test_a_large_tensor_is_ranked_by_some_of_its_entries(monkeypatch):
+    monkeypatch.setattr(top_flips, 'RANKED', 1000)
+    generator = torch.Generator().manual_seed(0)
+    w = nn.Parameter(torch.randn(100, 300, generator=generator) * (torch.rand(100, 300, generator=generator) < 0.5))
+    top = TopFlips([w], flip_share=0.02)
+    for _ in range(100):
+        w.grad = torch.randn(100, 300, generator=generator)
+        top.step()
+    flips = int(top.state[w]['tensor_flips'])
+    assert flips == pytest.approx(100 * 0.02 * int(w.count_nonzero()), rel=0.1)
+
+
+def test_flips_of_every_weight_are_counted_where_asked_for():
+    w = parameter(1.0, 1.0, 1.0, 1.0)
+    top = TopFlips([w], flip_share=0.25, adaptivity_rate=0.5, flips_per_weight=True)
+    step(top, w, 4.0, 0.0, 0.0, 0.0)
+    step(top, w, -8.0, 0.0, 0.0, 0.0)
+    step(top, w, 0.0, 1.0, 0.0, 0.0)
+    assert sign_optimizers([top]) == [top]
+    assert weight_flips([top])[w].tolist() == [2, 1, 0, 0]
+    assert weight_flips([top])[w].dtype == torch.int32
+    assert int(tensor_flips([top])[w]) == 3
+    assert not weight_flips([TopFlips([w])])
+
+
+def test_a_restored_run_goes_on_the_same():
+    generator = torch.Generator().manual_seed(0)
+    first = nn.Parameter(torch.randn(64, generator=generator))
+    grads = torch.randn(40, 64, generator=generator)
+    top = TopFlips([first], flip_share=0.007, flips_per_weight=True)
+    for grad in grads[:20]:
+        step(top, first, *grad.tolist())
+    second = nn.Parameter(first.detach().clone())
+    again = TopFlips([second], flips_per_weight=True)
+    again.load_state_dict(copy.deepcopy(top.state_dict()))
+    for grad in grads[20:]:
+        step(top, first, *grad.tolist())
+        step(again, second, *grad.tolist())
+    assert torch.equal(first, second)
+    for name, value in top.state[first].items():
+        assert torch.equal(value, again.state[second][name]), name
+        assert value.dtype == again.state[second][name].dtype
+
+
+def test_a_scheduler_brings_the_share_to_rest():
+    w = parameter(*[1.0] * 10)
+    top = TopFlips([w], flip_share=0.5)
+    scheduler = CosineAnnealingParamScheduler(top, 'flip_share', T_max=4, by_epoch=False)
+    shares = []
+    for _ in range(5):
+        shares.append(top.param_groups[0]['flip_share'])
+        step(top, w, *w.tolist())
+        scheduler.step()
+    assert shares == pytest.approx([0.5, 0.4268, 0.25, 0.0732, 0.0], abs=1e-4)
+    assert int(top.last_flips) == 0
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(flip_share=1.1), r'flip_share must lie in \[0, 1\], got 1.1'),
+        (dict(flip_share=float('nan')), r'flip_share must lie in \[0, 1\], got nan'),
+        (dict(adaptivity_rate=0.0), r'adaptivity_rate must lie in \(0, 1\), got 0.0'),
+    ],
+)
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TopFlips([parameter(1.0)], **settings)
+
+
+def test_integers_are_refused():
+    with pytest.raises(TypeError, match=r'floating tensors, got dtype torch.int64'):
+        TopFlips([torch.tensor([1])])

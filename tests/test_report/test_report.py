@@ -1,0 +1,188 @@
+"""The report of a run: what it records, its pictures, its page; and the page for several runs."""
+
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+
+from pab.contracts import tensor_flips
+from pab.hooks.parts import network_of, optimizers_of
+from pab.pruners import get_masks
+from pab.registry import RUNNERS
+from pab.report.record import RunRecord
+from pab.report.run import compare_runs, draw_run, read_record, write_report
+from tests.tiny_run import tiny_run
+
+ROOT = Path(__file__).parents[2]
+BROWSERS = [shutil.which(name) for name in ('chromium', 'chromium-browser', 'google-chrome')]
+CHROMIUM = next((found for found in BROWSERS if found), None)
+
+
+class Watch(Hook):
+    """Keeps the weights of the start and, after each epoch, what the report should say."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self):
+        self.flips, self.changed = [], []
+
+    def before_train(self, runner):
+        self.start = {n: p.detach().clone() for n, p in network_of(runner.model).named_parameters()}
+
+    def after_train_epoch(self, runner):
+        network = network_of(runner.model)
+        weights, masks = dict(network.named_parameters()), get_masks(network)
+        counts = tensor_flips(optimizers_of(runner))
+        self.flips.append({name: int(counts[weights[name]]) for name in masks})
+        self.changed.append(
+            {
+                n: ((weights[n].sign() != self.start[n].sign()) & m).sum().item() / m.sum().item()
+                for n, m in masks.items()
+            }
+        )
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A run of two epochs with its watch."""
+    cfg = tiny_run(tmp_path_factory.mktemp('report') / 'run', report=True)
+    runner, watch = RUNNERS.build(cfg), Watch()
+    runner.register_hook(watch)
+    runner.train()
+    return runner, watch
+
+
+def test_what_is_recorded(trained):
+    runner, watch = trained
+    record = read_record(Path(runner.work_dir))
+    steps, masks = len(runner.train_dataloader), get_masks(network_of(runner.model))
+    epochs, rates = record['series']['flip rate']
+    assert epochs == [1, 2]
+    for name, mask in masks.items():
+        layer, kept = name.removesuffix('.weight'), int(mask.sum())
+        first, total = (flips[name] for flips in watch.flips)
+        assert record['layers']['flip rate'][layer] == [first / (kept * steps), (total - first) / (kept * steps)]
+        assert record['layers']['changed signs'][layer] == [changed[name] for changed in watch.changed]
+        assert record['layers']['density'][layer] == kept / mask.numel()
+        assert all(0 < share <= 1 for share in record['layers']['gradients kept'][layer])
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    assert rates[0] == pytest.approx(sum(watch.flips[0].values()) / (kept * steps))
+    losses = runner.message_hub.log_scalars['train/loss'].data[0]
+    assert record['series']['training loss'][1] == pytest.approx([losses[:steps].mean(), losses[steps:].mean()])
+    assert set(record['seconds']) >= {'pruning', 'training', 'validation', 'data', 'checkpoints'}
+    assert record['origin']['seed'] == runner.seed
+
+
+def test_the_page_needs_nothing_else(trained):
+    runner, _ = trained
+    folder = Path(runner.work_dir)
+    page = (folder / 'report.html').read_text()
+    pictures = sorted(path.name for path in (folder / 'report').iterdir())
+    assert len(pictures) == page.count('<img') == 9
+    assert len(page) < 2_000_000
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    for text in ('adaptivity_rate', 'seed: 0', 'torch: ', 'density'):
+        assert text in page
+
+
+def test_a_resumed_run_goes_on_with_its_record(trained, tmp_path):
+    whole = read_record(Path(trained[0].work_dir))
+    folder = tmp_path / 'run'
+    folder.mkdir()
+    shutil.copy(Path(trained[0].work_dir) / 'epoch_1.pth', folder)
+    RUNNERS.build(tiny_run(folder, resume=True, report=True)).train()
+    resumed = read_record(folder)
+    assert resumed['series'] == whole['series']
+    assert resumed['layers'] == whole['layers']
+    assert resumed['seconds']['pruning'] == pytest.approx(whole['seconds']['pruning'])
+
+
+def test_a_value_of_an_epoch_is_replaced():
+    record = RunRecord()
+    for value in (1.0, 2.0):
+        record.add('loss', 2, value)
+        record.add_layers('flips', 2, {'conv': value})
+    assert record.as_curves() == {'loss': ([2], [2.0])}
+    assert record.as_tables(3) == {'flips': {'conv': [0.0, 2.0, 0.0]}}
+
+
+def test_runs_without_signs_have_fewer_pictures(trained):
+    record = read_record(Path(trained[0].work_dir))
+    bare = {**record, 'layers': {}, 'series': {'test accuracy': [[1], [50.0]]}}
+    assert set(draw_run(bare)) == {'accuracy', 'seconds'}
+
+
+def test_one_page_for_several_runs(trained, tmp_path, monkeypatch, capsys):
+    record = read_record(Path(trained[0].work_dir))
+    for name in 'ab':
+        write_report(tmp_path / name, {**record, 'name': name})
+
+    def tool(*args):
+        monkeypatch.setattr(sys, 'argv', ['report.py', *map(str, args)])
+        runpy.run_path(str(ROOT / 'tools' / 'report.py'), run_name='__main__')
+
+    tool(tmp_path / 'a', tmp_path / 'b', '--out', tmp_path / 'both.html')
+    page = (tmp_path / 'both.html').read_text()
+    assert page.count('<img') == 3
+    assert '<td>a</td>' in page
+    assert '<td>b</td>' in page
+    with pytest.raises(SystemExit, match=r'both\.html exists'):
+        tool(tmp_path / 'a', tmp_path / 'b', '--out', tmp_path / 'both.html')
+    (tmp_path / 'a' / 'report.html').unlink()
+    tool(tmp_path / 'a')
+    assert (tmp_path / 'a' / 'report.html').is_file()
+    (tmp_path / 'b' / 'report.json').write_text('{}')
+    for folder, message in ((tmp_path, 'holds no report.json'), (tmp_path / 'b', 'is no record of a run')):
+        with pytest.raises(SystemExit, match=message):
+            tool(folder)
+
+
+def test_more_runs_than_colours(trained):
+    record = read_record(Path(trained[0].work_dir))
+    assert 'first 7 of 9 runs' in compare_runs([{**record, 'name': str(run)} for run in range(9)])
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on this machine: apt-get install chromium')
+@pytest.mark.parametrize('width', [400, 1400])
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_in_a_browser(trained, tmp_path, width, scheme):
+    page = (Path(trained[0].work_dir) / 'report.html').read_text()
+    look = """<script>addEventListener('load', () => { const s = getComputedStyle(document.body);
+      const shown = [...document.images].filter(i => i.naturalWidth > 0 && i.width > 300).length;
+      const overflow = document.documentElement.scrollWidth > innerWidth;
+      document.title = JSON.stringify({shown, overflow, ink: s.color, paper: s.backgroundColor}) })</script>"""
+    file = tmp_path / 'page.html'
+    file.write_text(page.replace('</body>', look + '</body>'))
+    seen = subprocess.run(
+        [CHROMIUM, '--headless', '--no-sandbox', '--disable-gpu', '--enable-logging=stderr', '--dump-dom',
+         f'--user-data-dir={tmp_path / "profile"}', f'--window-size={width},900',
+         f'--blink-settings=preferredColorScheme={0 if scheme == "dark" else 1}', file.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert 'CONSOLE' not in seen.stderr
+    found = json.loads(re.search(r'<title>(.*?)</title>', seen.stdout).group(1))
+    assert found['shown'] == page.count('<img')
+    assert not found['overflow']
+    brightness = [sum(map(int, re.findall(r'\d+', found[key])[:3])) for key in ('ink', 'paper')]
+    assert (brightness[0] > brightness[1] + 400) if scheme == 'dark' else (brightness[1] > brightness[0] + 400)
+
+
+def test_the_hook_costs_a_step_nothing(trained):
+    """Only the last step of an epoch is looked at; nothing is registered in between."""
+    runner, _ = trained
+    hook = next(hook for hook in runner.hooks if type(hook).__name__ == 'ReportHook')
+    hook.before_train_iter(runner, 0)
+    assert not hook._watches
+    hook.before_train_iter(runner, len(runner.train_dataloader) - 1)
+    assert len(hook._watches) == len(get_masks(network_of(runner.model)))
+    hook.after_train_iter(runner, len(runner.train_dataloader) - 1)
+    weight = next(p for n, p in network_of(runner.model).named_parameters() if n == 'conv1.weight')
+    assert not hook._watches
+    assert not torch.is_tensor(weight._post_accumulate_grad_hooks) and not weight._post_accumulate_grad_hooks

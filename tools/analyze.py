@@ -1,0 +1,83 @@
+"""Say what a config's network and training cost, in multiply-accumulates, bit-operations and bytes.
+
+python tools/analyze.py configs/pab/r18_cifar10.py
+python tools/analyze.py configs/pab/r18_cifar10.py work_dirs/r18_cifar10/epoch_180.pth --json costs.json
+
+Without a checkpoint, the network is initialised and pruned as the config says, which takes as long as it does in
+training; pab/costs.py has the formulas.
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from pab.costs import RunCosts, masks_of_checkpoint, masks_of_config, run_costs
+from pab.registry import DATASETS
+from pab.run.launch import add_config_arguments, errors_in_one_line, load_config
+from pab.run.storage import write_atomically
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_config_arguments(parser)
+    parser.add_argument('checkpoint', nargs='?', help='whose masks count (default: prune anew, as the config says)')
+    parser.add_argument('--train-images', type=int, help='images of an epoch (default: those of the training set)')
+    parser.add_argument('--json', type=Path, help='write the numbers to this file too')
+    parser.add_argument('--force', action='store_true', help='write over that file if it is there')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    with errors_in_one_line():
+        if args.json and args.json.exists() and not args.force:
+            raise FileExistsError(f'{args.json} exists; choose another --json, or pass --force to write over it')
+        images = args.train_images or len(DATASETS.build(cfg.train_dataloader.dataset))
+        masks = masks_of_checkpoint(args.checkpoint) if args.checkpoint else masks_of_config(cfg)
+        costs = run_costs(cfg, masks, images)
+        print(tables(costs))
+        if args.json:
+            write_atomically(json.dumps(asdict(costs), indent=1).encode(), args.json)
+
+
+def tables(costs: RunCosts) -> str:
+    """The costs as text."""
+    lines = [f'{"layer":<28} {"kind":<12} {"weight":<16} {"output":<12} {"density":>8} {"MACs":>8} {"sparse":>8}  bits']
+    for row in costs.layers:
+        weight, output, bits = ('x'.join(map(str, sizes)) for sizes in (row.weight, row.output, row.gradient_bits))
+        counts = f'{row.kept / row.total:>8.4f} {short(row.macs):>8} {short(row.sparse_macs):>8}'
+        lines.append(f'{row.name:<28} {row.kind:<12} {weight:<16} {output:<12} {counts}  {bits}')
+    lines.append('MACs: multiply-accumulates of the forward pass for one image, dense, and without pruned weights;')
+    lines.append('bits: of the operands of the weight gradient, input and output gradient; all other operands have 32')
+    for title, ways in (
+        (f'one step, {costs.batch} images', costs.step),
+        (f'{costs.epochs} epochs, {costs.steps:,} steps', costs.schedule),
+    ):
+        lines += ['', f'{title}, multiply-accumulates', *grid({way: work.macs for way, work in ways.items()})]
+        lines += ['', f'{title}, bit-operations', *grid({way: work.bit_operations for way, work in ways.items()})]
+    lines += ['', f'bytes while training, batch of {costs.batch}', *grid(costs.storage)]
+    return '\n'.join(lines)
+
+
+def grid(ways: dict[str, dict[str, float]]) -> list[str]:
+    """One line for each part and one for the sum, a column for each way of training."""
+    parts = list(dict.fromkeys(part for amounts in ways.values() for part in amounts))
+    head = f'  {"":<18}' + ''.join(f'{way:>14}' for way in ways)
+    rows = [(part, [amounts.get(part, 0) for amounts in ways.values()]) for part in parts]
+    rows.append(('all', [sum(amounts.values()) for amounts in ways.values()]))
+    return [head, *(f'  {part:<18}' + ''.join(f'{short(cell):>14}' for cell in cells) for part, cells in rows)]
+
+
+def short(amount: float) -> str:
+    """A number with three digits and k, M, G, T, P, E or Z."""
+    for letter in ('', 'k', 'M', 'G', 'T', 'P', 'E'):
+        if amount < 999.5:
+            return f'{amount:.3g}{letter}'
+        amount /= 1000
+    return f'{amount:.3g}Z'
+
+
+if __name__ == '__main__':
+    main()

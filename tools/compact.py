@@ -1,0 +1,245 @@
+"""Store trained networks as a seed and a bit per weight.
+
+python tools/compact.py pack configs/pab/r18_cifar10.py work_dirs/r18_cifar10/epoch_180.pth r18.pab
+python tools/compact.py info r18.pab
+python tools/compact.py unpack r18.pab r18.pth      # a checkpoint of plain data, for tools/test.py and others
+python tools/compact.py sizes configs/pab/r18_cifar10.py work_dirs/r18_cifar10/epoch_180.pth ...
+
+tools/test.py and load_from take .pab files as they are.
+"""
+
+import argparse
+import inspect
+import io
+import json
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from pab import compact
+from pab.compact.checkpoint import as_checkpoint
+from pab.contracts import sign_optimizers
+from pab.hooks.prune import RECORD
+from pab.pruners import apply_masks_
+from pab.registry import DATASETS, MODELS, OPTIMIZERS
+from pab.run.checkpoint import load_safely
+from pab.run.launch import add_config_arguments, load_config
+from pab.run.storage import write_atomically
+
+NETWORK, MASK = 'network.', '_mask'  # how the names of a checkpoint's tensors begin and end
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest='command', required=True)
+    packing = commands.add_parser('pack', help='write a compact file')
+    add_config_arguments(packing)
+    packing.add_argument('checkpoint', help='a checkpoint that training or tools/prune.py wrote')
+    packing.add_argument('out', type=Path, metavar='OUT.pab', help='the file to write')
+    packing.add_argument('--seed', type=int, help='of the initial weights (default: what config and checkpoint say)')
+    packing.add_argument('--values', choices=['float32', 'float16'], default='float32', help='all but signs and mask')
+    packing.add_argument('--derive-mask', action='store_true', help='leave the mask out: loading prunes again')
+    unpacking = commands.add_parser('unpack', help='write a checkpoint')
+    informing = commands.add_parser('info', help='what a file says of its network')
+    for command in (unpacking, informing):
+        command.add_argument('file', type=Path, metavar='FILE.pab')
+    unpacking.add_argument('out', type=Path, metavar='OUT.pth', help='the file to write')
+    for command in (packing, unpacking):
+        command.add_argument('--force', action='store_true', help='write over a file that is there')
+    sizing = commands.add_parser('sizes', help='a table of sizes, beside other ways to store the same networks')
+    sizing.add_argument('pairs', nargs='+', metavar='CONFIG CHECKPOINT', help='networks, two arguments each')
+    args = parser.parse_args()
+    if args.command == 'sizes' and len(args.pairs) % 2:
+        parser.error('sizes needs a checkpoint behind each config')
+    if args.command == 'pack' and args.out.suffix != '.pab':
+        parser.error(f'OUT.pab must end in .pab, by which the other tools know such files, got {args.out}')
+    if hasattr(args, 'force') and args.out.exists() and not args.force:
+        parser.error(f'{args.out} exists; choose another file, or pass --force to write over it')
+    return args
+
+
+def pack(
+    cfg: Config,
+    checkpoint: dict,
+    file: Path,
+    seed: int | None = None,
+    values: str = 'float32',
+    derive_mask: bool = False,
+) -> None:
+    """Write the network of a checkpoint, with what its config and the checkpoint itself say of it."""
+    model, state = cfg.get('model') or {}, checkpoint.get('state_dict')
+    if not isinstance(model.get('network'), dict) or not isinstance(state, dict):
+        raise ValueError('pack needs a config whose model has a network, and a checkpoint that training wrote')
+    init = model.get('init', {})
+    if init is None:
+        raise ValueError('pack: init=None leaves the initial weights to the network, so there is no seed of them')
+    with torch.device('meta'):  # no weights but those of the checkpoint
+        network = MODELS.build(model['network'])
+    state = {name.removeprefix(NETWORK): tensor for name, tensor in state.items() if name.startswith(NETWORK)}
+    try:
+        apply_masks_(network, {name: state[name + MASK] for name in state if name + MASK in state})
+        network.load_state_dict(state, assign=True)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f'pack: the checkpoint is not of the model of this config: {error}') from error
+    record, meta = checkpoint.get(RECORD), checkpoint.get('meta') or {}
+    seeds = seed, init.get('seed'), (record or {}).get('seed'), meta.get('seed')
+    compact.save(
+        network,
+        file,
+        network=model['network'],
+        seed=next((s for s in seeds if s is not None), 0),
+        scheme=init.get('scheme', 'kaiming_normal'),
+        signs=sign_patterns(cfg),
+        values=values,
+        derive=derivation(cfg, record) if derive_mask else None,
+        classes=(meta.get('dataset_meta') or {}).get('classes', ()),
+        preprocessing=preprocessing(cfg),
+        input_shape=model.get('input_shape') or (),
+        pruning=record and {**record, 'pruned_from': None},
+    )
+
+
+def sign_patterns(cfg: Config) -> list[str]:
+    """What the sign optimizers of a config own; all convolutions, which then do not fit, where it has none."""
+    patterns = []
+    for settings in (cfg.get('optim_wrapper') or {}).get('optimizers', {}).values():
+        chosen = {key: value for key, value in settings.items() if key != 'owns'}
+        optimizer = OPTIMIZERS.build({**chosen, 'params': [nn.Parameter(torch.zeros(1))]})
+        if sign_optimizers([optimizer]):
+            patterns += settings['owns']
+    return patterns or ['Conv2d.weight']
+
+
+def derivation(cfg: Config, record: dict | None) -> dict:
+    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
+    hook = next((hook for hook in hooks if hook and hook.get('type') == 'PruneHook'), None)
+    if hook is None or record is None:
+        raise ValueError('pack --derive-mask: the config has no PruneHook, or the checkpoint was not pruned by one')
+    return {
+        'pruner': {**hook['pruner'], 'density': record['density']},
+        'seed': record['seed'],
+        'shots': record['shots'],
+    }
+
+
+def preprocessing(cfg: Config) -> dict:
+    """Mean and std of the pixels in [0, 1], and how the test set's images come to their size."""
+    held = {
+        key: list(cfg.data_preprocessor[key]) for key in ('mean', 'std') if key in (cfg.get('data_preprocessor') or {})
+    }
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    known = inspect.signature(DATASETS.get(dataset['type'])).parameters if 'type' in dataset else {}
+    sizes = {key: dataset.get(key, known[key].default) for key in ('resize', 'size') if key in known}
+    return {**held, **sizes}
+
+
+def pack_command(args: argparse.Namespace) -> None:
+    checkpoint = load_safely(args.checkpoint)
+    pack(load_config(args), checkpoint, args.out, seed=args.seed, values=args.values, derive_mask=args.derive_mask)
+    if args.values == 'float32':
+        check_equal(checkpoint, args.out)
+    show(args.out)
+
+
+def unpack_command(args: argparse.Namespace) -> None:
+    content = io.BytesIO()
+    torch.save(as_checkpoint(args.file), content)
+    write_atomically(content.getvalue(), args.out)
+    print(f'wrote {args.out}')
+
+
+def sizes_command(args: argparse.Namespace) -> None:
+    """Print a row of Markdown for each network; the times are those of one core."""
+    torch.set_num_threads(1)
+    columns = ['config', 'density', 'float32', 'float16', 'zipped float32', '.pab', 'with its mask derived']
+    columns += ['mask and signs', 'pack, load']
+    print(f'| {" | ".join(columns)} |\n|{"---|" * len(columns)}')
+    for config, path in zip(args.pairs[::2], args.pairs[1::2], strict=True):
+        cfg = load_config(argparse.Namespace(config=config, cfg_options=None))
+        checkpoint = load_safely(path)
+        with tempfile.TemporaryDirectory() as folder:
+            stored, derived = Path(folder, 'stored.pab'), Path(folder, 'derived.pab')
+            times = [timed(lambda: pack(cfg, checkpoint, stored)), timed(lambda: compact.load(stored))]  # noqa: B023
+            check_equal(checkpoint, stored)
+            pack(cfg, checkpoint, derived, derive_mask=True)
+            told, last = compact.info(stored), derived.stat().st_size
+        weights = {n: t for n, t in checkpoint['state_dict'].items() if not n.endswith('_mask')}
+        full = sum(tensor.nbytes for tensor in weights.values())
+        half = sum(t.nbytes // (2 if t.is_floating_point() else 1) for t in weights.values())
+        sizes, counts = told['bytes'], told['counts']
+        cells = [f'`{Path(config).stem}`', f'{counts["kept"] / counts["prunable"]:.2f}', f'{full / 1000:,.0f} kB']
+        cells += [f'{n / 1000:,.0f} kB, 1/{full / n:.1f}' for n in (half, zipped(weights), sizes['file'], last)]
+        bits = [8 * (part + sizes['signs']) / counts['prunable'] for part in (sizes['mask'], 0)]
+        cells += [f'{bits[0]:.3f} bit, derived {bits[1]:.3f}', f'{times[0]:.1f} s, {times[1]:.1f} s']
+        print(f'| {" | ".join(cells)} |', flush=True)
+
+
+def timed(act: Callable[[], object]) -> float:
+    """Seconds of the processor, which other programs disturb less than those of the clock."""
+    start = time.process_time()
+    act()
+    return time.process_time() - start
+
+
+def zipped(weights: dict[str, torch.Tensor]) -> int:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, 'w', zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, tensor in weights.items():
+            archive.writestr(name, tensor.contiguous().numpy().tobytes())
+    return content.tell()
+
+
+def check_equal(checkpoint: dict, file: Path) -> None:
+    """Load a file that was just written, and compare every tensor of it with the checkpoint's, bit by bit."""
+    before = {name: tensor for name, tensor in checkpoint['state_dict'].items() if name.startswith(NETWORK)}
+    after = as_checkpoint(file)['state_dict']
+    odd = sorted(before.keys() ^ after.keys()) + [
+        n for n in before.keys() & after.keys() if not same(before[n], after[n])
+    ]
+    if odd:
+        file.unlink()
+        raise compact.CompactError(
+            f'{file} would not give back {odd[0]} bit for bit, so it is removed; please report it'
+        )
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.dtype == b.dtype and a.contiguous().numpy().tobytes() == b.contiguous().numpy().tobytes()
+
+
+def show(file: Path) -> None:
+    told = compact.info(file)
+    sizes, mask, counts = told['bytes'], told['mask'], told['counts']
+    print(f'{file}: {sizes["file"]:,} bytes, {4 * counts["numbers"] / sizes["file"]:.1f} times smaller than float32')
+    print(f'  network        {told["network"]}')
+    print(f'  magnitudes     {told["init"]["scheme"]!r}, seed {told["init"]["seed"]}')
+    if prunable := counts['prunable']:
+        kept, bits = counts['kept'], 8 * sizes['mask'] / prunable
+        print(f'  density        {kept / prunable:.4f} ({kept:,} of {prunable:,} prunable weights)')
+        print(f'  mask           {mask["coding"]!r}, {sizes["mask"]:,} bytes, {bits:.3f} bit a prunable weight')
+    print(f'  signs          {sizes["signs"]:,} bytes, of {len(told["signs"])} tensors')
+    print(f'  other values   {sizes["values"]:,} bytes, {told["values"]!r}')
+    print(f'  header         {sizes["header"]:,} bytes')
+    for key in ('input_shape', 'preprocessing', 'classes', 'pruning', 'written_by'):
+        text = json.dumps(told[key])
+        print(f'  {key:<14} {text if len(text) < 400 else text[:400] + " ..."}')
+
+
+def main() -> None:
+    args = parse_args()
+    act = {'pack': pack_command, 'unpack': unpack_command, 'info': lambda a: show(a.file), 'sizes': sizes_command}
+    try:
+        act[args.command](args)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,38 @@
+"""Make the report of a run again, or one page for several runs.
+
+python tools/report.py work_dirs/r18_cifar10
+python tools/report.py work_dirs/a work_dirs/b --out compared.html
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from pab.report.run import compare_runs, read_record, write_report
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('work_dirs', nargs='+', type=Path, metavar='WORK_DIR', help='folders of runs')
+    parser.add_argument('--out', type=Path, default=Path('compared.html'), help='page for several runs (%(default)s)')
+    parser.add_argument('--force', action='store_true', help='write over that page if it is there')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        records = [read_record(folder) for folder in args.work_dirs]
+        if len(records) == 1:
+            print(write_report(args.work_dirs[0], records[0]))
+            return
+        if args.out.exists() and not args.force:
+            raise FileExistsError(f'{args.out} exists; choose another --out, or pass --force to write over it')
+        args.out.write_text(compare_runs(records), encoding='utf-8')
+        print(args.out)
+    except (OSError, ValueError) as error:
+        sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+    main()
