@@ -41,7 +41,7 @@ class PairedLoop(ResumableEpochLoop):
 
 def measure(settings: Settings) -> list[Row]:
     """ResNet-20, batch 128, random images; nothing is validated or saved meanwhile."""
-    batch, steps = 8 if settings.tiny else 128, 2
+    batch, steps = 8 if settings.tiny else 128, 6
     # mmengine takes a GPU where there is one
     PairedLoop.settings = replace(settings.for_small_ratios(), device=get_device())
     with tempfile.TemporaryDirectory() as folder:
