@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from types import FrameType
@@ -27,11 +28,11 @@ FILE = 'interrupted.pth'
 class InterruptHook(RunHook):
     """On Ctrl-C (SIGINT) or SIGTERM, finish the step, write a checkpoint, say how to resume, and end.
 
-    The process ends with the conventional status, 130 or 143. Several processes stop after the same step, the next one,
-    whichever was told. The checkpoint is ``interrupted.pth`` in the work dir, or, where weights are not finite, a
-    ``diverged_`` one that no resume takes. While a validation runs, a single process stops at once if the epoch's
-    checkpoint is there; otherwise the run stops when the validation is over. A second Ctrl-C to a single process ends
-    it at once, without a checkpoint.
+    The process ends with the conventional status, 130 or 143. Several processes stop after the same step, within some
+    two seconds, whichever was told. The checkpoint is ``interrupted.pth`` in the work dir, or, where weights are not
+    finite, a ``diverged_`` one that no resume takes. While a validation runs, a single process stops at once if the
+    epoch's checkpoint is there; otherwise the run stops when the validation is over. A second Ctrl-C to a single
+    process ends it at once, without a checkpoint.
     """
 
     priority = 'LOWEST'  # after everything that belongs to the step
@@ -100,26 +101,38 @@ class InterruptHook(RunHook):
 
 
 class _Votes:
-    """In every step processes send each other the signals they were told, and read a step later what came of it."""
+    """Lets processes find out, without waiting for each other in a step, that one of them was told to end.
+
+    About once a second, and at least in every 50th step, each sends the others the signal it was told and the seconds
+    of a step, and reads the largest when it sends again. That is after the same step on all of them: the steps between
+    follow from the largest of the time before. A vote in every step would cost 0.3 ms, 2 % of a step of 20 ms.
+    """
 
     def __init__(self) -> None:
         self._group = torch_dist.new_group(backend='gloo')  # of the host: no wait for a device
-        self._told, self._work = torch.tensor(0), None
+        self._vote, self._work = torch.tensor([0, torch.inf]), None
+        self._interval, self._steps, self._began = 1, 0, time.monotonic()
 
     def outcome(self, number: int, now: bool) -> int:
         """The highest signal that a process was told, 0 for none; the same on all processes.
 
         ``number`` is the one that this process was told; ``now`` waits for the others' present votes.
         """
-        agreed = self._read()
-        self._told = torch.tensor(number)
-        self._work = torch_dist.all_reduce(self._told, torch_dist.ReduceOp.MAX, group=self._group, async_op=True)
+        self._steps += 1
+        if self._steps < self._interval and not now:
+            return 0
+        agreed, seconds = self._read(), (time.monotonic() - self._began) / self._steps
+        self._steps, self._began = 0, time.monotonic()
+        self._vote = torch.tensor([number, seconds], dtype=torch.float64)
+        self._work = torch_dist.all_reduce(self._vote, torch_dist.ReduceOp.MAX, group=self._group, async_op=True)
         return max(agreed, self._read()) if now else agreed
 
     def _read(self) -> int:
         if self._work:
             self._work.wait()
-        return int(self._told)
+        number, seconds = self._vote.tolist()
+        self._interval = int(min(max(1 / max(seconds, 1e-3), 1), 50))
+        return int(number)
 
 
 def resume_command(argv: Sequence[str], environment: Mapping[str, str]) -> str:

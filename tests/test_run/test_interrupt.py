@@ -247,17 +247,28 @@ def test_processes_stop_at_the_same_step_whichever_is_told(tmp_path):
         assert first[2:] == [{}] * (len(first) - 2), name
 
 
-def test_what_processes_agree_on_is_known_a_step_later_or_at_once(monkeypatch):
+def test_processes_ask_each_other_about_once_a_second(monkeypatch):
+    """With a clock that a step moves on, and another process that is as fast."""
+    now, asked = [0.0], []
+    monkeypatch.setattr(time, 'monotonic', lambda: now[0])
     monkeypatch.setattr(torch_dist, 'new_group', lambda backend: None)
-    monkeypatch.setattr(torch_dist, 'all_reduce', lambda told, *_, **__: told.clamp_(min=2) and Answered())
+    monkeypatch.setattr(torch_dist, 'all_reduce', lambda *_, **__: asked.append(now[0]) or Answered())
 
     class Answered:
         def wait(self):
             pass
 
     votes = _Votes()
-    assert [votes.outcome(number, now=False) for number in (0, 15, 0, 0)] == [0, 2, 15, 2]
-    assert votes.outcome(15, now=True) == 15
+    for seconds, apart in [(0.25, 1.0), (0.001, 0.05), (3.0, 3.0)]:  # of a step; of two votes
+        for _ in range(200):
+            now[0] += seconds
+            assert votes.outcome(0, now=False) == 0
+        assert asked[-1] - asked[-2] == pytest.approx(apart)
+    now[0] += 3
+    assert votes.outcome(15, now=False) == 0
+    now[0] += 3
+    assert votes.outcome(0, now=False) == 15
+    assert votes.outcome(2, now=True) == 2
 
 
 @pytest.mark.parametrize(
