@@ -21,7 +21,7 @@ weight decay and step of SGD).
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .contracts import exact_gradients, sign_optimizers
+from .pruners import prunable_layers
 from .registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from .run.checkpoint import load_any
 
@@ -256,8 +257,10 @@ def masks_of_config(cfg: Mapping) -> dict[str, Tensor]:
 
 def masks_of_checkpoint(path: str) -> dict[str, Tensor]:
     """The masks of the network in a checkpoint or a compact file, by parameter name; {} when it is not pruned."""
-    state = load_any(path)
-    state = state.get('state_dict', state)
+    content = load_any(path)
+    if not isinstance(content, Mapping) or not isinstance(content.get('state_dict'), Mapping):
+        raise ValueError(f'analyze: {path} is no checkpoint: it has no state_dict')
+    state = content['state_dict']
     names = {key: key.removesuffix('_mask').removeprefix('network.') for key in state if key.endswith('weight_mask')}
     return {name: state[key] for key, name in names.items()}
 
@@ -307,6 +310,9 @@ def run_costs(cfg: Mapping, masks: Mapping[str, Tensor], train_images: int) -> R
         for group in optimizer.param_groups
         for param in group['params']
     ]
+    hook = (cfg.get('default_hooks') or {}).get('prune')
+    prune_hook = HOOKS.build(dict(hook)) if hook else None
+    _check_masks(network, masks, prune_hook.pruner.settings.prunable if prune_hook else None)
     layers = count_layers(network, shape, masks, signs)
     ways = {'this config': layers, 'dense SGD': dense_sgd(layers), 'latent signs': latent_signs(layers)}
     batch = cfg['train_dataloader']['batch_size'] * cfg['optim_wrapper'].get('accumulative_counts', 1)
@@ -314,9 +320,7 @@ def run_costs(cfg: Mapping, masks: Mapping[str, Tensor], train_images: int) -> R
     steps_of_epoch = math.ceil(train_images / batch)
     step = {way: step_work(rows, batch) for way, rows in ways.items()}
     schedule = {way: work.times(steps_of_epoch * epochs) for way, work in step.items()}
-    hook = (cfg.get('default_hooks') or {}).get('prune')
-    if hook:
-        prune_hook = HOOKS.build(dict(hook))
+    if prune_hook:
         pruning = pruning_work(prune_hook.pruner, network, shape, prune_hook.data.num_samples).times(prune_hook.shots)
         before = steps_of_epoch * prune_hook.epoch
         dense = step_work([replace(row, kept=row.total) for row in layers], batch)
@@ -325,6 +329,18 @@ def run_costs(cfg: Mapping, masks: Mapping[str, Tensor], train_images: int) -> R
         schedule['latent signs'] = schedule['latent signs'].plus(pruning)
     storage = _storage(network, shape, layers, batch)
     return RunCosts(layers, step, schedule, storage, batch, steps_of_epoch * epochs, epochs)
+
+
+def _check_masks(network: nn.Module, masks: Mapping[str, Tensor], prunable: Sequence[str] | None) -> None:
+    """Refuse masks of another network, or of other layers than a config prunes."""
+    parameters = dict(network.named_parameters())
+    wrong = [n for n, mask in masks.items() if n not in parameters or mask.shape != parameters[n].shape]
+    expected = prunable_layers(network, prunable) if prunable else {}
+    if wrong := wrong + sorted(expected.keys() ^ masks.keys()):
+        raise ValueError(
+            f'analyze: the masks are not those of this config, see {", ".join(wrong[:3])}; give the config and the '
+            'options that the checkpoint was trained with'
+        )
 
 
 def _storage(network: nn.Module, shape: tuple[int, ...], layers: list[LayerCost], batch: int) -> dict[str, dict]:

@@ -4,9 +4,20 @@ import pytest
 import torch
 from torch import nn
 
-from pab.costs import count_layers, dense_sgd, latent_signs, pruning_work, saved_bytes, step_work
+from pab.costs import (
+    count_layers,
+    dense_sgd,
+    latent_signs,
+    masks_of_checkpoint,
+    masks_of_config,
+    pruning_work,
+    run_costs,
+    saved_bytes,
+    step_work,
+)
 from pab.pruners import SNIP, SynFlow
 from pab.psg import PSGConfig, convert_psg_
+from pab.registry import RUNNERS
 
 
 class Four(nn.Module):
@@ -94,3 +105,33 @@ def test_saved_bytes_by_hand():
     net = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 2, bias=False))
     # the input for the first weight, the ReLU's output for itself and for the second weight
     assert saved_bytes(net, (4,), batch=3) == 4 * (4 + 6)
+
+
+@pytest.mark.parametrize(
+    ('masks', 'message'),
+    [
+        ({'conv9.weight': torch.ones(1, dtype=torch.bool)}, r'not those of this config, see conv9.weight'),
+        ({'conv1.weight': torch.ones(2, 3, 3, 3, dtype=torch.bool)}, r'not those of this config, see conv1.weight'),
+        ({}, r'not those of this config, see conv1.weight, layer1'),
+    ],
+)
+def test_masks_of_another_network_are_refused(tiny_config, masks, message):
+    with pytest.raises(ValueError, match=message):
+        run_costs(tiny_config(), masks, train_images=128)
+
+
+@pytest.mark.parametrize('content', [[1], {'a': 1}])
+def test_a_file_that_is_no_checkpoint_has_no_masks(tmp_path, content):
+    torch.save(content, tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match=r'x.pth is no checkpoint: it has no state_dict'):
+        masks_of_checkpoint(tmp_path / 'x.pth')
+
+
+def test_the_masks_of_a_config_are_those_of_its_run(tiny_config):
+    cfg = tiny_config(train_cfg=dict(max_epochs=1))
+    RUNNERS.build(cfg).train()
+    trained = masks_of_checkpoint(f'{cfg.work_dir}/epoch_1.pth')
+    anew = masks_of_config(cfg)
+    assert trained.keys() == anew.keys()
+    assert all(torch.equal(mask, anew[name]) for name, mask in trained.items())
+    run_costs(cfg, trained, train_images=128)

@@ -74,7 +74,8 @@ def pack(
     derive_mask: bool = False,
 ) -> None:
     """Write the network of a checkpoint, with what its config and the checkpoint itself say of it."""
-    model, state = cfg.get('model') or {}, checkpoint.get('state_dict')
+    model = cfg.get('model') or {}
+    state = checkpoint.get('state_dict') if isinstance(checkpoint, dict) else None
     if not isinstance(model.get('network'), dict) or not isinstance(state, dict):
         raise ValueError('pack needs a config whose model has a network, and a checkpoint that training wrote')
     init = model.get('init', {})

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from pab.report.run import compare_runs, read_record, write_report
+from pab.run.storage import write_atomically
 
 
 def parse_args() -> argparse.Namespace:
@@ -28,7 +29,7 @@ def main() -> None:
             return
         if args.out.exists() and not args.force:
             raise FileExistsError(f'{args.out} exists; choose another --out, or pass --force to write over it')
-        args.out.write_text(compare_runs(records), encoding='utf-8')
+        write_atomically(compare_runs(records).encode(), args.out)
         print(args.out)
     except (OSError, ValueError) as error:
         sys.exit(f'error: {error}')

@@ -5,6 +5,17 @@ from typing import Any
 
 from ..hooks.prune import RECORD
 from .network import info, load
+from .recipe import check_form
+
+PRUNING = {
+    'pruner': str,
+    'density': float,
+    'shots': int,
+    'shots_done': int,
+    'seed': int,
+    'masks_sha256': str,
+    'pruned_from': (dict, type(None)),
+}
 
 
 def as_checkpoint(file: str | os.PathLike) -> dict[str, Any]:
@@ -14,6 +25,8 @@ def as_checkpoint(file: str | os.PathLike) -> dict[str, Any]:
         FileNotFoundError, CompactError: as for :func:`pab.compact.load`.
     """
     told, state = info(file), load(file).state_dict()
+    if told['pruning'] is not None:
+        check_form(told['pruning'], PRUNING, f'{file}: pruning')
     record = {} if told['pruning'] is None else {RECORD: told['pruning']}
     return {
         'meta': {'seed': told['init']['seed']},

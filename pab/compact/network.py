@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,12 +18,12 @@ from ..patterns import Patterns
 from ..pruners import apply_masks_, get_masks, shot_density
 from . import mask_coding
 from .container import PARTS, CompactError, read, write
-from .recipe import DERIVED, RECIPE, build_network, build_outline, build_pruner, check_form
+from .recipe import DERIVED, RECIPE, build_network, build_outline, build_pruner, check_form, check_image
 
 MAGNITUDE = np.int32(0x7FFFFFFF)  # the bits of a float32 without its sign
 VALUES = {'float32': torch.float32, 'float16': torch.float16}
 NUMBERS_PER_BYTE = 512  # a network has at most this many for each byte of its file, which keeps allocations in bounds
-DERIVED_LIMITS = {'rounds': 1000, 'shots': 100, 'numbers of the image': 1 << 20}
+DERIVED_LIMITS = {'rounds': 1000, 'shots': 100}
 
 Masks = Mapping[str, np.ndarray]
 State = Mapping[str, Tensor]
@@ -165,6 +164,7 @@ def _describe(recipe: dict[str, Any], model: nn.Module, signs: Sequence[str]) ->
 
 def _restored(recipe: dict[str, Any], tensors: State, size: int) -> nn.Module:
     check_form(recipe, RECIPE, 'recipe')
+    check_image(recipe['input_shape'])
     signed, masked, init = recipe['signs'], recipe['mask']['names'], recipe['init']
     values = {name.removeprefix('values/'): t for name, t in tensors.items() if name.startswith('values/')}
     numbers = min(recipe['counts']['numbers'], NUMBERS_PER_BYTE * size)
@@ -215,7 +215,7 @@ def _derived(recipe: dict[str, Any], network: nn.Module) -> Masks:
     pruner, shots = build_pruner(derived['pruner']), derived['shots']
     if lacking := pruner.needs & {'batches', 'flips'}:
         raise CompactError(f'{type(pruner).__name__} needs {", ".join(lacking)}, so no seed gives its mask; store it')
-    sizes = (pruner.settings.rounds, shots, math.prod(recipe['input_shape']))
+    sizes = pruner.settings.rounds, shots
     for (what, most), number in zip(DERIVED_LIMITS.items(), sizes, strict=True):
         if not 1 <= number <= most:
             raise CompactError(f'a derived mask takes 1 to {most} {what}, got {number}')

@@ -1,5 +1,6 @@
 """What a file says of its network, checked before it is believed; networks and pruners are built by name alone."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,7 @@ RECIPE = {
     'pruning': (dict, type(None)),
     'written_by': dict,
 }
+LARGEST_IMAGE = 1 << 20  # numbers
 DERIVED = {'pruner': dict, 'seed': int, 'shots': int}
 
 
@@ -44,6 +46,12 @@ def check_form(value: Any, form: Any, where: str) -> None:
     elif isinstance(form, list):
         for index, item in enumerate(value):
             check_form(item, form[0], f'{where}[{index}]')
+
+
+def check_image(shape: list[int]) -> None:
+    """CompactError unless a shape is that of an image that fits into memory, (C, H, W), or empty, for none."""
+    if shape and (len(shape) != 3 or min(shape) < 1 or math.prod(shape) > LARGEST_IMAGE):
+        raise CompactError(f'recipe.input_shape should be (C, H, W) with {LARGEST_IMAGE} numbers or fewer, got {shape}')
 
 
 def build_network(config: Mapping) -> nn.Module:
