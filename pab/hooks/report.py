@@ -58,7 +58,8 @@ class ReportHook(Hook):
         self._shots = _shots_done(runner)
         if not self._start_signs:
             self._start_signs = {name: (p.detach() < 0).cpu() for name, p in self._sign_trained(runner)}
-        self._flips = self._flips_so_far(runner)
+        if not self._flips:
+            self._flips = self._flips_so_far(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Count what came before as pruning if there was one."""
@@ -116,17 +117,18 @@ class ReportHook(Hook):
         runner.logger.info('\n'.join([f'Trained {runner.epoch} epochs in {elapsed}', *lines]))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep the record and the signs of the start, eight to a byte."""
+        """Keep the record, the flips before this epoch, and the signs of the start, eight to a byte."""
         packed = {
             name: torch.from_numpy(np.packbits(signs.numpy(), axis=None)) for name, signs in self._start_signs.items()
         }
-        checkpoint[STATE] = {'record': self.record.state(), 'start_signs': packed}
+        checkpoint[STATE] = {'record': self.record.state(), 'start_signs': packed, 'flips': self._flips}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take them up in a resumed run."""
         if not runner._resume or STATE not in checkpoint:
             return
         self.record.load(checkpoint[STATE]['record'])
+        self._flips = checkpoint[STATE]['flips']  # up to the epoch's start, also where it is resumed within
         for name, param in network_of(runner.model).named_parameters():
             if name in (packed := checkpoint[STATE]['start_signs']):
                 bits = np.unpackbits(packed[name].cpu().numpy(), count=param.numel())

@@ -186,3 +186,15 @@ def test_the_hook_costs_a_step_nothing(trained):
     weight = next(p for n, p in network_of(runner.model).named_parameters() if n == 'conv1.weight')
     assert not hook._watches
     assert not torch.is_tensor(weight._post_accumulate_grad_hooks) and not weight._post_accumulate_grad_hooks
+
+
+def test_a_run_resumed_within_an_epoch_has_all_flips_of_the_epoch(tmp_path):
+    each_step = dict(checkpoint=dict(by_epoch=False, interval=1, max_keep_ckpts=-1, save_best=None))
+    RUNNERS.build(tiny_run(tmp_path / 'whole', report=True, default_hooks=each_step)).train()
+    folder = tmp_path / 'resumed'
+    folder.mkdir()
+    shutil.copy(tmp_path / 'whole' / 'iter_6.pth', folder)  # of eight, four to an epoch
+    RUNNERS.build(tiny_run(folder, report=True, resume=True, default_hooks=each_step)).train()
+    whole, resumed = read_record(tmp_path / 'whole'), read_record(folder)
+    assert resumed['layers'] == whole['layers']
+    assert resumed['series'] == whole['series']
