@@ -4,7 +4,7 @@ python tools/analyze.py configs/pab/r18_cifar10.py
 python tools/analyze.py configs/pab/r18_cifar10.py work_dirs/r18_cifar10/epoch_180.pth --json costs.json
 
 Without a checkpoint, the network is initialised and pruned as the config says, which takes as long as it does in
-training; pab/costs.py has the formulas.
+training; pab/costs/count.py has the formulas.
 """
 
 import argparse
