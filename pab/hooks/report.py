@@ -67,8 +67,14 @@ class ReportHook(Hook):
         self._shots = _shots_done(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        """Look at the gradients of an epoch's last step."""
-        if batch_idx == len(runner.train_dataloader) - 1 and any(special_layers(network_of(runner.model))):
+        """Note the rates of an epoch's last step, before schedulers move them, and look at its gradients."""
+        if batch_idx < len(runner.train_dataloader) - 1:
+            return
+        groups = [group for optimizer in optimizers_of(runner) for group in optimizer.param_groups]
+        for key, name in (('lr', 'learning rate'), ('adaptivity_rate', 'adaptivity rate')):
+            if values := [group[key] for group in groups if key in group]:
+                self.record.add(name, runner.epoch + 1, values[0])
+        if any(special_layers(network_of(runner.model))):
             for name, param in self._sign_trained(runner):
                 watch = param.register_post_accumulate_grad_hook(lambda p, name=name: self._look(name, p))
                 self._watches.append(watch)
@@ -87,10 +93,6 @@ class ReportHook(Hook):
         record.spent('training', data)
         if losses := _last(hub, 'train/loss', steps):
             record.add('training loss', epoch, sum(losses) / len(losses))
-        groups = [group for optimizer in optimizers_of(runner) for group in optimizer.param_groups]
-        for key, name in (('lr', 'learning rate'), ('adaptivity_rate', 'adaptivity rate')):
-            if values := [group[key] for group in groups if key in group]:
-                record.add(name, epoch, values[0])
         if rates := _last(hub, 'flips/rate', 1):
             record.add('flip rate', epoch, rates[0])
         self._note_layers(runner, epoch, steps)

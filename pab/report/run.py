@@ -72,7 +72,7 @@ def draw_run(record: Mapping[str, Any]) -> dict[str, Figure]:
         if lines:
             figures[name] = draw_curves(title, unit, lines, log)
     maps = {
-        'flips_by_layer': ('Sign flips by layer', 'flips / (weights x steps)', 'flip rate', True),
+        'flips_by_layer': ('Sign flips by layer (white: none)', 'flips / (weights x steps)', 'flip rate', True),
         'changed_by_layer': ('Signs that differ from the start', 'share of weights', 'changed signs', False),
         'gradients_by_layer': ('Weight gradients above the threshold', 'share of weights', 'gradients kept', False),
     }

@@ -78,6 +78,9 @@ def test_what_is_recorded(trained):
     assert record['series']['training loss'][1] == pytest.approx([losses[:steps].mean(), losses[steps:].mean()])
     assert set(record['seconds']) >= {'pruning', 'training', 'validation', 'data', 'checkpoints'}
     assert record['origin']['seed'] == runner.seed
+    # those that the epoch ran at, not those of the next one
+    assert record['series']['adaptivity rate'][1] == pytest.approx([1e-2, 1.5e-3])
+    assert record['series']['learning rate'][1] == pytest.approx([0.1, 0.01])
 
 
 def test_the_page_needs_nothing_else(trained):
