@@ -1,4 +1,4 @@
-"""What pab asks of a layer and of an optimizer, so that those of others work as its own do.
+"""What pab asks of layers and of an optimizer, so that those of others work as its own do.
 
 **A layer with a special backward pass** computes other gradients than those of its forward pass. Its class has two
 attributes: ``special_backward = True`` and ``exact = False``. :func:`exact_gradients` sets ``exact`` on the layer for a
@@ -18,7 +18,13 @@ step is counted once. What else it may offer:
 
 torch's ``Optimizer.load_state_dict`` would turn these counts into floats: who keeps them restores them by itself.
 
-Both are asked for by these names alone; there is no class to derive from. :class:`pab.optim.SignOptimizer` offers all
+**A layer with a weight in use** multiplies by another weight than its parameter ``weight``, which is frozen: by what
+its method ``used_weight()`` returns, a tensor of the same shape, computed from it and from parameters of the layer's
+own, named in ``latents``. Its attribute ``plain`` is the class that the layer would have without them.
+:func:`pab.latent.merge_latents_` makes such layers plain ones, for files and for other programs; reports and costs
+count the weights in use. :class:`pab.latent.LatentConv` offers all of this for a convolution.
+
+All are asked for by these names alone; there is no class to derive from. :class:`pab.optim.SignOptimizer` offers all
 of a sign optimizer, for a rule of a few lines.
 """
 
@@ -65,6 +71,12 @@ def loss_scale_conflicts(model: nn.Module) -> Iterator[tuple[str, str]]:
         reason = layer.loss_scale_conflict() if hasattr(layer, 'loss_scale_conflict') else None
         if reason:
             yield name, reason
+
+
+def layers_with_weight_in_use(network: nn.Module) -> dict[str, nn.Module]:
+    """Full name of the parameter ``weight`` -> its layer, for every layer that multiplies by another weight."""
+    named = {f'{name}.weight'.removeprefix('.'): layer for name, layer in network.named_modules()}
+    return {name: layer for name, layer in named.items() if hasattr(layer, 'used_weight')}
 
 
 def sign_optimizers(optimizers: Iterable[Optimizer]) -> list[Optimizer]:

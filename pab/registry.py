@@ -52,7 +52,7 @@ RUNNERS = _child(roots.RUNNERS, 'pab.run')  # mmengine's runner with a short con
 LOOPS = _child(roots.LOOPS, 'pab.run')  # the epoch loop that can be resumed inside an epoch
 
 PRUNERS = NamingRegistry('pruner', scope=SCOPE, locations=['pab.pruners'])  # how weights are scored before training
-CONVERTERS = NamingRegistry('converter', scope=SCOPE, locations=['pab.psg'])  # what makes layers those of another class
+CONVERTERS = NamingRegistry('converter', scope=SCOPE, locations=['pab.psg', 'pab.latent'])  # what changes layers
 
 # mmengine warns about each root that has no child in the default scope, so the rest get an empty one.
 _HELD = {registry.name for registry in list(globals().values()) if isinstance(registry, Registry)}

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ..checks import check_ints, known_choice
 from ..registry import CONVERTERS, MODELS
-from .initialization import SCHEMES, initialize_
+from .initialization import SCHEMES, check_fan_share, initialize_
 
 
 @MODELS.register_module()
@@ -21,8 +21,8 @@ class ImageClassifier(BaseModel):
     Args:
         network: a module, or the config of one in MODELS; images (N, C, H, W) -> logits (N, num_classes).
         converter: config of a converter in CONVERTERS, or a list of them, applied to the network in their order.
-        init: ``dict(scheme=..., seed=...)`` for :func:`pab.models.initialize_`, which ``init_weights`` calls; the seed
-            None takes torch's seed at that moment. ``init=None`` keeps what the network's constructor (and its own
+        init: ``dict(scheme=..., seed=..., fan_share=...)`` for :func:`pab.models.initialize_`, which ``init_weights``
+            calls; the seed None takes torch's seed at that moment. ``init=None`` keeps what the network's constructor (and its own
             ``init_weights``, if it has one) gave it.
         channels_last: keep 4-dimensional weights and images in this memory format, the faster one for convolutions;
             the numbers are the same up to rounding.
@@ -47,11 +47,13 @@ class ImageClassifier(BaseModel):
         if isinstance(data_preprocessor, dict):
             data_preprocessor = MODELS.build(data_preprocessor)
         super().__init__(data_preprocessor=data_preprocessor)
-        self.init = None if init is None else {'scheme': 'kaiming_normal', 'seed': None, **init}
+        self.init = None if init is None else {'scheme': 'kaiming_normal', 'seed': None, 'fan_share': 1.0, **init}
         for key, value in (self.init or {}).items():
-            known_choice('ImageClassifier', 'key of init', key, ('scheme', 'seed'))
+            known_choice('ImageClassifier', 'key of init', key, ('scheme', 'seed', 'fan_share'))
             if key == 'scheme':
                 known_choice('initialize_', 'scheme', value, SCHEMES)
+            elif key == 'fan_share':
+                check_fan_share('initialize_', value)
             elif value is not None:
                 check_ints('initialize_', 0, seed=value)
         self.input_shape = None if input_shape is None else tuple(input_shape)
@@ -76,7 +78,7 @@ class ImageClassifier(BaseModel):
         if self.init is not None:
             scheme, seed = self.init['scheme'], self.init['seed']
             seed = torch.initial_seed() if seed is None else seed
-            initialize_(self.network, scheme, seed)
+            initialize_(self.network, scheme, seed, self.init['fan_share'])
             print_log(f'Initial weights: scheme {scheme!r}, seed {seed}', logger='current')
         elif hasattr(self.network, 'init_weights'):
             self.network.init_weights()

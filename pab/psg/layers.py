@@ -57,12 +57,15 @@ class PSGLayer:
             return f'an absolute threshold, {self.psg.threshold}, compares it with a number'
         return None
 
-    def forward(self, input: Tensor) -> Tensor:
-        if self.exact or not (torch.is_grad_enabled() or self.psg.predictive_forward):
-            return super().forward(input)
+    @property
+    def is_ordinary(self) -> bool:
+        """Whether a forward pass now is that of the ordinary layer: while exact, and where no gradient is wanted."""
+        return self.exact or not (torch.is_grad_enabled() or self.psg.predictive_forward)
+
+    def _psg_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         is_batch = input.dim() >= self._batch_dims
         x, conv = self._arguments(input if is_batch else input[None])
-        y = PSGProduct.apply(x, self.weight, self.bias, self.psg, self.input_signed, conv)
+        y = PSGProduct.apply(x, weight, bias, self.psg, self.input_signed, conv)
         return y if is_batch else y[0]
 
     def extra_repr(self) -> str:
@@ -73,6 +76,10 @@ class PSGConv2d(PSGLayer, nn.Conv2d):
     """``nn.Conv2d`` as a :class:`PSGLayer`; shapes as ``nn.Conv2d``, with or without the dimension of the batch."""
 
     _batch_dims = 4
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # what nn.Conv2d hands its weight to, so that a subclass may hand on another one
+        return (super()._conv_forward if self.is_ordinary else self._psg_forward)(input, weight, bias)
 
     def _arguments(self, x: Tensor) -> tuple[Tensor, Conv]:
         left, right, top, bottom = self._reversed_padding_repeated_twice
@@ -92,6 +99,9 @@ class PSGLinear(PSGLayer, nn.Linear):
     """
 
     _batch_dims = 2
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) if self.is_ordinary else self._psg_forward(input, self.weight, self.bias)
 
     def _arguments(self, x: Tensor) -> tuple[Tensor, None]:
         return x, None

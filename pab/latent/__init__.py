@@ -1,0 +1,27 @@
+"""Layers whose weights stay as they were drawn while parameters beside them learn how each weight is used.
+
+===========  ==========================================================================
+layer        what all of them share, and how they become plain layers again
+signs        latent signs: w sign(t), and variants that also prune
+edge_popup   a score for each weight; the weights with the highest scores are used
+biprop       the same, with weights of one magnitude
+batch_norm   BatchNorm without scale and shift, as edge-popup and biprop have it
+===========  ==========================================================================
+"""
+
+from .batch_norm import AffineFreeBatchNorm
+from .biprop import Biprop
+from .edge_popup import EdgePopup, highest
+from .layer import LatentConv, LatentConverter, merge_latents_
+from .signs import LatentSigns
+
+__all__ = [
+    'AffineFreeBatchNorm',
+    'Biprop',
+    'EdgePopup',
+    'LatentConv',
+    'LatentConverter',
+    'LatentSigns',
+    'highest',
+    'merge_latents_',
+]

@@ -1,0 +1,41 @@
+"""Biprop: edge-popup with binary weights."""
+
+import torch
+from torch import Tensor, nn
+
+from ..psg.layers import PSGConv2d
+from ..registry import CONVERTERS
+from .edge_popup import EdgePopup, EdgePopupConv
+
+
+class BipropConv(EdgePopupConv):
+    """The weight in use is that of the highest |scores|, each with the sign that was drawn and one magnitude."""
+
+    def candidate(self, kept: Tensor) -> Tensor:
+        magnitude = torch.where(kept, self.weight, 0).abs().sum() / kept.sum()
+        return self.weight.sign() * magnitude
+
+
+class BipropConv2d(BipropConv, nn.Conv2d):
+    plain = nn.Conv2d
+
+
+class BipropPSGConv2d(BipropConv, PSGConv2d):
+    plain = PSGConv2d
+
+
+@CONVERTERS.register_module()
+class Biprop(EdgePopup):
+    r"""Learn a score for each weight; of the weights with the highest scores the signs are used, in one magnitude.
+
+    .. math:: w_\text{used} = \alpha \operatorname{sign}(w) \cdot [\,|s| \text{ among the } k \text{ largest}\,], \quad
+              \alpha = \text{mean of } |w| \text{ over the layer's used weights}, \quad
+              \frac{\partial L}{\partial s} = \frac{\partial L}{\partial w_\text{used}} \, \alpha \operatorname{sign}(w)
+
+    Scores, scope and arguments are those of :class:`EdgePopup`. The paper's code leaves alpha out of the gradient of s;
+    here the gradient is that of the weight in use. The two differ by one positive factor for each layer.
+
+    Source: Diffenderfer and Kailkhura 2021, "Multi-Prize Lottery Ticket Hypothesis" (arXiv 2103.09377).
+    """
+
+    classes = {nn.Conv2d: BipropConv2d, PSGConv2d: BipropPSGConv2d}
