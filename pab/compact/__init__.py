@@ -2,10 +2,11 @@
 
 =============  ==========================================================================
 network        :func:`save`, :func:`load`, :func:`info`
+pack           :func:`pack`, from the config and a checkpoint of a run
 recipe         what a file says of itself, and the networks and pruners that it may name
 mask_coding    masks in few bits
 container      the file: safetensors, with a sha256 of each part
-checkpoint     from a config and a checkpoint to a file, and from a file to a checkpoint
+checkpoint     from a file to a checkpoint
 =============  ==========================================================================
 
 The format is described in docs/files.md.
@@ -13,5 +14,6 @@ The format is described in docs/files.md.
 
 from .container import CompactError
 from .network import info, load, save
+from .pack import pack
 
-__all__ = ['CompactError', 'info', 'load', 'save']
+__all__ = ['CompactError', 'info', 'load', 'pack', 'save']
