@@ -121,8 +121,8 @@ class EdgePopup(LatentConverter):
     is taken, unless ``through_abs`` is set.
 
     The parameters are ``scores``, of the weights' shape, for an ordinary optimizer: ``owns=['Conv2d.scores']``. As in
-    the paper, networks have BatchNorm without scale and shift (:class:`AffineFreeBatchNorm`) and signed constant weights
-    (``init=dict(scheme='kaiming_constant_signed', fan_share=d)``).
+    the paper, networks have BatchNorm without scale and shift (:class:`AffineFreeBatchNorm`) and signed constant
+    weights (``init=dict(scheme='kaiming_constant_signed', fan_share=d)``).
 
     Args:
         density: d, the share of the weights that are used, in (0, 1].

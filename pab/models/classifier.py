@@ -22,8 +22,8 @@ class ImageClassifier(BaseModel):
         network: a module, or the config of one in MODELS; images (N, C, H, W) -> logits (N, num_classes).
         converter: config of a converter in CONVERTERS, or a list of them, applied to the network in their order.
         init: ``dict(scheme=..., seed=..., fan_share=...)`` for :func:`pab.models.initialize_`, which ``init_weights``
-            calls; the seed None takes torch's seed at that moment. ``init=None`` keeps what the network's constructor (and its own
-            ``init_weights``, if it has one) gave it.
+            calls; the seed None takes torch's seed at that moment. ``init=None`` keeps what the network's constructor
+            (and its own ``init_weights``, if it has one) gave it.
         channels_last: keep 4-dimensional weights and images in this memory format, the faster one for convolutions;
             the numbers are the same up to rounding.
         data_preprocessor: module, or config in MODELS, that turns a batch into keyword arguments of ``forward``; None
