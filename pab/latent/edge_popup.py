@@ -89,8 +89,8 @@ class GlobalGroup:
         return [part.view(layer.scores.shape) for part, layer in zip(parts, self.layers, strict=True)]
 
     def begin(self, _network: nn.Module, _inputs: tuple) -> None:
-        """Choose."""
-        self.chosen = self.choose()
+        """Choose, unless the layers have become plain ones."""
+        self.chosen = self.choose() if hasattr(self.layers[0], 'scores') else None
 
     def end(self, _network: nn.Module, _inputs: tuple, _output: Tensor) -> None:
         """Forget."""
