@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pab.costs import RunCosts, masks_of_checkpoint, masks_of_config, run_costs
 from pab.registry import DATASETS
+from pab.report.amounts import short
 from pab.run.launch import add_config_arguments, errors_in_one_line, load_config
 from pab.run.storage import write_atomically
 
@@ -68,15 +69,6 @@ def grid(ways: dict[str, dict[str, float]]) -> list[str]:
     rows = [(part, [amounts.get(part, 0) for amounts in ways.values()]) for part in parts]
     rows.append(('all', [sum(amounts.values()) for amounts in ways.values()]))
     return [head, *(f'  {part:<18}' + ''.join(f'{short(cell):>14}' for cell in cells) for part, cells in rows)]
-
-
-def short(amount: float) -> str:
-    """A number with three digits and k, M, G, T, P, E or Z."""
-    for letter in ('', 'k', 'M', 'G', 'T', 'P', 'E'):
-        if amount < 999.5:
-            return f'{amount:.3g}{letter}'
-        amount /= 1000
-    return f'{amount:.3g}Z'
 
 
 if __name__ == '__main__':
