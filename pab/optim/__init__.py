@@ -2,8 +2,17 @@
 
 from .bop import Bop
 from .constructor import OwnershipConstructor, assign_owners
+from .second_order_bop import SecondOrderBop
 from .sign_optimizer import SignOptimizer
 from .top_flips import TopFlips
 from .wrapper import SharedBackward
 
-__all__ = ['Bop', 'OwnershipConstructor', 'SharedBackward', 'SignOptimizer', 'TopFlips', 'assign_owners']
+__all__ = [
+    'Bop',
+    'OwnershipConstructor',
+    'SecondOrderBop',
+    'SharedBackward',
+    'SignOptimizer',
+    'TopFlips',
+    'assign_owners',
+]

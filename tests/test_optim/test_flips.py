@@ -1,7 +1,6 @@
 """Both ways through a step of Bop give the numbers of the rule written plainly, bit for bit."""
 
 import functools
-import warnings
 
 import pytest
 import torch
@@ -9,24 +8,6 @@ from torch import nn
 
 from pab import compiled
 from pab.optim import Bop, flips
-
-
-@pytest.fixture(params=['compiled', 'plain'])
-def way(request, monkeypatch):
-    """Each way, with a limit so low that small tensors take it; skipped where there is no compiler."""
-    monkeypatch.setattr(compiled, '_wanted', request.param == 'compiled')
-    monkeypatch.setattr(compiled, '_failed', False)
-    if request.param == 'compiled':
-        monkeypatch.setattr(flips, 'BLOCK', 0)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            step_once(Bop, 2)
-        if not compiled.is_compiled():
-            pytest.skip('no compiler')
-    else:
-        monkeypatch.setattr(flips, 'BLOCK', 500)
-    yield
-    assert compiled.is_compiled() == (request.param == 'compiled'), 'it was given up on the way'
 
 
 def step_once(optimizer, entries):
