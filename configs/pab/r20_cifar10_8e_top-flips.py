@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/models/resnet20_cifar.py',
     '../_base_/datasets/cifar10.py',
-    '../_base_/schedules/top_flips_short.py',
+    '../_base_/schedules/top_flips_cosine_8e.py',
 ]
 
 data_preprocessor = dict(padding_value='mean')

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import PARAM_SCHEDULERS
 
 from pab.hooks import ARDecayHook, PruneHook
 from pab.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, PRUNERS
@@ -93,6 +95,57 @@ def test_schedules_that_belong_to_no_optimizer_are_refused(tiny_config, schedule
     cfg.param_scheduler = scheduler
     with pytest.raises(ValueError, match=rf'param_scheduler: needs one entry for each optimizer, bop, sgd, .*{got}'):
         PabRunner.from_cfg(cfg).train()
+
+
+SHORT = sorted(path.name for path in (FOLDER.parent / '_base_' / 'schedules').glob('*_cosine_*e.py'))
+
+
+def course(cfg, epoch_length) -> dict:
+    """What the schedules of a config move: its values, relative to the first, at the start and at the end of epochs."""
+    values = {}
+    for schedules in cfg.param_scheduler.values():
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+        optimizer.param_groups[0].update(adaptivity_rate=1.0, flip_share=1.0)
+        schedulers = [
+            PARAM_SCHEDULERS.build(
+                dict(end=cfg.train_cfg.max_epochs, **schedule) if 'end' not in schedule else dict(schedule),
+                default_args=dict(optimizer=optimizer, epoch_length=epoch_length),
+            )
+            for schedule in schedules
+        ]
+        key = schedulers[0].param_name
+        values[key] = [optimizer.param_groups[0][key]]
+        for step in range(cfg.train_cfg.max_epochs * epoch_length):
+            optimizer.step()
+            for scheduler in schedulers:
+                if not scheduler.by_epoch or (step + 1) % epoch_length == 0:
+                    scheduler.step()
+            if (step + 1) % epoch_length == 0:
+                values[key].append(optimizer.param_groups[0][key])
+    return values
+
+
+def test_short_schedules_are_named_alike():
+    assert SHORT == ['bop_cosine_180e.py', 'bop_cosine_30e.py', 'bop_cosine_8e.py', 'top_flips_cosine_8e.py']
+
+
+@pytest.mark.parametrize('name', SHORT)
+def test_short_schedules_fill_the_run_whatever_the_number_of_steps(name):
+    cfg = load(f'../_base_/schedules/{name}')
+    epochs = int(name.rpartition('_')[2].removesuffix('e.py'))
+    assert cfg.train_cfg.max_epochs == epochs
+    values, others = course(cfg, 10), course(cfg, 40)
+    assert len(values['lr']) == epochs + 1
+    assert values['lr'][0] == 0.01
+    assert max(values['lr']) == pytest.approx(1.0, abs=0.02)
+    assert values['lr'][-1] < 1e-3
+    if 'top_flips' in name:
+        assert values['flip_share'] == sorted(values['flip_share'], reverse=True)
+        assert values['flip_share'][-1] < 1e-3
+    else:
+        assert values['adaptivity_rate'][epochs - 1] == pytest.approx(0.003, rel=0.02)  # in the last epoch
+    for key, course_of_key in values.items():
+        assert course_of_key == pytest.approx(others[key], abs=0.02), key
 
 
 def load_base(path) -> dict:

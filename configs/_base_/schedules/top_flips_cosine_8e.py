@@ -1,5 +1,5 @@
 # Eight epochs of CIFAR with TopFlips, whose share of flips falls as a cosine: the signs are at rest at the end.
-_base_ = ['./pab_short.py']
+_base_ = ['./bop_cosine_8e.py']
 
 optim_wrapper = dict(
     optimizers=dict(
