@@ -19,6 +19,7 @@ default_hooks = dict(
     interrupt=dict(type='InterruptHook'),
     divergence=dict(type='DivergenceHook'),
     resume_check=dict(type='ResumeCheckHook'),
+    costs=dict(type='CostHook'),
     report=dict(type='ReportHook'),
     statistics=dict(type='SharedStatisticsHook'),
 )

@@ -6,7 +6,17 @@ run    the costs of a config's run, beside other ways to train its network
 =====  ==================================================================
 """
 
-from .count import LayerCost, Work, count_layers, dense_sgd, latent_signs, pruning_work, saved_bytes, step_work
+from .count import (
+    LayerCost,
+    Work,
+    count_layers,
+    count_weights,
+    dense_sgd,
+    latent_signs,
+    pruning_work,
+    saved_bytes,
+    step_work,
+)
 from .run import RunCosts, masks_of_checkpoint, masks_of_config, run_costs
 
 __all__ = [
@@ -14,6 +24,7 @@ __all__ = [
     'RunCosts',
     'Work',
     'count_layers',
+    'count_weights',
     'dense_sgd',
     'latent_signs',
     'masks_of_checkpoint',

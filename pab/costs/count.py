@@ -6,17 +6,21 @@ A multiply-accumulate (MAC) is one product that is added to a sum. torch's own c
 
 .. math:: \text{forward} = B \sum_l d_l M_l, \quad
           \text{input gradient} = B \sum_{l > 1} d_l M_l, \quad
-          \text{weight gradient} = B \sum_l d_l M_l
+          \text{weight gradient} = B \sum_l g_l M_l
 
-where the first layer needs no input gradient, and only weights that are left need a weight gradient. These are the MACs
-of a machine that skips pruned weights; today's kernels compute the dense ones, with :math:`d_l = 1`.
+where the first layer needs no input gradient, and :math:`g_l` is the share of its weights that learn. In a layer whose
+weights are trained themselves, or whose signs are, these are the weights that are left: :math:`g_l = d_l`. In a layer
+with a weight in use (:mod:`pab.contracts`), :math:`d_l` is the share of the weights in use that are not 0, and
+:math:`g_l` that of all weights which a mask leaves, as those learn too that are not used. A weight that is frozen
+otherwise needs no gradient. These are the MACs of a machine that skips such weights; today's kernels compute the dense
+ones, with :math:`d_l = g_l = 1`.
 
 The bit-operations of a product of operands with a and b bits are :math:`a b` for each MAC (van Baalen et al. 2020,
 arXiv 2005.07093). Operands have 32 bits, except in the weight gradient of a layer with the attribute
 ``weight_gradient_bits``, and in pruning, which computes in 64 bits.
 
-An update takes 2 MACs for each weight that is left with a sign optimizer (one average), and 3 with any other (momentum,
-weight decay and step of SGD).
+An update takes 2 MACs for each weight that learns with a sign optimizer (one average), and 3 with any other (momentum,
+weight decay and step of SGD). All counts are whole numbers, so sums of them are exact.
 """
 
 import copy
@@ -29,11 +33,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..pruners import get_masks
+
 aten = torch.ops.aten
 FLOAT_BITS = 32
 SCORE_BITS = 64  # scores are computed in float64
 ALMOST_ALL = Fraction(99, 100)  # a density at which a round has something to remove
 SIGN_UPDATE, OTHER_UPDATE = 2, 3  # MACs for each weight of an optimizer's step
+BY_SGD = {'gradient_bits': (FLOAT_BITS, FLOAT_BITS), 'sign_trained': False}
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,10 @@ class LayerCost:
         weight: shape of its weight.
         output: shape of its output for one image, without the batch.
         macs: of the forward pass for one image, dense.
-        kept: weights that are left.
+        kept: weights that are left; in a layer with a weight in use, those that are not 0 there.
         gradient_bits: bits of the two operands of the weight gradient: input, output gradient.
         sign_trained: whether its weight belongs to a sign optimizer.
+        learning: weights that need a gradient and an update; None: those that are kept.
     """
 
     name: str
@@ -59,6 +67,7 @@ class LayerCost:
     kept: int
     gradient_bits: tuple[int, int] = (FLOAT_BITS, FLOAT_BITS)
     sign_trained: bool = False
+    learning: int | None = None
 
     @property
     def total(self) -> int:
@@ -66,24 +75,34 @@ class LayerCost:
         return math.prod(self.weight)
 
     @property
-    def sparse_macs(self) -> float:
+    def updated(self) -> int:
+        """Weights that need a gradient and an update."""
+        return self.kept if self.learning is None else self.learning
+
+    @property
+    def sparse_macs(self) -> int:
         """MACs of the forward pass for one image that have a weight which is left."""
-        return self.macs * self.kept / self.total
+        return self.macs * self.kept // self.total
+
+    @property
+    def gradient_macs(self) -> int:
+        """MACs of the weight gradient for one image."""
+        return self.macs * self.updated // self.total
 
 
 @dataclass
 class Work:
     """An amount of computation: MACs and bit-operations by phase."""
 
-    macs: dict[str, float] = field(default_factory=dict)
-    bit_operations: dict[str, float] = field(default_factory=dict)
+    macs: dict[str, int] = field(default_factory=dict)
+    bit_operations: dict[str, int] = field(default_factory=dict)
 
-    def add(self, phase: str, macs: float, bits: tuple[int, int] = (FLOAT_BITS, FLOAT_BITS)) -> None:
+    def add(self, phase: str, macs: int, bits: tuple[int, int] = (FLOAT_BITS, FLOAT_BITS)) -> None:
         """Count MACs whose operands have the given bits."""
         self.macs[phase] = self.macs.get(phase, 0) + macs
         self.bit_operations[phase] = self.bit_operations.get(phase, 0) + macs * bits[0] * bits[1]
 
-    def times(self, factor: float) -> 'Work':
+    def times(self, factor: int) -> 'Work':
         """As much again and again."""
         return Work(
             {phase: macs * factor for phase, macs in self.macs.items()},
@@ -115,12 +134,12 @@ def count_layers(
         One entry for each layer; what functions outside of layers multiply (such as attention) is in the last entry,
         with the name '(functions)' and no weight, if there is any.
     """
-    masks, sign_trained = masks or {}, set(sign_trained)
-    network = copy.deepcopy(network).to('meta').eval()
+    sign_trained = set(sign_trained)
+    copied = copy.deepcopy(network).to('meta').eval()
     outputs: dict[str, tuple[int, ...]] = {}
     layers = {
         name: layer
-        for name, layer in network.named_modules()
+        for name, layer in copied.named_modules()
         if isinstance(getattr(layer, 'weight', None), Tensor) and layer.weight.dim() > 1
     }
 
@@ -132,13 +151,12 @@ def count_layers(
         layer.register_forward_hook(note_shape)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        network(torch.empty(1, *input_shape, device='meta'))
+        copied(torch.empty(1, *input_shape, device='meta'))
     counts = counter.get_flop_counts()
-    root = type(network).__name__
+    root = type(copied).__name__
     rows = []
     for name, output in outputs.items():
-        layer, weight = layers[name], f'{name}.weight' if name else 'weight'
-        mask = masks.get(weight)
+        layer = layers[name]
         rows.append(
             LayerCost(
                 name,
@@ -146,41 +164,72 @@ def count_layers(
                 tuple(layer.weight.shape),
                 output,
                 sum(counts.get(f'{root}.{name}' if name else root, {}).values()) // 2,
-                layer.weight.numel() if mask is None else int(mask.sum()),
+                layer.weight.numel(),
                 getattr(layer, 'weight_gradient_bits', (FLOAT_BITS, FLOAT_BITS)),
-                weight in sign_trained,
+                _weight(name) in sign_trained,
             )
         )
+    rows = count_weights(rows, network, masks)
     rest = counter.get_total_flops() // 2 - sum(row.macs for row in rows)
     return [*rows, LayerCost('(functions)', '', (), (), rest, 1)] if rest else rows
 
 
-def step_work(layers: list[LayerCost], batch: int) -> Work:
-    """Count one training step on a batch; see the module for the formulas.
+@torch.no_grad()
+def count_weights(
+    layers: list[LayerCost], network: nn.Module, masks: Mapping[str, Tensor] | None = None
+) -> list[LayerCost]:
+    """Count again which weights are left and which learn; everything else about the layers stays.
+
+    Args:
+        layers: of :func:`count_layers`, for the same network.
+        network: whose weights are looked at.
+        masks: as there.
+    """
+    modules, masks = dict(network.named_modules()), masks or {}
+    rows = []
+    for row in layers:
+        if row.weight:
+            layer, mask = modules[row.name], masks.get(_weight(row.name))
+            left = row.total if mask is None else int(mask.sum())
+            if hasattr(layer, 'used_weight'):
+                used = layer.used_weight() != 0
+                row = replace(row, kept=int((used if mask is None else used & mask).sum()), learning=left)
+            else:
+                row = replace(row, kept=left, learning=left if layer.weight.requires_grad else 0)
+        rows.append(row)
+    return rows
+
+
+def _weight(layer: str) -> str:
+    return f'{layer}.weight' if layer else 'weight'
+
+
+def step_work(layers: list[LayerCost], batch: int, steps: int = 1) -> Work:
+    """Count training steps; see the module for the formulas.
 
     Args:
         layers: of :func:`count_layers`.
-        batch: images of the step.
+        batch: images of all these steps together.
+        steps: how many updates.
     """
     work = Work()
     for index, layer in enumerate(layers):
-        macs = batch * layer.sparse_macs
-        work.add('forward', macs)
-        work.add('input gradient', macs if index else 0)
-        work.add('weight gradient', macs, layer.gradient_bits)
+        work.add('forward', batch * layer.sparse_macs)
+        work.add('input gradient', batch * layer.sparse_macs if index else 0)
+        work.add('weight gradient', batch * layer.gradient_macs, layer.gradient_bits)
         if layer.weight:
-            work.add('optimizer', layer.kept * (SIGN_UPDATE if layer.sign_trained else OTHER_UPDATE))
+            work.add('optimizer', steps * layer.updated * (SIGN_UPDATE if layer.sign_trained else OTHER_UPDATE))
     return work
 
 
 def dense_sgd(layers: list[LayerCost]) -> list[LayerCost]:
     """The same layers, dense, trained by SGD with exact gradients."""
-    return [replace(row, kept=row.total, gradient_bits=(FLOAT_BITS, FLOAT_BITS), sign_trained=False) for row in layers]
+    return [replace(row, kept=row.total, learning=None, **BY_SGD) for row in layers]
 
 
 def latent_signs(layers: list[LayerCost]) -> list[LayerCost]:
     """The same pruned layers, their signs trained by latent weights: exact gradients, and SGD on the latent weights."""
-    return [replace(row, gradient_bits=(FLOAT_BITS, FLOAT_BITS), sign_trained=False) for row in layers]
+    return [replace(row, learning=None, **BY_SGD) for row in layers]
 
 
 def pruning_work(pruner, network: nn.Module, input_shape: tuple[int, ...], images: int) -> Work:
@@ -188,18 +237,26 @@ def pruning_work(pruner, network: nn.Module, input_shape: tuple[int, ...], image
 
     Args:
         pruner: of :mod:`pab.pruners`; its rounds count as dense, as they are computed.
-        network: not pruned; unchanged.
+        network: unchanged; masks that it has do not count.
         input_shape: (C, H, W) of one image.
         images: that a pruner which reads data is shown; one is run, and the count is multiplied.
     """
+    work = Work()
+    if 'network' not in pruner.asks:  # nothing is multiplied but scores
+        work.add('pruning', 0, (SCORE_BITS, SCORE_BITS))
+        return work
+    network = copy.deepcopy(network)
+    for mask in get_masks(network).values():
+        mask.fill_(True)
     data = 'batches' in pruner.needs
     example = [(torch.zeros(1, *input_shape), torch.zeros(1, dtype=torch.long))] if data else None
     one_round = copy.copy(pruner)
-    one_round.settings = replace(pruner.settings, rounds=1, density=ALMOST_ALL, classifier_density=None)
+    one_round.settings = replace(
+        pruner.settings, rounds=1, density=ALMOST_ALL, classifier_density=None, min_per_tensor=0
+    )
     with FlopCounterMode(display=False, custom_mapping={aten.convolution_backward: _backward_flops}) as counter:
         one_round.prune(network, example, input_shape=input_shape)
-    work = Work()
-    macs = counter.get_total_flops() / 2 * (images if data else 1) * pruner.settings.rounds
+    macs = counter.get_total_flops() // 2 * (images if data else 1) * pruner.settings.rounds
     work.add('pruning', macs, (SCORE_BITS, SCORE_BITS))
     return work
 

@@ -1,9 +1,10 @@
-"""The method as hooks: prune the network, lower the adaptivity rate, count flips, average, report."""
+"""The method as hooks: prune the network, lower the adaptivity rate, count flips and costs, average, report."""
 
 from .ar_decay import ARDecayHook
+from .costs import CostHook
 from .ema import EMAHook
 from .flip_count import FlipCountHook
 from .prune import PruneHook
 from .report import ReportHook
 
-__all__ = ['ARDecayHook', 'EMAHook', 'FlipCountHook', 'PruneHook', 'ReportHook']
+__all__ = ['ARDecayHook', 'CostHook', 'EMAHook', 'FlipCountHook', 'PruneHook', 'ReportHook']

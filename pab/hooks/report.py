@@ -1,7 +1,6 @@
 """What a run leaves for a person: a summary of a few lines, and a page with pictures."""
 
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ import torch
 from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..contracts import special_layers, tensor_flips
-from ..pruners import get_masks
 from ..registry import HOOKS
-from ..report.record import NOT_TIMED, RunRecord, origin
-from .parts import network_of, optimizers_of, sign_optimizers_of
+from ..report.record import NOT_TIMED, RunRecord, origin, summary
+from .costs import CostHook
+from .parts import network_of, optimizers_of, sign_trained, weights_left
 
 STATE = 'report'  # the checkpoint's key
 FIRST_PAGE, PAUSE = 60, 50  # seconds until the first page; then until the next, in times of what one takes
@@ -57,7 +56,7 @@ class ReportHook(Hook):
         self.record.start_clock()
         self._shots = _shots_done(runner)
         if not self._start_signs:
-            self._start_signs = {name: (p.detach() < 0).cpu() for name, p in self._sign_trained(runner)}
+            self._start_signs = {name: (p.detach() < 0).cpu() for name, p in sign_trained(runner).items()}
         if not self._flips:
             self._flips = self._flips_so_far(runner)
 
@@ -75,7 +74,7 @@ class ReportHook(Hook):
             if values := [group[key] for group in groups if key in group]:
                 self.record.add(name, runner.epoch + 1, values[0])
         if any(special_layers(network_of(runner.model))):
-            for name, param in self._sign_trained(runner):
+            for name, param in sign_trained(runner).items():
                 watch = param.register_post_accumulate_grad_hook(lambda p, name=name: self._look(name, p))
                 self._watches.append(watch)
 
@@ -111,9 +110,9 @@ class ReportHook(Hook):
 
     @master_only
     def after_train(self, runner: Runner) -> None:
-        """Sum up: accuracy, density, flips, and where everything is."""
+        """Sum up: accuracy, density, flips, costs, and where everything is."""
         page = self._write(runner, draw=True)
-        rows = [*self._results(runner), *self._places(runner, page)]
+        rows = [*summary(self._numbers(runner)), *self._places(runner, page)]
         lines = [f'  {name:<10}  {value}' for name, value in rows]
         elapsed = timedelta(seconds=round(sum(self.record.seconds.values())))
         runner.logger.info('\n'.join([f'Trained {runner.epoch} epochs in {elapsed}', *lines]))
@@ -138,22 +137,21 @@ class ReportHook(Hook):
 
     def _note_layers(self, runner: Runner, epoch: int, steps: int) -> None:
         network = network_of(runner.model)
-        masks = get_masks(network)
-        kept = {name: int(mask.sum()) for name, mask in masks.items()}
-        if masks:
+        left = weights_left(network)
+        if left:
             self.record.layers['density'] = {}
-            self.record.add_layers('density', 1, {_layer(n): kept[n] / mask.numel() for n, mask in masks.items()})
+            self.record.add_layers('density', 1, {_layer(name): kept / total for name, (kept, total) in left.items()})
         rates, changed, gradients = {}, {}, {}
         flips = self._flips_so_far(runner)
-        for name, param in self._sign_trained(runner):
-            left = max(1, kept.get(name, param.numel()))
+        for name, param in sign_trained(runner).items():
+            kept = max(1, left.get(name, (param.numel(),))[0])
             if name in flips:
-                rates[_layer(name)] = (flips[name] - self._flips.get(name, 0)) / (left * steps)
+                rates[_layer(name)] = (flips[name] - self._flips.get(name, 0)) / (kept * steps)
             if name in self._start_signs:
                 start = self._start_signs[name].to(param.device)
-                changed[_layer(name)] = int((((param.detach() < 0) != start) & (param.detach() != 0)).sum()) / left
+                changed[_layer(name)] = int((((param.detach() < 0) != start) & (param.detach() != 0)).sum()) / kept
             if name in self._gradients:
-                gradients[_layer(name)] = int(self._gradients[name]) / left
+                gradients[_layer(name)] = int(self._gradients[name]) / kept
         self._flips = flips
         for key, values in (('flip rate', rates), ('changed signs', changed), ('gradients kept', gradients)):
             self.record.add_layers(key, epoch, values)
@@ -162,31 +160,33 @@ class ReportHook(Hook):
         self._gradients[name] = torch.count_nonzero(param.grad)
 
     @staticmethod
-    def _sign_trained(runner: Runner) -> Iterator[tuple[str, nn.Parameter]]:
-        owned = {p for opt in sign_optimizers_of(runner) for group in opt.param_groups for p in group['params']}
-        for name, param in network_of(runner.model).named_parameters():
-            if param in owned:
-                yield name, param
-
-    @staticmethod
     def _flips_so_far(runner: Runner) -> dict[str, int]:
         names = {param: name for name, param in network_of(runner.model).named_parameters()}
         counts = {names[p]: c for p, c in tensor_flips(optimizers_of(runner)).items() if p in names}
         return dict(zip(counts, torch.stack(list(counts.values())).tolist(), strict=True)) if counts else {}
 
-    def _results(self, runner: Runner) -> list[tuple[str, str]]:
-        rows = []
-        epochs, values = self.record.as_curves().get('test accuracy', ([], []))
-        if values:
-            best = max(range(len(values)), key=values.__getitem__)
-            rows.append(('accuracy', f'{values[-1]:.2f} % (best {values[best]:.2f} % at epoch {epochs[best]})'))
-        masks = get_masks(network_of(runner.model)).values()
-        if masks:
-            kept, total = sum(int(m.sum()) for m in masks), sum(m.numel() for m in masks)
-            rows.append(('density', f'{kept / total:.4f} ({kept:,} of {total:,} prunable weights)'))
-        if flips := _last(runner.message_hub, 'flips/total', 1):
-            rows.append(('flips', f'{flips[0]:,.0f}'))
-        return rows
+    def _numbers(self, runner: Runner) -> dict[str, Any]:
+        """The run so far in numbers; None for what it does not have."""
+        epochs, accuracies = self.record.as_curves().get('test accuracy', ([], []))
+        best = max(accuracies, default=None)
+        left = weights_left(network_of(runner.model)).values()
+        kept, prunable = (sum(counts) for counts in zip(*left, strict=True)) if left else (None, None)
+        flips = _last(runner.message_hub, 'flips/total', 1)
+        work = next((hook.work for hook in runner.hooks if isinstance(hook, CostHook)), None)
+        return {
+            'epoch': runner.epoch,
+            'max_epochs': runner.max_epochs,
+            'accuracy': accuracies[-1] if accuracies else None,
+            'best_accuracy': best,
+            'best_epoch': epochs[accuracies.index(best)] if accuracies else None,
+            'density': kept / prunable if left else None,
+            'kept': kept,
+            'prunable': prunable,
+            'flips': int(flips[0]) if flips else None,
+            'macs': sum(work.macs.values()) if work else None,
+            'bit_operations': sum(work.bit_operations.values()) if work else None,
+            'seconds': sum(self.record.seconds.values()),
+        }
 
     @staticmethod
     def _places(runner: Runner, page: Path) -> list[tuple[str, str]]:
@@ -204,11 +204,12 @@ class ReportHook(Hook):
         from ..report.run import write_record, write_report
 
         tables = self.record.as_tables(runner.epoch)
-        density = tables.pop('density', {})
+        density, numbers = tables.pop('density', {}), self._numbers(runner)
         record: dict[str, Any] = {
             'name': Path(runner.work_dir).name,
             'summary': f'{runner.epoch} of {runner.max_epochs} epochs',
-            'results': self._results(runner),
+            'results': summary(numbers),
+            'numbers': numbers,
             'series': self.record.as_curves(),
             'layers': {**tables, 'density': {layer: values[0] for layer, values in density.items() if values}},
             'seconds': self.record.seconds,

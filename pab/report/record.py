@@ -4,12 +4,14 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import mmengine
 import torch
 
 from .. import __version__
+from .amounts import short
 
 NOT_TIMED = 'checkpoints'  # the phase of what lies between two others
 
@@ -66,6 +68,21 @@ class RunRecord:
             name: {layer: [s.get(epoch, 0.0) for epoch in range(1, epochs + 1)] for layer, s in rows.items()}
             for name, rows in self.layers.items()
         }
+
+
+def summary(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(name, text) of a run's ``numbers`` in ``report.json`` that a person wants; a number that is None has no row."""
+    n, rows = numbers, []
+    if n['accuracy'] is not None:
+        best = f'best {n["best_accuracy"]:.2f} % at epoch {n["best_epoch"]}'
+        rows.append(('accuracy', f'{n["accuracy"]:.2f} % ({best})'))
+    if n['density'] is not None:
+        rows.append(('density', f'{n["density"]:.4f} ({n["kept"]:,} of {n["prunable"]:,} prunable weights)'))
+    if n['flips'] is not None:
+        rows.append(('flips', f'{n["flips"]:,}'))
+    if n['macs'] is not None:
+        rows.append(('training', f'{short(n["macs"])} MACs, {short(n["bit_operations"])} bit-operations'))
+    return rows
 
 
 def origin(seed: int) -> dict[str, Any]:

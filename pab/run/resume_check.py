@@ -20,8 +20,9 @@ MAY_CHANGE = [
     '*.foreach',
     *('val_*', 'test_*', 'train_cfg.val_*', 'train_cfg.dynamic_intervals'),  # what is measured
     *('log_*', 'experiment_name', 'visualizer'),  # what is shown; and the hooks that only look on, save or refuse:
-    *(f'default_hooks.{name}' for name in ('logger', 'report', 'runtime_info', 'flips', 'timer', 'visualization')),
-    *(f'default_hooks.{name}' for name in ('checkpoint', 'interrupt', 'divergence', 'resume_check', 'statistics')),
+    *(f'default_hooks.{name}' for name in ('logger', 'report', 'costs', 'runtime_info', 'flips', 'timer')),
+    *(f'default_hooks.{name}' for name in ('visualization', 'checkpoint', 'interrupt', 'divergence')),
+    *(f'default_hooks.{name}' for name in ('resume_check', 'statistics')),
 ]
 # What a scheduler's state has of the run's progress; the rest of it are settings.
 PROGRESS = {'last_step', '_global_step', '_last_value', 'best', 'num_bad_epochs', 'cooldown_counter'}
