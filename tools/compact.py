@@ -16,17 +16,19 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from pab import compact
 from pab.compact.checkpoint import as_checkpoint
+from pab.pruners import get_masks
 from pab.run.checkpoint import load_safely
 from pab.run.launch import add_config_arguments, load_config
 from pab.run.storage import write_atomically
-
-NETWORK = 'network.'  # how the names of a checkpoint's tensors begin
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,12 +61,11 @@ def parse_args() -> argparse.Namespace:
 
 
 def pack_command(args: argparse.Namespace) -> None:
-    checkpoint = load_safely(args.checkpoint)
-    compact.pack(
-        load_config(args), checkpoint, args.out, seed=args.seed, values=args.values, derive_mask=args.derive_mask
-    )
+    cfg, checkpoint = load_config(args), load_safely(args.checkpoint)
+    options = {'seed': args.seed, 'values': args.values, 'derive_mask': args.derive_mask}
+    network = compact.pack(cfg, checkpoint, args.out, **options)
     if args.values == 'float32':
-        check_equal(checkpoint, args.out)
+        check_equal(network, args.out)
     show(args.out)
 
 
@@ -86,26 +87,32 @@ def sizes_command(args: argparse.Namespace) -> None:
         checkpoint = load_safely(path)
         with tempfile.TemporaryDirectory() as folder:
             stored, derived = Path(folder, 'stored.pab'), Path(folder, 'derived.pab')
-            times = [timed(lambda: compact.pack(cfg, checkpoint, stored)), timed(lambda: compact.load(stored))]  # noqa: B023
-            check_equal(checkpoint, stored)
-            compact.pack(cfg, checkpoint, derived, derive_mask=True)
-            told, last = compact.info(stored), derived.stat().st_size
-        weights = {n: t for n, t in checkpoint['state_dict'].items() if not n.endswith('_mask')}
+            packing, network = timed(lambda: compact.pack(cfg, checkpoint, stored))  # noqa: B023
+            loading, _ = timed(lambda: compact.load(stored))  # noqa: B023
+            check_equal(network, stored)
+            with suppress(ValueError):  # few masks can be derived
+                compact.pack(cfg, checkpoint, derived, derive_mask=True)
+            told, last = compact.info(stored), derived.stat().st_size if derived.exists() else None
+        masks = {f'{name}_mask' for name in get_masks(network)}
+        weights = {name: tensor for name, tensor in network.state_dict().items() if name not in masks}
         full = sum(tensor.nbytes for tensor in weights.values())
         half = sum(t.nbytes // (2 if t.is_floating_point() else 1) for t in weights.values())
-        sizes, counts = told['bytes'], told['counts']
-        cells = [f'`{Path(config).stem}`', f'{counts["kept"] / counts["prunable"]:.2f}', f'{full / 1000:,.0f} kB']
-        cells += [f'{n / 1000:,.0f} kB, 1/{full / n:.1f}' for n in (half, zipped(weights), sizes['file'], last)]
-        bits = [8 * (part + sizes['signs']) / counts['prunable'] for part in (sizes['mask'], 0)]
-        cells += [f'{bits[0]:.3f} bit, derived {bits[1]:.3f}', f'{times[0]:.1f} s, {times[1]:.1f} s']
+        sizes, kept, prunable = told['bytes'], told['counts']['kept'], told['counts']['prunable']
+        density = kept / prunable if prunable else 1
+        cells = [f'`{Path(config).stem}`', f'{density:.2f}', f'{full / 1000:,.0f} kB']
+        others = half, zipped(weights), sizes['file'], last
+        cells += [f'{n / 1000:,.0f} kB, 1/{full / n:.1f}' if n else '-' for n in others]
+        bits = [8 * (part + sizes['signs']) / (prunable or 1) for part in (sizes['mask'], 0)]
+        coded = f'{bits[0]:.3f} bit' + (f', derived {bits[1]:.3f}' if last else '')
+        cells += [coded if prunable else '-', f'{packing:.1f} s, {loading:.1f} s']
         print(f'| {" | ".join(cells)} |', flush=True)
 
 
-def timed(act: Callable[[], object]) -> float:
-    """Seconds of the processor, which other programs disturb less than those of the clock."""
+def timed(act: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of the processor, which other programs disturb less than those of the clock, and the result."""
     start = time.process_time()
-    act()
-    return time.process_time() - start
+    result = act()
+    return time.process_time() - start, result
 
 
 def zipped(weights: dict[str, torch.Tensor]) -> int:
@@ -116,9 +123,9 @@ def zipped(weights: dict[str, torch.Tensor]) -> int:
     return content.tell()
 
 
-def check_equal(checkpoint: dict, file: Path) -> None:
-    """Load a file that was just written, and compare every tensor of it with the checkpoint's, bit by bit."""
-    before = {name: tensor for name, tensor in checkpoint['state_dict'].items() if name.startswith(NETWORK)}
+def check_equal(network: nn.Module, file: Path) -> None:
+    """Load a file that was just written, and compare every tensor of it with the network's, bit by bit."""
+    before = {f'network.{name}': tensor for name, tensor in network.state_dict().items()}
     after = as_checkpoint(file)['state_dict']
     odd = sorted(before.keys() ^ after.keys()) + [
         n for n in before.keys() & after.keys() if not same(before[n], after[n])
@@ -139,12 +146,17 @@ def show(file: Path) -> None:
     sizes, mask, counts = told['bytes'], told['mask'], told['counts']
     print(f'{file}: {sizes["file"]:,} bytes, {4 * counts["numbers"] / sizes["file"]:.1f} times smaller than float32')
     print(f'  network        {told["network"]}')
-    print(f'  magnitudes     {told["init"]["scheme"]!r}, seed {told["init"]["seed"]}')
+    init = told['init']
+    if told['signs']:
+        share = '' if init['fan_share'] == 1 else f', fan_share {init["fan_share"]}'
+        own = f'; one for each of {len(told["constant"])} tensors' if told['constant'] else ''
+        print(f'  magnitudes     {init["scheme"]!r}{share}, seed {init["seed"]}{own}')
     if prunable := counts['prunable']:
         kept, bits = counts['kept'], 8 * sizes['mask'] / prunable
         print(f'  density        {kept / prunable:.4f} ({kept:,} of {prunable:,} prunable weights)')
         print(f'  mask           {mask["coding"]!r}, {sizes["mask"]:,} bytes, {bits:.3f} bit a prunable weight')
-    print(f'  signs          {sizes["signs"]:,} bytes, of {len(told["signs"])} tensors')
+    drawn = ', all as drawn' if told['signs'] and told['drawn'] else ''
+    print(f'  signs          {sizes["signs"]:,} bytes, of {len(told["signs"])} tensors{drawn}')
     print(f'  other values   {sizes["values"]:,} bytes, {told["values"]!r}')
     print(f'  header         {sizes["header"]:,} bytes')
     for key in ('input_shape', 'preprocessing', 'classes', 'pruning', 'written_by'):

@@ -4,9 +4,10 @@
 network        :func:`save`, :func:`load`, :func:`info`
 pack           :func:`pack`, from the config and a checkpoint of a run
 recipe         what a file says of itself, and the networks and pruners that it may name
+sign_coding    sign-trained weights in a bit each
 mask_coding    masks in few bits
 container      the file: safetensors, with a sha256 of each part
-checkpoint     from a file to a checkpoint
+checkpoint     a file as a run takes it: a checkpoint, or a network of MODELS
 =============  ==========================================================================
 
 The format is described in docs/files.md.

@@ -3,9 +3,13 @@
 import os
 from typing import Any
 
+from mmengine.config import Config
+from torch import nn
+
 from ..hooks.prune import RECORD
+from ..registry import CONVERTERS, MODELS
 from .network import info, load
-from .recipe import check_form
+from .recipe import READS_A_FILE, check_form
 
 PRUNING = {
     'pruner': str,
@@ -33,3 +37,37 @@ def as_checkpoint(file: str | os.PathLike) -> dict[str, Any]:
         'state_dict': {f'network.{n}': t for n, t in state.items()},
         **record,
     }
+
+
+@MODELS.register_module(READS_A_FILE)
+def compact_network(file: str | os.PathLike) -> nn.Module:
+    """The plain network of a compact file, with its weights and masks.
+
+    With ``init=None``, :class:`~pab.models.ImageClassifier` leaves them as they are. A config that names it outside of
+    pab's tools imports it by ``custom_imports=dict(imports=['pab.compact'])``.
+    """
+    return load(file)
+
+
+def evaluate_file_(cfg: Config, file: str | os.PathLike) -> None:
+    """Change the config of a run so that a test is one of the network in a compact file, whatever trained it.
+
+    Converters that would give layers latents are dropped, as the file holds the weights in use; others, such as PSG,
+    stay.
+
+    Raises:
+        FileNotFoundError, CompactError: as for :func:`pab.compact.info`.
+    """
+    info(file)  # an error comes before anything is built
+    converters = cfg.model.get('converter') or []
+    converters = [converters] if isinstance(converters, dict) else converters
+    cfg.model.network = dict(type=READS_A_FILE, file=str(file))
+    cfg.model.converter = [config for config in converters if not _adds_latents(config)]
+    cfg.model.init = cfg.load_from = None
+    if 'prune' in (cfg.get('default_hooks') or {}):
+        cfg.default_hooks.prune = None
+
+
+def _adds_latents(converter: dict[str, Any]) -> bool:
+    classes = getattr(CONVERTERS.get(converter['type']), 'classes', {})
+    return any(hasattr(converted, 'used_weight') for converted in classes.values())

@@ -16,7 +16,7 @@ try:
 except ImportError as error:
     raise ImportError(f'compact files need safetensors ({error}): pip install "pab[compact]"') from error
 
-FORMAT, VERSION = 'pab.compact', '1'
+FORMAT, VERSIONS = 'pab.compact', ('1', '2')  # the last one is written
 PARTS = ('signs', 'mask', 'values')  # what stands before the first / of a tensor's name
 
 
@@ -31,8 +31,13 @@ def write(file: str | os.PathLike, recipe: Mapping[str, Any], tensors: Mapping[s
         recipe: plain data.
         tensors: by names of which each belongs to one of ``PARTS``.
     """
-    text = json.dumps(recipe, allow_nan=False)
-    metadata = {'format': FORMAT, 'version': VERSION, 'recipe': text, 'sha256': json.dumps(_digests(text, tensors))}
+    text, version = json.dumps(recipe, allow_nan=False), VERSIONS[-1]
+    metadata = {
+        'format': FORMAT,
+        'version': version,
+        'recipe': text,
+        'sha256': json.dumps(_digests(text, tensors)),
+    }
     path = Path(file).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
@@ -47,7 +52,7 @@ def read(file: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a file and compare every part with its sha256; nothing larger than the file is allocated.
 
     Returns:
-        The recipe, whose keys nobody has checked, and the tensors by name.
+        The recipe as version 2 writes it, whose keys nobody has checked, and the tensors by name.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -61,9 +66,10 @@ def read(file: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
             metadata = opened.metadata() or {}
             if metadata.get('format') != FORMAT:
                 raise CompactError(f'its header does not say format {FORMAT!r}, so it is no compact file')
-            if metadata.get('version') != VERSION:
+            if metadata.get('version') not in VERSIONS:
                 raise CompactError(
-                    f'it has version {metadata.get("version")!r} of the format, and this pab reads version {VERSION!r}'
+                    f'it has version {metadata.get("version")!r} of the format, and this pab reads '
+                    f'{" and ".join(VERSIONS)}'
                 )
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
         digests, recipe = json.loads(metadata['sha256']), json.loads(metadata['recipe'])
@@ -74,6 +80,8 @@ def read(file: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
         for part, digest in _digests(metadata['recipe'], tensors).items():
             if digests[part] != digest:
                 raise CompactError(f'the sha256 of its {part} is wrong')
+        if metadata['version'] == '1':  # which could say nothing else
+            recipe |= {'init': {**recipe['init'], 'fan_share': 1.0}, 'drawn': False, 'constant': []}
     except CompactError as error:
         raise CompactError(f'{path} cannot be read: {error}') from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

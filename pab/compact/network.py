@@ -1,6 +1,5 @@
 """From a network to a file and back: magnitudes as a seed, signs as bits, masks coded, everything else as it is."""
 
-import hashlib
 import json
 import os
 import platform
@@ -16,17 +15,14 @@ from .. import __version__
 from ..models import initialize_
 from ..patterns import Patterns
 from ..pruners import apply_masks_, get_masks, shot_density
-from . import mask_coding
+from . import mask_coding, sign_coding
 from .container import PARTS, CompactError, read, write
 from .recipe import DERIVED, RECIPE, build_network, build_outline, build_pruner, check_form, check_image
+from .sign_coding import Masks, State, hash_drawn, hash_masks, pattern
 
-MAGNITUDE = np.int32(0x7FFFFFFF)  # the bits of a float32 without its sign
 VALUES = {'float32': torch.float32, 'float16': torch.float16}
 NUMBERS_PER_BYTE = 512  # a network has at most this many for each byte of its file, which keeps allocations in bounds
 DERIVED_LIMITS = {'rounds': 1000, 'shots': 100}
-
-Masks = Mapping[str, np.ndarray]
-State = Mapping[str, Tensor]
 
 
 def save(
@@ -36,6 +32,7 @@ def save(
     network: Mapping,
     seed: int,
     scheme: str = 'kaiming_normal',
+    fan_share: float = 1.0,
     signs: Sequence[str] = ('Conv2d.weight',),
     values: str = 'float32',
     derive: Mapping | None = None,
@@ -46,12 +43,17 @@ def save(
 ) -> None:
     """Write a trained network: the seed of its magnitudes, its mask, a sign for each weight that is left, and the rest.
 
+    A tensor of which all weights that are left have one magnitude, whatever the seed gave, takes a number for it. Where
+    no sign differs from those drawn, none is stored.
+
     Args:
-        model: an ImageClassifier or a plain network, with its masks, with or without PSG layers.
+        model: an ImageClassifier or a plain network, with its masks, with or without PSG layers; one with latents
+            is merged before (:func:`pab.latent.merge_latents_`).
         file: where; a file that is there is replaced.
         network: config in MODELS that builds the plain network.
-        seed, scheme: of the initial weights, as for :func:`pab.models.initialize_`.
-        signs: patterns (:mod:`pab.patterns`) of the parameters that kept their initial magnitudes.
+        seed, scheme, fan_share: of the initial weights, as for :func:`pab.models.initialize_`.
+        signs: patterns (:mod:`pab.patterns`) of the parameters that kept their initial magnitudes; () for none, and
+            then all weights are stored as values.
         values: 'float32' stores all other parameters and buffers exactly, 'float16' rounds them.
         derive: ``dict(pruner=config, seed=..., shots=1)`` leaves the mask out, and loading computes it again: for a
             pruner that needs no data and did all its shots before the training. None stores the mask.
@@ -68,8 +70,10 @@ def save(
         raise CompactError(f'save: values must be {" or ".join(VALUES)}, got {values!r}')
     recipe = {
         'network': network,
-        'init': {'scheme': scheme, 'seed': seed, 'sha256': ''},
+        'init': {'scheme': scheme, 'seed': seed, 'fan_share': fan_share, 'sha256': ''},
         'signs': [],
+        'drawn': False,
+        'constant': [],
         'mask': {
             'names': [],
             'coding': 'none' if derive is None else 'derived',
@@ -127,7 +131,7 @@ def info(file: str | os.PathLike) -> dict[str, Any]:
 def _describe(recipe: dict[str, Any], model: nn.Module, signs: Sequence[str]) -> dict[str, Tensor]:
     """Fill in what the weights decide of a recipe, and return the tensors of its file."""
     init, mask = recipe['init'], recipe['mask']
-    fresh = initialize_(build_network(recipe['network']), init['scheme'], init['seed'])
+    fresh = initialize_(build_network(recipe['network']), init['scheme'], init['seed'], init['fan_share'])
     masks = {name: value.cpu().contiguous().numpy() for name, value in get_masks(model).items()}
     own_masks = {name + '_mask' for name in masks}
     state = {name: value.cpu().contiguous() for name, value in _contents(model).items() if name not in own_masks}
@@ -137,22 +141,25 @@ def _describe(recipe: dict[str, Any], model: nn.Module, signs: Sequence[str]) ->
         raise CompactError(f'save: the config of the network builds another one; {odd[0]} is missing or differs')
     if odd := [name for name in masks if initial[name].dtype != torch.float32]:
         raise CompactError(f'save: {odd[0]} is {initial[odd[0]].dtype}, and a pruned weight must be float32')
+    for name, own in masks.items():
+        if wrong := np.count_nonzero(pattern(state[name])[~own]):
+            raise CompactError(f'save: {wrong} pruned weights of {name} are not 0; apply the masks before')
     recipe['signs'] = signed = _select(fresh, signs)
-    _check_weights(signed, state, initial, masks, f'scheme {init["scheme"]!r} and seed {init["seed"]}')
-    init['sha256'], mask['sha256'] = _hash_magnitudes(initial, signed), _hash_masks(masks.values())
+    bits, recipe['drawn'], constants = sign_coding.encode(signed, state, initial, masks, _source(init))
+    recipe['constant'] = list(constants)
+    init['sha256'], mask['sha256'] = hash_drawn(initial, recipe), hash_masks(masks.values())
     mask['names'], recipe['counts'] = list(masks), _counts(state, masks)
     arrays: dict[str, np.ndarray] = {}
     if masks and mask['derived'] is None:
         cubes = _cubes(initial, masks)
-        bits = [mask.reshape(cube.shape) for mask, cube in zip(masks.values(), cubes, strict=True)]
-        arrays, mask['coding'], mask['magnitudes'] = mask_coding.encode(bits, cubes)
-    elif mask['derived'] is not None and _hash_masks(_derived(recipe, fresh).values()) != mask['sha256']:
+        kept = [own.reshape(cube.shape) for own, cube in zip(masks.values(), cubes, strict=True)]
+        arrays, mask['coding'], mask['magnitudes'] = mask_coding.encode(kept, cubes)
+    elif mask['derived'] is not None and hash_masks(_derived(recipe, fresh).values()) != mask['sha256']:
         raise CompactError(
             'save: the pruner gives another mask than the network has, so it cannot be derived: the network was pruned '
             'by other settings or another seed, or after training had begun. Store the mask instead'
         )
-    bits = [(_pattern(state[name]) < 0)[masks.get(name, ...)].reshape(-1) for name in signed]
-    tensors = {'signs': torch.from_numpy(np.packbits(np.concatenate([np.zeros(0, bool), *bits])))}
+    tensors = {'signs': torch.from_numpy(bits), **{f'values/{name}': value for name, value in constants.items()}}
     tensors |= {f'mask/{name}': torch.from_numpy(array) for name, array in arrays.items()}
     for name in state.keys() - set(signed):
         value = state[name][torch.from_numpy(masks[name])] if name in masks else state[name]
@@ -167,6 +174,7 @@ def _restored(recipe: dict[str, Any], tensors: State, size: int) -> nn.Module:
     check_image(recipe['input_shape'])
     signed, masked, init = recipe['signs'], recipe['mask']['names'], recipe['init']
     values = {name.removeprefix('values/'): t for name, t in tensors.items() if name.startswith('values/')}
+    constants = {name: values.pop(name, None) for name in recipe['constant']}
     numbers = min(recipe['counts']['numbers'], NUMBERS_PER_BYTE * size)
     outline = _contents(build_outline(recipe['network'], tensors=4 * (len(signed) + len(values))))
     if sorted([*signed, *values]) != sorted(outline) or sum(t.numel() for t in outline.values()) != numbers:
@@ -174,21 +182,20 @@ def _restored(recipe: dict[str, Any], tensors: State, size: int) -> nn.Module:
     for name in (*signed, *masked):
         if not isinstance(outline.get(name), nn.Parameter) or outline[name].dtype != torch.float32:
             raise CompactError(f'{name!r} is no float32 parameter, so it has neither signs nor a mask')
-    network = initialize_(build_network(recipe['network']), init['scheme'], init['seed'])
+    network = initialize_(build_network(recipe['network']), init['scheme'], init['seed'], init['fan_share'])
     state = _contents(network)
-    if _hash_magnitudes(state, signed) != init['sha256']:
+    if hash_drawn(state, recipe) != init['sha256']:
         raise CompactError(
-            f'scheme {init["scheme"]!r} and seed {init["seed"]} give other magnitudes here than where it was written, '
-            f'{recipe["written_by"]}'
+            f'{_source(init)} give other magnitudes here than where it was written, {recipe["written_by"]}'
         )
     masks = _derived(recipe, network) if recipe['mask']['derived'] is not None else _decoded(recipe, tensors, state)
-    if _hash_masks(masks.values()) != recipe['mask']['sha256'] or _counts(state, masks) != recipe['counts']:
+    if hash_masks(masks.values()) != recipe['mask']['sha256'] or _counts(state, masks) != recipe['counts']:
         raise CompactError(
             f'another mask comes out here than where it was written, {recipe["written_by"]}. A derived mask can differ '
             'between machines and versions of torch, which round close scores otherwise: load the file where it was '
             'written, and pack the network again with its mask'
         )
-    _set_signs(signed, state, masks, tensors.get('signs'))
+    sign_coding.decode_(signed, state, masks, tensors.get('signs'), recipe['drawn'], constants)
     for name, value in values.items():
         _set_values(name, state[name].detach(), value, masks.get(name), VALUES[recipe['values']])
     apply_masks_(network, {name: torch.from_numpy(mask) for name, mask in masks.items()})
@@ -247,6 +254,8 @@ def _contents(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _select(network: nn.Module, signs: Sequence[str]) -> list[str]:
+    if not signs:
+        return []
     patterns, chosen = Patterns('save: signs', signs), []
     owners = dict(network.named_modules())
     for name, parameter in network.named_parameters():
@@ -256,18 +265,9 @@ def _select(network: nn.Module, signs: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _check_weights(signed: Sequence[str], state: State, initial: State, masks: Masks, source: str) -> None:
-    for name, mask in masks.items():
-        if wrong := np.count_nonzero(_pattern(state[name])[~mask]):
-            raise CompactError(f'save: {wrong} pruned weights of {name} are not 0; apply the masks before')
-    for name in signed:
-        other = ((_pattern(state[name]) ^ _pattern(initial[name])) & MAGNITUDE != 0)[masks.get(name, ...)]
-        if wrong := np.count_nonzero(other):
-            raise CompactError(
-                f'save: of {other.size} weights left in {name}, {wrong} do not have the magnitude that {source} gave '
-                'them, and a compact file stores no other. They were trained by something else than sign flips, '
-                'averaged, loaded from elsewhere or drawn from another seed: give that seed, or keep the checkpoint'
-            )
+def _source(init: Mapping[str, Any]) -> str:
+    share = '' if init['fan_share'] == 1 else f', fan_share {init["fan_share"]}'
+    return f'scheme {init["scheme"]!r}{share} and seed {init["seed"]}'
 
 
 def _rounded(name: str, value: Tensor, kind: torch.dtype) -> Tensor:
@@ -275,17 +275,6 @@ def _rounded(name: str, value: Tensor, kind: torch.dtype) -> Tensor:
     if value.dtype == torch.float32 and not torch.equal(rounded.isfinite(), value.isfinite()):
         raise CompactError(f'save: {name} holds numbers too large for float16; store values in float32')
     return rounded
-
-
-def _set_signs(signed: Sequence[str], state: State, masks: Masks, packed: Tensor | None) -> None:
-    kept = [masks[name] if name in masks else np.ones(state[name].shape, bool) for name in signed]
-    counts = [np.count_nonzero(mask) for mask in kept]
-    if packed is None or packed.dtype != torch.uint8 or packed.shape != ((sum(counts) + 7) // 8,):
-        raise CompactError(f'it does not have the {sum(counts)} signs that its masks leave')
-    bits = np.unpackbits(packed.numpy(), count=sum(counts)).astype(np.int32) << 31
-    for name, mask, signs in zip(signed, kept, np.split(bits, np.cumsum(counts)[:-1]), strict=True):
-        pattern = _pattern(state[name])
-        pattern[mask] = pattern[mask] & MAGNITUDE | signs
 
 
 def _set_values(name: str, target: Tensor, value: Tensor, mask: np.ndarray | None, kind: torch.dtype) -> None:
@@ -299,22 +288,3 @@ def _cubes(state: State, names: Iterable[str]) -> list[np.ndarray]:
     """The magnitudes of some tensors, as (outputs, inputs, kernel positions)."""
     values = [state[name].detach().abs().numpy() for name in names]
     return [value.reshape(mask_coding.cube_shape(value.shape)) for value in values]
-
-
-def _pattern(value: Tensor) -> np.ndarray:
-    """The bits of a float32 tensor as whole numbers, in the same memory."""
-    return value.detach().numpy().view(np.int32)
-
-
-def _hash_magnitudes(state: State, names: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update((_pattern(state[name]) & MAGNITUDE).astype('<i4', copy=False))
-    return digest.hexdigest()
-
-
-def _hash_masks(masks: Iterable[np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for mask in masks:
-        digest.update(np.packbits(mask))
-    return digest.hexdigest()

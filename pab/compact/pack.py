@@ -1,7 +1,8 @@
-"""From the config and a checkpoint of a run to a compact file."""
+"""From the config and a checkpoint of a run, of whatever kind, to a compact file."""
 
 import inspect
-from pathlib import Path
+import os
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -9,8 +10,11 @@ from torch import nn
 
 from ..contracts import sign_optimizers
 from ..hooks.prune import RECORD
+from ..latent import merge_latents_
+from ..optim.constructor import assign_owners
 from ..pruners import apply_masks_
-from ..registry import DATASETS, MODELS, OPTIMIZERS
+from ..registry import CONVERTERS, DATASETS, MODELS, OPTIMIZERS
+from .checkpoint import PRUNING
 from .network import save
 
 NETWORK, MASK = 'network.', '_mask'  # how the names of a checkpoint's tensors begin and end
@@ -18,58 +22,94 @@ NETWORK, MASK = 'network.', '_mask'  # how the names of a checkpoint's tensors b
 
 def pack(
     cfg: Config,
-    checkpoint: dict,
-    file: Path,
+    checkpoint: dict[str, Any],
+    file: str | os.PathLike,
     seed: int | None = None,
     values: str = 'float32',
     derive_mask: bool = False,
-) -> None:
-    """Write the network of a checkpoint, with what its config and the checkpoint itself say of it."""
-    model = cfg.get('model') or {}
-    state = checkpoint.get('state_dict') if isinstance(checkpoint, dict) else None
-    if not isinstance(model.get('network'), dict) or not isinstance(state, dict):
-        raise ValueError('pack needs a config whose model has a network, and a checkpoint that training wrote')
-    init = model.get('init', {})
-    if init is None:
+) -> nn.Module:
+    """Write the network of a checkpoint, with what its config and the checkpoint itself say of it.
+
+    Weights of sign optimizers, and those in use in layers with latents, are stored by their signs. All others, such as
+    those that SGD trained, are values.
+
+    Args:
+        cfg: of the run; its converters may be any.
+        checkpoint: what the run wrote.
+        file: where; a file that is there is replaced.
+        seed: of the initial weights; None takes that of the config's ``init``, of the pruning, or of the run.
+        values: as for :func:`pab.compact.save`.
+        derive_mask: leave the mask out; loading prunes again, as the config's PruneHook did.
+
+    Returns:
+        The network that the file holds: plain, with its masks.
+
+    Raises:
+        ValueError: the checkpoint is not of this config, or the config does not say what a file must.
+        CompactError: as for :func:`pab.compact.save`.
+    """
+    network, signs = _trained_network(cfg, checkpoint)
+    model, init = cfg['model'], cfg['model'].get('init', {})
+    if init is None and signs:
         raise ValueError('pack: init=None leaves the initial weights to the network, so there is no seed of them')
-    with torch.device('meta'):  # no weights but those of the checkpoint
-        network = MODELS.build(model['network'])
-    state = {name.removeprefix(NETWORK): tensor for name, tensor in state.items() if name.startswith(NETWORK)}
-    try:
-        apply_masks_(network, {name: state[name + MASK] for name in state if name + MASK in state})
-        network.load_state_dict(state, assign=True)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f'pack: the checkpoint is not of the model of this config: {error}') from error
-    record, meta = checkpoint.get(RECORD), checkpoint.get('meta') or {}
-    seeds = seed, init.get('seed'), (record or {}).get('seed'), meta.get('seed')
+    init, meta, record = init or {}, checkpoint.get('meta') or {}, checkpoint.get(RECORD) or {}
+    seeds = seed, init.get('seed'), record.get('seed'), meta.get('seed')
+    record = {key: record[key] for key in PRUNING} | {'pruned_from': None} if PRUNING.keys() <= record.keys() else None
     save(
         network,
         file,
         network=model['network'],
         seed=next((s for s in seeds if s is not None), 0),
         scheme=init.get('scheme', 'kaiming_normal'),
-        signs=sign_patterns(cfg),
+        fan_share=init.get('fan_share', 1.0),
+        signs=[f'name:{name}' for name in signs],
         values=values,
-        derive=derivation(cfg, record) if derive_mask else None,
+        derive=_derivation(cfg, record) if derive_mask else None,
         classes=(meta.get('dataset_meta') or {}).get('classes', ()),
-        preprocessing=preprocessing(cfg),
+        preprocessing=_preprocessing(cfg),
         input_shape=model.get('input_shape') or (),
-        pruning=record and {**record, 'pruned_from': None},
+        pruning=record,
     )
+    return network
 
 
-def sign_patterns(cfg: Config) -> list[str]:
-    """What the sign optimizers of a config own; all convolutions, which then do not fit, where it has none."""
-    patterns = []
-    for settings in (cfg.get('optim_wrapper') or {}).get('optimizers', {}).values():
+def _trained_network(cfg: Config, checkpoint: dict[str, Any]) -> tuple[nn.Module, list[str]]:
+    """The network of a checkpoint, with its masks and without latents, and the names of sign-trained weights."""
+    model = cfg.get('model') or {}
+    state = checkpoint.get('state_dict') if isinstance(checkpoint, dict) else None
+    if not isinstance(model.get('network'), dict) or not isinstance(state, dict):
+        raise ValueError('pack needs a config whose model has a network, and a checkpoint that training wrote')
+    with torch.device('meta'):  # no weights but those of the checkpoint
+        network = MODELS.build(model['network'])
+    converters = model.get('converter') or []
+    with torch.random.fork_rng(devices=[]):  # new latents draw numbers
+        for config in [converters] if isinstance(converters, dict) else converters:
+            CONVERTERS.build(config)(network)
+    state = {name.removeprefix(NETWORK): tensor for name, tensor in state.items() if name.startswith(NETWORK)}
+    try:
+        apply_masks_(network, {name: state[name + MASK] for name in state if name + MASK in state})
+        network.load_state_dict(state, assign=True)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f'pack: the checkpoint is not of the model of this config: {error}') from error
+    signs = _sign_trained(cfg, network)
+    return network, [*signs, *merge_latents_(network)]
+
+
+def _sign_trained(cfg: Config, network: nn.Module) -> list[str]:
+    """Names of what the sign optimizers of a config own in its network."""
+    optimizers, kinds = (cfg.get('optim_wrapper') or {}).get('optimizers') or {}, {}
+    for name, settings in optimizers.items():
         chosen = {key: value for key, value in settings.items() if key != 'owns'}
-        optimizer = OPTIMIZERS.build({**chosen, 'params': [nn.Parameter(torch.zeros(1))]})
-        if sign_optimizers([optimizer]):
-            patterns += settings['owns']
-    return patterns or ['Conv2d.weight']
+        kinds[name] = OPTIMIZERS.build({**chosen, 'params': [nn.Parameter(torch.zeros(1))]})
+    if not (signing := [name for name, kind in kinds.items() if sign_optimizers([kind])]):
+        return []
+    rules = {name: settings['owns'] for name, settings in optimizers.items()}
+    owned = assign_owners(nn.ModuleDict({'network': network}), rules)
+    return [name.removeprefix(NETWORK) for own in signing for name in owned[own]]
 
 
-def derivation(cfg: Config, record: dict | None) -> dict:
+def _derivation(cfg: Config, record: dict[str, Any] | None) -> dict[str, Any]:
+    """How the run's PruneHook pruned, for a mask that loading computes again."""
     hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
     hook = next((hook for hook in hooks if hook and hook.get('type') == 'PruneHook'), None)
     if hook is None or record is None:
@@ -81,7 +121,7 @@ def derivation(cfg: Config, record: dict | None) -> dict:
     }
 
 
-def preprocessing(cfg: Config) -> dict:
+def _preprocessing(cfg: Config) -> dict[str, Any]:
     """Mean and std of the pixels in [0, 1], and how the test set's images come to their size."""
     held = {
         key: list(cfg.data_preprocessor[key]) for key in ('mean', 'std') if key in (cfg.get('data_preprocessor') or {})

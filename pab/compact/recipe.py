@@ -15,8 +15,10 @@ from .container import CompactError
 
 RECIPE = {
     'network': dict,
-    'init': {'scheme': str, 'seed': int, 'sha256': str},
+    'init': {'scheme': str, 'seed': int, 'fan_share': (int, float), 'sha256': str},
     'signs': [str],
+    'drawn': bool,
+    'constant': [str],
     'mask': {'names': [str], 'coding': str, 'magnitudes': bool, 'sha256': str, 'derived': (dict, type(None))},
     'counts': {'numbers': int, 'prunable': int, 'kept': int},
     'values': str,
@@ -27,6 +29,7 @@ RECIPE = {
     'written_by': dict,
 }
 LARGEST_IMAGE = 1 << 20  # numbers
+READS_A_FILE = 'CompactNetwork'  # in MODELS
 DERIVED = {'pruner': dict, 'seed': int, 'shots': int}
 
 
@@ -103,6 +106,8 @@ def _check_names(value: Any, registry: Registry) -> None:
         return
     if odd := [key for key in value if not key.isidentifier() or key.startswith('_')]:
         raise CompactError(f'{odd[0]!r} is no name of an argument')
+    if value.get('type') == READS_A_FILE:
+        raise CompactError(f'a network of type {READS_A_FILE} is in another file, and a compact file names no other')
     # only what is registered here: a dot or a scope in a name would make mmengine import a module
     if 'type' in value and not (isinstance(value['type'], str) and value['type'] in registry.module_dict):
         raise CompactError(

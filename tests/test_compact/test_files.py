@@ -92,7 +92,7 @@ def test_any_safetensors_reader_lists_the_file(file):
     compact.save(trained(), file, network=RESNET, seed=7, classes=['cat', 'dog'], input_shape=SHAPE)
     with safe_open(file, 'np') as opened:
         recipe = json.loads(opened.metadata()['recipe'])
-        assert opened.metadata()['version'] == '1'
+        assert opened.metadata()['version'] == '2'
         assert {'signs', 'mask/bits', 'mask/numbers', 'mask/table', 'values/linear.weight'} <= set(opened.keys())
         assert opened.get_tensor('values/bn1.weight').dtype == np.float32
     assert recipe['classes'] == ['cat', 'dog']
@@ -187,7 +187,7 @@ def test_a_machine_that_derives_another_mask_says_so(file, monkeypatch):
 
 def test_a_machine_that_draws_other_magnitudes_says_so(file, monkeypatch):
     compact.save(trained(), file, network=RESNET, seed=7)
-    monkeypatch.setattr(network, 'initialize_', lambda net, scheme, seed: initialize_(net, scheme, seed + 1))
+    monkeypatch.setattr(network, 'initialize_', lambda net, scheme, seed, share: initialize_(net, scheme, seed + 1, share))
     with pytest.raises(CompactError, match=r"'kaiming_normal' and seed 7 give other magnitudes here than"):
         compact.load(file)
 

@@ -197,8 +197,8 @@ def test_tensors_that_lie_are_refused(good, data):
         (dict(network=dict(type='OneConv', width=2**62)), r'cannot be built with'),
         (dict(network=dict(type='OneConv', depth=10**12)), r'more than the \d+ parameters that the file accounts for'),
         (dict(network=dict(type='WideResNet', depth=6 * 10**11 + 4)), r'more than the \d+ parameters'),
-        (dict(init=dict(scheme='standard', seed=7, sha256='')), r'give other magnitudes here'),
-        (dict(init=dict(scheme='os.system', seed=7, sha256='')), r'unknown scheme'),
+        (dict(init=dict(scheme='standard', seed=7, fan_share=1, sha256='')), r'give other magnitudes here'),
+        (dict(init=dict(scheme='os.system', seed=7, fan_share=1, sha256='')), r'unknown scheme'),
         (dict(input_shape=[1 << 40, 1, 1]), r'input_shape should be \(C, H, W\) with 1048576 numbers or fewer'),
         (dict(input_shape=[0, 1, 1]), r'input_shape should be'),
     ],
@@ -265,8 +265,8 @@ def test_other_formats_and_versions_are_named(good, tmp_path):
     save_file({'a': torch.ones(2)}, file)
     with pytest.raises(CompactError, match=r"does not say format 'pab.compact'"):
         compact.load(file)
-    save_file({'a': torch.ones(2)}, file, {'format': 'pab.compact', 'version': '2'})
-    with pytest.raises(CompactError, match=r"has version '2' of the format, and this pab reads version '1'"):
+    save_file({'a': torch.ones(2)}, file, {'format': 'pab.compact', 'version': '3'})
+    with pytest.raises(CompactError, match=r"has version '3' of the format, and this pab reads 1 and 2"):
         compact.load(file)
     torch.save({'state_dict': {}}, file)
     with pytest.raises(CompactError, match='is damaged or of another kind'):
