@@ -3,7 +3,7 @@
 ======  =============================================================================
 record  the numbers of a run, which ``report.json`` in its work dir keeps
 run     the pictures and the page of one run, and of several
-figures curves, heat maps, bars
+figures curves, points, heat maps, bars
 page    a page of HTML without any other file
 amounts large numbers as people read them
 ======  =============================================================================

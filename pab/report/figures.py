@@ -1,4 +1,4 @@
-"""The pictures of a run, each small enough to be read on a telephone: curves, a heat map, bars."""
+"""The pictures of a run, each small enough to be read on a telephone: curves, points, a heat map, bars."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,9 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from .amounts import short
 
 # Okabe and Ito's colours, which the colour-blind tell apart, ordered so that neighbours differ in lightness as well
 COLOURS = ('#0072B2', '#E69F00', '#000000', '#CC79A7', '#009E73', '#56B4E9', '#D55E00')
@@ -32,14 +34,39 @@ def draw_curves(title: str, unit: str, curves: Mapping[str, Curve], log: bool = 
     figure, axes = _figure(2.5)
     for index, (name, (epochs, values)) in enumerate(curves.items()):
         points = [(e, v) for e, v in zip(epochs, values, strict=True) if v > 0 or not log]
-        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        axes.plot(*zip(*points, strict=True) if points else ([], []), color=colour, marker=marker, ms=2.5, label=name)
+        axes.plot(*zip(*points, strict=True) if points else ([], []), **_look(index), ms=2.5, label=name)
     if log and any(v > 0 for _, values in curves.values() for v in values):
         axes.set_yscale('log')
     if len(curves) > 1:
         axes.legend(fontsize=7, framealpha=0.8)
     _label(axes, title, 'epoch', unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def draw_points(
+    title: str, amount: str, unit: str, series: Mapping[str, Sequence[tuple[float, float, float]]]
+) -> Figure:
+    """Points over an amount, those of a series joined from left to right.
+
+    Args:
+        title: what is shown.
+        amount: label of the horizontal axis, which is logarithmic where amounts differ by more than a factor of 10.
+        unit: of the values; label of the other axis.
+        series: name -> (amount > 0, value, half the length of its error bar); a legend is below the picture.
+    """
+    figure, axes = _figure(2.5 + ROW * (len(series) + 1) / 2)
+    for index, (name, points) in enumerate(series.items()):
+        x, y, errors = zip(*sorted(points), strict=True)
+        axes.errorbar(x, y, [e or np.nan for e in errors], **_look(index), ms=4, lw=1, capsize=2, label=name)
+    amounts = [x for points in series.values() for x, _, _ in points]
+    if max(amounts) > 10 * min(amounts):
+        axes.set_xscale('log')
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(lambda number, _: short(number))
+    figure.legend(loc='outside lower center', ncols=2, fontsize=7)
+    _label(axes, title, amount, unit)
     return figure
 
 
@@ -105,6 +132,12 @@ def _figure(height: float):
         figure = Figure(figsize=(WIDTH, height), layout='constrained')
         FigureCanvasAgg(figure)
         return figure, figure.subplots()
+
+
+def _look(index: int) -> dict[str, str]:
+    """Colour and marker of a line, which no other of the first 49 has both of."""
+    turn, place = divmod(index, len(COLOURS))
+    return {'color': COLOURS[place], 'marker': MARKERS[(place + turn) % len(MARKERS)]}
 
 
 def _label(axes, title: str, x: str, y: str) -> None:

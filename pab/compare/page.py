@@ -1,0 +1,55 @@
+"""The pictures of a comparison, and the page that holds them with the table and all settings."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ..report.figures import draw_curves, draw_points, to_png
+from ..report.page import render_page
+from ..run.storage import write_atomically
+from .plan import Comparison
+from .summary import Results, Summary, summarize
+from .tables import COLUMNS, LEGEND, table_rows
+
+PAGE = 'report.html'
+AMOUNTS = {  # what accuracy is drawn over: the name of the picture and of the axis
+    'bit_operations': ('accuracy_over_bit_operations', 'bit-operations of the training'),
+    'size': ('accuracy_over_bytes', 'bytes of the compact file'),
+}
+
+
+def draw_comparison(comparison: Comparison, results: Results) -> dict[str, Figure]:
+    """The pictures by name; those without any value are left out."""
+    summaries, figures = summarize(comparison, results), {}
+    for key, (name, label) in AMOUNTS.items():
+        series: dict[str, list[tuple[float, float, float]]] = {}
+        for summary in summaries:  # a run of the same name in several groups is one line
+            if point := _point(summary, key):
+                series.setdefault(summary.run.name, []).append(point)
+        if series:
+            figures[name] = draw_points(f'Accuracy over {label}', label, 'accuracy, %', series)
+    for index, group in enumerate(comparison.sections(), 1):
+        shown = [summary for summary in summaries if summary.run.group == group and summary.results]
+        if shown:
+            title = f'Accuracy over epochs{f", {group}" if group else ""}'
+            curves = {summary.run.name: summary.curve() for summary in shown}
+            figures[f'accuracy_over_epochs_{index}'] = draw_curves(title, 'accuracy, %', curves)
+    return figures
+
+
+def write_page(folder: Path, name: str, comparison: Comparison, results: Results) -> Path:
+    """Write ``report.html``, and beside it as PNG the pictures over an amount; return the page's path."""
+    pictures = {title: to_png(figure) for title, figure in draw_comparison(comparison, results).items()}
+    for picture, _ in AMOUNTS.values():
+        if picture in pictures:
+            write_atomically(pictures[picture], folder / f'{picture}.png')
+    settings = [(f'Settings of {run.title}', run.config) for run in comparison.runs]
+    subtitle = f'{comparison.title} {LEGEND}'
+    page = render_page(name, subtitle, table_rows(comparison, results), pictures, settings, COLUMNS)
+    write_atomically(page.encode(), folder / PAGE)
+    return folder / PAGE
+
+
+def _point(summary: Summary, key: str) -> tuple[float, float, float] | None:
+    amount, accuracy = summary.mean(key), summary.accuracy()
+    return (amount, accuracy.mean, accuracy.deviation or 0.0) if amount and accuracy else None

@@ -1,0 +1,79 @@
+"""What is told and written while trainings end."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from statistics import fmean
+
+from ..run.storage import write_atomically
+from .plan import Comparison, Training
+from .results import Result, read_result
+from .tables import to_csv, to_markdown
+from .training import LOG, TrainingStopped
+
+TABLE, NUMBERS = 'table.md', 'table.csv'
+
+
+class Progress:
+    """The results and failures so far of a comparison; its tables are written anew after each training.
+
+    Args:
+        comparison: whose trainings are watched; those that are finished already are read at once.
+        folder: the tables are written there.
+        jobs: how many trainings run at a time.
+        tell: called with a line for each training that ends.
+    """
+
+    def __init__(self, comparison: Comparison, folder: Path, jobs: int, tell: Callable[[str], None]) -> None:
+        self.comparison, self.folder, self.jobs, self.tell = comparison, folder, jobs, tell
+        self.results: dict[Training, Result] = {}
+        self.failures: dict[Training, str] = {}
+        for training in comparison.trainings():
+            self._read(training)
+
+    def waiting(self) -> list[Training]:
+        """The trainings that have neither a result nor failed."""
+        ended = self.results.keys() | self.failures.keys()
+        return [training for training in self.comparison.trainings() if training not in ended]
+
+    def ended(self, training: Training, error: BaseException | None) -> None:
+        """Note a training that has ended, by an error or with a result."""
+        if isinstance(error, TrainingStopped):
+            return
+        if error is not None:
+            self.failures[training] = f'{error} (log: {training.folder / LOG})'
+        else:
+            self._read(training)
+        done, total = len(self.results), len(self.comparison.trainings())
+        if training in self.results:
+            numbers = self.results[training].numbers
+            what = f'{numbers["accuracy"]:.2f} % in {_clock(numbers["seconds"] or 0)}'
+        else:
+            what = f'failed: {self.failures.get(training, "it left no result")}'
+        left = f', about {_clock(self.seconds_left())} left' if self.waiting() else ''
+        self.tell(f'{training.title}: {what}; {done} of {total} done{left}')
+        self.write_tables()
+
+    def seconds_left(self) -> float:
+        """What the trainings that wait will take, if each takes as long as others of its run, or else as others."""
+        waiting, seconds = self.waiting(), {t: result.numbers['seconds'] or 0 for t, result in self.results.items()}
+        if not waiting or not seconds:
+            return 0.0
+        alike = [[s for t, s in seconds.items() if t.run is one.run] or list(seconds.values()) for one in waiting]
+        return sum(map(fmean, alike)) / min(self.jobs, len(waiting))
+
+    def write_tables(self) -> None:
+        """Write the tables of what is there."""
+        write_atomically(to_markdown(self.comparison, self.results).encode(), self.folder / TABLE)
+        write_atomically(to_csv(self.comparison, self.results).encode(), self.folder / NUMBERS)
+
+    def _read(self, training: Training) -> None:
+        try:
+            if result := read_result(training):
+                self.results[training] = result
+        except ValueError as error:
+            self.failures[training] = str(error)
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,111 @@
+"""What a training has come to: read from its report and its checkpoint once, and kept in ``result.json``."""
+
+import json
+import re
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ..report.run import read_record
+from ..run.checkpoint import load_safely
+from ..run.resume_check import differences, flatten
+from ..run.storage import write_atomically
+from .plan import Training
+
+RESULT, NETWORK = 'result.json', 'network.pab'  # files in the folder of a training
+NUMBERS = ('epoch', 'max_epochs', 'accuracy', 'best_accuracy', 'density', 'kept', 'prunable', 'flips')
+NUMBERS += ('macs', 'bit_operations', 'seconds')  # all that a report counts, in this order in a CSV file
+MEASURED = ('val_dataloader', 'val_evaluator')  # settings that an accuracy depends on, and the training does not
+PACKING = threading.Lock()  # one at a time, for it holds a whole network in memory
+
+
+@dataclass(frozen=True)
+class Result:
+    """The numbers of a finished training."""
+
+    settings: dict[str, Any]
+    """What the training and its accuracy depend on: value by dotted name."""
+    numbers: dict[str, float | None]
+    """Those of ``NUMBERS``; accuracies in per cent, None for what the training does not have."""
+    curve: tuple[list[int], list[float]]
+    """Epochs from 1, and the test accuracy after each."""
+    size: int | None
+    """Bytes of the network as a compact file, None where it cannot be one."""
+
+
+def read_result(training: Training) -> Result | None:
+    """The result of a training, None while there is none.
+
+    Raises:
+        ValueError: the file cannot be read, or it is of other settings.
+    """
+    path = training.folder / RESULT
+    if not path.is_file():
+        return None
+    try:
+        result = Result(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f'{path} is no result of a training ({error}); remove the file to read it anew') from error
+    if changes := differences(result.settings, settings_of(Config.fromstring(training.run.config, '.py'))):
+        listed = ', '.join(f'{name} was {old!r} and is {new!r}' for name, old, new in changes[:3])
+        raise ValueError(
+            f'{training.folder} holds the result of other settings: {listed}'
+            f'{f" and {len(changes) - 3} more" if len(changes) > 3 else ""}; go back to those, choose another '
+            '--work-dir, or remove the folder to train anew'
+        )
+    return result
+
+
+def write_result(training: Training, tell: Callable[[str], None]) -> None:
+    """Sum up a training that has ended; ``tell`` is called with the reason where its network cannot be stored.
+
+    Raises:
+        FileNotFoundError: it left no report.
+        ValueError: its report lacks what a comparison needs.
+    """
+    record = read_record(training.folder)
+    numbers, curve = record.get('numbers'), record['series'].get('test accuracy')
+    if not isinstance(numbers, dict) or numbers.get('accuracy') is None or not curve:
+        raise ValueError(f'the report in {training.folder} has no accuracy; does the config validate?')
+    if training.run.imports:
+        sys.path.append(str(training.run.imports))
+    cfg = Config.fromstring(training.run.config, '.py')
+    result = Result(
+        settings=settings_of(cfg),
+        numbers={key: numbers.get(key) for key in NUMBERS},
+        curve=curve,
+        size=_compact_size(cfg, training.folder, numbers.get('epoch'), tell),
+    )
+    write_atomically(json.dumps(asdict(result)).encode(), training.folder / RESULT)
+
+
+def settings_of(cfg: Config) -> dict[str, Any]:
+    """What the result of a config depends on, by dotted names: not where data lie, nor how fast they are read."""
+    plain: Mapping[str, Any] = json.loads(json.dumps(cfg.to_dict(), default=str))
+    measured = {key: plain[key] for key in MEASURED if key in plain}
+    return flatten(plain) | flatten(measured, 'measured')  # resuming may change what is measured; a result may not
+
+
+def last_checkpoint(folder: Path, epoch: int | None) -> Path:
+    """The checkpoint of an epoch, else of the last one that is there; FileNotFoundError where there is none."""
+    found = {int(m[1]): path for path in folder.glob('epoch_*.pth') if (m := re.fullmatch(r'epoch_(\d+)', path.stem))}
+    if not found:
+        raise FileNotFoundError(f'{folder} holds no epoch_*.pth')
+    return found.get(epoch, found[max(found)])
+
+
+def _compact_size(cfg: Config, folder: Path, epoch: int | None, tell: Callable[[str], None]) -> int | None:
+    try:
+        from ..compact import pack
+
+        with PACKING:
+            pack(cfg, load_safely(last_checkpoint(folder, epoch)), folder / NETWORK)
+    except (ValueError, TypeError, KeyError, RuntimeError, OSError, ImportError) as error:
+        tell(f'the network has no compact file: {error}')
+        return None
+    return (folder / NETWORK).stat().st_size

@@ -1,0 +1,92 @@
+"""The rows of a comparison, for people as Markdown and for programs as CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from datetime import timedelta
+
+from ..report.amounts import short
+from .plan import Comparison
+from .results import NUMBERS
+from .statistics import Difference, Spread, paired_difference
+from .summary import Results, Summary, summarize
+
+COLUMNS = ('run', 'seeds', 'accuracy, %', 'difference', 'density', 'flips', 'training MACs', 'bit-operations')
+COLUMNS += ('time', 'compact file')
+LEGEND = (
+    'Accuracy is that on the test set after the last epoch, ± the standard deviation over seeds. A difference is the '
+    'mean over the seeds that both runs have, paired; in brackets is its 95 % t-interval. Other columns are means over '
+    'seeds; MACs and bit-operations are those of the whole training.'
+)
+UNKNOWN = '-'
+
+
+def table_rows(comparison: Comparison, results: Results) -> list[list[str]]:
+    """The cells of the table: a row for each run, and before each group that has a name, a row with that alone."""
+    summaries = {(s.run.group, s.run.name): s for s in summarize(comparison, results)}
+    rows = []
+    for group, runs in comparison.sections().items():
+        if group:
+            rows.append([group, *[''] * (len(COLUMNS) - 1)])
+        rows += [_row(summaries[group, run.name], summaries.get((group, run.against))) for run in runs]
+    return rows
+
+
+def to_markdown(comparison: Comparison, results: Results) -> str:
+    """The title, the table, and what its columns mean."""
+    lines = [comparison.title, '', _line(COLUMNS), '|' + '---|' * len(COLUMNS)]
+    for cells in table_rows(comparison, results):
+        section = not any(cells[1:])
+        lines.append(_line([f'**{_escaped(cells[0])}**', *cells[1:]] if section else map(_escaped, cells)))
+    lines += ['', LEGEND]
+    if missing := len(comparison.trainings()) - len(results):
+        lines += ['', f'{missing} of {len(comparison.trainings())} trainings have no result yet.']
+    return '\n'.join(lines) + '\n'
+
+
+def to_csv(comparison: Comparison, results: Results) -> str:
+    """A line for each training that has a result, with all its numbers in full."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator='\n')
+    writer.writerow(['group', 'name', 'seed', *NUMBERS, 'compact_bytes'])
+    for training in comparison.trainings():
+        if result := results.get(training):
+            run, numbers = training.run, (result.numbers[key] for key in NUMBERS)
+            writer.writerow([run.group, run.name, training.seed, *numbers, result.size])
+    return out.getvalue()
+
+
+def _row(summary: Summary, other: Summary | None) -> list[str]:
+    amounts = {key: summary.mean(key) for key in ('density', 'flips', 'macs', 'bit_operations', 'seconds', 'size')}
+    told = {key: UNKNOWN if amount is None else short(amount) for key, amount in amounts.items()}
+    if amounts['density'] is not None:
+        told['density'] = f'{amounts["density"]:.4g}'
+    if amounts['seconds'] is not None:
+        told['seconds'] = str(timedelta(seconds=round(amounts['seconds'])))
+    if amounts['size'] is not None:
+        told['size'] += 'B'
+    difference = _difference(summary, other) if other else ''
+    return [summary.run.name, str(len(summary.results)), _accuracy(summary.accuracy()), difference, *told.values()]
+
+
+def _accuracy(accuracy: Spread | None) -> str:
+    if accuracy is None:
+        return UNKNOWN
+    return f'{accuracy.mean:.2f}' + ('' if accuracy.deviation is None else f' ± {accuracy.deviation:.2f}')
+
+
+def _difference(summary: Summary, other: Summary) -> str:
+    difference: Difference | None = paired_difference(summary.accuracies(), other.accuracies())
+    if difference is None:
+        return f'no common seed with {other.run.name}'
+    mean, _, half = difference
+    interval = '(one seed)' if half is None else f'[{mean - half:+.2f}, {mean + half:+.2f}]'
+    return f'{mean:+.2f} {interval} to {other.run.name}'
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f'| {" | ".join(cells)} |'
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace('|', r'\|')
