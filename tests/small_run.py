@@ -17,6 +17,7 @@ from mmengine.hooks import Hook
 from torch import Tensor, nn
 
 from pab.datasets.in_memory import InMemoryDataset
+from pab.hooks import PruneHook
 from pab.registry import DATASETS, MODELS, RUNNERS
 from pab.run.distributed import process_group
 
@@ -211,7 +212,7 @@ def final_state(runner: Any) -> dict:
         },
         'best': hub.get_info('best_score'),
         'progress': (runner.epoch, runner.iter),
-        'pruning': runner_hook(runner, 'PruneHook').record(runner),
+        'pruning': next(hook for hook in runner.hooks if isinstance(hook, PruneHook)).record(runner),
     }
 
 

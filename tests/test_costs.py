@@ -6,6 +6,7 @@ from torch import nn
 
 from pab.costs import (
     count_layers,
+    count_weights,
     dense_sgd,
     latent_signs,
     masks_of_checkpoint,
@@ -15,7 +16,8 @@ from pab.costs import (
     saved_bytes,
     step_work,
 )
-from pab.pruners import SNIP, SynFlow
+from pab.latent import Biprop, EdgePopup, LatentSigns
+from pab.pruners import SNIP, FlipFreq, Mag, SynFlow, apply_masks_
 from pab.psg import PSGConfig, convert_psg_
 from pab.registry import RUNNERS
 
@@ -73,6 +75,55 @@ def test_a_step_by_hand():
     latent = step_work(latent_signs(rows), batch=10)
     assert latent.macs['forward'] == work.macs['forward']
     assert latent.bit_operations['weight gradient'] == 10 * forward * 1024
+
+
+HALF = torch.arange(16 * 2 * 9).view(16, 2, 3, 3) % 2 == 0
+
+
+@pytest.mark.parametrize('converter', [EdgePopup, Biprop])
+def test_all_weights_of_a_layer_learn_which_are_used(converter):
+    net = converter(density=0.25, layers=['!name:strided', 'Conv2d'])(Four())
+    net.strided.weight.requires_grad_(False)
+    rows = count_layers(net, (3, 8, 8))
+    assert [(row.kept, row.updated) for row in rows] == [(216, 0), (72, 288), (16, 64), (40, 40)]
+    work = step_work(rows, batch=10)
+    forward = 3456 + 4608 // 4 + 1024 // 4 + 40
+    assert work.macs == {
+        'forward': 10 * forward,
+        'input gradient': 10 * (forward - 3456),
+        'weight gradient': 10 * (4608 + 1024 + 40),
+        'optimizer': 3 * (288 + 64 + 40),
+    }
+    assert step_work(dense_sgd(rows), batch=10).macs['optimizer'] == 3 * (216 + 288 + 64 + 40)
+
+
+def test_a_mask_and_weights_that_are_not_used():
+    net = LatentSigns(mode='pruning')(Four())
+    with torch.no_grad():
+        net.grouped.latent.view(-1)[:100] = -1.0  # of these, those of even positions have a mask that keeps them
+    masks = {'grouped.weight': HALF}
+    (row,) = [row for row in count_layers(net, (3, 8, 8), masks) if row.name == 'grouped']
+    assert (row.kept, row.updated) == (94, 144)
+    apply_masks_(net, masks)
+    assert row in count_layers(net, (3, 8, 8), masks)
+    with torch.no_grad():
+        net.grouped.latent.view(-1)[:100] = 1.0
+    (row,) = count_weights([row], net, masks)
+    assert (row.kept, row.updated, row.sparse_macs) == (144, 144, 4608 // 2)
+
+
+@pytest.mark.parametrize('settings', [dict(rounds=1), dict(rounds=1, min_per_tensor=30), dict(scope='2:4')])
+def test_a_pruning_counts_whatever_is_kept(settings):
+    net, pruner = Four(), SynFlow(density=0.5, **settings)
+    before = pruning_work(pruner, net, (3, 8, 8), images=1)
+    apply_masks_(net, pruner.prune(net, input_shape=(3, 8, 8)))
+    assert pruning_work(pruner, net, (3, 8, 8), images=1) == before
+    assert before.macs['pruning'] > 0
+
+
+@pytest.mark.parametrize('pruner', [Mag, FlipFreq])
+def test_scores_without_the_network_multiply_nothing(pruner):
+    assert pruning_work(pruner(density=0.5), Four(), (3, 8, 8), images=1).macs == {'pruning': 0}
 
 
 @pytest.mark.parametrize('rounds', [1, 5])

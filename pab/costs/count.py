@@ -70,6 +70,11 @@ class LayerCost:
     learning: int | None = None
 
     @property
+    def parameter(self) -> str:
+        """Name of its weight in the network."""
+        return f'{self.name}.weight'.removeprefix('.')
+
+    @property
     def total(self) -> int:
         """Number of weights, pruned ones included."""
         return math.prod(self.weight)
@@ -166,7 +171,7 @@ def count_layers(
                 sum(counts.get(f'{root}.{name}' if name else root, {}).values()) // 2,
                 layer.weight.numel(),
                 getattr(layer, 'weight_gradient_bits', (FLOAT_BITS, FLOAT_BITS)),
-                _weight(name) in sign_trained,
+                f'{name}.weight'.removeprefix('.') in sign_trained,
             )
         )
     rows = count_weights(rows, network, masks)
@@ -189,7 +194,7 @@ def count_weights(
     rows = []
     for row in layers:
         if row.weight:
-            layer, mask = modules[row.name], masks.get(_weight(row.name))
+            layer, mask = modules[row.name], masks.get(row.parameter)
             left = row.total if mask is None else int(mask.sum())
             if hasattr(layer, 'used_weight'):
                 used = layer.used_weight() != 0
@@ -198,10 +203,6 @@ def count_weights(
                 row = replace(row, kept=left, learning=left if layer.weight.requires_grad else 0)
         rows.append(row)
     return rows
-
-
-def _weight(layer: str) -> str:
-    return f'{layer}.weight' if layer else 'weight'
 
 
 def step_work(layers: list[LayerCost], batch: int, steps: int = 1) -> Work:
@@ -251,9 +252,8 @@ def pruning_work(pruner, network: nn.Module, input_shape: tuple[int, ...], image
     data = 'batches' in pruner.needs
     example = [(torch.zeros(1, *input_shape), torch.zeros(1, dtype=torch.long))] if data else None
     one_round = copy.copy(pruner)
-    one_round.settings = replace(
-        pruner.settings, rounds=1, density=ALMOST_ALL, classifier_density=None, min_per_tensor=0
-    )
+    plain = {'scope': 'global', 'allocation': 'uniform', 'classifier_density': None, 'min_per_tensor': 0}
+    one_round.settings = replace(pruner.settings, rounds=1, density=ALMOST_ALL, **plain)
     with FlopCounterMode(display=False, custom_mapping={aten.convolution_backward: _backward_flops}) as counter:
         one_round.prune(network, example, input_shape=input_shape)
     macs = counter.get_total_flops() // 2 * (images if data else 1) * pruner.settings.rounds

@@ -1,18 +1,32 @@
 """From a config, and the masks of its network, to the costs of the run."""
 
 import copy
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..contracts import exact_gradients, sign_optimizers
+from ..latent import merge_latents_
 from ..pruners import prunable_layers
 from ..registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from ..run.checkpoint import load_any
-from .count import LayerCost, Work, count_layers, dense_sgd, latent_signs, pruning_work, saved_bytes, step_work
+from .count import (
+    LayerCost,
+    Work,
+    count_layers,
+    count_weights,
+    dense_sgd,
+    latent_signs,
+    pruning_work,
+    saved_bytes,
+    step_work,
+)
 
 
 def masks_of_config(cfg: Mapping) -> dict[str, Tensor]:
@@ -24,16 +38,26 @@ def masks_of_config(cfg: Mapping) -> dict[str, Tensor]:
     settings = (cfg.get('default_hooks') or {}).get('prune')
     if not settings:
         return {}
-    hook, seed = HOOKS.build(dict(settings)), (cfg.get('randomness') or {}).get('seed') or 0
+    hook = HOOKS.build(dict(settings))
     if unknown := hook.pruner.needs & {'batches', 'flips'}:
         raise ValueError(
             f'analyze: {type(hook.pruner).__name__} needs {" and ".join(sorted(unknown))}, which only a run has; give '
             'a checkpoint of the run, or of tools/prune.py'
         )
-    torch.manual_seed(seed)
+    model = _initial_model(cfg)
+    return hook.pruner.prune(model.network, input_shape=model.input_shape, seed=_seed(cfg))
+
+
+def _seed(cfg: Mapping) -> int:
+    return (cfg.get('randomness') or {}).get('seed') or 0
+
+
+def _initial_model(cfg: Mapping) -> nn.Module:
+    """The model with the weights that a run of the config starts with."""
+    torch.manual_seed(_seed(cfg))
     model = MODELS.build(cfg['model'])
     model.init_weights()
-    return hook.pruner.prune(model.network, input_shape=model.input_shape, seed=seed)
+    return model
 
 
 def masks_of_checkpoint(path: str) -> dict[str, Tensor]:
@@ -70,15 +94,17 @@ class RunCosts:
 def run_costs(cfg: Mapping, masks: Mapping[str, Tensor], train_images: int) -> RunCosts:
     """Work out the costs of a config's run.
 
-    Epochs before the last shot of a pruning count as dense. Storage is that of training, in float32; the saved
-    activations are those of a real forward pass.
+    They are those that :class:`pab.hooks.CostHook` counts in the run, to the last digit, if the network is pruned once
+    and the number of weights in use does not change. After a shot before the last, every layer with a mask counts with
+    the density that leads to its final one as the whole network's does. Storage is that of training, in float32; the
+    saved activations are those of a real forward pass.
 
     Args:
         cfg: the whole config.
         masks: parameter name in the network -> bool tensor, True where the weight is left.
         train_images: images of an epoch.
     """
-    model = MODELS.build(cfg['model'])
+    model = _initial_model(cfg)
     network, shape = model.network, tuple(model.input_shape)
     settings = dict(cfg['optim_wrapper'])
     constructor = settings.pop('constructor')
@@ -96,20 +122,42 @@ def run_costs(cfg: Mapping, masks: Mapping[str, Tensor], train_images: int) -> R
     _check_masks(network, masks, prune_hook.pruner.settings.prunable if prune_hook else None)
     layers = count_layers(network, shape, masks, signs)
     ways = {'this config': layers, 'dense SGD': dense_sgd(layers), 'latent signs': latent_signs(layers)}
-    batch = cfg['train_dataloader']['batch_size'] * cfg['optim_wrapper'].get('accumulative_counts', 1)
-    epochs = cfg['train_cfg']['max_epochs']
-    steps_of_epoch = math.ceil(train_images / batch)
-    step = {way: step_work(rows, batch) for way, rows in ways.items()}
-    schedule = {way: work.times(steps_of_epoch * epochs) for way, work in step.items()}
+    loader, accumulated = cfg['train_dataloader'], cfg['optim_wrapper'].get('accumulative_counts', 1)
+    batch, epochs = loader['batch_size'], cfg['train_cfg']['max_epochs']
+    passes = train_images // batch if loader.get('drop_last') else math.ceil(train_images / batch)
+    images, updates = min(passes * batch, train_images), [passes * epoch // accumulated for epoch in range(epochs)]
+    updates.append(math.ceil(passes * epochs / accumulated))  # the last pass makes one in any case
+
+    def work_of(rows: list[LayerCost], start: int, end: int) -> Work:
+        """Of the epochs from start to before end."""
+        return step_work(rows, images * (end - start), updates[end] - updates[start])
+
+    schedule = {way: work_of(rows, 0, epochs) for way, rows in ways.items()}
     if prune_hook:
+        prune_hook.fit_to(epochs)
         pruning = pruning_work(prune_hook.pruner, network, shape, prune_hook.data.num_samples).times(prune_hook.shots)
-        before = steps_of_epoch * prune_hook.epoch
-        dense = step_work([replace(row, kept=row.total) for row in layers], batch)
-        pruned_part = step['this config'].times(steps_of_epoch * epochs - before)
-        schedule['this config'] = pruned_part.plus(dense.times(before)).plus(pruning)
         schedule['latent signs'] = schedule['latent signs'].plus(pruning)
+        schedule['this config'] = pruning
+        for shot, (start, end) in enumerate(itertools.pairwise([0, *prune_hook.shot_epochs, epochs])):
+            rows = _after_shot(prune_hook, shot, layers, masks) if shot else count_weights(layers, network)
+            schedule['this config'] = schedule['this config'].plus(work_of(rows, start, end))
+    step = {way: step_work(rows, batch * accumulated) for way, rows in ways.items()}
     storage = _storage(network, shape, layers, batch)
-    return RunCosts(layers, step, schedule, storage, batch, steps_of_epoch * epochs, epochs)
+    return RunCosts(layers, step, schedule, storage, batch * accumulated, updates[-1], epochs)
+
+
+def _after_shot(hook: Any, shot: int, layers: list[LayerCost], masks: Mapping[str, Tensor]) -> list[LayerCost]:
+    """The layers as they are expected to be after a shot, from 1, given what they are after the last."""
+
+    def left(row: LayerCost, count: int) -> int:
+        return math.ceil(row.total * hook.density_after(Fraction(count, row.total), shot))
+
+    return [
+        replace(row, kept=left(row, row.kept), learning=row.updated and left(row, row.updated))
+        if row.parameter in masks
+        else row
+        for row in layers
+    ]
 
 
 def _check_masks(network: nn.Module, masks: Mapping[str, Tensor], prunable: Sequence[str] | None) -> None:
@@ -125,15 +173,26 @@ def _check_masks(network: nn.Module, masks: Mapping[str, Tensor], prunable: Sequ
 
 
 def _storage(network: nn.Module, shape: tuple[int, ...], layers: list[LayerCost], batch: int) -> dict[str, dict]:
-    parameters = 4 * sum(param.numel() for param in network.parameters())
-    learned = 4 * sum(row.total for row in layers if row.sign_trained)
     plain = copy.deepcopy(network)
+    merge_latents_(plain)
     with exact_gradients(plain):
         activations = saved_bytes(plain, shape) * batch
-    shared = {'weights': parameters, 'optimizer state': parameters, 'saved activations': activations}
+    parameters = list(network.parameters())
+    own, learned = _bytes(parameters), _bytes(param for param in parameters if param.requires_grad)
+    usual = _bytes(plain.parameters())
+    signs = 4 * sum(row.total for row in layers if row.sign_trained)
+    dense = {'weights': usual, 'optimizer state': usual, 'saved activations': activations}
     return {
-        'this config': {**shared, 'saved activations': saved_bytes(network, shape) * batch},
-        'dense SGD': shared,
+        'this config': {
+            'weights': own,
+            'optimizer state': learned,
+            'saved activations': saved_bytes(network, shape) * batch,
+        },
+        'dense SGD': dense,
         # the latent weights and their momentum, beside the frozen magnitudes
-        'latent signs': {**shared, 'weights': parameters + learned},
+        'latent signs': {**dense, 'weights': usual + signs},
     }
+
+
+def _bytes(parameters: Iterable[Tensor]) -> int:
+    return 4 * sum(param.numel() for param in parameters)

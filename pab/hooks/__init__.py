@@ -1,4 +1,4 @@
-"""The method as hooks: prune the network, lower the adaptivity rate, count flips and costs, average, report."""
+"""The method as hooks: prune, rewind, lower the adaptivity rate, count flips and costs, average, report."""
 
 from .ar_decay import ARDecayHook
 from .costs import CostHook
@@ -6,5 +6,6 @@ from .ema import EMAHook
 from .flip_count import FlipCountHook
 from .prune import PruneHook
 from .report import ReportHook
+from .rewind import RewindHook
 
-__all__ = ['ARDecayHook', 'CostHook', 'EMAHook', 'FlipCountHook', 'PruneHook', 'ReportHook']
+__all__ = ['ARDecayHook', 'CostHook', 'EMAHook', 'FlipCountHook', 'PruneHook', 'ReportHook', 'RewindHook']

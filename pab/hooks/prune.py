@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from mmengine.utils import ProgressBar
 from torch import Tensor
 
 from ..contracts import sign_optimizers, weight_flips
-from ..pruners import apply_masks_, density_table, prunable_layers, register_masks_, shot_density
+from ..pruners import apply_masks_, density_table, prunable_layers, register_masks_
+from ..pruners.schedules import linear
 from ..registry import HOOKS, PRUNERS
 from .parts import network_of, optimizers_of
 from .prune_data import PruneData
@@ -48,11 +50,12 @@ class PruneHook(Hook):
     priority = 'HIGH'
 
     def __init__(self, pruner: dict, epoch: int = 0, shots: int = 1, data: dict | None = None) -> None:
+        self._me = type(self).__name__  # for errors
         for key, value, least in (('epoch', epoch, 0), ('shots', shots, 1)):
             if type(value) is not int or value < least:
-                raise ValueError(f'PruneHook: {key} must be an integer >= {least}, got {value!r}')
+                raise ValueError(f'{self._me}: {key} must be an integer >= {least}, got {value!r}')
         if unknown := sorted(set(data or {}) - set(PruneData.__dataclass_fields__)):
-            raise ValueError(f'PruneHook: data has the keys num_samples and batch_size, got {", ".join(unknown)}')
+            raise ValueError(f'{self._me}: data has the keys num_samples and batch_size, got {", ".join(unknown)}')
         self.pruner = PRUNERS.build(pruner)
         self._name = type(self.pruner).__name__
         self.epoch, self.shots, self.data = epoch, shots, PruneData(**(data or {}))
@@ -65,15 +68,23 @@ class PruneHook(Hook):
         """The epoch, from 0, before which each shot happens."""
         return [shot * self.epoch // self.shots for shot in range(1, self.shots + 1)]
 
+    def fit_to(self, max_epochs: int) -> None:
+        """Settle when the shots happen in a run of that many epochs; ValueError if they do not fit into it."""
+        if self.epoch >= max_epochs:
+            rule = f'epoch must be below the number of epochs, {max_epochs}, got {self.epoch}'
+            raise ValueError(f'PruneHook: {rule}; prune earlier or train longer')
+
+    def density_after(self, density: Fraction, shot: int) -> Fraction:
+        """What a density after the last shot is after shot 1 to S."""
+        return linear(density, shot, self.shots)
+
     def before_run(self, runner: Runner) -> None:
         """Put masks that keep everything on the network, so that checkpoints and averaged copies have them."""
         register_masks_(network_of(runner.model), self.pruner.settings.prunable)
 
     def before_train(self, runner: Runner) -> None:
         """Refuse what a shot would refuse at its epoch, before work is lost."""
-        if self.epoch >= (epochs := runner.max_epochs):
-            rule = f'epoch must be below the number of epochs, {epochs}, got {self.epoch}'
-            raise ValueError(f'PruneHook: {rule}; prune earlier or train longer')
+        self.fit_to(runner.max_epochs)
         if self.shots_done == self.shots:
             return
         for shot in range(self.shots_done + 1, self.shots + 1):
@@ -83,12 +94,12 @@ class PruneHook(Hook):
         if 'flips' in self.pruner.needs:
             if self.shot_epochs[self.shots_done] == 0:
                 raise ValueError(
-                    f'PruneHook: {self._name} scores by the flips so far, and before epoch 0 there are none; '
+                    f'{self._me}: {self._name} scores by the flips so far, and before epoch 0 there are none; '
                     f'set epoch to at least the number of shots, {self.shots}'
                 )
             if uncounted := [name for name, count in self._flips(runner).items() if count is None]:
                 raise ValueError(
-                    f'PruneHook: {self._name} scores by the flips of each weight, which no optimizer keeps for '
+                    f'{self._me}: {self._name} scores by the flips of each weight, which no optimizer keeps for '
                     f'{", ".join(uncounted)}; set flips_per_weight=True for the sign optimizer that owns them '
                     '(optim_wrapper.optimizers.bop), or leave them out of prunable'
                 )
@@ -101,7 +112,7 @@ class PruneHook(Hook):
         """Do the next shot: compute the masks, send them to all processes, apply them, report."""
         network = network_of(runner.model)
         given = self._given(runner, self.shots_done + 1)
-        masks = _same_on_all_ranks(lambda: self._masks(runner, given))
+        masks = same_on_all_ranks(lambda: self._masks(runner, given))
         apply_masks_(network, masks, optimizers_of(runner))
         for hook in runner.hooks:  # an averaged copy still holds what was just removed
             if getattr(hook, 'ema_model', None) is not None:
@@ -149,7 +160,7 @@ class PruneHook(Hook):
         only_evaluates = runner._train_loop is None or isinstance(runner._train_loop, dict)
         if wrong and not only_evaluates:
             raise ValueError(
-                f'PruneHook: {runner._load_from} was pruned with {" and ".join(wrong)}; start from a file that '
+                f'{self._me}: {runner._load_from} was pruned with {" and ".join(wrong)}; start from a file that '
                 'tools/prune.py wrote for this config and seed, or change the config'
             )
 
@@ -157,7 +168,7 @@ class PruneHook(Hook):
         """The arguments that ``Pruner.groups`` and ``Pruner.prune`` take alike."""
         settings = self.pruner.settings
         asked = {'density': settings.density, 'classifier_density': settings.classifier_density}
-        given = {key: shot_density(value, shot, self.shots) for key, value in asked.items() if value is not None}
+        given = {key: self.density_after(value, shot) for key, value in asked.items() if value is not None}
         if 'input_shape' in self.pruner.asks or 'classifier_density' in given:
             given['input_shape'] = self.data.input_shape(runner)
         return given
@@ -182,8 +193,8 @@ class PruneHook(Hook):
         return self.pruner.prune(network, batches, flips=flips or None, seed=runner.seed, on_round=bar, **given)
 
 
-def _same_on_all_ranks(compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Compute masks in the first process and hand them to the others; an error there is raised everywhere."""
+def same_on_all_ranks(compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Compute tensors in the first process and hand them to the others, on the CPU; its error is raised everywhere."""
     outcome: list = [None]
     if is_main_process():
         try:

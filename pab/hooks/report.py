@@ -62,8 +62,11 @@ class ReportHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Count what came before as pruning if there was one."""
-        self.record.spent('pruning' if _shots_done(runner) > self._shots else NOT_TIMED)
-        self._shots = _shots_done(runner)
+        shots = _shots_done(runner)
+        self.record.spent('pruning' if shots > self._shots else NOT_TIMED)
+        if shots > self._shots:
+            self._flips = self._flips_so_far(runner)  # a rewinding starts these counts anew
+        self._shots = shots
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         """Note the rates of an epoch's last step, before schedulers move them, and look at its gradients."""

@@ -7,7 +7,7 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from ..hooks import PruneHook
+from ..hooks import PruneHook, RewindHook
 from ..hooks.parts import network_of
 from ..hooks.prune import RECORD, hash_file
 from ..pruners import register_masks_
@@ -24,7 +24,7 @@ def prune_to_file(runner: Runner, path: Path, overwrite: bool = False) -> None:
         overwrite: whether a file that is there may be replaced; otherwise it is a FileExistsError.
 
     Raises:
-        ValueError: the config has no PruneHook, or one whose score needs a training history; it resumes; or
+        ValueError: the config has no PruneHook, or one that needs a training history; it resumes; or
             ``load_from`` does not fit.
     """
     if path.exists() and not overwrite:
@@ -32,6 +32,8 @@ def prune_to_file(runner: Runner, path: Path, overwrite: bool = False) -> None:
     hook = next((hook for hook in runner.hooks if isinstance(hook, PruneHook)), None)
     if hook is None:
         raise ValueError('prune: the config has no PruneHook; set default_hooks.prune')
+    if isinstance(hook, RewindHook):
+        raise ValueError('prune: RewindHook prunes what its trainings leave; it cannot prune before one')
     if 'flips' in hook.pruner.needs:
         name = type(hook.pruner).__name__
         raise ValueError(f'prune: {name} scores by the flips of a training; it cannot prune before one')
