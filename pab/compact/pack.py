@@ -85,7 +85,8 @@ def _trained_network(cfg: Config, checkpoint: dict[str, Any]) -> tuple[nn.Module
     with torch.random.fork_rng(devices=[]):  # new latents draw numbers
         for config in [converters] if isinstance(converters, dict) else converters:
             CONVERTERS.build(config)(network)
-    state = {name.removeprefix(NETWORK): tensor for name, tensor in state.items() if name.startswith(NETWORK)}
+    # copies, because merging writes into weights
+    state = {n.removeprefix(NETWORK): tensor.clone() for n, tensor in state.items() if n.startswith(NETWORK)}
     try:
         apply_masks_(network, {name: state[name + MASK] for name in state if name + MASK in state})
         network.load_state_dict(state, assign=True)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from torch import nn
 
 from pab import compact
 from pab.compact import CompactError, network
@@ -135,6 +134,8 @@ def nothing(model):
         (nothing, dict(seed=8), r"left in conv1.weight, \d+ do not have .*'kaiming_normal' and seed 8"),
         (nothing, dict(scheme='xavier_normal'), r"scheme 'xavier_normal'"),
         (nothing, dict(scheme='hope'), r'unknown scheme'),
+        (nothing, dict(fan_share=0.5), r"left in conv1.weight, \d+ do not have .*'kaiming_normal', fan_share 0.5 and"),
+        (nothing, dict(fan_share=0), r'fan_share must lie in \(0, 1\]'),
         (nothing, dict(seed=-1), r'seed must be an int >= 0'),
         (nothing, dict(signs=['Conv2d.weight', 'Linear.weight']), r'weights left in linear.weight'),
         (nothing, dict(network=dict(RESNET, width=5)), r'the config of the network builds another one'),
@@ -187,7 +188,7 @@ def test_a_machine_that_derives_another_mask_says_so(file, monkeypatch):
 
 def test_a_machine_that_draws_other_magnitudes_says_so(file, monkeypatch):
     compact.save(trained(), file, network=RESNET, seed=7)
-    monkeypatch.setattr(network, 'initialize_', lambda net, scheme, seed, share: initialize_(net, scheme, seed + 1, share))
+    monkeypatch.setattr(network, 'initialize_', lambda net, scheme, seed, _: initialize_(net, scheme, seed + 1))
     with pytest.raises(CompactError, match=r"'kaiming_normal' and seed 7 give other magnitudes here than"):
         compact.load(file)
 

@@ -5,6 +5,7 @@ import copy
 import resource
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,10 +35,12 @@ class OneConv(nn.Module):
 
 @pytest.fixture(scope='module')
 def good(tmp_path_factory):
-    """(file, its bytes, network) of a network of 120 numbers."""
-    file, model = tmp_path_factory.mktemp('good') / 'good.pab', trained(OneConv(), Mag(density=0.5))
+    """(file, its bytes, network) of a network of 240 numbers, of which one tensor has one magnitude."""
+    file, model = tmp_path_factory.mktemp('good') / 'good.pab', trained(OneConv(depth=2), Mag(density=0.5))
+    model.conv[1].weight.data = model.conv[1].weight.data.sign() / 4
     pruning = dict(pruner='Mag', density=0.5)
-    compact.save(model, file, network=dict(type='OneConv', width=4), seed=7, classes=['a', 'b'], pruning=pruning)
+    config = dict(type='OneConv', width=4, depth=2)
+    compact.save(model, file, network=config, seed=7, classes=['a', 'b'], pruning=pruning)
     return file, file.read_bytes(), model
 
 
@@ -199,6 +202,21 @@ def test_tensors_that_lie_are_refused(good, data):
         (dict(network=dict(type='WideResNet', depth=6 * 10**11 + 4)), r'more than the \d+ parameters'),
         (dict(init=dict(scheme='standard', seed=7, fan_share=1, sha256='')), r'give other magnitudes here'),
         (dict(init=dict(scheme='os.system', seed=7, fan_share=1, sha256='')), r'unknown scheme'),
+        (dict(init=dict(scheme='kaiming_normal', seed=7, fan_share=0.5, sha256='')), r'fan_share 0.5 and seed 7 give'),
+        (dict(init=dict(scheme='kaiming_normal', seed=7, fan_share=10**400, sha256='')), r'fan_share must lie in'),
+        (dict(init=dict(scheme='kaiming_normal', seed=7, fan_share=True, sha256='')), r'fan_share must lie in'),
+        (dict(init=dict(scheme='standard', seed=7, fan_share='1', sha256='')), r'recipe.init.fan_share should be'),
+        (dict(network=dict(type='CompactNetwork', file='good.pab')), r'a compact file names no other'),
+        (dict(network=dict(type='OneConv', extra=[dict(type='CompactNetwork')])), r'a compact file names no other'),
+        (dict(drawn=1), r'recipe.drawn should be'),
+        (dict(drawn=True), r'give other magnitudes here'),  # the sum is another one then
+        (dict(constant='conv.1.weight'), r'recipe.constant should be'),
+        (dict(constant=[1]), r'recipe.constant\[0\] should be'),
+        (dict(constant=[]), r'its tensors are not those'),
+        (dict(constant=['conv.1.weight'] * 2), r"'conv.1.weight' should have signs and one magnitude"),
+        (dict(constant=['conv.1.weight', 'conv.0.weight']), r"'conv.0.weight' should have signs and one magnitude"),
+        (dict(constant=['conv.1.weight', 'norm.weight']), r'its tensors are not those'),
+        (dict(constant=['conv.1.weight', 'nowhere']), r"'nowhere' should have signs and one magnitude"),
         (dict(input_shape=[1 << 40, 1, 1]), r'input_shape should be \(C, H, W\) with 1048576 numbers or fewer'),
         (dict(input_shape=[0, 1, 1]), r'input_shape should be'),
     ],
@@ -213,6 +231,27 @@ def test_a_recipe_builds_registered_networks_of_the_files_size_only(good, change
         compact.load(tmp_path / 'evil.pab')
     assert time.perf_counter() - start < 5
     assert 'evil_module' not in sys.modules
+
+
+@pytest.mark.parametrize('value', [[0.0], [-0.5], [float('inf')], [float('nan')], [0.5, 0.5], [], 0.5])
+def test_a_magnitude_is_one_positive_number(good, value):
+    recipe, tensors = container.read(good[0])
+    for kind in (torch.float32, torch.float16):
+        lie = {**tensors, 'values/conv.1.weight': torch.tensor(value, dtype=kind)}
+        container.write(good[0].with_name('magnitude.pab'), recipe, lie)
+        with pytest.raises(CompactError, match=r"'conv.1.weight' should (have signs and one|be a positive)"):
+            compact.load(good[0].with_name('magnitude.pab'))
+
+
+def test_files_of_version_1_say_nothing_that_version_2_added(good, tmp_path):
+    recipe, tensors = container.read(Path(__file__).parent / 'golden' / 'v1_lzma.pab')
+    assert (recipe['init']['fan_share'], recipe['drawn'], recipe['constant']) == (1.0, False, [])
+    for lie in ({**recipe, 'init': [1]}, {**recipe, 'init': None}, {**recipe, 'more': 1}):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(container, 'VERSIONS', ('2', '1'))
+            container.write(tmp_path / 'lie.pab', lie, tensors)
+        with pytest.raises(CompactError, match=r'damaged or of another kind|recipe should be'):
+            compact.load(tmp_path / 'lie.pab')
 
 
 @pytest.mark.parametrize(

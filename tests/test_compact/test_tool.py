@@ -1,9 +1,5 @@
 """From a run to a file, and from a file to a run, as a user does it."""
 
-import runpy
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -12,19 +8,6 @@ from pab.hooks import PruneHook
 from pab.pruners import get_masks
 from pab.run import PabRunner
 from tests.small_run import small_config
-
-TOOL = str(Path(__file__).parents[2] / 'tools' / 'compact.py')
-
-
-def tool(monkeypatch, *args):
-    """Run the tool in this process; returns what it exits with, None when all went well."""
-    monkeypatch.setattr(sys, 'argv', [TOOL, *map(str, args)])
-    monkeypatch.setattr(sys, 'path', [*sys.path])
-    try:
-        runpy.run_path(TOOL, run_name='__main__')
-    except SystemExit as ended:
-        return ended.code
-    return None
 
 
 def config(folder, **options):
@@ -43,10 +26,10 @@ def run(tmp_path_factory):
     return folder / 'config.py', folder / 'run' / 'epoch_3.pth'
 
 
-def test_pack_test_train_and_unpack(run, tmp_path, monkeypatch, capsys):
+def test_pack_test_train_and_unpack(run, tmp_path, run_tool, monkeypatch, capsys):
     settings, checkpoint = run
     file = tmp_path / 'small.pab'
-    assert tool(monkeypatch, 'pack', settings, checkpoint, file) is None
+    assert run_tool('compact', 'pack', settings, checkpoint, file) is None
     shown = capsys.readouterr().out
     for part in ('times smaller than float32', "'kaiming_normal', seed 5", 'density        0.5', '"SynFlow"', '"mean"'):
         assert part in shown
@@ -72,50 +55,50 @@ def test_pack_test_train_and_unpack(run, tmp_path, monkeypatch, capsys):
     assert all(torch.equal(a, b) for a, b in zip(*(end.values() for end in ends), strict=True))
     assert all(torch.equal(m, loaded[f'{n}_mask']) for n, m in get_masks(runner.model.network).items())
 
-    assert tool(monkeypatch, 'unpack', file, tmp_path / 'plain.pth') is None
+    assert run_tool('compact', 'unpack', file, tmp_path / 'plain.pth') is None
     plain = torch.load(tmp_path / 'plain.pth', weights_only=True)
     assert all(torch.equal(plain['state_dict'][name], value) for name, value in saved.items())
-    assert tool(monkeypatch, 'unpack', file, tmp_path / 'plain.pth') == 2  # it exists
+    assert run_tool('compact', 'unpack', file, tmp_path / 'plain.pth') == 2  # it exists
 
     other = config(tmp_path / 'e', load_from=str(file), seed=6)
     with pytest.raises(ValueError, match=r'was pruned with seed 5 \(here 6\)'):
         PabRunner.from_cfg(other).train()
 
 
-def test_derived_masks_float16_and_sizes(run, tmp_path, monkeypatch, capsys):
+def test_derived_masks_float16_and_sizes(run, tmp_path, run_tool, capsys):
     settings, checkpoint = run
     stored, derived = tmp_path / 'stored.pab', tmp_path / 'derived.pab'
-    assert tool(monkeypatch, 'pack', settings, checkpoint, stored, '--values', 'float16') is None
-    assert tool(monkeypatch, 'pack', settings, checkpoint, derived, '--derive-mask') is None
+    assert run_tool('compact', 'pack', settings, checkpoint, stored, '--values', 'float16') is None
+    assert run_tool('compact', 'pack', settings, checkpoint, derived, '--derive-mask') is None
     assert compact.info(stored)['values'] == 'float16'
     masks = [get_masks(compact.load(file)).values() for file in (stored, derived)]
     assert all(torch.equal(a, b) for a, b in zip(*masks, strict=True))
     assert compact.info(derived)['bytes']['mask'] == 0
     capsys.readouterr()
-    assert tool(monkeypatch, 'sizes', settings, checkpoint) is None
+    assert run_tool('compact', 'sizes', settings, checkpoint) is None
     lines = capsys.readouterr().out.splitlines()
     header, _, row = [line for line in lines if line.startswith('|')]
     assert header.count('|') == row.count('|')
     assert '| `config` | 0.50 |' in row
 
 
-def test_refusals_of_the_tool(run, tmp_path, monkeypatch, capsys):
+def test_refusals_of_the_tool(run, tmp_path, run_tool, capsys):
     settings, checkpoint = run
     saved = torch.load(checkpoint, weights_only=True)
     out = tmp_path / 'x.pab'
-    assert tool(monkeypatch, 'pack', settings, checkpoint, tmp_path / 'x.pth') == 2
+    assert run_tool('compact', 'pack', settings, checkpoint, tmp_path / 'x.pth') == 2
     assert 'OUT.pab must end in .pab' in capsys.readouterr().err
-    refused = tool(monkeypatch, 'pack', settings, checkpoint, out, '--seed', 9)
+    refused = run_tool('compact', 'pack', settings, checkpoint, out, '--seed', 9)
     assert 'weights left in conv1.weight' in refused
     assert 'seed 9' in refused
     saved['state_dict']['network.conv2.weight'] *= 0.5  # as averaging or SGD would
     torch.save(saved, tmp_path / 'averaged.pth')
-    refused = tool(monkeypatch, 'pack', settings, tmp_path / 'averaged.pth', out)
+    refused = run_tool('compact', 'pack', settings, tmp_path / 'averaged.pth', out)
     assert refused.startswith('error: save: of ')
     assert 'weights left in conv2.weight' in refused
     del saved['state_dict']['network.bn1.bias']
     torch.save(saved, tmp_path / 'other.pth')
-    refused = tool(monkeypatch, 'pack', settings, tmp_path / 'other.pth', out)
+    refused = run_tool('compact', 'pack', settings, tmp_path / 'other.pth', out)
     assert 'the checkpoint is not of the model of this config' in refused
-    assert 'there is no compact file' in tool(monkeypatch, 'info', tmp_path / 'nowhere.pab')
+    assert 'there is no compact file' in run_tool('compact', 'info', tmp_path / 'nowhere.pab')
     assert not out.exists()

@@ -1,0 +1,113 @@
+"""Runs of every kind: packed, loaded, evaluated, and as small as they should be."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from pab import compact
+from pab.hooks.prune import RECORD
+from pab.latent import merge_latents_
+from pab.pruners import get_masks
+
+from .kinds import CONSTANT, KINDS, SEED, kind
+from .networks import same
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_a_run_comes_back_as_its_merged_network_and_takes_the_bits_it_should(name, tmp_path):
+    cfg, checkpoint, model = kind(name, tmp_path)
+    images, file = torch.rand(4, 1, 8, 8), tmp_path / 'run.pab'
+    before = [tensor.clone() for tensor in model.state_dict().values()]
+    with torch.no_grad():
+        expected = model(images)
+    random_state = torch.random.get_rng_state()
+    packed = compact.pack(cfg, checkpoint, file)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.state_dict().values(), strict=True))
+    assert torch.equal(random_state, torch.random.get_rng_state())
+    loaded = compact.load(file)
+    merge_latents_(model.network)
+    assert same(loaded, model.network)
+    assert same(loaded, packed)
+    assert type(loaded.conv1) is nn.Conv2d
+    with torch.no_grad():
+        assert torch.equal(loaded(images), expected)
+
+    told, how = compact.info(file), KINDS[name][1]
+    convolutions = [n for n, layer in loaded.named_modules() if isinstance(layer, nn.Conv2d)]
+    kept = {n: int(loaded.get_submodule(n).weight.count_nonzero()) for n in convolutions}
+    assert told['signs'] == ([] if how == 'values' else [f'{n}.weight' for n in convolutions])
+    assert told['drawn'] == (how != 'signs')
+    assert told['constant'] == (told['signs'] if name in CONSTANT else [])
+    assert told['bytes']['signs'] == ((sum(kept.values()) + 7) // 8 if how == 'signs' else 0)
+    own_masks = {f'{n}_mask' for n in get_masks(loaded)}
+    others = {n: t for n, t in loaded.state_dict().items() if n not in own_masks | {f'{c}.weight' for c in kept}}
+    numbers = sum(kept.values()) if how == 'values' else len(told['constant'])
+    assert told['bytes']['values'] == 4 * numbers + sum(t.nbytes for t in others.values())
+    assert told['pruning'] is None  # the checkpoint's record is not one of PruneHook
+    assert told['init']['seed'] == (SEED if (cfg.model.init or {}).get('seed') else 0)
+    assert told['init']['fan_share'] == (cfg.model.init or {}).get('fan_share', 1.0)
+
+
+def test_half_numbers_leave_a_constant_magnitude_as_it_is(tmp_path):
+    cfg, checkpoint, model = kind('biprop', tmp_path)
+    compact.pack(cfg, checkpoint, tmp_path / 'run.pab', values='float16')
+    merge_latents_(model.network)
+    assert torch.equal(compact.load(tmp_path / 'run.pab').conv1.weight, model.network.conv1.weight)
+
+
+def test_a_seed_that_is_wanted_and_not_known_is_refused(tmp_path):
+    cfg, checkpoint, _ = kind('flipping', tmp_path)
+    cfg.model.init = None
+    with pytest.raises(ValueError, match='init=None leaves the initial weights to the network'):
+        compact.pack(cfg, checkpoint, tmp_path / 'run.pab')
+
+
+def test_a_checkpoint_of_another_kind_is_refused(tmp_path):
+    cfg = kind('flipping', tmp_path)[0]
+    with pytest.raises(ValueError, match=r'not of the model of this config: (?s:.*)conv1.latent'):
+        compact.pack(cfg, kind('sgd', tmp_path)[1], tmp_path / 'run.pab')
+
+
+def test_sgd_on_weights_of_a_sign_optimizer_is_refused(tmp_path):
+    cfg, checkpoint, _ = kind('bop', tmp_path)
+    with pytest.raises(compact.CompactError, match=r'weights left in conv1\.weight'):
+        compact.pack(cfg, kind('sgd, pruned', tmp_path)[1], tmp_path / 'run.pab')
+    cfg.optim_wrapper.optimizers.bop.owns = ['Conv2d.weight', '!name:network.conv1.*']
+    compact.pack(cfg, checkpoint, tmp_path / 'run.pab')
+    assert 'conv1.weight' not in compact.info(tmp_path / 'run.pab')['signs']
+
+
+@pytest.mark.parametrize('name', ['bop', 'sgd, pruned', 'flipping, pruned, psg', 'ternary', 'edge-popup', 'biprop'])
+def test_the_tools_evaluate_show_and_compare_it(name, tmp_path, run_tool, capsys):
+    cfg, checkpoint, model = kind(name, tmp_path)
+    cfg.test_dataloader.dataset.num_samples = 297
+    if KINDS[name][2].get('prune'):  # puts masks on the network
+        cfg.default_hooks.prune = dict(type='PruneHook', pruner=dict(type='Mag', density=0.4))
+    cfg.dump(tmp_path / 'config.py')
+    torch.save({**checkpoint, RECORD: None}, tmp_path / 'run.pth')
+    run = tmp_path / 'config.py', tmp_path / 'run.pth'
+    assert run_tool('compact', 'pack', *run, tmp_path / 'run.pab') is None
+    signs = 'of 9 tensors' if KINDS[name][1] != 'values' else '0 bytes, of 0 tensors'
+    assert signs in capsys.readouterr().out
+    accuracies = []
+    for file in ('run.pth', 'run.pab'):
+        assert run_tool('test', run[0], tmp_path / file, '--work-dir', tmp_path / 'test') is None
+        accuracies += re.findall(r'accuracy/top1: ([\d.]+)', capsys.readouterr().out)
+    assert len(accuracies) == 2
+    assert accuracies[0] == accuracies[1]
+    assert run_tool('compact', 'sizes', *run) is None
+    header, _, row = [line for line in capsys.readouterr().out.splitlines() if line.startswith('|')]
+    assert header.count('|') == row.count('|')
+    merge_latents_(model.network)
+    numbers = [t.nbytes for n, t in model.network.state_dict().items() if not n.endswith('_mask')]
+    assert f'| {sum(numbers) / 1000:,.0f} kB |' in row  # without latents
+    assert '| - |' in row  # no mask of these can be derived
+
+
+def test_a_file_that_is_not_there_is_named_in_one_line(tmp_path, run_tool):
+    kind('sgd', tmp_path)[0].dump(tmp_path / 'config.py')
+    assert run_tool('test', tmp_path / 'config.py', tmp_path / 'no.pab') == (
+        f'error: there is no compact file {tmp_path / "no.pab"}'
+    )
