@@ -1,6 +1,5 @@
 """Biprop: edge-popup with binary weights."""
 
-import torch
 from torch import Tensor, nn
 
 from ..psg.layers import PSGConv2d
@@ -12,7 +11,8 @@ class BipropConv(EdgePopupConv):
     """The weight in use is that of the highest |scores|, each with the sign that was drawn and one magnitude."""
 
     def candidate(self, kept: Tensor) -> Tensor:
-        magnitude = torch.where(kept, self.weight, 0).abs().sum() / kept.sum()
+        used = self.weight * kept
+        magnitude = used.abs().sum() / used.count_nonzero().clamp(min=1)  # there may be none
         return self.weight.sign() * magnitude
 
 

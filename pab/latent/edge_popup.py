@@ -34,7 +34,7 @@ class _Use(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores: Tensor, weight: Tensor, kept: Tensor) -> Tensor:
         ctx.save_for_backward(weight)
-        return torch.where(kept, weight, 0)
+        return weight * kept  # torch.where would lose the weight's memory format
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -146,7 +146,7 @@ class EdgePopup(LatentConverter):
         self.density, self.scope, self.through_abs = as_density(density, me), scope, through_abs
 
     def set_up(self, layer: EdgePopupConv, name: str) -> None:
-        layer.density, layer.through_abs = self.density, self.through_abs
+        layer.density, layer.through_abs, layer.group = self.density, self.through_abs, None
         super().set_up(layer, name)
 
     def __call__(self, network: nn.Module) -> nn.Module:
