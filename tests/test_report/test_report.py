@@ -13,10 +13,11 @@ import torch
 from mmengine.hooks import Hook
 
 from pab.contracts import tensor_flips
+from pab.hooks import CostHook
 from pab.hooks.parts import network_of, optimizers_of
 from pab.pruners import get_masks
 from pab.registry import RUNNERS
-from pab.report.record import RunRecord
+from pab.report.record import RunRecord, summary
 from pab.report.run import compare_runs, draw_run, read_record, write_report
 from tests.tiny_run import tiny_run
 
@@ -81,6 +82,65 @@ def test_what_is_recorded(trained):
     # those that the epoch ran at, not those of the next one
     assert record['series']['adaptivity rate'][1] == pytest.approx([1e-2, 1.5e-3])
     assert record['series']['learning rate'][1] == pytest.approx([0.1, 0.01])
+
+
+def test_the_numbers_of_a_run(trained):
+    runner, watch = trained
+    numbers, masks = read_record(Path(runner.work_dir))['numbers'], get_masks(network_of(runner.model)).values()
+    kept, prunable = sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
+    accuracies = runner.message_hub.log_scalars['val/accuracy/top1'].data[0].tolist()
+    work = next(hook.work for hook in runner.hooks if isinstance(hook, CostHook))
+    assert numbers.pop('seconds') > 0
+    assert numbers == {
+        'epoch': 2,
+        'max_epochs': 2,
+        'accuracy': accuracies[-1],
+        'best_accuracy': max(accuracies),
+        'best_epoch': accuracies.index(max(accuracies)) + 1,
+        'density': kept / prunable,
+        'kept': kept,
+        'prunable': prunable,
+        'flips': sum(watch.flips[-1].values()),
+        'macs': sum(work.macs.values()),
+        'bit_operations': sum(work.bit_operations.values()),
+    }
+
+
+def test_the_rows_of_a_summary():
+    numbers = {
+        'accuracy': 97.5,
+        'best_accuracy': 98.25,
+        'best_epoch': 7,
+        'density': 0.25,
+        'kept': 1000,
+        'prunable': 4000,
+        'flips': 1234,
+        'macs': 12_300_000_000,
+        'bit_operations': 4 * 10**15,
+    }
+    assert summary(numbers) == [
+        ('accuracy', '97.50 % (best 98.25 % at epoch 7)'),
+        ('density', '0.2500 (1,000 of 4,000 prunable weights)'),
+        ('flips', '1,234'),
+        ('training', '12.3G MACs, 4P bit-operations'),
+    ]
+    assert summary(dict.fromkeys(numbers)) == []
+
+
+def test_the_density_of_weights_in_use(tmp_path):
+    cfg = tiny_run(
+        tmp_path,
+        report=True,
+        train_cfg=dict(max_epochs=1),
+        model=dict(converter=dict(_delete_=True, type='EdgePopup', density=0.5, layers=['!name:conv1', 'Conv2d'])),
+        optim_wrapper=dict(optimizers=dict(bop=dict(_delete_=True, type='SGD', owns=['Conv2d.scores'], lr=0.1))),
+        default_hooks=dict(prune=None, ar_decay=None, flips=None),
+    )
+    RUNNERS.build(cfg).train()
+    record = read_record(tmp_path)
+    assert record['numbers']['kept'] * 2 == record['numbers']['prunable'] == 1210 - 18  # without the first layer
+    assert set(record['layers']['density'].values()) == {0.5}
+    assert record['numbers']['flips'] is None
 
 
 def test_the_page_needs_nothing_else(trained):
