@@ -1,5 +1,7 @@
 """What of weights the seed gives: magnitudes, magnitudes and signs, or nothing."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -82,3 +84,17 @@ def test_weights_that_changed_are_numbers(pruner, file):
     left = sum(int(p.count_nonzero()) for p in model.parameters() if p.dim() == 4)
     others = sum(t.nbytes for n, t in model.state_dict().items() if 'mask' not in n and t.dim() != 4)
     assert told['bytes']['values'] == others + 4 * left
+
+
+def drawn_network() -> nn.Module:
+    """Weights and signs as drawn, but for the magnitude of conv1; half of the weights pruned."""
+    model = initialize_(CIFARResNet(8, width=2), 'kaiming_normal', 2026, fan_share=0.5)
+    apply_masks_(model, Mag(density=0.5).prune(model))
+    return constant(model).eval()
+
+
+def test_a_file_of_version_2_is_read_for_ever():
+    golden = Path(__file__).parent / 'golden' / 'v2_drawn.pab'
+    told = compact.info(golden)
+    assert (told['drawn'], told['constant'], told['init']['fan_share']) == (True, ['conv1.weight'], 0.5)
+    assert same(drawn_network(), compact.load(golden))
