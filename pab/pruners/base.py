@@ -12,11 +12,12 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..models.draws import stream
+from .groups import Group, make_groups
 from .inputs import as_batches, as_input_shape, check_flips
 from .masks import get_masks
+from .n_of_m import parse_n_of_m
 from .network import ScoringNetwork, count_outputs, scoring_mode
 from .rounds import Rounds
-from .selection import Group, make_groups
 from .settings import PruneSettings
 from .targets import classifier_weight, prunable_layers
 
@@ -53,15 +54,23 @@ class Pruner:
         density: d, kept / total of the prunable weights after the last round, in (0, 1]; counted exactly as written.
         rounds: T, at least 1.
         schedule: 'exponential', d_t = d^(t/T), or 'linear', d_t = 1 - (1 - d) t/T.
-        scope: 'global', one threshold over all tensors, or 'local', the density in every tensor.
+        scope: where weights compete. 'global': over all tensors. 'local': in each tensor, which keeps what
+            ``allocation`` gives it. 'n:m', such as '2:4' with density 0.5: in every block of m consecutive inputs of a
+            filter (for a convolution: input channels at one kernel position), which keeps n; of r < m inputs that are
+            left over at the end, :math:`r - \lfloor (1 - n/m)\, r \rfloor` stay. Rounds count block by block, too, and
+            those that remove nothing are not scored. Floors and a density of the classifier do not go with 'n:m'.
         prunable: patterns (:mod:`pab.patterns`) that select the weights that may be pruned, such as
             ``['Conv2d', '!name:*.downsample.*']``; see :func:`~pab.pruners.targets.prunable_layers`.
         classifier_density: density of the classifier, the Linear layer with as many outputs as there are classes, apart
             from the others; None treats it as any other.
         min_per_tensor: least number of weights that every tensor keeps; the total stays exact.
+        allocation: how scope 'local' spreads the density: 'uniform', the same in every tensor, or 'erk', higher in a
+            tensor with few weights for its dimensions (:func:`~pab.pruners.allocation.erk`). With 'erk' all tensors
+            together keep the count above after the last round, and in the rounds before each one follows the schedule
+            to its own density.
 
     Raises:
-        TypeError, ValueError: a setting of the wrong type or out of range.
+        TypeError, ValueError: a setting of the wrong type or out of range, or two that do not fit each other.
     """
 
     def __init_subclass__(cls, **kwargs: Any):
@@ -83,13 +92,16 @@ class Pruner:
         prunable: Sequence[str] = ('Conv2d',),
         classifier_density: Real | None = None,
         min_per_tensor: int = 0,
+        allocation: str = 'uniform',
     ):
         name = type(self).__name__
         if not hasattr(self, 'score'):
             raise TypeError(f'{name}: a pruner defines score(...), with arguments among {", ".join(INGREDIENTS)}')
         self.settings = PruneSettings(
-            name, density, rounds, schedule, scope, prunable, classifier_density, min_per_tensor
+            name, density, rounds, schedule, scope, prunable, classifier_density, min_per_tensor, allocation
         )
+        if not self.settings.is_final:
+            raise ValueError(self.settings.density_rule)
         asked = inspect.signature(self.score).parameters
         self.asks = tuple(asked)
         """What the score can use, by name."""
@@ -110,14 +122,23 @@ class Pruner:
         Arguments and errors are those of :meth:`prune`.
         """
         settings = self._settings(density, classifier_density)
-        sizes = {name: layer.weight.numel() for name, layer in prunable_layers(model, settings.prunable).items()}
+        layers = prunable_layers(model, settings.prunable)
+        if parse_n_of_m(settings.scope):
+            _check_inputs(settings, layers)
+        shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
         classifier = None
         if settings.classifier_density is not None:
             if num_classes is None and input_shape is not None:
                 num_classes = count_outputs(model, input_shape)
-            classifier = classifier_weight(model, list(sizes), num_classes)
+            classifier = classifier_weight(model, list(shapes), num_classes)
         return make_groups(
-            sizes, settings.scope, settings.density, settings.min_per_tensor, classifier, settings.classifier_density
+            shapes,
+            settings.scope,
+            settings.density,
+            settings.min_per_tensor,
+            classifier,
+            settings.classifier_density,
+            settings.allocation,
         )
 
     def prune(
@@ -196,3 +217,11 @@ class Pruner:
     def _settings(self, density: Real | None, classifier_density: Real | None) -> PruneSettings:
         changed = {'density': density, 'classifier_density': classifier_density}
         return replace(self.settings, **{key: value for key, value in changed.items() if value is not None})
+
+
+def _check_inputs(settings: PruneSettings, layers: Mapping[str, nn.Module]) -> None:
+    if turned := [name for name, layer in layers.items() if getattr(layer, 'transposed', False)]:
+        raise ValueError(
+            f'{settings.owner}: scope {settings.scope!r} needs weights of shape (out, in, ...), which {turned[0]!r} of '
+            f"a transposed convolution is not; add '!name:{turned[0]}' to prunable"
+        )

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from .groups import Group
 from .network import Tensors
-from .schedules import SCHEDULES, kept_count
-from .selection import Group, lowest
+from .schedules import SCHEDULES
 from .settings import PruneSettings
 
 
@@ -40,25 +40,26 @@ class Rounds:
         """
         total = sum(sum(group.sizes) for group in self._groups)
         for done in range(1, self._settings.rounds + 1):
-            counts = [min(pair) for pair in zip(self._counts(done), self._living, strict=True)]
-            if counts != self._living:
-                self._remove(self._checked(score()), counts)
+            groups = self._groups_in(done)
+            survivors = [group.survivors(alive) for group, (_, alive) in zip(groups, self._flat, strict=True)]
+            if survivors != self._living:
+                self._remove(self._checked(score()), groups)
+                self._living = survivors
             yield done, sum(self._living) / total
 
-    def _remove(self, scores: Tensors, counts: list[int]) -> None:
-        for group, (weights, alive), living, count in zip(self._groups, self._flat, self._living, counts, strict=True):
+    def _remove(self, scores: Tensors, groups: list[Group]) -> None:
+        for group, (weights, alive) in zip(groups, self._flat, strict=True):
             flat = torch.cat([scores.pop(name).flatten() for name in group.names])  # pop: a large network's memory
-            gone = lowest(flat, alive, living - count, group.sizes, self._settings.min_per_tensor)
+            gone = group.losers(flat, alive, self._settings.min_per_tensor)
             alive[gone] = False
             weights[gone] = 0
-        self._living = counts
 
-    def _counts(self, done: int) -> list[int]:
-        if done == self._settings.rounds:
-            return [group.count for group in self._groups]
+    def _groups_in(self, done: int) -> list[Group]:
+        """The groups with what they keep in a round, from 1."""
         schedule, rounds = SCHEDULES[self._settings.schedule], self._settings.rounds
-        own = [kept_count(sum(group.sizes), schedule(group.density, done, rounds)) for group in self._groups]
-        return [max(group.count, count) for group, count in zip(self._groups, own, strict=True)]
+        if done == rounds:
+            return self._groups
+        return [group.at(schedule(group.density, done, rounds)) for group in self._groups]
 
     def _checked(self, scores: Tensors) -> Tensors:
         owner, checked = self._settings.owner, {}
@@ -79,12 +80,12 @@ class Rounds:
 
     def _check_earlier_masks(self) -> None:
         owner, floor = self._settings.owner, self._settings.min_per_tensor
-        for group, living in zip(self._groups, self._living, strict=True):
-            if living < group.count:
+        for group, (_, alive) in zip(self._groups, self._flat, strict=True):
+            if (left := group.survivors(alive)) < group.count:
                 raise ValueError(
-                    f'{owner}: density {float(group.density):g} keeps {group.count} weights of '
-                    f'{", ".join(group.names)}, but earlier masks left {living}; '
-                    'a pruned weight never comes back, so ask for a lower density'
+                    f'{owner}: {group.rule} keeps {group.count} weights of {", ".join(group.names)}, but earlier masks '
+                    f'left {left} of them; a pruned weight never comes back, so ask for a lower density or start from '
+                    'the dense network'
                 )
         for name, mask in self.masks.items():
             least = min(floor, mask.numel())

@@ -28,7 +28,7 @@ def test_earlier_masks_that_left_too_little(name, net, batches, flips):
         (dict(rounds=0), ValueError, 'Mag: rounds must be at least 1, got 0'),
         (dict(rounds=1.5), TypeError, 'Mag: rounds must be a whole number, got 1.5'),
         (dict(schedule='cosine'), ValueError, "Mag: schedule must be one of exponential, linear, got 'cosine'"),
-        (dict(scope='layer'), ValueError, "Mag: scope must be one of global, local, got 'layer'"),
+        (dict(scope='layer'), ValueError, "Mag: scope must be one of global, local, or 'n:m' .* got 'layer'"),
         (dict(prunable='Conv2d'), TypeError, "Mag: prunable must be a list of patterns such as .* got 'Conv2d'"),
         (dict(prunable=()), ValueError, r'Mag: prunable selects nothing, got \[\]'),
         (dict(classifier_density=2), ValueError, r'Mag: classifier_density must lie in \(0, 1\], got 2'),

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from pab.pruners.groups import Group, make_groups
 from pab.pruners.schedules import as_density, exponential, kept_count, linear, shot_density
-from pab.pruners.selection import Group, lowest, make_groups
+from pab.pruners.selection import lowest
 
 
 def keep_highest(scores, alive, count, sizes=(), floor=0):
@@ -126,18 +127,20 @@ def test_floor_by_hand():
 
 
 def test_groups():
-    half, tenth, sizes = Fraction(1, 2), Fraction(1, 10), dict(a=10, b=20, fc=30)
+    half, tenth, shapes = Fraction(1, 2), Fraction(1, 10), dict(a=(5, 2), b=(20,), fc=(3, 10))
     whole = Group(('a', 'b', 'fc'), (10, 20, 30), half, 30)
     alone, classifier = [Group(('a',), (10,), half, 5), Group(('b',), (20,), half, 10)], Group(('fc',), (30,), tenth, 3)
-    assert make_groups(sizes, 'global', half) == [whole]
-    assert make_groups(sizes, 'global', half, 0, 'fc', tenth) == [Group(('a', 'b'), (10, 20), half, 15), classifier]
-    assert make_groups(sizes, 'local', half, 0, 'fc', tenth) == [*alone, classifier]
-    assert make_groups(dict(fc=30), 'global', half, 0, 'fc', tenth) == [classifier]
+    assert make_groups(shapes, 'global', half) == [whole]
+    assert make_groups(shapes, 'global', half, 0, 'fc', tenth) == [Group(('a', 'b'), (10, 20), half, 15), classifier]
+    assert make_groups(shapes, 'local', half, 0, 'fc', tenth) == [*alone, classifier]
+    assert make_groups(dict(fc=(30,)), 'global', half, 0, 'fc', tenth) == [classifier]
 
 
 def test_counts_shared_by_floors():
     def counts(floor):
-        return [group.count for group in make_groups(dict(a=10, b=100, c=200), 'local', Fraction(1, 10), floor)]
+        return [
+            group.count for group in make_groups(dict(a=(10,), b=(100,), c=(200,)), 'local', Fraction(1, 10), floor)
+        ]
 
     assert counts(0) == [1, 10, 20]
     assert counts(4) == [4, 10, 17]  # the one with the most to spare pays
