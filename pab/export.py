@@ -1,9 +1,9 @@
 """A trained network as a file for other programs: ONNX, or a program of ``torch.export``.
 
-The file holds the plain network: no masks, because pruned weights are 0 already, and of every layer with a special
-backward pass (:mod:`pab.contracts`) the ordinary forward pass. The input ``images`` (N, C, H, W), float32, are
-normalised as the network was trained; N is free. The output ``logits`` is (N, num_classes). No file is written before
-its content has been loaded and has given the model's own outputs.
+The file holds the plain network: no masks, because pruned weights are 0 already, of every layer with a special
+backward pass (:mod:`pab.contracts`) the ordinary forward pass, and of one with latents the weight in use. The input
+``images`` (N, C, H, W), float32, are normalised as the network was trained; N is free. The output ``logits`` is
+(N, num_classes). No file is written before its content has been loaded and has given the model's own outputs.
 """
 
 import copy
@@ -23,6 +23,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .contracts import special_layers
 from .hooks.parts import network_of
+from .latent import merge_latents_
+from .latent.batch_norm import AffineFree
 from .pruners import get_masks
 from .run.storage import write_atomically
 
@@ -53,7 +55,7 @@ def check_target(file: str | os.PathLike, format: str, overwrite: bool) -> None:
 
 
 def plain_network(model: nn.Module, fold_batch_norm: bool = False) -> nn.Module:
-    """Return a copy of a model's network, on the CPU, for evaluation, without masks and special backward passes.
+    """Return a copy of a model's network, on the CPU, for evaluation, without masks, latents, special backward passes.
 
     Args:
         model: an ImageClassifier or a bare network; stays as it is.
@@ -63,8 +65,9 @@ def plain_network(model: nn.Module, fold_batch_norm: bool = False) -> nn.Module:
     Raises:
         ValueError: there is no such BatchNorm, or torch.fx cannot follow the network's forward pass.
     """
-    network = copy.deepcopy(network_of(model)).cpu().eval().requires_grad_(False)
-    network.to(memory_format=torch.contiguous_format)
+    network = copy.deepcopy(network_of(model)).cpu().eval()
+    merge_latents_(network)
+    network.requires_grad_(False).to(memory_format=torch.contiguous_format)
     for name in get_masks(network):
         layer, _, own = name.rpartition('.')
         delattr(network.get_submodule(layer), f'{own}_mask')
@@ -75,6 +78,9 @@ def plain_network(model: nn.Module, fold_batch_norm: bool = False) -> nn.Module:
                 layer.__class__ = kind  # torch's fuse asks for exactly these types
     if not fold_batch_norm:
         return network
+    for layer in network.modules():
+        if isinstance(layer, AffineFree):
+            layer.__class__ = nn.BatchNorm2d  # which is also asked for exactly
     before = _batch_norms(network)
     try:
         folded = fuse(network, inplace=True) if before else network

@@ -14,6 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from pab.export import _check, check_target, export, plain_network
+from pab.latent import AffineFreeBatchNorm, Biprop, EdgePopup, LatentSigns
+from pab.latent.batch_norm import AffineFree
 from pab.models import (
     CIFARVGG,
     CIFARResNet,
@@ -25,7 +27,7 @@ from pab.models import (
     initialize_,
 )
 from pab.pruners import Rand, apply_masks_, get_masks
-from pab.psg import PSGConfig, convert_psg_
+from pab.psg import PSG, PSGConfig, convert_psg_
 from pab.registry import MODELS
 
 onnx = pytest.importorskip('onnx')
@@ -133,6 +135,52 @@ def test_torch_program(tmp_path):
         for size in (1, 7, 100):
             torch.testing.assert_close(run_file(file, IMAGES[:size]), model(IMAGES[:size]), atol=1e-4, rtol=0)
     assert result.difference <= 1e-4
+
+
+LATENTS = {
+    'flipping': [LatentSigns('flipping')],
+    'pruning': [LatentSigns('pruning')],
+    'ternary': [LatentSigns('ternary')],
+    'psg and flipping': [PSG(input_bits=8, grad_bits=16), LatentSigns('flipping')],
+    'edge-popup': [EdgePopup(density=0.3, scope='global'), AffineFreeBatchNorm()],
+    'biprop': [Biprop(density=0.3), AffineFreeBatchNorm()],
+}
+
+
+@pytest.mark.parametrize('ending', ['.onnx', '.pt2'])
+@pytest.mark.parametrize('kind', LATENTS)
+def test_latents_are_merged(tmp_path, kind, ending):
+    """The file has the weights in use and nothing else; the model keeps its latents."""
+    layers = [nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * 144, 5))
+    for converter in LATENTS[kind]:
+        converter(network)
+    network = initialize_(network, 'kaiming_normal', 3)
+    used(network)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith('latent'):
+                parameter += torch.randn(parameter.shape) / 2
+    network.eval()
+    names = [*network.state_dict()]
+    with torch.no_grad():
+        expected, weight = network(IMAGES[:10]), network[0].used_weight()
+        assert torch.equal(plain_network(network)(IMAGES[:10]), expected)
+    assert {type(layer) for layer in plain_network(network, fold_batch_norm=True).modules()}.isdisjoint(
+        {nn.BatchNorm2d, AffineFree, type(network[0])}
+    )
+    file = tmp_path / f'net{ending}'
+    export(network, file, IMAGES, {'.onnx': 'onnx', '.pt2': 'torch'}[ending])
+    torch.testing.assert_close(run_file(file, IMAGES[:10]), expected, atol=1e-4, rtol=0)
+    assert [*network.state_dict()] == names
+    if ending == '.onnx':
+        tensors = {item.name: onnx.numpy_helper.to_array(item) for item in onnx.load(file).graph.initializer}
+        held = torch.from_numpy(tensors['0.weight'].copy())
+    else:
+        tensors = torch.export.load(file).state_dict
+        held = tensors['0.weight']
+    assert torch.equal(held, weight)
+    assert not [name for name in tensors if name.endswith(('latent', 'lo', 'hi', 'scores', 'mask'))]
 
 
 class SignConv(nn.Conv2d):
