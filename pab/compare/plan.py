@@ -196,7 +196,5 @@ def _check_names(runs: Sequence[Run]) -> None:
                 raise ValueError(f'runs: {other.title!r} and {run.title!r} would share the folder {run.folder}')
         names = [other.name for other in runs if other.group == run.group and other is not run]
         if run.against is not None and run.against not in names:
-            hint = suggest(str(run.against), names, 'runs of its group are')
-            raise ValueError(
-                f'{run.title}: against must name another run of the same group, got {run.against!r}; {hint}'
-            )
+            hint = f'; {suggest(str(run.against), names, "those are")}' if names else ''
+            raise ValueError(f'{run.title}: against must name another run of its group, got {run.against!r}{hint}')

@@ -1,0 +1,160 @@
+"""What a comparison shows: rows, Markdown, CSV, pictures, the page; and what is told while trainings end."""
+
+import csv
+import io
+import json
+import re
+from dataclasses import asdict, replace
+
+import pytest
+
+from pab.compare.page import draw_comparison, write_page
+from pab.compare.plan import Training
+from pab.compare.progress import NUMBERS, TABLE, Progress
+from pab.compare.results import RESULT
+from pab.compare.summary import summarize
+from pab.compare.tables import table_rows, to_csv, to_markdown
+from pab.compare.training import LOG, TrainingFailed, TrainingStopped
+from tests.test_compare.fakes import make_result, make_run, three_runs
+
+
+@pytest.fixture
+def compared(tmp_path):
+    return three_runs(tmp_path)
+
+
+def test_rows_by_hand(compared):
+    # a: 62, 66, 64 has mean 64 and deviation 2. The common seeds 0 and 1 differ by 1 and 4: mean 2.5, deviation
+    # 3 / sqrt 2, so half of the interval is 12.706 * 3 / sqrt 2 / sqrt 2 = 19.059. b: 61, 62.
+    shared = ['1.5M', '2G', '0:01:01', '1kB']
+    assert table_rows(*compared) == [
+        ['g', *[''] * 9],
+        ['a', '3', '64.00 ± 2.00', '+2.50 [-16.56, +21.56] to b|c', '0.3', '12.3k', *shared],
+        ['b|c', '2', '61.50 ± 0.71', '', '0.3', '-', *shared],
+        ['other', '0', '-', '', *['-'] * 6],
+    ]
+
+
+def test_one_common_seed_or_none(compared):
+    comparison, results = compared
+    a, b, _ = comparison.runs
+    del results[Training(b, 1)]
+    assert table_rows(comparison, results)[1][3] == '+1.00 (one seed) to b|c'
+    assert table_rows(comparison, results)[2][2] == '61.00'
+    del results[Training(a, 0)]
+    assert table_rows(comparison, results)[1][3] == 'no common seed with b|c'
+
+
+def test_markdown(compared):
+    lines = to_markdown(*compared).splitlines()
+    assert lines[0] == 'What is compared.'
+    assert lines[4].startswith('| **g** |  | ')
+    assert lines[6].startswith(r'| b\|c | 2 | 61.50 ± 0.71 |')
+    assert lines[-1] == '1 of 6 trainings have no result yet.'
+    assert {len(re.findall(r'(?<!\\)\|', line)) for line in lines[2:8]} == {11}
+
+
+def test_csv_has_every_number_in_full(compared):
+    comparison, results = compared
+    first = comparison.trainings()[0]
+    results[first] = make_result(200 / 3, size=None)
+    rows = list(csv.DictReader(io.StringIO(to_csv(comparison, results))))
+    assert [(row['name'], row['seed']) for row in rows] == [
+        ('a', '0'),
+        ('b|c', '0'),
+        ('a', '1'),
+        ('b|c', '1'),
+        ('a', '2'),
+    ]
+    assert float(rows[0]['accuracy']) == 200 / 3
+    assert (rows[0]['compact_bytes'], rows[1]['compact_bytes'], rows[1]['flips']) == ('', '1000', '')
+
+
+def test_curves_are_means_over_epochs_that_all_have(compared):
+    comparison, results = compared
+    first = comparison.trainings()[0]
+    results[first] = replace(results[first], curve=([2, 3], [60.0, 70.0]))
+    assert summarize(comparison, results)[0].curve() == ([2], [pytest.approx((60 + 66 + 64) / 3)])
+    assert summarize(comparison, results)[2].curve() == ([], [])
+
+
+def test_pictures_and_page(compared, tmp_path):
+    comparison, results = compared
+    assert set(draw_comparison(*compared)) == {
+        'accuracy_over_bit_operations',
+        'accuracy_over_bytes',
+        'accuracy_over_epochs_1',
+    }
+    for training, result in results.items():
+        results[training] = replace(result, size=None)
+    page = write_page(tmp_path, 'digits', comparison, results).read_text()
+    assert (tmp_path / 'accuracy_over_bit_operations.png').is_file()
+    assert not (tmp_path / 'accuracy_over_bytes.png').exists()
+    assert page.count('<img') == 2
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    for text in (
+        'What is compared.',
+        '<td>64.00 ± 2.00</td>',
+        '<summary>Settings of g: b|c</summary>',
+        '<h1>digits</h1>',
+    ):
+        assert text in page
+
+
+def test_a_page_without_any_result(compared, tmp_path):
+    assert '<img' not in write_page(tmp_path, 'none', compared[0], {}).read_text()
+
+
+def test_a_run_in_several_groups_is_one_line(tmp_path):
+    comparison, results = three_runs(tmp_path)
+    again = make_run(tmp_path, 'a', group='h', seeds=1)
+    comparison = replace(comparison, runs=(*comparison.runs, again))
+    results[Training(again, 0)] = make_result(50.0, bit_operations=1e12)
+    axes = draw_comparison(comparison, results)['accuracy_over_bit_operations'].axes[0]
+    assert [container.get_label() for container in axes.containers] == ['a', 'b|c']
+    line = axes.containers[0].lines[0]
+    assert list(zip(*line.get_data(), strict=True)) == [(2e9, 64.0), (1e12, 50.0)]
+    assert axes.get_xscale() == 'log'  # 500 times more
+
+
+@pytest.fixture
+def progress(tmp_path):
+    comparison, told = three_runs(tmp_path)[0], []
+
+    def store(training, accuracy=60.0, **numbers):
+        result = replace(make_result(accuracy, **numbers), settings={'x': 1})
+        training.folder.mkdir(parents=True, exist_ok=True)
+        (training.folder / RESULT).write_text(json.dumps(asdict(result)))
+
+    store(comparison.trainings()[0], seconds=100.0)
+    made = Progress(comparison, tmp_path, 2, told.append)
+    made.told, made.store = told, store
+    return made
+
+
+def test_progress(progress, tmp_path):
+    a0, b0, other, a1, b1, _ = progress.comparison.trainings()
+    assert list(progress.results) == [a0]
+    assert progress.seconds_left() == 5 * 100 / 2
+    progress.store(b0, 61.0, seconds=10.0)
+    progress.ended(b0, None)
+    # left are a1 and a2, 100 seconds each, b1 with 10, and other, for which the mean stands
+    assert progress.seconds_left() == (100 + 100 + 10 + 55) / 2
+    assert progress.told == ['g: b|c, seed 0: 61.00 % in 0:00:10; 2 of 6 done, about 0:02:12 left']
+    progress.ended(other, TrainingFailed('it ended with status 1: boom'))
+    assert progress.failures == {other: f'it ended with status 1: boom (log: {other.folder / LOG})'}
+    progress.ended(a1, TrainingStopped())
+    assert set(progress.waiting()) == {a1, b1, Training(a0.run, 2)}
+    assert '4 of 6 trainings have no result yet' in (tmp_path / TABLE).read_text()
+    assert len((tmp_path / NUMBERS).read_text().splitlines()) == 3
+
+
+def test_a_result_of_other_settings_is_a_failure_of_that_training(progress, tmp_path):
+    first = progress.comparison.trainings()[0]
+    run = replace(first.run, config='x = 2\n')
+    changed = replace(progress.comparison, runs=(run, *progress.comparison.runs[1:]))
+    again = Progress(changed, tmp_path, 1, print)
+    assert 'holds the result of other settings: x was 1 and is 2' in again.failures[Training(run, 0)]
+    assert Training(run, 0) not in again.waiting()
+    assert not again.results
+    assert again.seconds_left() == 0.0
