@@ -3,8 +3,11 @@
 import inspect
 
 from mmengine.model import BaseDataPreprocessor, BaseModel
+from torch import nn
 
+from pab.models import initialize_
 from pab.registry import CONVERTERS, MODELS, OPTIMIZERS, PRUNERS
+from tests.test_models.test_zoo import build
 
 REQUIRED = {'density': 0.3}  # a value for each argument without a default, by its name
 NETWORKS = {  # arguments that make each network small, and how much narrower its layers are built then
@@ -39,3 +42,9 @@ ALL_NETWORKS = {
     for name, cls in members(MODELS).items()
     if not (inspect.isclass(cls) and issubclass(cls, BaseModel | BaseDataPreprocessor))
 }
+
+
+def small_network(name: str) -> nn.Module:
+    """A small network of a registered kind, (N, 3, H, W) -> (N, 7), with its initial weights."""
+    settings, factor = NETWORKS[name]
+    return initialize_(build({'type': name, **settings}, factor))

@@ -1,4 +1,4 @@
-"""What every pruner, converter, network and sign optimizer must do: whoever registers one has it tested here."""
+"""What every pruner, converter and network must do: whoever registers one has it tested here."""
 
 import copy
 import itertools
@@ -9,26 +9,25 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pab import compiled
 from pab.contracts import exact_gradients, layers_with_weight_in_use, special_layers
 from pab.latent import merge_latents_
 from pab.models import initialize_
-from pab.optim import flips
 from pab.pruners import apply_masks_, check_masks, kept_count
 from pab.pruners.allocation import ALLOCATIONS
 from pab.registry import CONVERTERS, PRUNERS
 from pab.run import PabRunner
-from tests.registered import ALL_CONVERTERS, ALL_NETWORKS, ALL_PRUNERS, NETWORKS, SIGN_OPTIMIZERS, config
-from tests.test_models.test_zoo import build
+from tests.registered import (
+    ALL_CONVERTERS,
+    ALL_NETWORKS,
+    ALL_PRUNERS,
+    NETWORKS,
+    SIGN_OPTIMIZERS,
+    config,
+    small_network,
+)
 
 SIDE = 16
 images, labels = torch.randn(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 6, 3, 3])
-
-
-def network(name: str) -> nn.Module:
-    """A small network of a registered kind, (N, 3, 16, 16) -> (N, 7)."""
-    settings, factor = NETWORKS[name]
-    return initialize_(build({'type': name, **settings}, factor))
 
 
 def test_every_network_has_a_small_variant():
@@ -52,7 +51,7 @@ SCOPES = [('global', 'uniform'), *(('local', allocation) for allocation in ALLOC
 @pytest.fixture(scope='module')
 def dense() -> nn.Module:
     """Not to be changed."""
-    return network('CIFARResNet')
+    return small_network('CIFARResNet')
 
 
 @pytest.fixture(scope='module')
@@ -117,7 +116,7 @@ def train(model: nn.Module, steps: int = 2) -> None:
 @pytest.fixture
 def converted(name, converter):
     """(a network, what it was before, the converter)"""
-    before = network(name)
+    before = small_network(name)
     convert = CONVERTERS.build(config(converter, ALL_CONVERTERS[converter]))
     if not any(type(layer) in convert.classes for layer in before.modules()):
         with pytest.raises(ValueError, match=f'{converter}: .* has nothing to convert'):
@@ -179,125 +178,6 @@ def test_a_special_backward_pass_can_be_the_ordinary_one(converted):
             F.cross_entropy(trained(images), labels).backward()
     for (key, one), other in zip(model.named_parameters(), before.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, msg=key)
-
-
-# sign optimizers
-
-
-@pytest.fixture(params=SIGN_OPTIMIZERS)
-def kind(request):
-    return SIGN_OPTIMIZERS[request.param]
-
-
-@pytest.fixture
-def weights():
-    shapes = [(3, 5), (8, 4, 3, 3), (40,)]
-    start = [torch.randn(shape) * (torch.rand(shape) > 0.3) for shape in shapes]
-    start[1] = start[1].to(memory_format=torch.channels_last)
-    return start
-
-
-def steps(optimizer, params, first, last):
-    """Steps on gradients that each have a number; what every step flipped."""
-    counts = []
-    for number in range(first, last):
-        for place, param in enumerate(params):
-            stream = torch.Generator().manual_seed(100 * number + place)
-            param.grad = torch.randn(param.shape, generator=stream).to(param.dtype)
-        optimizer.step()
-        counts.append(int(optimizer.last_flips))
-    return counts
-
-
-def parameters(weights, dtype=torch.float32):
-    return [nn.Parameter(weight.to(dtype).clone()) for weight in weights]
-
-
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float64])
-def test_a_sign_optimizer_flips_signs_alone_and_counts_them(kind, weights, dtype):
-    params = parameters(weights, dtype)
-    optimizer = kind(params, flips_per_weight=True)
-    assert optimizer.last_flips is None
-    expected = [torch.zeros(w.shape, dtype=torch.int32) for w in weights]
-    total = 0
-    for number in range(30):
-        before = [p.detach().clone() for p in params]
-        (count,) = steps(optimizer, params, number, number + 1)
-        flipped = [(p != old) for p, old in zip(params, before, strict=True)]
-        assert count == sum(int(f.sum()) for f in flipped)
-        total += count
-        for tally, flip in zip(expected, flipped, strict=True):
-            tally += flip
-    assert total > 0
-    assert (optimizer.last_flips.dtype, optimizer.last_flips.dim()) == (torch.int64, 0)
-    for param, weight, tally in zip(params, weights, expected, strict=True):
-        assert torch.equal(param.abs(), weight.to(dtype).abs())  # and so what is pruned stays 0
-        assert param.stride() == weight.stride()
-        state = optimizer.state[param]
-        assert torch.equal(state['weight_flips'], tally)
-        assert state['weight_flips'].dtype == torch.int32
-        assert int(state['tensor_flips']) == int(tally.sum())
-        assert state['tensor_flips'].dtype == torch.int64
-
-
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_a_restored_sign_optimizer_goes_on_bit_for_bit(kind, weights, dtype):
-    params = parameters(weights, dtype)
-    optimizer = kind(params, flips_per_weight=True)
-    steps(optimizer, params, 0, 10)
-    twins = parameters(params, dtype)
-    twin = kind(twins)
-    twin.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    assert steps(optimizer, params, 10, 20) == steps(twin, twins, 10, 20)
-    for param, other in zip(params, twins, strict=True):
-        assert torch.equal(param, other)
-        states = optimizer.state[param], twin.state[other]
-        assert states[0].keys() == states[1].keys()
-        for key, value in states[0].items():
-            assert torch.equal(value, states[1][key]), key
-            assert value.dtype == states[1][key].dtype, key
-
-
-def test_a_sign_optimizer_gives_the_same_bits_compiled_and_not(kind, weights, monkeypatch):
-    results = []
-    for wanted, block in ((True, 0), (False, 50)):
-        monkeypatch.setattr(compiled, '_wanted', wanted)
-        monkeypatch.setattr(flips, 'BLOCK', block)
-        params = parameters(weights)
-        optimizer = kind(params)
-        steps(optimizer, params, 0, 10)
-        results.append([{'weight': param.detach(), **optimizer.state[param]} for param in params])
-    for one, other in zip(*results, strict=True):
-        assert one.keys() == other.keys()
-        assert all(torch.equal(value, other[key]) for key, value in one.items())
-
-
-def test_a_sign_optimizer_under_masks(kind):
-    model = network('CIFARResNet')
-    convs = [layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d)]
-    optimizer = kind(convs)
-    rest = torch.optim.SGD([p for p in model.parameters() if p.dim() == 1], lr=0.1)
-    for density in (1.0, 0.6, 0.3):
-        apply_masks_(model, PRUNERS.build(dict(type='Mag', density=density)).prune(model), [optimizer])
-        magnitudes = [w.detach().abs().clone() for w in convs]
-        for _ in range(3):
-            for each in (optimizer, rest):
-                each.zero_grad()
-            F.cross_entropy(model(images), labels).backward()
-            for each in (optimizer, rest):
-                each.step()
-        check_masks(model)
-        assert all(torch.equal(w.abs(), size) for w, size in zip(convs, magnitudes, strict=True))
-
-
-def test_what_a_sign_optimizer_refuses(kind):
-    name, weight = kind.__name__, nn.Parameter(torch.ones(1))
-    with pytest.raises(TypeError, match=rf'{name}: parameters must be floating tensors, got dtype torch.int64'):
-        kind([torch.tensor([1])])
-    for key, value in kind([weight]).defaults.items():
-        for wrong in (-1.0, float('nan')) if isinstance(value, float) else ():
-            with pytest.raises(ValueError, match=rf'{name}: {key} must .*got {wrong}'):
-                kind([weight], **{key: wrong})
 
 
 # whole runs

@@ -1,5 +1,7 @@
 """Every config that comes with pab: readable, complete, and built into the run that its name promises."""
 
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -7,9 +9,11 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
+from pab.contracts import layers_with_weight_in_use
 from pab.hooks import ARDecayHook, PruneHook
 from pab.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, PRUNERS
 from pab.run import PabRunner, check_config
+from tests.tiny_run import tiny_run
 
 FOLDER = Path(__file__).parents[2] / 'configs' / 'pab'
 CONFIGS = sorted(path.name for path in FOLDER.glob('*.py'))
@@ -146,6 +150,32 @@ def test_short_schedules_fill_the_run_whatever_the_number_of_steps(name):
         assert values['adaptivity_rate'][epochs - 1] == pytest.approx(0.003, rel=0.02)  # in the last epoch
     for key, course_of_key in values.items():
         assert course_of_key == pytest.approx(others[key], abs=0.02), key
+
+
+@pytest.mark.parametrize('name', ['quickstart_warm_up', 'quickstart_edge_popup'])
+def test_examples_of_the_docs_run(tmp_path, name):
+    text = (FOLDER.parents[1] / 'docs' / 'method.md').read_text()
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'configs').symlink_to(FOLDER.parent)
+    file = tmp_path / 'mine' / f'{name}.py'
+    file.write_text(re.search(rf'`mine/{name}.py`:\n\n```python\n(.*?)```', text, re.DOTALL).group(1))
+    cfg, small = Config.fromfile(str(file)), tiny_run(tmp_path / 'run', train_cfg=dict(max_epochs=3))
+    for key in ('work_dir', 'experiment_name', 'train_cfg', 'train_dataloader', 'val_dataloader', 'test_dataloader'):
+        cfg[key] = small[key]
+    cfg.merge_from_dict(dict(model=dict(network=dict(width=2)), default_hooks=dict(report=None)))
+    runner = PabRunner.from_cfg(cfg)
+    runner.train()
+    if name == 'quickstart_warm_up':
+        # 12 steps: 8 of warm-up, 4 of a cosine of 72
+        (group,) = runner.optim_wrapper['bop'].optimizer.param_groups
+        assert group['adaptivity_rate'] == pytest.approx(1e-2 * (1 + math.cos(math.pi * 3 / 72)) / 2, rel=1e-3)
+        rates = runner.message_hub.get_scalar('adaptivity_rate').data[0]
+        assert 1e-3 < rates[0] < rates[1]
+    else:
+        layers = layers_with_weight_in_use(runner.model.network)
+        used = [(int(layer.used_weight().count_nonzero()), layer.weight.numel()) for layer in layers.values()]
+        assert len(used) == 9
+        assert all(kept == total - total // 2 for kept, total in used)
 
 
 def load_base(path) -> dict:
