@@ -4,6 +4,7 @@
 layer        what all of them share, and how they become plain layers again
 signs        latent signs: w sign(t), and variants that also prune
 edge_popup   a score for each weight; the weights with the highest scores are used
+ranking      which scores those are
 biprop       the same, with weights of one magnitude
 batch_norm   BatchNorm without scale and shift, as edge-popup and biprop have it
 ===========  ==========================================================================
@@ -11,8 +12,9 @@ batch_norm   BatchNorm without scale and shift, as edge-popup and biprop have it
 
 from .batch_norm import AffineFreeBatchNorm
 from .biprop import Biprop
-from .edge_popup import EdgePopup, highest
+from .edge_popup import EdgePopup
 from .layer import LatentConv, LatentConverter, merge_latents_
+from .ranking import highest
 from .signs import LatentSigns
 
 __all__ = [

@@ -99,7 +99,7 @@ def test_global_scores_compete_over_all_layers():
 def test_global_is_the_same_within_a_forward_pass_and_outside(monkeypatch):
     network = convert(plain(), dict(type='EdgePopup', density=0.3, scope='global'))
     layers = convolutions(network)
-    group, choices, seen = layers[0].group, [], []
+    group, choices, seen = layers[0].ranking, [], []
     choose = type(group).choose
     monkeypatch.setattr(type(group), 'choose', lambda self: choices.append(1) or choose(self))
     hooks = [layer.register_forward_hook(lambda layer, *_: seen.append(layer.used_weight())) for layer in layers]
@@ -125,8 +125,8 @@ def test_global_after_a_copy():
     alone = convert(plain(), dict(type='EdgePopup', density=0.3, scope='global'))
     alone.load_state_dict(twin.state_dict())
     assert torch.equal(twin(images), alone(images))
-    group = convolutions(twin)[0].group
-    assert group is not convolutions(network)[0].group
+    group = convolutions(twin)[0].ranking
+    assert group is not convolutions(network)[0].ranking
     assert all(mine is own for mine, own in zip(group.layers, convolutions(twin), strict=True))
     assert all(
         torch.equal(layer.used_weight(), used) for layer, used in zip(convolutions(network), before, strict=True)

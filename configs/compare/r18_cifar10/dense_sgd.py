@@ -1,0 +1,3 @@
+_base_ = ['./synflow_sgd.py']
+
+default_hooks = dict(prune=None)
