@@ -28,3 +28,13 @@ for _d in (0.3, 0.1):
             ('SNIP, signs by Bop', 'bop', {**_one_round, _pruner: 'SNIP'}, 'SynFlow, signs by Bop'),
         )
     ]
+    runs.append(
+        dict(
+            group=f'density {_d}',
+            against='SynFlow, weights by SGD',
+            name='magnitude with rewinding, weights by SGD',
+            config=f'{_folder}/rewinding.py',
+            options=_kept,
+            seeds=1,  # it is four trainings
+        )
+    )

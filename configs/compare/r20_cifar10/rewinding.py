@@ -1,0 +1,10 @@
+# Lottery tickets: a dense training and three more, each with fewer weights, which go back to their values at step 100.
+_base_ = ['./synflow_sgd.py']
+
+train_cfg = dict(max_epochs=24)
+param_scheduler = dict(
+    sgd=[dict(type='CosineRestartLR', periods=[6] * 4, restart_weights=[1] * 4, eta_min=0, convert_to_iter_based=True)]
+)
+default_hooks = dict(
+    prune=dict(_delete_=True, type='RewindHook', pruner=dict(type='Mag', density=0.3), cycles=3, rewind_iter=100)
+)
