@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-    from benchmarks import baseline, networks, timing
+    from benchmarks import baseline, networks, sparse, timing
 
-    return {'baseline': baseline, 'networks': networks, 'timing': timing}
+    return {'baseline': baseline, 'networks': networks, 'sparse': sparse, 'timing': timing}
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_tiny_measures(benchmark, tmp_path):
     [
         (
             ['stepp'],
-            "there is no measure ['stepp']; there are ['step', 'bop', 'prune', 'data', 'loop', 'start', 'all']",
+            "no measure ['stepp']; there are ['step', 'bop', 'prune', 'data', 'loop', 'sparse', 'start', 'all']",
         ),
         (['bop', '--repeats', '0'], '--repeats must be at least 1, got 0'),
     ],
@@ -96,6 +96,35 @@ def test_contenders_take_turns_and_warm_up(benchmarks):
     assert calls == ['a', 'b'] * 4
     assert len(seconds['a']) == 3
     assert seconds['b'] == [0.5] * 3
+
+
+def test_sparse_needs_a_gpu(benchmark, tmp_path):
+    file = tmp_path / 'result.json'
+    printed, status = benchmark('sparse', '--json', file)
+    assert status == 0
+    assert printed.count('sparse is not measured: 2:4 kernels need a CUDA GPU (--device cuda)\n') == 1
+    assert '| measure' not in printed
+    assert json.loads(file.read_text())['rows'] == []
+
+
+def test_sparse_compares_layers_that_agree(benchmarks):
+    sparse, settings = benchmarks['sparse'], benchmarks['timing'].Settings(repeats=1, warmup=0, tiny=True)
+    compressed = []
+
+    def compress(weight):
+        compressed.append(weight)
+        return weight
+
+    rows = [r for case in sparse._cases(settings) for r in sparse._compare(*case, settings, compress)]
+    assert [(r.case, r.name, r.peer) for r in rows] == [
+        ('1x1 tiny', '2:4 bfloat16', 'dense bfloat16'),
+        ('1x1 tiny', 'dense bfloat16', None),
+        ('Linear tiny', '2:4 bfloat16', 'dense bfloat16'),
+        ('Linear tiny', 'dense bfloat16', None),
+    ]
+    assert [(w.shape, w.dtype, int(w.count_nonzero())) for w in compressed] == [((64, 64), torch.bfloat16, 2048)] * 2
+    with pytest.raises(AssertionError):  # a kernel that multiplies wrongly is not timed
+        sparse._compare(*sparse._cases(settings)[1], settings, lambda weight: 2 * weight)
 
 
 def make_net():

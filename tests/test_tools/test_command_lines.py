@@ -1,5 +1,6 @@
 """The tools as a user runs them: what they print, what they refuse, and with which status they end."""
 
+import functools
 import itertools
 import re
 import runpy
@@ -10,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from pab import sparse
 from pab.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +106,25 @@ def test_prune_the_network_of_a_file(tool, tmp_path):
         (tmp_path / 'none.pth', tmp_path / 'again.pth', 'there is no'),
     ):
         assert re.search(message, prune(source, out))
+
+
+def test_evaluate_on_sparse_kernels(tool, tmp_path, monkeypatch):
+    """Here the compressed copy of a weight is the weight itself; the numbers are those of bfloat16."""
+    file, pattern = tmp_path / 'pruned.pth', "default_hooks.prune.pruner.prunable=['Linear']"
+    options = ['--cfg-options', *TINY, pattern, 'default_hooks.prune.pruner.density=0.5']
+    made, status = tool('prune.py', QUICKSTART, '--out', file, *options, 'default_hooks.prune.pruner.scope=2:4')
+    assert status == 0, made
+    monkeypatch.setattr(sparse, 'missing_support', lambda: '2:4 kernels need something else')
+    assert tool('test.py', QUICKSTART, file, '--sparse')[1] == 'error: --sparse: 2:4 kernels need something else'
+    monkeypatch.setattr(sparse, 'missing_support', lambda: None)
+    used = functools.partial(sparse.use_sparse_kernels_, compress=lambda weight: weight)
+    monkeypatch.setattr(sparse, 'use_sparse_kernels_', used)
+    printed, status = tool('test.py', QUICKSTART, file, '--sparse', '--work-dir', tmp_path / 'test', *options)
+    assert status == 0, printed
+    assert re.search(r'1 of \d+ layers run on 2:4 kernels\n', printed)
+    assert re.search(r'conv1 +dense: a 3x3 convolution is no matrix product\n', printed)
+    assert re.search(r'linear +sparse\n', printed)
+    assert 'accuracy/top1' in printed
 
 
 def test_print_config_shows_the_whole_config(tool):
