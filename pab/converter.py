@@ -20,7 +20,7 @@ class Converter:
     is announced as :mod:`pab.contracts` describes; then pruning scores see the ordinary one.
 
     A type that is not in ``classes``, a subclass too, may compute something else: such layers are left alone, and the
-    log names those that have weights, unless ``layers`` leaves them out by a ``!``.
+    log names those that have weights and are of the types in ``kin``, unless ``layers`` leaves them out by a ``!``.
 
     Args:
         layers: which layers, as a list of :mod:`pab.patterns`; None for every layer of a type in ``classes``.
@@ -30,6 +30,7 @@ class Converter:
     """
 
     classes: ClassVar[Mapping[type[nn.Module], type[nn.Module]]] = {}
+    kin: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
 
     def __init__(self, layers: Sequence[str] | None = None) -> None:
         self.layers = layers
@@ -62,7 +63,7 @@ class Converter:
                 selected = patterns.select(layer, name)  # also for what is not converted: the pattern has a use
                 if convertible and selected:
                     found[name] = layer
-                elif not convertible and not_left_out.select(layer, name):
+                elif not convertible and isinstance(layer, self.kin) and not_left_out.select(layer, name):
                     others.append(f'{name} ({type(layer).__name__})')
         if self.layers is not None and patterns.unused:
             raise ValueError(

@@ -5,7 +5,7 @@ title = (
 )
 
 _sgd, _signs, _pruner = 'optim_wrapper.optimizers.sgd', 'optim_wrapper.optimizers.signs', 'default_hooks.prune.pruner'
-_psg = {'type': 'PSG'}
+_psg = {'_delete_': True, 'type': 'PSG'}
 
 runs = [
     dict(

@@ -14,5 +14,7 @@ optim_wrapper = dict(
         sgd=dict(type='SGD', owns='rest', lr=0.1, momentum=0.9, weight_decay=5e-4),
     ),
 )
-param_scheduler = dict(_delete_=True, latent={{_base_.param_scheduler.sgd}}, sgd={{_base_.param_scheduler.sgd}})
+_warm_up = dict(type='LinearLR', start_factor=0.01, end=0.8, convert_to_iter_based=True)
+_cosine = dict(type='CosineAnnealingLR', begin=0.8, T_max=7.2, convert_to_iter_based=True)
+param_scheduler = dict(_delete_=True, latent=[_warm_up, _cosine], sgd=[_warm_up, _cosine])
 default_hooks = dict(flips=None)

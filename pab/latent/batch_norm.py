@@ -1,6 +1,7 @@
 """BatchNorm without scale and shift, in any network."""
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..converter import Converter
 from ..registry import CONVERTERS
@@ -21,6 +22,7 @@ class AffineFreeBatchNorm(Converter):
     """
 
     classes = {nn.BatchNorm2d: AffineFree}
+    kin = (_BatchNorm,)
 
     def set_up(self, layer: nn.BatchNorm2d, name: str) -> None:
         if layer.affine:

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from ..contracts import layers_with_weight_in_use
 from ..converter import Converter
@@ -39,6 +40,8 @@ class LatentConv:
 
 class LatentConverter(Converter):
     """A converter to layers of :class:`LatentConv`; freezes their weights and gives them their latents."""
+
+    kin = (_ConvNd,)
 
     def set_up(self, layer: LatentConv, name: str) -> None:
         layer.weight.requires_grad_(False)

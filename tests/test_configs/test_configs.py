@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
+from pab.compare.plan import read_comparison
 from pab.contracts import layers_with_weight_in_use
 from pab.hooks import ARDecayHook, PruneHook
 from pab.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, PRUNERS
@@ -17,6 +18,8 @@ from tests.tiny_run import tiny_run
 
 FOLDER = Path(__file__).parents[2] / 'configs' / 'pab'
 CONFIGS = sorted(path.name for path in FOLDER.glob('*.py'))
+COMPARED = sorted(f'../compare/{path.parent.name}/{path.name}' for path in FOLDER.parent.glob('compare/*/*.py'))
+COMPARISONS = sorted(FOLDER.parent.glob('compare/*.py'))
 NAMED = [
     'quickstart',
     'r18_cifar10',
@@ -43,8 +46,14 @@ def test_every_key_is_read(name):
     check_config(load(name))
 
 
+@pytest.mark.parametrize('path', COMPARISONS, ids=lambda path: path.stem)
+def test_every_comparison_is_sound(path, tmp_path):
+    comparison = read_comparison(path, 3, tmp_path)  # reads and checks the config of each of its runs
+    assert {run.seeds for run in comparison.runs} <= {1, 3}
+
+
 # the large networks are others of the same classes, and building them takes most of a second
-@pytest.mark.parametrize('name', [n for n in CONFIGS if not n.startswith(('wrn28', 'r50'))])
+@pytest.mark.parametrize('name', [n for n in CONFIGS + COMPARED if not n.startswith(('wrn28', 'r50'))])
 def test_model_hooks_and_owners_fit_together(name):
     cfg = load(name)
     model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
