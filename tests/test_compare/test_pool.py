@@ -155,7 +155,9 @@ def test_a_killed_comparison_goes_on(tmp_path):
     """The command and its training are killed; the same command resumes in the middle, and has the whole curve."""
     file, out = tmp_path / 'digits.py', tmp_path / 'out'
     file.write_text(COMPARISON.replace('QUICKSTART', str(ROOT / 'configs' / 'pab' / 'quickstart.py')))
-    command = [sys.executable, ROOT / 'tools' / 'compare.py', file, '--seeds', '1', '--work-dir', out]
+    # for two jobs, so that the training has one thread: on a busy machine two would wait for each other
+    options = ['--seeds', '1', '--jobs', '2', '--work-dir', out]
+    command = [sys.executable, ROOT / 'tools' / 'compare.py', file, *options]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, 'PAB_COMPILE': '0'})
     folder = out / 'Bop' / 'seed_0'
     until(lambda: (folder / 'epoch_2.pth').exists())
