@@ -78,7 +78,7 @@ def _accuracy(accuracy: Spread | None) -> str:
 def _difference(summary: Summary, other: Summary) -> str:
     difference: Difference | None = paired_difference(summary.accuracies(), other.accuracies())
     if difference is None:
-        return f'no common seed with {other.run.name}'
+        return f'no common seed with {other.run.name}' if summary.results and other.results else UNKNOWN
     mean, _, half = difference
     interval = '(one seed)' if half is None else f'[{mean - half:+.2f}, {mean + half:+.2f}]'
     return f'{mean:+.2f} {interval} to {other.run.name}'

@@ -43,6 +43,7 @@ def test_one_common_seed_or_none(compared):
     assert table_rows(comparison, results)[2][2] == '61.00'
     del results[Training(a, 0)]
     assert table_rows(comparison, results)[1][3] == 'no common seed with b|c'
+    assert table_rows(comparison, {})[1][3] == '-'
 
 
 def test_markdown(compared):
