@@ -41,9 +41,11 @@ class Lax(Hook):
 
 
 @pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
-def test_a_step_waits_for_nothing(tiny_config, precision):
+@pytest.mark.parametrize('device', [None, 'cuda'])
+def test_a_step_waits_for_nothing(tiny_config, precision, device):
     cfg = tiny_config(optim_wrapper=dict(precision=precision))
-    cfg.train_dataloader.update(batch_size=128 // STEPS, pin_memory=True)
+    cfg.train_dataloader.update(batch_size=128 // STEPS, pin_memory=device is None)
+    cfg.train_dataloader.dataset.device = device
     cfg.default_hooks.logger.interval = 10 * STEPS
     runner = PabRunner.from_cfg(cfg)
     strict = Strict()

@@ -26,7 +26,7 @@ class CIFAR10(InMemoryDataset):
         split: 'train' or 'test'.
         data_root: the folder that holds ``folder``; by default the environment variable ``PAB_DATA``, else ``data``.
         download: fetch the official archive (163 MiB) when a file is missing; the main process does, the others wait.
-        subset: ``indices``, ``num_samples``, ``sample_seed`` of :class:`InMemoryDataset`.
+        subset: ``device``, ``indices``, ``num_samples``, ``sample_seed`` of :class:`InMemoryDataset`.
 
     Raises:
         OSError: a file is missing (FileNotFoundError), or the download failed.

@@ -23,16 +23,27 @@ class InMemoryDataset(Dataset):
         images: (N, C, H, W) uint8, 0..255.
         labels: (N,) int64, 0..len(classes) - 1.
         classes: the names of the classes, in order of the labels.
+        device: keeps all of them there, such as 'cuda', so that no step copies pixels to a GPU; by default they stay in
+            the memory of the CPU. A loader with workers cannot use it.
         chosen: ``indices``, ``num_samples`` and ``sample_seed`` choose samples, see :func:`subset`.
+
+    Raises:
+        ValueError: ``device`` is none that torch has here, or the samples cannot be chosen so.
     """
 
     random_items = False  # augmentation is the preprocessor's work, so indices need no seeds
 
-    def __init__(self, images: Tensor, labels: Tensor, classes: Sequence[str], **chosen):
+    def __init__(self, images: Tensor, labels: Tensor, classes: Sequence[str], device: str | None = None, **chosen):
         kept = subset(type(self).__name__, len(labels), **chosen)
         # channels last: a batch is augmented and normalised in that layout, and converting here costs once, not always
         self.images = images[kept].contiguous(memory_format=torch.channels_last)
         self.labels = labels[kept]
+        if device is not None:
+            try:
+                self.images, self.labels = self.images.to(device), self.labels.to(device)
+            except (RuntimeError, AssertionError) as error:  # an unknown name, or no such device
+                reason = str(error).splitlines()[0]
+                raise ValueError(f'{type(self).__name__}: device {device!r} cannot be used here: {reason}') from error
         self.metainfo = {'classes': tuple(classes)}
 
     def __len__(self) -> int:
@@ -42,7 +53,7 @@ class InMemoryDataset(Dataset):
         return {'images': self.images[index], 'labels': int(self.labels[index])}
 
     def __getitems__(self, indices: Sequence[int]) -> dict:
-        rows = torch.as_tensor(indices)
+        rows = torch.as_tensor(indices).to(self.images.device, non_blocking=True)
         # index_select copies whole images; plain indexing would visit them element by element
         images = self.images.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
         return {'images': images, 'labels': self.labels.index_select(0, rows)}
@@ -54,7 +65,7 @@ class Digits(InMemoryDataset):
 
     The split is fixed: of each class, in the file's order, every fifth sample (the 5th, 10th, ...) is a test sample:
     1,442 train, 355 test. The 17 grey levels 0..16 are spread over 0..255 (level * 255 / 16, rounded). Arguments
-    besides ``split``, 'train' or 'test', choose samples as in :class:`InMemoryDataset`.
+    besides ``split``, 'train' or 'test', are those of :class:`InMemoryDataset`.
 
     Source: UCI optical recognition of handwritten digits, test part.
     """

@@ -17,7 +17,7 @@ MAY_CHANGE = [
     *('work_dir', 'load_from', 'resume', 'overwrite', '*.data_root', 'custom_imports'),  # where things are
     *('launcher', 'runner_type', 'default_scope', 'env_cfg', 'model_wrapper_cfg.device_ids', '_*'),  # how it is started
     *(f'*.{name}' for name in ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor')),  # its speed
-    '*.foreach',
+    *('*.foreach', '*.dataset.device'),
     *('val_*', 'test_*', 'train_cfg.val_*', 'train_cfg.dynamic_intervals'),  # what is measured
     *('log_*', 'experiment_name', 'visualizer'),  # what is shown; and the hooks that only look on, save or refuse:
     *(f'default_hooks.{name}' for name in ('logger', 'report', 'costs', 'runtime_info', 'flips', 'timer')),

@@ -74,3 +74,18 @@ def test_subsets():
 def test_bad_subsets(subset, text):
     with pytest.raises(ValueError, match=f'InMemoryDataset: .*{text}'):
         make(**subset)
+
+
+def test_a_set_that_lies_on_a_device():
+    there = InMemoryDataset(IMAGES, LABELS, CLASSES, device='meta')  # a device without memory
+    batch = there.__getitems__([3, 1])
+    assert {batch['images'].device.type, batch['labels'].device.type} == {'meta'}
+    assert batch['images'].shape == (2, 3, 2, 2)
+    here = InMemoryDataset(IMAGES, LABELS, CLASSES, device='cpu', num_samples=4)
+    assert torch.equal(here.__getitems__([3, 1])['images'], IMAGES[[3, 1]])
+
+
+@pytest.mark.parametrize('device', ['gpu', 'cuda:99'])
+def test_a_device_that_is_not_there(device):
+    with pytest.raises(ValueError, match=rf"InMemoryDataset: device '{device}' cannot be used here: "):
+        InMemoryDataset(IMAGES, LABELS, CLASSES, device=device)
