@@ -85,6 +85,8 @@ def test_the_tools_evaluate_show_and_compare_it(name, tmp_path, run_tool, capsys
     cfg.test_dataloader.dataset.num_samples = 297
     if KINDS[name][2].get('prune'):  # puts masks on the network
         cfg.default_hooks.prune = dict(type='PruneHook', pruner=dict(type='Mag', density=0.4))
+    if name == 'sgd, pruned':
+        cfg.default_hooks.prune.update(type='RewindHook', cycles=1)
     cfg.dump(tmp_path / 'config.py')
     torch.save({**checkpoint, RECORD: None}, tmp_path / 'run.pth')
     run = tmp_path / 'config.py', tmp_path / 'run.pth'
