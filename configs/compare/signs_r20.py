@@ -17,6 +17,9 @@ runs = [
     for _name, _options in (
         ('as it is', {}),
         ('init: signed constant', {'model.init.scheme': 'kaiming_constant_signed'}),
+        ('pruner: SNIP', {f'{_pruner}.type': 'SNIP', f'{_pruner}.rounds': 1}),
+        ('pruner: Mag', {f'{_pruner}.type': 'Mag', f'{_pruner}.rounds': 1}),
+        ('pruner: Rand', {f'{_pruner}.type': 'Rand', f'{_pruner}.rounds': 1}),
         ('density: the same in each layer', {f'{_pruner}.scope': 'local'}),
         ('density: ERK', {f'{_pruner}.scope': 'local', f'{_pruner}.allocation': 'erk'}),
         ('PSG, gradients of 16 bits', {'model.converter': {**_psg, 'grad_bits': 16}}),
