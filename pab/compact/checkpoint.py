@@ -53,7 +53,7 @@ def evaluate_file_(cfg: Config, file: str | os.PathLike) -> None:
     """Change the config of a run so that a test is one of the network in a compact file, whatever trained it.
 
     Converters that would give layers latents are dropped, as the file holds the weights in use; others, such as PSG,
-    stay.
+    stay, and so does what the config says of images and of the test.
 
     Raises:
         FileNotFoundError, CompactError: as for :func:`pab.compact.info`.
@@ -63,7 +63,7 @@ def evaluate_file_(cfg: Config, file: str | os.PathLike) -> None:
     converters = [converters] if isinstance(converters, dict) else converters
     cfg.model.network = dict(type=READS_A_FILE, file=str(file))
     cfg.model.converter = [config for config in converters if not _adds_latents(config)]
-    cfg.model.init = cfg.load_from = None
+    cfg.model.init, cfg.load_from = None, str(file)  # loaded again: a converter may have set values
     if 'prune' in (cfg.get('default_hooks') or {}):
         cfg.default_hooks.prune = None
 

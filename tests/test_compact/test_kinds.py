@@ -7,9 +7,12 @@ import torch
 from torch import nn
 
 from pab import compact
+from pab.compact.checkpoint import evaluate_file_
 from pab.hooks.prune import RECORD
 from pab.latent import merge_latents_
+from pab.latent.batch_norm import AffineFree
 from pab.pruners import get_masks
+from pab.run import PabRunner
 
 from .kinds import CONSTANT, KINDS, SEED, kind
 from .networks import same
@@ -106,6 +109,18 @@ def test_the_tools_evaluate_show_and_compare_it(name, tmp_path, run_tool, capsys
     numbers = [t.nbytes for n, t in model.network.state_dict().items() if not n.endswith('_mask')]
     assert f'| {sum(numbers) / 1000:,.0f} kB |' in row  # without latents
     assert '| - |' in row  # no mask of these can be derived
+
+
+def test_a_file_is_evaluated_as_it_is_under_the_config_of_another_run(tmp_path):
+    """Here under one whose converter would set BatchNorm to 1 and 0."""
+    cfg, checkpoint, _ = kind('bop', tmp_path)
+    compact.pack(cfg, checkpoint, tmp_path / 'run.pab')
+    other = kind('edge-popup', tmp_path)[0]
+    evaluate_file_(other, tmp_path / 'run.pab')
+    runner = PabRunner.from_cfg(other)
+    runner.test()
+    assert any(isinstance(layer, AffineFree) for layer in runner.model.modules())
+    assert same(runner.model.network, compact.load(tmp_path / 'run.pab'))
 
 
 def test_a_file_that_is_not_there_is_named_in_one_line(tmp_path, run_tool):
