@@ -10,5 +10,5 @@ def check_ints(owner: str, low: int = 1, **values: int) -> None:
 
 def known_choice(owner: str, name: str, value, known) -> None:
     """ValueError listing ``known`` when ``value`` is not one of them."""
-    if value not in known:
+    if value not in list(known):  # a list has no hash, and is no key
         raise ValueError(f'{owner}: unknown {name} {value!r}; known: {", ".join(map(str, known))}')

@@ -19,8 +19,8 @@ The bit-operations of a product of operands with a and b bits are :math:`a b` fo
 arXiv 2005.07093). Operands have 32 bits, except in the weight gradient of a layer with the attribute
 ``weight_gradient_bits``, and in pruning, which computes in 64 bits.
 
-An update takes 2 MACs for each weight that learns with a sign optimizer (one average), and 3 with any other (momentum,
-weight decay and step of SGD). All counts are whole numbers, so sums of them are exact.
+An update takes 2 MACs for each weight that learns with a sign optimizer (one average; a second is not counted), and
+3 with any other (momentum, weight decay and step of SGD). All counts are whole numbers, so sums of them are exact.
 """
 
 import copy

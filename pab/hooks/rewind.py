@@ -42,6 +42,7 @@ class RewindHook(PruneHook):
         pruner: config of a pruner in PRUNERS; its density d is that of the last training.
         cycles: C, at least 1; the run's ``max_epochs`` is a multiple of C + 1.
         rewind_iter: how many steps of the first training are kept, from 0, the initial weights; fewer than it has.
+            A step is one batch, also where several make one update.
         data: as in :class:`PruneHook`.
 
     Raises:

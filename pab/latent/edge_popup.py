@@ -35,6 +35,7 @@ class EdgePopupConv(LatentConv):
     """The weight in use is that of the highest |scores|; see :class:`EdgePopup`."""
 
     latents = ('scores',)
+    scored_as_drawn = True
     density: Fraction
     through_abs: bool
     ranking: GlobalRanking | None = None
@@ -43,7 +44,11 @@ class EdgePopupConv(LatentConv):
         """True where the weight is used."""
         if self.ranking is not None:
             return self.ranking.kept(self)
-        return highest(self.scores.detach().abs(), kept_count(self.scores.numel(), self.density))
+        return highest(self.ranks(), kept_count(self.scores.numel(), self.density))
+
+    def ranks(self) -> Tensor:
+        """|scores|; a pruned weight ranks behind every other."""
+        return self.scores.detach().abs().masked_fill(self.weight == 0, -1)
 
     def candidate(self, kept: Tensor) -> Tensor:
         """What each weight is when it is used."""
@@ -75,8 +80,9 @@ class EdgePopup(LatentConverter):
 
     for the scores of all weights, used or not (straight through). Of the N weights of a layer, or with scope 'global'
     of all its layers, exactly :math:`k = N - \lfloor (1 - d) N \rfloor` are used; of equal
-    scores the lower position counts as higher. Scores start as torch's default weights do, uniform within
-    1 / sqrt(fan_in).
+    scores the lower position counts as higher. Pruned weights count among the N and are never used. Scores start as
+    torch's default weights do, uniform within 1 / sqrt(fan_in). The paper scores the classifier too; here it is trained
+    as in other methods.
 
     Paper and code differ: the paper's gradient has no factor sign(s), which the code has by differentiating abs(s). The
     code's is taken. Without it a negative score grows in size where its weight does harm, until the weight is used.
@@ -108,11 +114,12 @@ class EdgePopup(LatentConverter):
 
     def set_up(self, layer: EdgePopupConv, name: str) -> None:
         layer.density, layer.through_abs, layer.ranking = self.density, self.through_abs, None
+        self._converted.append(layer)
         super().set_up(layer, name)
 
     def __call__(self, network: nn.Module) -> nn.Module:
+        self._converted: list[EdgePopupConv] = []
         super().__call__(network)
         if self.scope == 'global':
-            layers = [layer for layer in network.modules() if type(layer) in self.classes.values()]
-            GlobalRanking(layers, self.density).watch(network)
+            GlobalRanking(self._converted, self.density).watch(network)
         return network

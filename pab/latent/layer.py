@@ -21,10 +21,16 @@ class LatentConv:
     A mixin before ``nn.Conv2d``, or a subclass of it such as a PSG layer: that class then works on the weight in use,
     and what it passes back to that weight reaches the latents. The state dict has ``weight``, as it was drawn, and the
     latents. A weight that is 0 (pruned) should be 0 in use too.
+
+    Where a latent decides which weights are used, a weight that is not has no gradient by which a pruner could score
+    it: such a class sets ``scored_as_drawn``, and pruners see the layer with all of its weights.
     """
 
     plain: ClassVar[type[nn.Conv2d]]
     latents: ClassVar[tuple[str, ...]]
+    scored_as_drawn: bool = False
+    special_backward = True  # so pruning scores set exact for a while
+    exact = False
 
     def used_weight(self) -> Tensor:
         """The weight that the forward pass multiplies by, of the shape of ``weight``, differentiable."""
@@ -35,7 +41,8 @@ class LatentConv:
         raise NotImplementedError
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return super()._conv_forward(input, self.used_weight(), bias)
+        as_drawn = self.exact and self.scored_as_drawn
+        return super()._conv_forward(input, weight if as_drawn else self.used_weight(), bias)
 
 
 class LatentConverter(Converter):
@@ -75,8 +82,7 @@ def merge_latents_(network: nn.Module) -> Iterable[str]:
         for latent in layer.latents:
             delattr(layer, latent)
         layer.__class__ = layer.plain
-        layer.weight.copy_(used[name])
-        layer.weight.requires_grad_()
+        layer.weight = nn.Parameter(used[name])  # a new one: layers that shared theirs may use it differently
     masks = {name: weight != 0 for name, weight in used.items()}
     apply_masks_(network, {name: mask for name, mask in masks.items() if name in earlier or not mask.all()})
     return list(layers)

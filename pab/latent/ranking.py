@@ -33,7 +33,7 @@ class GlobalRanking:
 
     def choose(self) -> list[Tensor]:
         """For each layer, True where its weight is used."""
-        flat = torch.cat([layer.scores.detach().abs().reshape(-1) for layer in self.layers])
+        flat = torch.cat([layer.ranks().reshape(-1) for layer in self.layers])
         parts = highest(flat, kept_count(len(flat), self.density)).split(
             [layer.scores.numel() for layer in self.layers]
         )

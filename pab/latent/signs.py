@@ -45,6 +45,11 @@ class LatentSignConv(LatentConv):
     mode: str
 
     @property
+    def scored_as_drawn(self) -> bool:
+        """See :class:`LatentConv`."""
+        return self.mode == 'ternary'
+
+    @property
     def latents(self) -> tuple[str, ...]:
         return ('latent', *BOUNDS) if self.mode == 'ternary' else ('latent',)
 
@@ -55,8 +60,7 @@ class LatentSignConv(LatentConv):
         """a, of the shape of the weight: -1, 0 or 1."""
         if self.mode != 'ternary':
             return (_Sign if self.mode == 'flipping' else _SignOfPositive).apply(self.latent)
-        # -|lo| is lo; in SynFlow's network of absolute parameters it keeps a from becoming negative
-        above, below = (self.latent - self.hi).relu(), (-self.lo.abs() - self.latent).relu()
+        above, below = (self.latent - self.hi).relu(), (self.lo - self.latent).relu()
         return _Sign.apply(above) - _Sign.apply(below)
 
     def initialize_(self, stream: Stream) -> None:

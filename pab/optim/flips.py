@@ -45,7 +45,7 @@ def flip_(
         return _flip_(*tensors, *numbers, rule)
     tensors = [None if t is None else t.as_strided((t.numel(),), (1,)) for t in tensors]
     kind = averages[0].dtype, weight.device
-    scalars = [n if isinstance(n, Tensor) else _filled(place, n, *kind) for place, n in enumerate(numbers)]
+    scalars = [n if isinstance(n, Tensor) else _filled(n, *kind) for n in numbers]
     count = run_compiled(_flip_, (*tensors, *scalars), (rule,))
     if count is None:
         size = weight.numel() if weight.is_cuda else BLOCK  # a GPU gains by few calls, not by its cache
@@ -75,9 +75,8 @@ def _layout(tensor: Tensor) -> list[int]:
 
 
 @functools.lru_cache(maxsize=64)
-def _filled(place: int, number: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    # One for each place: for a tensor that stands in two, dynamo compiles anew. Filled there: nothing waits for it.
-    return torch.full((), number, dtype=dtype, device=device)
+def _filled(number: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.full((), number, dtype=dtype, device=device)  # filled there: nothing waits for it
 
 
 @functools.lru_cache(maxsize=64)

@@ -39,7 +39,7 @@ class PruneSettings:
         block = parse_n_of_m(self.scope)
         scopes = SCOPES if block is None else [self.scope]
         for key, known in (('schedule', SCHEDULES), ('scope', scopes), ('allocation', ALLOCATIONS)):
-            if getattr(self, key) not in known:
+            if getattr(self, key) not in list(known):
                 more = ", or 'n:m' with 1 <= n <= m, such as '2:4'" if key == 'scope' else ''
                 listed = ', '.join(known) + more
                 raise ValueError(f'{self.owner}: {key} must be one of {listed}, got {getattr(self, key)!r}')

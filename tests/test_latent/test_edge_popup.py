@@ -67,8 +67,18 @@ def test_biprop_of_a_layer_that_is_used_nowhere_has_finite_gradients():
     assert not first.used_weight().any()
     assert all(layer.scores.grad.isfinite().all() for layer in convolutions(network))
     conv = four(Biprop)
-    conv.weight.data[0, 1] = 0  # a mask has removed one of the two that the scores choose
-    assert conv.used_weight().flatten().tolist() == [0, 0, 0, -5]  # alpha is the mean of those in use
+    conv.weight.data[0, 1] = 0  # a mask has removed one of the two that the scores would choose: the next one is used
+    assert conv.used_weight().flatten().tolist() == [0, 0, 4, -4]  # alpha is the mean of those in use
+    conv.weight.data[0, :3] = 0  # fewer are left than could be used
+    assert conv.used_weight().flatten().tolist() == [0, 0, 0, -5]
+
+
+def test_global_concerns_the_layers_that_are_converted():
+    network = plain()
+    EdgePopup(0.9, layers=['name:0'])(network)
+    EdgePopup(0.1, scope='global', layers=['name:3'])(network)
+    shares = [float((layer.used_weight() != 0).float().mean()) for layer in convolutions(network)[:2]]
+    assert shares == pytest.approx([0.9, 0.1], abs=0.01)
 
 
 @pytest.mark.parametrize('way', [EdgePopup, Biprop])

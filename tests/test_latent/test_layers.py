@@ -1,7 +1,6 @@
 """What all layers with a weight in use share, for every way to make one."""
 
 import copy
-import itertools
 
 import pytest
 import torch
@@ -12,9 +11,9 @@ from pab.contracts import exact_gradients, layers_with_weight_in_use
 from pab.latent import merge_latents_
 from pab.models import initialize_
 from pab.optim import assign_owners
-from pab.pruners import SNIP, Mag, SynFlow, apply_masks_, check_masks, get_masks
+from pab.pruners import SNIP, GraSP, Mag, SynFlow, apply_masks_, check_masks, get_masks
 from pab.psg import PSGConv2d
-from pab.registry import MODELS
+from pab.registry import CONVERTERS, MODELS
 from tests.test_latent.latents import WAYS, convert, convolutions, every_way, plain
 
 PSG = dict(type='PSG', input_bits=4, grad_bits=6, threshold=0.1)
@@ -84,9 +83,13 @@ def test_below_it_a_psg_layer_gives_the_gradient(way):
     if way == 'flipping':
         assert torch.equal(layer.latent.grad, alone.weight.grad * layer.weight)
     layer.zero_grad()
-    with exact_gradients(network):
-        network(images).backward(upstream)
-    assert not torch.equal(getattr(layer, layer.latents[0]).grad, expected[layer.latents[0]])
+    with exact_gradients(network):  # as pruners see it
+        out = network(images)
+    seen = layer.weight if layer.scored_as_drawn else layer.used_weight()
+    assert torch.equal(out, F.conv2d(images, seen, padding=1))
+    if not layer.scored_as_drawn:
+        out.backward(upstream)
+        assert not torch.equal(layer.latent.grad, expected['latent'])
 
 
 @every_way
@@ -185,26 +188,25 @@ def test_owners(way):
         assign_owners(network, {'bop': ['Conv2d.weight'], 'sgd': 'rest'})
 
 
-@pytest.mark.parametrize(
-    ('mode', 'pruner'), [*itertools.product(['flipping', 'pruning'], [Mag, SNIP, SynFlow]), ('ternary', Mag)]
-)
-def test_masks_are_those_of_the_plain_network(mode, pruner, images):
-    """For as long as every weight is in use, with its own sign."""
+@pytest.mark.parametrize('pruner', [Mag, SNIP, GraSP, SynFlow])
+@every_way
+def test_masks_are_those_of_the_plain_network(way, pruner, images):
+    """At the start, where latent signs use every weight with its own sign."""
     masks, others = (
         pruner(0.3, rounds=3).prune(network, [(images, torch.arange(4))])
-        for network in (plain(), convert(plain(), WAYS[mode]))
+        for network in (plain(), convert(plain(), WAYS[way]))
     )
     assert all(torch.equal(mask, others[name]) for name, mask in masks.items())
 
 
-def test_weights_between_the_bounds_are_the_first_that_synflow_prunes(images):
-    network, used = convert(plain(), WAYS['ternary']), plain()
-    in_use = {name: layer.latent.abs() > layer.hi for name, layer in layers_with_weight_in_use(network).items()}
-    assert all(0.8 < mask.float().mean() < 1 for mask in in_use.values())
-    apply_masks_(used, in_use)
-    masks = SynFlow(0.3, rounds=3).prune(used, input_shape=(3, 8, 8))
-    others = SynFlow(0.3, rounds=3).prune(network, input_shape=(3, 8, 8))
-    assert all(torch.equal(mask, others[name]) for name, mask in masks.items())
+def test_layers_that_share_a_weight_may_use_it_differently(images):
+    network = nn.Sequential(nn.Conv2d(3, 3, 3, bias=False), nn.Conv2d(3, 3, 3, bias=False))
+    network[1].weight = network[0].weight
+    CONVERTERS.build(WAYS['flipping'])(network)
+    move_latents_(network)
+    logits = network(images)
+    merge_latents_(network)
+    assert torch.equal(network(images), logits)
 
 
 @every_way

@@ -77,6 +77,16 @@ def test_parameters_and_where_they_start(mode, names, low, high):
         assert (conv.lo.tolist(), conv.hi.tolist()) == (pytest.approx([-0.1]), pytest.approx([0.1]))
 
 
+def test_ternary_bounds_may_cross_zero():
+    conv = LatentSigns('ternary')(nn.Conv2d(4, 1, 1, bias=False))
+    conv.weight.data.fill_(1)
+    conv.lo.data.fill_(0.05)
+    conv.latent.data = torch.tensor([0.0, -0.02, 0.06, 0.5]).view(1, 4, 1, 1)
+    assert conv.used_weight().flatten().tolist() == [-1, -1, 0, 1]
+    conv.used_weight().sum().backward()
+    assert conv.lo.grad.tolist() == [-2]  # one for each latent below it
+
+
 def test_an_unknown_mode():
     with pytest.raises(ValueError, match="LatentSigns: unknown mode 'binary'; known: flipping, pruning, ternary"):
         LatentSigns('binary')
