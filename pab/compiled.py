@@ -5,9 +5,7 @@ round after every operation, as torch's own operations do, so both ways give the
 """
 
 import functools
-import itertools
 import os
-import types
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -16,7 +14,8 @@ from torch import Tensor
 
 _wanted: bool | None = None  # None: the environment decides
 _failed = False
-_variants = itertools.count()
+
+EXAMPLE_SHAPES = ((), (1 << 20,), (1 << 6, 1 << 14))  # of a loop's arguments, by dimensions; it is tuned for these
 
 
 def use_compiled(wanted: bool | None) -> None:
@@ -43,19 +42,26 @@ def run_compiled(function: Callable, tensors: Sequence[Tensor | None], constants
     """``function(*tensors, *constants)`` as one compiled loop; None where there is to be none, or no compiler.
 
     Args:
-        function: works entry by entry, may change its arguments in place, and returns something else than None.
-        tensors: of one dimension and equal length; or of none, for numbers that change; or None.
+        function: works entry by entry, or reduces; may change its arguments in place; returns a tensor or several.
+        tensors: contiguous, of at most two dimensions, equally many in equal shapes; or None. Nothing is recorded for
+            autograd.
         constants: hashable.
     """
     global _failed
     if torch.compiler.is_compiling() or not is_compiled():
         return None
+    kinds, present = [], []
     for tensor in tensors:
-        if tensor is not None and tensor.dim():
-            torch._dynamo.mark_dynamic(tensor, 0)
-    kinds = [None if tensor is None else (tensor.dtype, tensor.device.type) for tensor in tensors]
+        if tensor is None:
+            kinds.append(None)
+            continue
+        # a subclass, such as a fake tensor, has no memory to loop over; indices are of 32 bits
+        if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.numel() >= 1 << 31:
+            return None
+        kinds.append((tensor.dim(), tensor.dtype, tensor.device))
+        present.append(tensor)
     try:
-        return compile_pass(function, constants, *kinds)(*tensors)
+        out = compile_pass(function, constants, torch.get_num_threads(), *kinds)(present)
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a compiler or its absence raises, before the loop has run
@@ -67,17 +73,31 @@ def run_compiled(function: Callable, tensors: Sequence[Tensor | None], constants
             stacklevel=2,
         )
         return None
+    return out[0] if len(out) == 1 else tuple(out)
 
 
 @functools.cache
-def compile_pass(function: Callable, constants: tuple, *kinds: tuple | None) -> Callable:
-    """``function(*tensors, *constants)``, compiled once for the constants and kinds of the tensors, for any sizes."""
+def compile_pass(function: Callable, constants: tuple, threads: int, *kinds: tuple | None) -> Callable:
+    """A loop for lists of tensors of these kinds (dimensions, type, device), of any sizes, in that many threads.
 
-    def run(*tensors):
-        return function(*tensors, *constants)
+    It is torch.compile's, called without the checks that torch.compile makes in each call: that is a large part of the
+    Python that a step runs, and the arguments of this function say all that the checks would.
+    """
+    # here, since only what compiles shall wait for these imports
+    from torch._inductor import config, decomposition
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch.fx.experimental.proxy_tensor import make_fx
 
-    # dynamo counts the variants of one code object and gives up at the eighth: each gets its own
-    name = f'pab_{function.__name__}_{next(_variants)}'
-    run = types.FunctionType(run.__code__.replace(co_name=name), globals(), name, None, run.__closure__)
+    def run(*present):
+        present = iter(present)
+        out = function(*(None if kind is None else next(present) for kind in kinds), *constants)
+        return out if isinstance(out, tuple) else (out,)
+
+    examples = [
+        torch.empty(EXAMPLE_SHAPES[dim], dtype=dtype, device=device) for dim, dtype, device in filter(None, kinds)
+    ]
     # without the option, a GPU's loop would round a product and the sum after it once instead of twice
-    return torch.compile(run, fullgraph=True, options={'emulate_precision_casts': True})
+    with torch.no_grad(), config.patch(emulate_precision_casts=True):
+        trace = make_fx(torch.func.functionalize(run), decomposition.select_decomp_table(), tracing_mode='symbolic')
+        graph = trace(*examples)
+        return compile_fx_inner(graph, [node.meta['val'] for node in graph.graph.find_nodes(op='placeholder')])

@@ -38,7 +38,7 @@ class PSGProduct(torch.autograd.Function):
         with _without_autocast(device):
             y = _product(x, cast_weight, bias, conv)
             if config.input_bits < q.FULL_PRECISION_BITS and (ctx.needs_input_grad[1] or config.predictive_forward):
-                low, scale = q.input_range(x, input_signed)
+                low, scale = kernels.input_range(x, input_signed)
             if config.predictive_forward:
                 bound = q.channel_scale(cast_weight)
                 quantized_weight = q.quantize(cast_weight, config.weight_bits, -bound, bound)
@@ -87,14 +87,16 @@ def _weight_gradient(ctx, grad: Tensor, weight: Tensor, saved: Tensor, low: Tens
     quantized_grad = grad if exact_grad else kernels.quantize_gradient(grad, config.grad_bits)
     need_b = ctx.needs_input_grad[2] and exact_grad  # as the ordinary layer does, to have its bias bit for bit
     product, grad_b = _weight_product(quantized_grad, quantized_input, weight, conv, need_b)
-    exact = None
-    if not config.sparsify:
-        exact = product if exact_grad and quantized_input is saved else _weight_product(grad, saved, weight, conv)[0]
-        exact = exact.to(q.working_dtype(grad.dtype))
+    rule = config.threshold, config.relative, config.take_sign
     if is_code:
-        factor = scale - low
-        product = product.to(factor.dtype) * factor
-    product = q.sparse_gradient(product, config.threshold, config.relative, config.take_sign, exact)
+        product = kernels.weight_gradient(product, scale - low, *rule, large=kernels.is_large(saved))
+    else:
+        exact = None
+        if not config.sparsify:
+            is_exact = exact_grad and quantized_input is saved
+            exact = product if is_exact else _weight_product(grad, saved, weight, conv)[0]
+            exact = exact.to(q.working_dtype(grad.dtype))
+        product = q.sparse_gradient(product, *rule, exact)
     return product, grad_b, quantized_input
 
 
@@ -117,6 +119,6 @@ def _weight_product(grad: Tensor, x: Tensor, weight: Tensor, conv: Conv | None, 
 
 def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, conv: Conv, mask: list[bool]):
     stride, padding, dilation, groups = conv
-    return torch.ops.aten.convolution_backward(
+    return torch.ops.aten.convolution_backward.default(
         grad, x, weight, [weight.shape[0]], stride, padding, dilation, False, [0, 0], groups, mask
     )

@@ -32,12 +32,21 @@ def input_range(x: Tensor, signed: bool | None = None) -> tuple[Tensor, Tensor]:
     """
     if x.numel() == 0:
         return (x.new_zeros((), dtype=working_dtype(x.dtype)),) * 2
-    samples = _in_storage_order(x).flatten(1)
-    # |x| is never written, and two vectorised reductions are faster than torch.aminmax; a NaN comes through
-    least, most = samples.amin(1), samples.amax(1)
-    scale = torch.maximum(most, -least).to(working_dtype(x.dtype)).mean()
+    return range_of(*extremes(_in_storage_order(x).flatten(1)), signed)
+
+
+def extremes(samples: Tensor) -> tuple[Tensor, Tensor]:
+    """max|x| of each sample (N, M) -> (N,), and a number () that is negative if there is a negative entry."""
+    samples = samples.to(working_dtype(samples.dtype))
+    bits = _bits(torch.where(samples == 0, 0, samples))  # the bits of -0 are negative
+    return _abs_max(samples, 1), bits.amin(1).amin()
+
+
+def range_of(maxima: Tensor, least: Tensor, signed: bool | None) -> tuple[Tensor, Tensor]:
+    """:func:`input_range` from what :func:`extremes` returns."""
+    scale = maxima.mean()
     if signed is None:
-        return torch.where(least.amin() < 0, -scale, 0), scale
+        return torch.where(least < 0, -scale, 0), scale
     return (-scale if signed else torch.zeros_like(scale)), scale
 
 
@@ -57,9 +66,17 @@ def _in_storage_order(x: Tensor) -> Tensor:
 
 
 def _abs_max(x: Tensor, dim: int) -> Tensor:
+    x = x.to(working_dtype(x.dtype))
     if x.shape[dim] == 0:
-        return x.new_zeros(x.shape[:dim], dtype=working_dtype(x.dtype))
-    return torch.maximum(x.amax(dim), -x.amin(dim)).to(working_dtype(x.dtype))
+        return x.new_zeros(x.shape[:dim])
+    # Without their signs floats are ordered as their bits are, a NaN above all. So |x| needs one reduction instead of
+    # two, of integers, which a compiled loop does not test for NaN.
+    bits = _bits(x)
+    return (bits & torch.iinfo(bits.dtype).max).amax(dim).view(x.dtype)
+
+
+def _bits(x: Tensor) -> Tensor:
+    return x.view(torch.int64 if x.dtype == torch.float64 else torch.int32)
 
 
 def index(x: Tensor, bits: int, low: Tensor, scale: Tensor) -> Tensor:

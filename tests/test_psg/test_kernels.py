@@ -1,6 +1,5 @@
 """Compiled passes give the numbers of the plain ones, bit for bit; without a compiler there is a warning, no crash."""
 
-import functools
 import warnings
 
 import pytest
@@ -59,6 +58,8 @@ def test_compiled_equals_plain(compiled, channels_last):
             lambda x=x: kernels.decode_input((x * 4000).to(torch.int16), torch.tensor(-1.0), 16, torch.float32),
             lambda x=x: kernels.quantize_gradient(x, 16),
             lambda x=x: kernels.quantize_gradient(x * 0, 16),
+            lambda x=x: kernels.weight_gradient(x, torch.tensor(0.3), 0.1, True, False),
+            lambda x=x: kernels.weight_gradient(x, torch.tensor(0.3), 0.1, False, True),
             lambda x=x: kernels.relu_with_mask(x),
             lambda x=x: kernels.positive(x),
             lambda x=x: kernels.pass_where(x, (x > 0.5).to(torch.uint8)),
@@ -71,17 +72,57 @@ def test_compiled_equals_plain(compiled, channels_last):
             assert same(got, call())
 
 
-def test_many_settings_stay_compiled(compiled, monkeypatch):
-    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='eager'))  # only dynamo is asked
-    machinery.compile_pass.cache_clear()
-    x = torch.randn(2, 3, 5, 7)
-    for bits in range(2, 12):  # more than the eight variants that one function may have
-        got = kernels.quantize_gradient(x, bits)
-        assert is_compiled()
-        use_compiled(False)
-        assert same(got, kernels.quantize_gradient(x, bits))
-        use_compiled(True)
-    machinery.compile_pass.cache_clear()
+def test_one_loop_for_all_sizes(compiled):
+    kernels.relu_with_mask(torch.randn(5))
+    before = machinery.compile_pass.cache_info().misses
+    for shape in ((1,), (2, 3, 5, 7), (1 << 17,), (131, 1009)):
+        x = torch.randn(shape)
+        y, passes = kernels.relu_with_mask(x)
+        assert torch.equal(y, x.relu()) and torch.equal(passes, (x > 0).to(torch.uint8))
+    y, _ = kernels.relu_with_mask(x[1:, None])  # begins in the middle of a storage
+    assert torch.equal(y, x[1:, None].relu())
+    assert machinery.compile_pass.cache_info().misses == before
+    torch.set_num_threads((threads := torch.get_num_threads()) + 1)  # for a loop has its number of threads built in
+    kernels.relu_with_mask(x)
+    torch.set_num_threads(threads)
+    assert machinery.compile_pass.cache_info().misses == before + 1
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
+def test_range_in_one_read(compiled, dtype):
+    cases = [
+        torch.tensor([[0.5, 1.0], [2.0, -0.0]]),  # -0 is no negative entry
+        torch.tensor([[0.5, -3.0], [2.0, 1.0]]),
+        torch.tensor([[torch.inf, -3.0], [2.0, 1.0]]),
+        torch.tensor([[torch.nan, 3.0], [2.0, 1.0]]),
+        images((3, 5, 7, 9), True),
+        images((3, 5, 7, 9), False)[:, :, ::2].relu(),
+    ]
+    for x in cases:
+        x = x.to(dtype)
+        for signed in (None, True, False):
+            got, want = kernels.input_range(x, signed), q.input_range(x, signed)
+            torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
+    assert is_compiled()
+
+
+def test_a_gradient_in_another_layout(compiled):
+    passes = (images((2, 3, 5, 7), True) > 0).to(torch.uint8)
+    for grad in (images((2, 3, 5, 7), False), torch.randn(2, 3, 1, 1).expand(2, 3, 5, 7)):
+        assert torch.equal(kernels.pass_where(grad, passes), grad * passes)
+        assert torch.equal(
+            kernels.quantize_gradient(grad, 16), q.quantize(grad, 16, -grad.abs().max(), grad.abs().max())
+        )
+
+
+@pytest.mark.parametrize(
+    'tensor', [torch.ones(1).expand(1 << 31), torch.Tensor._make_subclass(nn.Buffer, torch.ones(3))]
+)
+def test_what_a_loop_cannot_take_runs_uncompiled(tensor, monkeypatch):
+    monkeypatch.setattr(machinery, 'compile_pass', lambda *args: pytest.fail('compiled'))
+    use_compiled(True)
+    assert machinery.run_compiled(torch.relu, [tensor]) is None
+    use_compiled(None)
 
 
 def test_step_of_a_layer(compiled):
