@@ -1,5 +1,8 @@
 # Every way to train a sparse network, by the full recipe; for a GPU.
-title = 'ResNet-18 on CIFAR-10, 180 epochs with a batch of 128, one schedule for all (warm-up, cosine), bfloat16'
+title = (
+    'ResNet-18 on CIFAR-10, 180 epochs with a batch of 128, one schedule (warm-up, cosine) for all but rewinding, '
+    'bfloat16'
+)
 
 _density = 'default_hooks.prune.pruner.density'
 _pruner = 'default_hooks.prune.pruner.type'

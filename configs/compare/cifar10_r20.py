@@ -1,7 +1,7 @@
 # Every way to train a sparse network, at two densities, on a budget for two CPU cores: 35 minutes for each seed.
 title = (
     'ResNet-20 on the first 10,000 training images of CIFAR-10 (recoded as JPEG), all 10,000 test images, six epochs '
-    'of 157 steps of 64 images, one schedule for all (warm-up, cosine), bfloat16'
+    'of 157 steps of 64 images, one schedule (warm-up, cosine) for all but rewinding, bfloat16'
 )
 
 _density = 'default_hooks.prune.pruner.density'

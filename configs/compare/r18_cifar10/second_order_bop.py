@@ -6,4 +6,13 @@ optim_wrapper = dict(
         signs=dict(_delete_=True, type='SecondOrderBop', owns=['Conv2d.weight'], adaptivity_rate=1e-3, threshold=0.02)
     )
 )
-param_scheduler = dict(signs=[])
+param_scheduler = dict(
+    signs=[
+        dict(
+            type='CosineAnnealingParamScheduler',
+            param_name='adaptivity_rate',
+            T_max=180,
+            convert_to_iter_based=True,
+        )
+    ]
+)
