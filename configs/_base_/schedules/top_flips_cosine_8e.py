@@ -3,7 +3,7 @@ _base_ = ['./bop_cosine_8e.py']
 
 optim_wrapper = dict(
     optimizers=dict(
-        bop=dict(_delete_=True, type='TopFlips', owns=['Conv2d.weight'], flip_share=3e-3, adaptivity_rate=1e-2)
+        bop=dict(_delete_=True, type='TopFlips', owns=['Conv2d.weight'], flip_share=3e-3, adaptivity_rate=3e-3)
     )
 )
 param_scheduler = dict(

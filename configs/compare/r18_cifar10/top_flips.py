@@ -3,7 +3,7 @@ _base_ = ['./bop.py']
 model = dict(converter=None)
 optim_wrapper = dict(
     optimizers=dict(
-        signs=dict(_delete_=True, type='TopFlips', owns=['Conv2d.weight'], flip_share=3e-3, adaptivity_rate=1e-2)
+        signs=dict(_delete_=True, type='TopFlips', owns=['Conv2d.weight'], flip_share=3e-3, adaptivity_rate=3e-3)
     )
 )
 param_scheduler = dict(
