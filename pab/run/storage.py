@@ -2,9 +2,11 @@
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import tempfile
+import uuid
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import unquote, urlparse
@@ -39,10 +41,11 @@ def download(address: str, folder: Path) -> str:
 def write_atomically(data: bytes, path: str | os.PathLike) -> None:
     """Write a file by way of a temporary one in the same folder, forced to the disk and then renamed.
 
-    Missing folders are made. A file that is there is replaced at once or not at all; an OSError says why not.
+    Missing folders are made. A file that is there is replaced at once or not at all; an OSError says why not. Where
+    several processes write the same file, each has a temporary one of its own, and the last to be renamed stays.
     """
     path = Path(path)
-    partial = path.with_name(f'.{path.name}.partial')
+    partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:12]}.partial')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open('wb') as file:
@@ -57,10 +60,7 @@ def write_atomically(data: bytes, path: str | os.PathLike) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = shutil.disk_usage(path.parent).free
             reason += f' ({len(data) / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)'
-        raise OSError(
-            f'cannot write {str(path)!r}: {reason}; checkpoints written before are untouched, so free some space or '
-            'give another --work-dir, and go on with --resume'
-        ) from error
+        raise OSError(f'cannot write {str(path)!r}: {reason}') from error
 
 
 def check_writable(folder: str | os.PathLike) -> None:
@@ -84,9 +84,17 @@ class AtomicBackend(LocalBackend):
     _outdated: set[Path] = set()  # of the class, for mmengine makes a backend for each use
 
     def put(self, obj: bytes, filepath: str | os.PathLike) -> None:
-        """Write a file, then remove what was marked in its folder."""
-        write_atomically(obj, filepath)
+        """Write a file, then remove what was marked in its folder, and what a killed run left of the same file."""
         path = Path(filepath).absolute()
+        try:
+            write_atomically(obj, filepath)
+        except OSError as error:
+            raise OSError(
+                f'{error}; checkpoints written before are untouched, so free some space or give another --work-dir, '
+                'and go on with --resume'
+            ) from error
+        for left in path.parent.glob(f'.{glob.escape(path.name)}.*partial'):  # only one run writes into this folder
+            _discard(left)
         beside = {old for old in self._outdated if old.parent == path.parent}
         self._outdated.difference_update(beside)
         for old in beside - {path}:

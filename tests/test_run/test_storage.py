@@ -2,6 +2,7 @@ import errno
 import os
 import resource
 import signal
+import threading
 
 import pytest
 import torch
@@ -46,10 +47,45 @@ def _write_beyond_limit(path):
     write_atomically(bytes(100_000), path)
 
 
-def test_what_a_killed_process_left_is_overwritten(tmp_path):
-    (tmp_path / '.epoch_1.pth.partial').write_bytes(b'half')
-    write_atomically(NEW, tmp_path / 'epoch_1.pth')
-    assert [f.name for f in tmp_path.iterdir()] == ['epoch_1.pth']
+def test_what_a_killed_run_left_of_a_checkpoint_is_removed(tmp_path):
+    for name in ('.epoch_1.pth.0a1b.partial', '.epoch_1.pth.partial', '.epoch_10.pth.0a1b.partial'):
+        (tmp_path / name).write_bytes(b'half')
+    AtomicBackend().put(NEW, tmp_path / 'epoch_1.pth')
+    assert {f.name for f in tmp_path.iterdir()} == {'epoch_1.pth', '.epoch_10.pth.0a1b.partial'}
+
+
+def test_two_that_write_the_same_file_do_not_disturb_each_other(tmp_path, monkeypatch):
+    """Both temporary files are there at once: each waits for the other before it is forced to the disk."""
+    both, fsync, errors = threading.Barrier(2, timeout=60), os.fsync, []
+
+    def wait_and_sync(descriptor):
+        both.wait()
+        fsync(descriptor)
+
+    def write(data):
+        try:
+            write_atomically(data, tmp_path / 'table.md')
+        except OSError as error:
+            errors.append(error)
+            both.abort()
+
+    monkeypatch.setattr(os, 'fsync', wait_and_sync)
+    threads = [threading.Thread(target=write, args=(data,)) for data in (OLD, NEW)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    (file,) = tmp_path.iterdir()
+    assert file.read_bytes() in (OLD, NEW)
+
+
+def test_only_a_checkpoint_has_advice_for_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'fsync', full_disk)
+    with pytest.raises(OSError, match=r"^cannot write '.*table.md': No space left on device \(.* free\)$"):
+        write_atomically(NEW, tmp_path / 'table.md')
+    with pytest.raises(OSError, match=r'epoch_1.pth.* free\); checkpoints written before are untouched.*--resume$'):
+        AtomicBackend().put(NEW, tmp_path / 'epoch_1.pth')
 
 
 def test_the_backend_removes_only_after_it_has_written(tmp_path, monkeypatch):
