@@ -5,7 +5,9 @@ round after every operation, as torch's own operations do, so both ways give the
 """
 
 import functools
+import itertools
 import os
+import types
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -14,8 +16,7 @@ from torch import Tensor
 
 _wanted: bool | None = None  # None: the environment decides
 _failed = False
-
-EXAMPLE_SHAPES = ((), (1 << 20,), (1 << 6, 1 << 14))  # of a loop's arguments, by dimensions; it is tuned for these
+_variants = itertools.count()
 
 
 def use_compiled(wanted: bool | None) -> None:
@@ -78,26 +79,21 @@ def run_compiled(function: Callable, tensors: Sequence[Tensor | None], constants
 
 @functools.cache
 def compile_pass(function: Callable, constants: tuple, threads: int, *kinds: tuple | None) -> Callable:
-    """A loop for lists of tensors of these kinds (dimensions, type, device), of any sizes, in that many threads.
-
-    It is torch.compile's, called without the checks that torch.compile makes in each call: that is a large part of the
-    Python that a step runs, and the arguments of this function say all that the checks would.
-    """
-    # here, since only what compiles shall wait for these imports
-    from torch._inductor import config, decomposition
-    from torch._inductor.compile_fx import compile_fx_inner
-    from torch.fx.experimental.proxy_tensor import make_fx
+    """A loop for lists of tensors of these kinds (dimensions, type, device), of any sizes, in that many threads."""
 
     def run(*present):
         present = iter(present)
         out = function(*(None if kind is None else next(present) for kind in kinds), *constants)
         return out if isinstance(out, tuple) else (out,)
 
-    examples = [
-        torch.empty(EXAMPLE_SHAPES[dim], dtype=dtype, device=device) for dim, dtype, device in filter(None, kinds)
-    ]
+    # dynamo counts the variants of one code object and gives up at the eighth: each gets its own
+    name = f'pab_{function.__name__}_{next(_variants)}'
+    run = types.FunctionType(run.__code__.replace(co_name=name), globals(), name, None, run.__closure__)
     # without the option, a GPU's loop would round a product and the sum after it once instead of twice
-    with torch.no_grad(), config.patch(emulate_precision_casts=True):
-        trace = make_fx(torch.func.functionalize(run), decomposition.select_decomp_table(), tracing_mode='symbolic')
-        graph = trace(*examples)
-        return compile_fx_inner(graph, [node.meta['val'] for node in graph.graph.find_nodes(op='placeholder')])
+    loop = torch.compile(run, fullgraph=True, dynamic=True, options={'emulate_precision_casts': True})
+
+    def call(present: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return loop(*present)
+
+    return call

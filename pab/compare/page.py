@@ -21,19 +21,20 @@ AMOUNTS = {  # what accuracy is drawn over: the name of the picture and of the a
 def draw_comparison(comparison: Comparison, results: Results) -> dict[str, Figure]:
     """The pictures by name; those without any value are left out."""
     summaries, figures = summarize(comparison, results), {}
+    order = [run.name for run in comparison.runs]  # a name has the same colour and marker in all of them
     for key, (name, label) in AMOUNTS.items():
         series: dict[str, list[tuple[float, float, float]]] = {}
         for summary in summaries:  # a run of the same name in several groups is one line
             if point := _point(summary, key):
                 series.setdefault(summary.run.name, []).append(point)
         if series:
-            figures[name] = draw_points(f'Accuracy over {label}', label, 'accuracy, %', series)
+            figures[name] = draw_points(f'Accuracy over {label}', label, 'accuracy, %', series, order)
     for index, group in enumerate(comparison.sections(), 1):
         shown = [summary for summary in summaries if summary.run.group == group and summary.results]
         if shown:
             title = f'Accuracy over epochs{f", {group}" if group else ""}'
             curves = {summary.run.name: summary.curve() for summary in shown}
-            figures[f'accuracy_over_epochs_{index}'] = draw_curves(title, 'accuracy, %', curves)
+            figures[f'accuracy_over_epochs_{index}'] = draw_curves(title, 'accuracy, %', curves, order=order)
     return figures
 
 

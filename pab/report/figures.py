@@ -1,13 +1,18 @@
 """The pictures of a run, each small enough to be read on a telephone: curves, points, a heat map, bars."""
 
 import io
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.legend import Legend
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from .amounts import short
@@ -17,35 +22,47 @@ COLOURS = ('#0072B2', '#E69F00', '#000000', '#CC79A7', '#009E73', '#56B4E9', '#D
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 STYLE = {'font.size': 8, 'axes.grid': True, 'grid.alpha': 0.3}
 WIDTH = 4.6  # inches, of every picture
-ROW = 0.15  # inches for each layer
+ROW = 0.15  # inches for each layer, and for each line of a legend
+TITLE, SMALL = 9, 7  # sizes of fonts
 
 Curve = tuple[Sequence[float], Sequence[float]]
 
 
-def draw_curves(title: str, unit: str, curves: Mapping[str, Curve], log: bool = False) -> Figure:
+def draw_curves(
+    title: str, unit: str, curves: Mapping[str, Curve], log: bool = False, order: Iterable[str] = ()
+) -> Figure:
     """Lines over epochs.
 
     Args:
         title: what is shown.
         unit: of the values; label of the axis.
-        curves: name -> (epochs from 1, values); a legend is drawn for more than one.
+        curves: name -> (epochs from 1, values); a legend is drawn for more than one, below the picture if it is large.
         log: use a logarithmic axis; values that are not above 0 are left out.
+        order: names by whose place in it lines get colour and marker, the same in every picture; else by that here.
     """
     figure, axes = _figure(2.5)
-    for index, (name, (epochs, values)) in enumerate(curves.items()):
+    looks, handles = _looks(order, curves), {}
+    for name, (epochs, values) in curves.items():
         points = [(e, v) for e, v in zip(epochs, values, strict=True) if v > 0 or not log]
-        axes.plot(*zip(*points, strict=True) if points else ([], []), **_look(index), ms=2.5, label=name)
+        xy = zip(*points, strict=True) if points else ([], [])
+        (handles[name],) = axes.plot(*xy, **looks[name], ms=2.5, label=name)
     if log and any(v > 0 for _, values in curves.values() for v in values):
         axes.set_yscale('log')
-    if len(curves) > 1:
-        axes.legend(fontsize=7, framealpha=0.8)
+    if len(curves) > 3 or any(len(name) > 32 for name in curves if len(curves) > 1):
+        _add_legend_below(figure, handles)
+    elif len(curves) > 1:
+        _as_written(axes.legend(list(handles.values()), list(handles), fontsize=SMALL, framealpha=0.8))
     _label(axes, title, 'epoch', unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
 def draw_points(
-    title: str, amount: str, unit: str, series: Mapping[str, Sequence[tuple[float, float, float]]]
+    title: str,
+    amount: str,
+    unit: str,
+    series: Mapping[str, Sequence[tuple[float, float, float]]],
+    order: Iterable[str] = (),
 ) -> Figure:
     """Points over an amount, those of a series joined from left to right.
 
@@ -54,18 +71,21 @@ def draw_points(
         amount: label of the horizontal axis, which is logarithmic where amounts differ by more than a factor of 10.
         unit: of the values; label of the other axis.
         series: name -> (amount > 0, value, half the length of its error bar); a legend is below the picture.
+        order: as for :func:`draw_curves`.
     """
-    figure, axes = _figure(2.5 + ROW * (len(series) + 1) / 2)
-    for index, (name, points) in enumerate(series.items()):
+    figure, axes = _figure(2.5)
+    looks, handles = _looks(order, series), {}
+    for name, points in series.items():
         x, y, errors = zip(*sorted(points), strict=True)
-        axes.errorbar(x, y, [e or np.nan for e in errors], **_look(index), ms=4, lw=1, capsize=2, label=name)
+        errors = [e or np.nan for e in errors]
+        handles[name] = axes.errorbar(x, y, errors, **looks[name], ms=4, lw=1, capsize=2, label=name)
     amounts = [x for points in series.values() for x, _, _ in points]
     if max(amounts) > 10 * min(amounts):
         axes.set_xscale('log')
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(lambda number, _: short(number))
-    figure.legend(loc='outside lower center', ncols=2, fontsize=7)
+    _add_legend_below(figure, handles)
     _label(axes, title, amount, unit)
     return figure
 
@@ -134,13 +154,44 @@ def _figure(height: float):
         return figure, figure.subplots()
 
 
-def _look(index: int) -> dict[str, str]:
-    """Colour and marker of a line, which no other of the first 49 has both of."""
-    turn, place = divmod(index, len(COLOURS))
-    return {'color': COLOURS[place], 'marker': MARKERS[(place + turn) % len(MARKERS)]}
+def _looks(order: Iterable[str], names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Colour and marker by name, which no other of the first 49 has both of; names beyond ``order`` follow."""
+    looks = {}
+    for index, name in enumerate(dict.fromkeys([*order, *names])):
+        turn, place = divmod(index, len(COLOURS))
+        looks[name] = {'color': COLOURS[place], 'marker': MARKERS[(place + turn) % len(MARKERS)]}
+    return looks
+
+
+def _add_legend_below(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """Add a legend below the axes, in two columns where names are short; its rows make the picture higher."""
+    names = [_broken(figure, name, SMALL, WIDTH - 0.5) for name in handles]
+    columns = 2 if all('\n' not in name and _width(figure, name, SMALL) < 1.8 for name in names) else 1
+    lines = sum(name.count('\n') + 1 for name in names)
+    figure.set_figheight(figure.get_figheight() + ROW * (ceil(lines / columns) + 0.5))
+    place = 'outside lower center'
+    _as_written(figure.legend(list(handles.values()), names, loc=place, ncols=columns, fontsize=SMALL))
+
+
+def _as_written(legend: Legend) -> None:
+    """Show names as they are, those with dollars too."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _broken(figure: Figure, text: str, size: int, inches: float) -> str:
+    """A text in as many lines as it needs to be no wider."""
+    width = _width(figure, text, size)
+    return text if width <= inches else textwrap.fill(text, int(0.9 * len(text) * inches / width))
+
+
+def _width(figure: Figure, text: str, size: int) -> float:
+    font = FontProperties(size=size)
+    return figure.canvas.get_renderer().get_text_width_height_descent(text, font, False)[0] / figure.dpi
 
 
 def _label(axes, title: str, x: str, y: str) -> None:
-    axes.set_title(title, fontsize=9, loc='left')
+    title = _broken(axes.figure, title, TITLE, WIDTH - 0.8)  # it begins above the axes, behind their label and numbers
+    axes.set_title(title, fontsize=TITLE, loc='left', parse_math=False)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
