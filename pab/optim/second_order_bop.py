@@ -30,8 +30,8 @@ class SecondOrderBop(SignOptimizer):
     With ``bias_corrected``, :math:`m_t / (1 - \prod_{i \le t} (1-\gamma_i))` and
     :math:`v_t / (1 - \prod_{i \le t} (1-\sigma_i))` take the places of m and v, also where a schedule moves the rates.
     The threshold has no unit: the scale of the gradient does not matter. At equality a weight flips, as with
-    :class:`~pab.optim.Bop`. A weight that is exactly 0 (pruned) never flips, nor does one whose average is NaN. The state
-    is two floats for each weight, m and v, one more than Bop's.
+    :class:`~pab.optim.Bop`. A weight that is exactly 0 (pruned) never flips, nor does one whose average is NaN. The
+    state is two floats for each weight, m and v, one more than Bop's.
 
     Args:
         params: floating tensors of any shape, or dicts of them (parameter groups).
