@@ -4,6 +4,7 @@ The functions live beside what they compute (:mod:`pab.psg.kernels`, :mod:`pab.o
 round after every operation, as torch's own operations do, so both ways give the same numbers bit for bit.
 """
 
+import contextlib
 import functools
 import itertools
 import os
@@ -17,6 +18,8 @@ from torch import Tensor
 _wanted: bool | None = None  # None: the environment decides
 _failed = False
 _variants = itertools.count()
+
+EXAMPLE_SHAPES = ((), (1 << 20,), (1 << 6, 1 << 14))  # of a loop's arguments, by dimensions; it is tuned for these
 
 
 def use_compiled(wanted: bool | None) -> None:
@@ -86,14 +89,35 @@ def compile_pass(function: Callable, constants: tuple, threads: int, *kinds: tup
         out = function(*(None if kind is None else next(present) for kind in kinds), *constants)
         return out if isinstance(out, tuple) else (out,)
 
+    if all(device.type == 'cpu' for _, _, device in filter(None, kinds)):
+        with contextlib.suppress(ImportError, AttributeError, TypeError):  # this torch has it elsewhere, or otherwise
+            return _call_directly(run, kinds)
     # dynamo counts the variants of one code object and gives up at the eighth: each gets its own
     name = f'pab_{function.__name__}_{next(_variants)}'
     run = types.FunctionType(run.__code__.replace(co_name=name), globals(), name, None, run.__closure__)
     # without the option, a GPU's loop would round a product and the sum after it once instead of twice
     loop = torch.compile(run, fullgraph=True, dynamic=True, options={'emulate_precision_casts': True})
 
-    def call(present: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def call(present: Sequence[Tensor]) -> Sequence[Tensor]:
         with torch.no_grad():
             return loop(*present)
 
     return call
+
+
+def _call_directly(run: Callable, kinds: Sequence[tuple | None]) -> Callable:
+    """The loop that torch.compile makes, without the checks that it makes in each call.
+
+    They are a large part of the Python that a step on a CPU runs, and kinds say all that they would find. It is made
+    for contiguous tensors, which torch.compile does not know them to be. The functions are private ones of torch.
+    """
+    # here, since only what compiles shall wait for these imports
+    from torch._inductor import config, decomposition
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    examples = [torch.empty(EXAMPLE_SHAPES[dim], dtype=dtype) for dim, dtype, _ in filter(None, kinds)]
+    with torch.no_grad(), config.patch(emulate_precision_casts=True):
+        trace = make_fx(torch.func.functionalize(run), decomposition.select_decomp_table(), tracing_mode='symbolic')
+        graph = trace(*examples)
+        return compile_fx_inner(graph, [node.meta['val'] for node in graph.graph.find_nodes(op='placeholder')])

@@ -45,8 +45,22 @@ def same(got, want):
     return torch.equal(got, want) and got.stride() == want.stride() and got.dtype == want.dtype
 
 
+def moved(*_):
+    raise ImportError('cannot import name')
+
+
+@pytest.fixture(params=['direct', 'torch.compile'])
+def either_call(request, monkeypatch):
+    """Both ways to call a compiled loop, the second as for a torch that has moved what the first needs."""
+    machinery.compile_pass.cache_clear()
+    if request.param == 'torch.compile':
+        monkeypatch.setattr(machinery, '_call_directly', moved)
+    yield
+    machinery.compile_pass.cache_clear()
+
+
 @pytest.mark.parametrize('channels_last', [False, True])
-def test_compiled_equals_plain(compiled, channels_last):
+def test_compiled_equals_plain(either_call, compiled, channels_last):
     for shape in ((2, 3, 5, 7), (3, 16, 8, 8)):
         x = images(shape, channels_last)
         calls = [
