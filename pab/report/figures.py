@@ -181,8 +181,11 @@ def _as_written(legend: Legend) -> None:
 
 def _broken(figure: Figure, text: str, size: int, inches: float) -> str:
     """A text in as many lines as it needs to be no wider."""
-    width = _width(figure, text, size)
-    return text if width <= inches else textwrap.fill(text, int(0.9 * len(text) * inches / width))
+    letters, lines = len(text), [text]
+    while letters > 1 and max(_width(figure, line, size) for line in lines) > inches:
+        letters = int(0.9 * letters)
+        lines = textwrap.wrap(text, letters)
+    return '\n'.join(lines)
 
 
 def _width(figure: Figure, text: str, size: int) -> float:
