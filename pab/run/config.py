@@ -104,6 +104,18 @@ def check_config(cfg: Config) -> None:
             raise ValueError(f'{what} must be an integer >= 1, got {number!r}')
 
 
+def check_schedules(scheduler: Any, optimizers: Iterable[str]) -> None:
+    """Refuse a ``param_scheduler`` that has not one entry for each of the named optimizers."""
+    names = sorted(optimizers)
+    got = sorted(scheduler) if isinstance(scheduler, Mapping) and 'type' not in scheduler else scheduler
+    if got != names:
+        entries = ', '.join(f'{name}=[]' for name in names)
+        raise ValueError(
+            f'param_scheduler: needs one entry for each optimizer, {", ".join(names)}, such as dict({entries}), where '
+            f'[] keeps what is set; got {got!r}'
+        )
+
+
 def _check_choices(cfg: Config) -> None:
     """Refuse what mmengine would not look at, or only in a run of several processes."""
     seed, wrapper = (cfg.get('randomness') or {}).get('seed'), (cfg.get('model_wrapper_cfg') or {}).get('type')

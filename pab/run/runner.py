@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from ..contracts import sign_optimizers
 from ..registry import RUNNERS
 from .checkpoint import UnusableCheckpoint, bare, check_fits, check_resumable, load_any, non_finite, wrappers_of
-from .config import FixedConfig, check_config
+from .config import FixedConfig, check_config, check_schedules
 from .hook_points import check_hook, check_point
 from .loops import EnduringLoader
 from .storage import ATOMIC, check_writable, download
@@ -137,14 +137,7 @@ class PabRunner(Runner):
     def build_param_scheduler(self, scheduler):
         """Build the schedules; ValueError if there are several optimizers and not one entry for each of them."""
         if isinstance(self.optim_wrapper, OptimWrapperDict):
-            names = sorted(self.optim_wrapper.keys())
-            got = sorted(scheduler) if isinstance(scheduler, Mapping) and 'type' not in scheduler else scheduler
-            if got != names:
-                entries = ', '.join(f'{name}=[]' for name in names)
-                raise ValueError(
-                    f'param_scheduler: needs one entry for each optimizer, {", ".join(names)}, such as '
-                    f'dict({entries}), where [] keeps what is set; got {got!r}'
-                )
+            check_schedules(scheduler, self.optim_wrapper.keys())
         return super().build_param_scheduler(scheduler)
 
     def save_checkpoint(self, out_dir: str, filename: str, *args, backend_args: dict | None = None, **kwargs) -> None:
