@@ -15,9 +15,9 @@ from pathlib import Path
 from pab.checks import check_ints
 from pab.compare.cluster import CLUSTERS, train_on_cluster
 from pab.compare.page import write_page
-from pab.compare.plan import read_comparison
+from pab.compare.plan import JOBS, TABLE, read_comparison
 from pab.compare.pool import threads_of_each, train_here
-from pab.compare.progress import TABLE, Progress
+from pab.compare.progress import Progress
 from pab.compare.training import Trainer
 from pab.run.launch import KeyValue, errors_in_one_line
 
@@ -43,7 +43,14 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    args = parse_args()
+    try:
+        compare(parse_args())
+    except KeyboardInterrupt:  # while no training runs
+        print('\nStopped', file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+def compare(args: argparse.Namespace) -> None:
     folder = (args.work_dir or Path('work_dirs', 'compare', args.comparison.stem)).absolute()
     with errors_in_one_line():
         check_ints('compare', jobs=args.jobs)
@@ -64,7 +71,7 @@ def main() -> None:
 def train(args: argparse.Namespace, folder: Path, progress: Progress) -> int | None:
     """Train what has no result yet; the signal that stopped it, None where none did."""
     if args.cluster:
-        jobs, options = folder / 'jobs', args.cluster_options
+        jobs, options = folder / JOBS, args.cluster_options
         try:
             train_on_cluster(Trainer(TRAIN), progress.waiting(), args.cluster, jobs, options, progress.ended)
         except KeyboardInterrupt:

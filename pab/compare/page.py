@@ -7,11 +7,10 @@ from matplotlib.figure import Figure
 from ..report.figures import draw_curves, draw_points, to_png
 from ..report.page import render_page
 from ..run.storage import write_atomically
-from .plan import Comparison
+from .plan import PAGE, Comparison
 from .summary import Results, Summary, summarize
 from .tables import COLUMNS, LEGEND, table_rows
 
-PAGE = 'report.html'
 AMOUNTS = {  # what accuracy is drawn over: the name of the picture and of the axis
     'bit_operations': ('accuracy_over_bit_operations', 'bit-operations of the training'),
     'size': ('accuracy_over_bytes', 'bytes of the compact file'),

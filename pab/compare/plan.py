@@ -1,6 +1,6 @@
 """From a comparison file to the trainings it asks for, everything checked before the first of them begins."""
 
-import copy
+import ast
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,11 +11,12 @@ from typing import Any
 from mmengine.config import Config
 
 from ..checks import check_ints
-from ..run.config import check_config, merge_options, suggest
+from ..run.config import suggest
+from .config import load_run_config
 
 KEYS = {'title', 'options', 'runs'}  # of a comparison file
 RUN_KEYS = {'name', 'group', 'config', 'options', 'against', 'seeds'}
-CONFIG_ERRORS = (ValueError, TypeError, KeyError, AttributeError, OSError, SyntaxError, ImportError, NameError)
+TABLE, NUMBERS, PAGE, JOBS = 'table.md', 'table.csv', 'report.html', 'jobs'  # beside the folders of the runs
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,15 @@ def read_comparison(path: Path, seeds: int, work_dir: Path, options: Mapping[str
 
     Raises:
         FileNotFoundError: the file is not there.
-        ValueError: something in it, or in a config that it names, cannot be used.
+        ValueError: it cannot be read, or something in it, or in a config that it names, cannot be used.
     """
     if not path.is_file():
         raise FileNotFoundError(f'there is no comparison {path}; those that come with pab are in configs/compare/')
     check_ints('compare', seeds=seeds)
-    file = Config.fromfile(str(path)).to_dict()
+    try:
+        file = Config.fromfile(str(path)).to_dict()
+    except Exception as error:  # it is a program, which may raise anything
+        raise ValueError(f'{path}: {_told(error)}') from error
     _check_keys('comparison', [key for key in file if not key.startswith('_')], KEYS)
     title, entries, shared = file.get('title'), file.get('runs'), file.get('options', {})
     if not isinstance(title, str) or not title:
@@ -113,21 +117,6 @@ def read_comparison(path: Path, seeds: int, work_dir: Path, options: Mapping[str
     return Comparison(title, tuple(runs))
 
 
-def load_run_config(path: Path, options: Iterable[Mapping[str, Any]]) -> Config:
-    """Read the config of a run, with options merged over it, and check that a comparison can read its result."""
-    cfg = Config.fromfile(str(path))
-    for some in options:
-        merge_options(cfg, copy.deepcopy(dict(some)))  # merging takes _delete_ out of what it is given
-    check_config(cfg)
-    hooks = cfg.get('default_hooks') or {}
-    kinds = [hook.get('type') for hook in [*hooks.values(), *(cfg.get('custom_hooks') or [])] if hook]
-    if 'ReportHook' not in kinds:
-        raise ValueError('the config has no ReportHook, whose report.json a comparison reads')
-    if (hooks.get('checkpoint') or {}).get('out_dir'):
-        raise ValueError('default_hooks.checkpoint.out_dir: a comparison keeps checkpoints in the folder of each run')
-    return cfg
-
-
 def _plan_run(
     entry: Mapping[str, Any], base: Path, options: Sequence[Mapping[str, Any]], seeds: int, work_dir: Path
 ) -> Run:
@@ -142,8 +131,8 @@ def _plan_run(
         text = cfg.pretty_text
         if Config.fromstring(text, '.py').to_dict() != cfg.to_dict():
             raise ValueError('the config holds a value that a Python file cannot')
-    except CONFIG_ERRORS as error:
-        raise ValueError(f'{where}: {error.args[0] if isinstance(error, KeyError) else error}') from error
+    except Exception as error:  # of the config, which is a program, or of any constructor
+        raise ValueError(f'{where}: {_told(error)}') from error
     return Run(
         group=group,
         name=name,
@@ -153,6 +142,12 @@ def _plan_run(
         config=text,
         imports=path.parent.resolve() if cfg.get('custom_imports') else None,
     )
+
+
+def _told(error: Exception) -> str:
+    """What an error says in one line; its class too, unless it speaks for itself."""
+    text = ' '.join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    return text if isinstance(error, ValueError | KeyError) else f'{type(error).__name__}: {text}'
 
 
 def folder_name(name: str) -> str:
@@ -168,6 +163,8 @@ def _check_entry(where: str, entry: Mapping[str, Any]) -> None:
     if not isinstance(entry.get('group', ''), str):
         raise ValueError(f'{where}: group must be a text, got {entry["group"]!r}')
     for name in filter(None, (entry['name'], entry.get('group', ''))):
+        if not name.isprintable():
+            raise ValueError(f'{where}: a name must be one line of printable characters, got {name!r}')
         if not folder_name(name):
             raise ValueError(f'{where}: {name!r} has no letter or digit that its folder could be named by')
     check_ints(where, seeds=entry.get('seeds', 1))
@@ -177,6 +174,16 @@ def _check_entry(where: str, entry: Mapping[str, Any]) -> None:
 def _check_options(where: str, options: Any) -> None:
     if not isinstance(options, Mapping):
         raise ValueError(f'{where}: options must be a dict from dotted names to values, got {options!r}')
+    for name, value in options.items():
+        if not isinstance(name, str):
+            raise ValueError(f'{where}: options must have dotted names as keys, got {name!r}')
+        try:
+            ast.literal_eval(repr(value))
+        except (ValueError, SyntaxError) as error:
+            told = 'such as a number, a text, or a list or dict of these'
+            raise ValueError(
+                f'{where}: option {name!r} must be what a config can hold, {told}, got {value!r}'
+            ) from error
 
 
 def _check_keys(where: str, keys: Iterable[str], known: set[str]) -> None:
@@ -189,11 +196,20 @@ def _check_keys(where: str, keys: Iterable[str], known: set[str]) -> None:
 def _check_names(runs: Sequence[Run]) -> None:
     """Refuse names that are used twice, folders that would be shared, and runs to compare with that are not there."""
     for index, run in enumerate(runs):
+        top = folder_name(run.group or run.name)
+        if top in (TABLE, NUMBERS, PAGE, JOBS) or top.endswith('.png'):
+            raise ValueError(f'{run.title}: the comparison itself writes {top}; call the run or the group another name')
         for other in runs[:index]:
             if (other.group, other.name) == (run.group, run.name):
                 raise ValueError(f'runs: two runs are called {run.title!r}; names must be unique in a group')
             if other.folder == run.folder:
                 raise ValueError(f'runs: {other.title!r} and {run.title!r} would share the folder {run.folder}')
+            inner, outer = sorted((run, other), key=lambda one: len(one.folder.parts), reverse=True)
+            if outer.folder in inner.folder.parents:
+                raise ValueError(
+                    f'runs: the folder of {inner.title!r} would lie in that of {outer.title!r}, {outer.folder}; call '
+                    'the run or the group another name'
+                )
         names = [other.name for other in runs if other.group == run.group and other is not run]
         if run.against is not None and run.against not in names:
             hint = f'; {suggest(str(run.against), names, "those are")}' if names else ''

@@ -6,12 +6,10 @@ from pathlib import Path
 from statistics import fmean
 
 from ..run.storage import write_atomically
-from .plan import Comparison, Training
+from .plan import NUMBERS, TABLE, Comparison, Training
 from .results import Result, read_result
 from .tables import to_csv, to_markdown
 from .training import LOG, TrainingStopped
-
-TABLE, NUMBERS = 'table.md', 'table.csv'
 
 
 class Progress:
@@ -50,12 +48,16 @@ class Progress:
             what = f'{numbers["accuracy"]:.2f} % in {_clock(numbers["seconds"] or 0)}'
         else:
             what = f'failed: {self.failures.get(training, "it left no result")}'
-        left = f', about {_clock(self.seconds_left())} left' if self.waiting() else ''
+        seconds = self.seconds_left()
+        left = f', about {_clock(seconds)} left' if seconds else ''
         self.tell(f'{training.title}: {what}; {done} of {total} done{left}')
         self.write_tables()
 
     def seconds_left(self) -> float:
-        """What the trainings that wait will take, if each takes as long as others of its run, or else as others."""
+        """What the trainings that wait will take, if each takes as long as others of its run, or else as others.
+
+        0 where none waits, or none has ended by which to tell.
+        """
         waiting, seconds = self.waiting(), {t: result.numbers['seconds'] or 0 for t, result in self.results.items()}
         if not waiting or not seconds:
             return 0.0

@@ -27,11 +27,15 @@ class Summary:
         """Mean and deviation of these, None where there is no result."""
         return spread(list(self.accuracies().values())) if self.results else None
 
-    def mean(self, key: str) -> float | None:
-        """The mean of a number over the seeds that have it; ``'size'`` is that of the compact file."""
+    def values(self, key: str) -> list[float]:
+        """A number of each seed that has it; ``'size'`` is that of the compact file, and without masks density is 1."""
+        without = {'density': 1.0}.get(key)
         values = [result.size if key == 'size' else result.numbers[key] for result in self.results.values()]
-        known = [value for value in values if value is not None]
-        return fmean(known) if known else None
+        return [value for value in (without if value is None else value for value in values) if value is not None]
+
+    def mean(self, key: str) -> float | None:
+        """The mean of these, None where no seed has one."""
+        return fmean(values) if (values := self.values(key)) else None
 
     def curve(self) -> tuple[list[int], list[float]]:
         """The mean accuracy after each epoch that all seeds measured."""

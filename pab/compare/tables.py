@@ -16,7 +16,8 @@ COLUMNS += ('time', 'compact file')
 LEGEND = (
     'Accuracy is that on the test set after the last epoch, ± the standard deviation over seeds. A difference is the '
     'mean over the seeds that both runs have, paired; in brackets is its 95 % t-interval. Other columns are means over '
-    'seeds; MACs and bit-operations are those of the whole training.'
+    'seeds; MACs and bit-operations are those of the whole training. Where a mean is over fewer seeds than the row '
+    'has, brackets say over how many. A - is for no number: only optimizers that flip signs count flips.'
 )
 UNKNOWN = '-'
 
@@ -66,7 +67,16 @@ def _row(summary: Summary, other: Summary | None) -> list[str]:
     if amounts['size'] is not None:
         told['size'] += 'B'
     difference = _difference(summary, other) if other else ''
+    for key in told:
+        told[key] += _counted(len(summary.values(key)), summary)
     return [summary.run.name, str(len(summary.results)), _accuracy(summary.accuracy()), difference, *told.values()]
+
+
+def _counted(seeds: int, summary: Summary) -> str:
+    """Says over how many seeds a mean is, where they are fewer than those of the row."""
+    if seeds in (0, len(summary.results)):
+        return ''
+    return ' (one seed)' if seeds == 1 else f' ({seeds} seeds)'
 
 
 def _accuracy(accuracy: Spread | None) -> str:
@@ -79,9 +89,11 @@ def _difference(summary: Summary, other: Summary) -> str:
     difference: Difference | None = paired_difference(summary.accuracies(), other.accuracies())
     if difference is None:
         return f'no common seed with {other.run.name}' if summary.results and other.results else UNKNOWN
-    mean, _, half = difference
-    interval = '(one seed)' if half is None else f'[{mean - half:+.2f}, {mean + half:+.2f}]'
-    return f'{mean:+.2f} {interval} to {other.run.name}'
+    mean, seeds, half = difference
+    interval = ' (one seed)'
+    if half is not None:
+        interval = f' [{mean - half:+.2f}, {mean + half:+.2f}]{_counted(seeds, summary)}'
+    return f'{mean:+.2f}{interval} to {other.run.name}'
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
+from torch import nn
 
+from pab.compare.config import load_run_config
 from pab.compare.plan import folder_name, read_comparison
+from pab.registry import MODELS
 
 QUICKSTART = Path(__file__).parents[2] / 'configs' / 'pab' / 'quickstart.py'
 
@@ -114,12 +118,81 @@ RUN = "dict(name='a', config='quickstart.py'"
             f"title = 'x'\nruns = [{RUN}, options={{'default_hooks.checkpoint.out_dir': '/tmp'}})]",
             "run 'a': default_hooks.checkpoint.out_dir: a comparison keeps checkpoints in the folder of each run",
         ),
-        (f"title = 'x'\nruns = [{RUN}, options={{'_x': float('inf')}})]", "run 'a': .*inf"),
+        (
+            f"title = 'x'\nruns = [{RUN}, options={{'_x': float('inf')}})]",
+            r"runs\[0\]: option '_x' must be what .* got inf",
+        ),
+        (
+            f"title = 'x'\noptions = {{'_x': [len]}}\nruns = [{RUN})]",
+            "comparison: option '_x' must be what a config can",
+        ),
+        (
+            f"title = 'x'\nruns = [{RUN}, options={{3: 2}})]",
+            r'runs\[0\]: options must have dotted names as keys, got 3',
+        ),
+        (f"title = 'x'\nruns = [{RUN}, group='a\\nb')]", r'a name must be one line of printable characters, got'),
+        *(
+            (f"title = 'x'\nruns = [{RUN}, group={name!r})]", f'{name}: a: the comparison itself writes {name}; call')
+            for name in ('table.md', 'table.csv', 'report.html', 'jobs', 'x.png')
+        ),
+        ("title = 'x'\nruns = [dict(name='jobs', config='quickstart.py')]", 'jobs: the comparison itself writes jobs'),
+        (
+            f"title = 'x'\nruns = [dict(name='seed_0', group='a', config='quickstart.py'), {RUN})]",
+            "the folder of 'a: seed_0' would lie in that of 'a', .*/out/a; call the run or the group another name",
+        ),
+        *(
+            (f"title = 'x'\nruns = [{RUN}, options={options!r})]", f"run 'a': {message}")
+            for options, message in (
+                ({'default_hooks.prune.pruner.density': 7}, r'SynFlow: density must lie in \(0, 1\], got 7'),
+                ({'custom_hooks': [{'type': 'Nothing'}]}, '.*Nothing'),
+                ({'model.label_smoothing': 2}, 'ImageClassifier: label_smoothing must lie'),
+                ({'model.converter.weight_bits': 0}, 'PSGConfig: weight_bits must be at least 1'),
+                ({'optim_wrapper.optimizers.bop.owns': ['Conv2d.none']}, 'ownership: .*Conv2d.none'),
+                (
+                    {'param_scheduler': {'_delete_': True, 'sgd': []}},
+                    r"param_scheduler: needs one entry .* got \['sgd'\]",
+                ),
+                ({'val_evaluator': None}, 'val_evaluator is missing: without a validation there is no accuracy'),
+                ({'model.init.seed': 0}, 'model.init.seed must be None, got 0; the seeds of a comparison must differ'),
+            )
+        ),
     ],
 )
 def test_refusals(read, text, message):
     with pytest.raises(ValueError, match=message):
         read(text)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('title = (', r'file\.py: SyntaxError: .*never closed'),
+        ("raise RuntimeError('a\\nb')", r'py: RuntimeError: a b$'),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(read, text, message):
+    with pytest.raises(ValueError, match=message):
+        read(text)
+
+
+@MODELS.register_module()
+class NetworkWithRates(nn.Linear):
+    """A network whose constructor reads numbers from a tensor."""
+
+    def __init__(self, rate: float = 0.5) -> None:
+        super().__init__(2, 2)
+        self.rates = torch.linspace(0, rate, 3).tolist()
+        if self.rates[-1] > 1:
+            raise RuntimeError('rates above 1')
+
+
+def test_a_network_that_needs_memory_to_be_built():
+    network = {'model.network': dict(_delete_=True, type='NetworkWithRates'), 'model.converter': None}
+    owners = {'optim_wrapper.optimizers': dict(_delete_=True, sgd=dict(type='SGD', owns='rest', lr=0.1))}
+    options = [network, owners, {'param_scheduler': dict(_delete_=True, sgd=[])}]
+    assert load_run_config(QUICKSTART, options).model.network.type == 'NetworkWithRates'
+    with pytest.raises(RuntimeError, match='rates above 1'):
+        load_run_config(QUICKSTART, [*options, {'model.network.rate': 2.0}])
 
 
 def test_seeds_and_file(read, tmp_path):

@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import re
+import runpy
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,8 @@ from pab.compare.summary import summarize
 from pab.compare.tables import table_rows, to_csv, to_markdown
 from pab.compare.training import LOG, TrainingFailed, TrainingStopped
 from tests.test_compare.fakes import make_result, make_run, three_runs
+
+COMPARE = Path(__file__).parents[2] / 'tools' / 'compare.py'
 
 
 @pytest.fixture
@@ -29,7 +33,7 @@ def test_rows_by_hand(compared):
     shared = ['1.5M', '2G', '0:01:01', '1kB']
     assert table_rows(*compared) == [
         ['g', *[''] * 9],
-        ['a', '3', '64.00 ± 2.00', '+2.50 [-16.56, +21.56] to b|c', '0.3', '12.3k', *shared],
+        ['a', '3', '64.00 ± 2.00', '+2.50 [-16.56, +21.56] (2 seeds) to b|c', '0.3', '12.3k', *shared],
         ['b|c', '2', '61.50 ± 0.71', '', '0.3', '-', *shared],
         ['other', '0', '-', '', *['-'] * 6],
     ]
@@ -44,6 +48,27 @@ def test_one_common_seed_or_none(compared):
     del results[Training(a, 0)]
     assert table_rows(comparison, results)[1][3] == 'no common seed with b|c'
     assert table_rows(comparison, {})[1][3] == '-'
+
+
+def test_a_mean_over_fewer_seeds_says_so(compared):
+    comparison, results = compared
+    a, b, _ = comparison.runs
+    results[Training(a, 0)] = make_result(62.0, size=None, seconds=None)
+    results[Training(a, 1)] = make_result(66.0, size=3000, seconds=None)
+    results[Training(a, 2)] = make_result(64.0, size=1000)
+    results[Training(b, 0)] = make_result(61.0, flips=7)
+    results[Training(b, 1)] = make_result(62.0, flips=None)
+    first, second = table_rows(comparison, results)[1:3]
+    assert first[-2:] == ['0:01:01 (one seed)', '2kB (2 seeds)']
+    assert second[5] == '7 (one seed)'
+
+
+def test_a_network_without_masks_has_density_1(compared):
+    comparison, results = compared
+    _, b, _ = comparison.runs
+    for seed in range(2):
+        results[Training(b, seed)] = make_result(61.0, density=None)
+    assert [row[4] for row in table_rows(comparison, results)] == ['', '0.3', '1', '-']
 
 
 def test_markdown(compared):
@@ -106,6 +131,19 @@ def test_a_page_without_any_result(compared, tmp_path):
     assert '<img' not in write_page(tmp_path, 'none', compared[0], {}).read_text()
 
 
+def test_a_run_looks_the_same_in_every_picture(compared):
+    comparison, results = compared
+    a, b, other = comparison.runs
+    results = {Training(b, 0): make_result(50.0), Training(other, 0): make_result(51.0)}
+    figures = draw_comparison(replace(comparison, runs=(b, a, other)), results)
+    points = [container.lines[0] for container in figures['accuracy_over_bytes'].axes[0].containers]
+    curves = [figures[f'accuracy_over_epochs_{index}'].axes[0].lines[0] for index in (1, 2)]
+    assert [(line.get_color(), line.get_marker()) for line in points] == [
+        (line.get_color(), line.get_marker()) for line in curves
+    ]
+    assert curves[0].get_color() != curves[1].get_color()
+
+
 def test_a_run_in_several_groups_is_one_line(tmp_path):
     comparison, results = three_runs(tmp_path)
     again = make_run(tmp_path, 'a', group='h', seeds=1)
@@ -148,6 +186,28 @@ def test_progress(progress, tmp_path):
     assert set(progress.waiting()) == {a1, b1, Training(a0.run, 2)}
     assert '4 of 6 trainings have no result yet' in (tmp_path / TABLE).read_text()
     assert len((tmp_path / NUMBERS).read_text().splitlines()) == 3
+
+
+def test_while_nothing_has_a_result_no_time_is_guessed(tmp_path):
+    told = []
+    progress = Progress(three_runs(tmp_path)[0], tmp_path, 2, told.append)
+    progress.ended(progress.comparison.trainings()[0], TrainingFailed('boom'))
+    assert progress.seconds_left() == 0.0
+    assert told[0].endswith('; 0 of 6 done')
+
+
+@pytest.mark.parametrize('place', ['pab.compare.plan.read_comparison', 'pab.compare.page.write_page'])
+def test_ctrl_c_while_nothing_is_trained_is_one_line(tmp_path, monkeypatch, capsys, place):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('pab.compare.plan.read_comparison', lambda *_: three_runs(tmp_path)[0])
+    monkeypatch.setattr(place, interrupted)
+    monkeypatch.setattr('sys.argv', ['compare.py', 'x.py', '--collect', '--work-dir', str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(COMPARE), run_name='__main__')
+    assert ended.value.code == 130
+    assert capsys.readouterr() == ('', '\nStopped\n')
 
 
 def test_a_result_of_other_settings_is_a_failure_of_that_training(progress, tmp_path):

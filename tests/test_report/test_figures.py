@@ -34,7 +34,7 @@ def legend_of(figure):
 )
 def test_a_legend_is_within_the_picture_and_below_the_axes(draw, names):
     figure = draw(names)
-    to_png(figure)  # lays it out
+    figure.draw_without_rendering()  # lays it out
     legend, shown = legend_of(figure)
     assert [name.replace(' ', '') for name in shown] == [name.replace(' ', '') for name in names]
     box, axes, whole = legend.get_window_extent(), figure.axes[0].get_window_extent(), figure.bbox
@@ -62,7 +62,7 @@ def test_names_are_shown_as_they_are(draw, names):
 
 def test_a_title_is_within_the_picture_and_no_mathematics():
     figure = draw_curves('Accuracy over epochs, ' + 'W' * 60 + ' $x^{$', '%', {'a': ([1], [2.0])})
-    to_png(figure)
+    figure.draw_without_rendering()
     (title,) = [text for text in figure.axes[0].findobj(Text) if text.get_text().startswith('Accuracy over')]
     assert title.get_window_extent().x1 <= figure.bbox.x1
     assert not title.get_parse_math()
