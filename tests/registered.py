@@ -41,6 +41,7 @@ ALL_NETWORKS = {
     name: cls
     for name, cls in members(MODELS).items()
     if not (inspect.isclass(cls) and issubclass(cls, BaseModel | BaseDataPreprocessor))
+    and name != 'CompactNetwork'  # whichever network a file holds
 }
 
 

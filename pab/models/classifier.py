@@ -30,6 +30,8 @@ class ImageClassifier(BaseModel):
             moves it to the device and nothing else.
         input_shape: (C, H, W) of one image; pruners that need no data read it here.
         label_smoothing: share of the target spread over all classes, in [0, 1).
+        compile: run the network by ``torch.compile``, PSG layers and latents included; the first steps wait for it, up
+            to minutes. Names and state dict stay. Pruners score the network as it is without.
 
     Settings outside these rules raise a ValueError.
     """
@@ -43,6 +45,7 @@ class ImageClassifier(BaseModel):
         data_preprocessor: dict | nn.Module | None = None,
         input_shape: tuple[int, int, int] | None = None,
         label_smoothing: float = 0.0,
+        compile: bool = False,
     ):
         if isinstance(data_preprocessor, dict):
             data_preprocessor = MODELS.build(data_preprocessor)
@@ -70,6 +73,8 @@ class ImageClassifier(BaseModel):
         self.channels_last, self._labels_checked = channels_last, False
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
+        if compile:
+            self.network.compile()
 
     def init_weights(self) -> None:
         """Initialise the network; only the first call does anything, as mmengine's runner may call it again."""

@@ -64,7 +64,7 @@ def count_outputs(model: nn.Module, input_shape: Sequence[int]) -> int:
 def scoring_mode(model: nn.Module, seed: int) -> Iterator[None]:
     """Evaluation mode, exact gradients, random numbers fixed by ``seed``; all of it is put back, also on an error.
 
-    Inside, gradients are recorded and autocast is off, whatever the caller had set.
+    Inside, gradients are recorded, autocast is off and nothing is compiled, whatever the caller had set.
     """
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
     on_gpu = device.type == 'cuda'
@@ -76,6 +76,7 @@ def scoring_mode(model: nn.Module, seed: int) -> Iterator[None]:
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast(device.type, enabled=False),
+        torch.compiler.set_stance('force_eager'),
         exact_gradients(model),
     ):
         try:

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pab.models import ImageClassifier, initialize_
+from pab.pruners import SynFlow
 from pab.psg import PSGConv2d
 from pab.registry import CONVERTERS, MODELS
 
@@ -197,3 +198,21 @@ def test_labels_out_of_range(images, labels, wrong):
     labels[2] = wrong
     with pytest.raises(ValueError, match=r'labels must lie in \[0, 10\), the number of logits, got .* num_classes'):
         build()(images, labels, mode='loss')
+
+
+@pytest.mark.slow
+def test_a_compiled_network_is_the_same_network():
+    options = dict(network=dict(type='ConvNet', depth=2, image_size=4), converter=dict(type='PSG'))
+    plain, compiled = (MODELS.build(dict(type='ImageClassifier', compile=flag, **options)) for flag in (False, True))
+    compiled.load_state_dict(plain.state_dict())
+    captured = torch._dynamo.utils.counters['stats']
+    captured.clear()
+    expected, masks = (SynFlow(density=0.5).prune(model, input_shape=(3, 4, 4)) for model in (plain, compiled))
+    assert all(torch.equal(mask, masks[name]) for name, mask in expected.items())
+    assert not captured  # scores are computed without compiling
+    images = torch.rand(3, 3, 4, 4)
+    for model in (plain, compiled):
+        model(images, torch.arange(3), mode='loss')['loss'].backward()
+    assert captured['calls_captured'] > 0
+    for name, param in plain.named_parameters():
+        torch.testing.assert_close(compiled.get_parameter(name).grad, param.grad, rtol=1e-4, atol=1e-6)
