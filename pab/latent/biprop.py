@@ -31,6 +31,7 @@ class Biprop(EdgePopup):
     .. math:: w_\text{used} = \alpha \operatorname{sign}(w) \cdot [\,|s| \text{ among the } k \text{ largest}\,], \quad
               \alpha = \text{mean of } |w| \text{ over the layer's used weights}, \quad
               \frac{\partial L}{\partial s} = \frac{\partial L}{\partial w_\text{used}} \, \alpha \operatorname{sign}(w)
+              \operatorname{sign}(s)
 
     Scores, scope and arguments are those of :class:`EdgePopup`. The paper's code leaves alpha out of the gradient of s;
     here the gradient is that of the weight in use. The two differ by one positive factor for each layer.

@@ -1,6 +1,6 @@
 """What layers with a weight in use share: the forward pass, their converter, and the way back to plain layers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -70,7 +70,7 @@ def fill_(parameter: Tensor, values: np.ndarray) -> None:
 
 
 @torch.no_grad()
-def merge_latents_(network: nn.Module) -> Iterable[str]:
+def merge_latents_(network: nn.Module) -> list[str]:
     """Make layers with a weight in use plain ones, in place, whose weight is the one in use.
 
     Where that is 0 a mask says so, if the layer had a mask or there are such places. Logits stay the same bit for bit.

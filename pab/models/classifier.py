@@ -66,6 +66,8 @@ class ImageClassifier(BaseModel):
             check_ints('ImageClassifier', **{'each entry of input_shape': size})
         if not 0 <= label_smoothing < 1:
             raise ValueError(f'ImageClassifier: label_smoothing must lie in [0, 1), got {label_smoothing!r}')
+        if not isinstance(compile, bool):
+            raise TypeError(f'ImageClassifier: compile must be True or False, got {compile!r}')
         self.label_smoothing = label_smoothing
         self.network = MODELS.build(network) if isinstance(network, dict) else network
         for config in [converter] if isinstance(converter, dict) else converter or []:

@@ -200,6 +200,11 @@ def test_labels_out_of_range(images, labels, wrong):
         build()(images, labels, mode='loss')
 
 
+def test_compile_is_a_flag():
+    with pytest.raises(TypeError, match="ImageClassifier: compile must be True or False, got 'maybe'"):
+        build(compile='maybe')
+
+
 @pytest.mark.slow
 def test_a_compiled_network_is_the_same_network():
     options = dict(network=dict(type='ConvNet', depth=2, image_size=4), converter=dict(type='PSG'))
