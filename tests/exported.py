@@ -1,0 +1,38 @@
+"""Networks to export, and what runs an exported file."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pab.pruners import Rand, apply_masks_
+from pab.psg import convert_psg_
+
+
+@torch.no_grad()
+def used(network: nn.Module) -> nn.Module:
+    """Give BatchNorm statistics and factors as a training leaves them."""
+    generator = torch.Generator().manual_seed(2)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.5, generator=generator)
+            for tensor in (module.running_var, module.weight):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            module.bias.normal_(0, 0.2, generator=generator)
+    return network
+
+
+def trained(network: nn.Module) -> nn.Module:
+    """PSG layers, masks of half of the weights, statistics of BatchNorm."""
+    network = used(convert_psg_(network, layers=['Conv2d', 'Linear']))
+    apply_masks_(network, Rand(density=0.5).prune(network, input_shape=(3, 16, 16), seed=0))
+    return network
+
+
+def run_file(file: Path, images: torch.Tensor) -> torch.Tensor:
+    if file.suffix == '.onnx':
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider'])
+        return torch.from_numpy(session.run(['logits'], {'images': images.numpy()})[0])
+    return torch.export.load(file).module()(images)

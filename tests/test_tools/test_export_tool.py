@@ -1,0 +1,127 @@
+"""tools/export.py, called as from a command line."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from pab.models import CIFARResNet, ImagePreprocessor, initialize_
+from pab.pruners import Rand, apply_masks_
+from pab.registry import MODELS
+from tests.exported import run_file, trained, used
+
+pytest.importorskip('onnx')
+ort = pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxscript')
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def tool(monkeypatch, capsys):
+    """A function: arguments -> what tools/export.py printed, and how it ended."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, 'argv', ['export.py', *map(str, args)])
+        monkeypatch.setattr(sys, 'path', [*sys.path])
+        try:
+            runpy.run_path(str(ROOT / 'tools' / 'export.py'), run_name='__main__')
+        except SystemExit as ended:
+            return capsys.readouterr().out, ended.code
+        return capsys.readouterr().out, 0
+
+    return run
+
+
+R20 = str(ROOT / 'configs' / 'pab' / 'r20_cifar10.py')
+SMALL = ['model.network.depth=8', 'model.network.width=4']
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A checkpoint of a small network for CIFAR-10, with its masks, and the model."""
+    cfg = Config.fromfile(R20)
+    cfg.model.network.update(depth=8, width=4)
+    model = MODELS.build({**cfg.model, 'data_preprocessor': cfg.data_preprocessor})
+    model.network = trained(model.network)
+    torch.save({'meta': {}, 'state_dict': model.state_dict()}, tmp_path / 'epoch_1.pth')
+    return tmp_path / 'epoch_1.pth', model.eval()
+
+
+def test_tool_on_real_images(tool, checkpoint, cifar10_root, monkeypatch):
+    file, model = checkpoint
+    monkeypatch.setenv('PAB_DATA', str(cifar10_root))
+    out = file.with_name('net.onnx')
+    options = ('--config', R20, '--format', 'onnx', '--fold-batch-norm', '--cfg-options', *SMALL)
+    printed, status = tool(file, out, *options)
+    assert status == 0, status
+    assert '9 of 9 layers folded' in printed
+    assert 'checked      by 100 images of CIFAR10, in batches of 1 and 100' in printed
+    session = ort.InferenceSession(str(out))
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told['classes'])[:2] == ['airplane', 'automobile']
+    # from the file alone: pixels -> logits
+    pixels = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    mean, std = (torch.tensor(json.loads(told[key]))[:, None, None] for key in ('mean', 'std'))
+    logits = session.run(None, {'images': ((pixels / 255 - mean) / std).numpy()})[0]
+    with torch.no_grad():
+        expected = model(model.data_preprocessor({'images': pixels})['images'])
+    torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=0)
+
+    before = out.read_bytes()
+    assert 'exists; choose another file, or pass --force' in tool(file, out, *options)[1]
+    assert out.read_bytes() == before
+    assert tool(file, out, '--force', *options)[1] == 0
+
+
+def test_tool_without_the_data_takes_random_images(tool, checkpoint, tmp_path, monkeypatch):
+    file, _ = checkpoint
+    monkeypatch.setenv('PAB_DATA', str(tmp_path / 'nothing'))
+    out = tmp_path / 'net.pt2'
+    printed, status = tool(file, out, '--config', R20, '--format', 'torch', '--cfg-options', *SMALL)
+    assert status == 0, status
+    assert 'checked      by 100 random images (the test set cannot be read: CIFAR10:' in printed
+    printed, status = tool(file, out, '--config', R20, '--format', 'torch', '--force', '--cfg-options', *SMALL[:1])
+    assert status.startswith('error: ')
+    assert 'is a checkpoint of another model' in status
+    lost = torch.load(file)
+    lost['state_dict']['network.conv1.weight'] += 1
+    torch.save(lost, file)
+    assert 'not 0' in tool(file, out, '--config', R20, '--format', 'torch', '--force', '--cfg-options', *SMALL)[1]
+
+
+def test_tool_refuses_in_one_line(tool, tmp_path):
+    file = tmp_path / 'some.pth'
+    assert 'there is no file' in tool(file, tmp_path / 'net.pt2', '--format', 'torch')[1]
+    torch.save({'a': 1}, file)
+    assert '--config CONFIG' in tool(file, tmp_path / 'net.pt2', '--format', 'torch')[1]
+    assert 'must end in .onnx' in tool(file, tmp_path / 'net.pt2', '--format', 'onnx', '--config', R20)[1]
+    assert 'no state_dict' in tool(file, tmp_path / 'net.pt2', '--format', 'torch', '--config', R20)[1]
+
+
+def test_tool_on_a_compact_file(tool, tmp_path):
+    compact = pytest.importorskip('pab.compact')
+    network = initialize_(CIFARResNet(8, width=4), 'kaiming_normal', 3)
+    apply_masks_(network, Rand(density=0.5).prune(network, input_shape=(3, 16, 16), seed=0))
+    file, out = tmp_path / 'net.pab', tmp_path / 'net.pt2'
+    compact.save(
+        used(network),
+        file,
+        network=dict(type='CIFARResNet', depth=8, width=4),
+        seed=3,
+        classes=list('abcdefghij'),
+        preprocessing=dict(mean=[0.5, 0.4, 0.3], std=[0.25, 0.25, 0.25]),
+        input_shape=(3, 16, 16),
+    )
+    printed, status = tool(file, out, '--format', 'torch')
+    assert status == 0, status
+    assert 'by 100 random images (no test set is known)' in printed
+    assert "['a', 'b'" in printed
+    pixels = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
+    images = ImagePreprocessor((0.5, 0.4, 0.3), (0.25, 0.25, 0.25))({'images': pixels})['images'].contiguous()
+    with torch.no_grad():
+        torch.testing.assert_close(run_file(out, images), network.eval()(images), atol=1e-4, rtol=0)
