@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from ..contracts import sign_optimizers
 from ..registry import RUNNERS
 from .checkpoint import UnusableCheckpoint, bare, check_fits, check_resumable, load_any, non_finite, wrappers_of
-from .config import FixedConfig, check_config, check_schedules
+from .config import FixedConfig, check_config, check_schedules, suggest
 from .hook_points import check_hook, check_point
 from .loops import EnduringLoader
 from .storage import ATOMIC, check_writable, download
@@ -135,9 +135,16 @@ class PabRunner(Runner):
         self.logger.info(f'Learning rates for a batch of {batch}{scaled}: {shown}')
 
     def build_param_scheduler(self, scheduler):
-        """Build the schedules; ValueError if there are several optimizers and not one entry for each of them."""
+        """Build the schedules; ValueError unless each optimizer has one entry, which moves a setting that it has."""
         if isinstance(self.optim_wrapper, OptimWrapperDict):
             check_schedules(scheduler, self.optim_wrapper.keys())
+            for name, entries in scheduler.items():
+                has = sorted({*self.optim_wrapper[name].optimizer.param_groups[0]} - {'params'})
+                for entry in entries if isinstance(entries, list | tuple) else [entries]:
+                    moved = entry.get('param_name') if isinstance(entry, Mapping) else None
+                    if moved is not None and moved not in has:
+                        hint = suggest(moved, has, 'its settings are')
+                        raise ValueError(f'param_scheduler.{name}: the optimizer has no {moved!r} to move; {hint}')
         return super().build_param_scheduler(scheduler)
 
     def save_checkpoint(self, out_dir: str, filename: str, *args, backend_args: dict | None = None, **kwargs) -> None:

@@ -110,6 +110,15 @@ def test_schedules_that_belong_to_no_optimizer_are_refused(tiny_config, schedule
         PabRunner.from_cfg(cfg).train()
 
 
+@pytest.mark.parametrize(
+    ('moved', 'hint'), [('threshhold', 'did you mean threshold'), ('flip_share', 'its settings are')]
+)
+def test_a_schedule_of_what_an_optimizer_does_not_have(tmp_path, moved, hint):
+    schedule = dict(bop=[dict(type='StepParamScheduler', param_name=moved, step_size=1)])
+    with pytest.raises(ValueError, match=f"param_scheduler.bop: the optimizer has no '{moved}' to move; {hint}"):
+        PabRunner.from_cfg(tiny_run(tmp_path, default_hooks=dict(ar_decay=None), param_scheduler=schedule)).train()
+
+
 SHORT = sorted(path.name for path in (FOLDER.parent / '_base_' / 'schedules').glob('*_cosine_*e.py'))
 
 
