@@ -77,7 +77,8 @@ def test_bad_subsets(subset, text):
 
 
 def test_a_set_that_lies_on_a_device():
-    there = InMemoryDataset(IMAGES, LABELS, CLASSES, device='meta')  # a device without memory
+    there = InMemoryDataset(IMAGES, LABELS, CLASSES)
+    there.images, there.labels = there.images.to('meta'), there.labels.to('meta')  # a device that every machine has
     batch = there.__getitems__([3, 1])
     assert {batch['images'].device.type, batch['labels'].device.type} == {'meta'}
     assert batch['images'].shape == (2, 3, 2, 2)
@@ -89,3 +90,8 @@ def test_a_set_that_lies_on_a_device():
 def test_a_device_that_is_not_there(device):
     with pytest.raises(ValueError, match=rf"InMemoryDataset: device '{device}' cannot be used here: "):
         InMemoryDataset(IMAGES, LABELS, CLASSES, device=device)
+
+
+def test_a_device_without_memory():
+    with pytest.raises(ValueError, match=r"InMemoryDataset: device 'meta' holds no pixels; 'cuda' or 'cpu' does"):
+        InMemoryDataset(IMAGES, LABELS, CLASSES, device='meta')
