@@ -13,10 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pab.costs import RunCosts, masks_of_checkpoint, masks_of_config, run_costs
+from pab.files import write_atomically
 from pab.registry import DATASETS
 from pab.report.amounts import short
 from pab.run.launch import add_config_arguments, errors_in_one_line, load_config
-from pab.run.storage import write_atomically
 
 
 def parse_args() -> argparse.Namespace:

@@ -25,6 +25,7 @@ from pab.pruners import apply_masks_
 from pab.registry import DATASETS, MODELS
 from pab.run.checkpoint import check_fits, load_safely
 from pab.run.launch import KeyValue, errors_in_one_line, load_config
+from pab.state_dicts import masks_in
 
 IMAGES = 100
 
@@ -59,8 +60,7 @@ def load_checkpoint(file: Path, cfg: Config) -> nn.Module:
         sys.exit(f'error: {file} is no checkpoint: it has no state_dict')
     model = MODELS.build(cfg.model)
     shapes = {name: (param.shape, torch.bool) for name, param in model.named_parameters()}
-    masks = {name: state.get(name + '_mask') for name in shapes}
-    fitting = {name: m for name, m in masks.items() if m is not None and (m.shape, m.dtype) == shapes[name]}
+    fitting = {name: mask for name, mask in masks_in(state).items() if (mask.shape, mask.dtype) == shapes.get(name)}
     apply_masks_(model, fitting)
     check_fits(model, state, file)
     model.load_state_dict(state, strict=False)  # what may be missing, check_fits has told

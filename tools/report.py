@@ -8,8 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from pab.files import write_atomically
 from pab.report.run import compare_runs, read_record, write_report
-from pab.run.storage import write_atomically
 
 
 def parse_args() -> argparse.Namespace:

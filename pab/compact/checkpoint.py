@@ -6,8 +6,8 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
-from ..hooks.prune import RECORD
 from ..registry import CONVERTERS, MODELS
+from ..state_dicts import NETWORK, PRUNING_RECORD
 from .network import info, load
 from .recipe import READS_A_FILE, check_form
 
@@ -31,10 +31,10 @@ def as_checkpoint(file: str | os.PathLike) -> dict[str, Any]:
     told, state = info(file), load(file).state_dict()
     if told['pruning'] is not None:
         check_form(told['pruning'], PRUNING, f'{file}: pruning')
-    record = {} if told['pruning'] is None else {RECORD: told['pruning']}
+    record = {} if told['pruning'] is None else {PRUNING_RECORD: told['pruning']}
     return {
         'meta': {'seed': told['init']['seed']},
-        'state_dict': {f'network.{n}': t for n, t in state.items()},
+        'state_dict': {NETWORK + n: t for n, t in state.items()},
         **record,
     }
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..models import initialize_
+from ..models import initialize_, network_of
 from ..patterns import Patterns
 from ..pruners import apply_masks_, get_masks, shot_density
+from ..state_dicts import MASK
 from . import mask_coding, sign_coding
 from .container import PARTS, CompactError, read, write
 from .recipe import DERIVED, RECIPE, build_network, build_outline, build_pruner, check_form, check_image
@@ -94,7 +95,7 @@ def save(
     except (TypeError, ValueError) as error:
         raise CompactError(f'save: a file holds plain data only: {error}') from error
     check_form(recipe, RECIPE, 'recipe')
-    tensors = _describe(recipe, getattr(model, 'network', model), signs)
+    tensors = _describe(recipe, network_of(model), signs)
     write(file, recipe, tensors)
 
 
@@ -133,7 +134,7 @@ def _describe(recipe: dict[str, Any], model: nn.Module, signs: Sequence[str]) ->
     init, mask = recipe['init'], recipe['mask']
     fresh = initialize_(build_network(recipe['network']), init['scheme'], init['seed'], init['fan_share'])
     masks = {name: value.cpu().contiguous().numpy() for name, value in get_masks(model).items()}
-    own_masks = {name + '_mask' for name in masks}
+    own_masks = {name + MASK for name in masks}
     state = {name: value.cpu().contiguous() for name, value in _contents(model).items() if name not in own_masks}
     initial = _contents(fresh)
     kinds = [{name: (value.shape, value.dtype) for name, value in values.items()} for values in (initial, state)]

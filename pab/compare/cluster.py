@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..run.storage import write_atomically
+from ..files import write_atomically
 from .plan import Training
 from .pool import Ended
 from .training import Trainer, TrainingFailed

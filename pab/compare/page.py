@@ -4,9 +4,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ..files import write_atomically
 from ..report.figures import draw_curves, draw_points, to_png
 from ..report.page import render_page
-from ..run.storage import write_atomically
 from .plan import PAGE, Comparison
 from .summary import Results, Summary, summarize
 from .tables import COLUMNS, LEGEND, table_rows

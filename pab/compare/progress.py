@@ -5,7 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
 
-from ..run.storage import write_atomically
+from ..files import write_atomically
 from .plan import NUMBERS, TABLE, Comparison, Training
 from .results import Result, read_result
 from .tables import to_csv, to_markdown

@@ -11,10 +11,10 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..files import write_atomically
+from ..hooks.guards.resume_check import differences, flatten
 from ..report.run import read_record
 from ..run.checkpoint import load_safely
-from ..run.resume_check import differences, flatten
-from ..run.storage import write_atomically
 from .plan import Training
 
 RESULT, NETWORK = 'result.json', 'network.pab'  # files in the folder of a training

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from ..run.storage import write_atomically
+from ..files import write_atomically
 from .plan import Training
 from .results import read_result, write_result
 

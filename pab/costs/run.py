@@ -16,6 +16,7 @@ from ..latent import merge_latents_
 from ..pruners import prunable_layers
 from ..registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from ..run.checkpoint import load_any
+from ..state_dicts import masks_in, network_in
 from .count import (
     LayerCost,
     Work,
@@ -66,8 +67,7 @@ def masks_of_checkpoint(path: str) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not isinstance(content.get('state_dict'), Mapping):
         raise ValueError(f'analyze: {path} is no checkpoint: it has no state_dict')
     state = content['state_dict']
-    names = {key: key.removesuffix('_mask').removeprefix('network.') for key in state if key.endswith('weight_mask')}
-    return {name: state[key] for key, name in names.items()}
+    return masks_in(network_in(state) or state)
 
 
 @dataclass

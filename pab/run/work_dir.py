@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from torch import nn
 
-from .checkpoint import UnusableCheckpoint, bare, check_resumable, checkpoint_folders, load_safely, missing_for_resume
+from .checkpoint import UnusableCheckpoint, check_resumable, load_safely, missing_for_resume
 
 NOT_FOR_RESUME = 'diverged_'  # begins the names of checkpoints that are kept to look at, not to go on from
 GIVEN_BY_RUNS = re.compile(r'(epoch_|iter_|best_|interrupted|diverged_)')  # begins the names that runs give
@@ -98,10 +99,10 @@ def choose_start(runner: Runner) -> tuple[str | None, list[Path]]:
         FileExistsError: there are such checkpoints, and the config does not have ``overwrite=True``.
         UnusableCheckpoint: there are checkpoints to resume from, but none of them can be used.
     """
-    folders, start = checkpoint_folders(runner), runner._load_from if runner._resume else None
+    folders, start = checkpoint_folders(runner), runner.start_file if runner.resumes else None
     restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
-    newest_counts = restarted or (runner._resume and start is None)
-    if newest_counts and (newest := find_newest(folders, runner.logger.warning, bare(runner.model))):
+    newest_counts = restarted or (runner.resumes and start is None)
+    if newest_counts and (newest := find_newest(folders, runner.logger.warning, runner.bare_model)):
         return str(newest), []
     files = run_files(folders)
     here = Path(start or '').expanduser().resolve()
@@ -117,3 +118,10 @@ def choose_start(runner: Runner) -> tuple[str | None, list[Path]]:
             'another --work-dir, or remove them by --overwrite (in a config: resume, work_dir, overwrite)'
         )
     return start, left
+
+
+def checkpoint_folders(runner: Runner) -> list[str]:
+    """The work dir of a run, and behind it the folders that its CheckpointHooks write into instead."""
+    out_dirs = [hook.out_dir for hook in runner.hooks if isinstance(hook, CheckpointHook) and hook.out_dir]
+    name = os.path.basename(runner.work_dir.rstrip(os.sep))
+    return [runner.work_dir, *(os.path.join(folder, name) for folder in out_dirs)]

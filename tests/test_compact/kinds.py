@@ -6,9 +6,9 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from pab.hooks.prune import RECORD
 from pab.pruners import Mag, apply_masks_, get_masks
 from pab.registry import MODELS
+from pab.state_dicts import PRUNING_RECORD
 from tests.tiny_run import tiny_run
 
 SEED = 11
@@ -51,7 +51,7 @@ def kind(name: str, folder: Path) -> tuple[Config, dict, nn.Module]:
     if options.get('prune'):
         apply_masks_(model.network, Mag(density=0.4).prune(model.network))
     _change(model.network, bop=options.get('bop', False))
-    return cfg, {'meta': {'seed': 0}, 'state_dict': model.state_dict(), RECORD: {'pruner': 'Mag'}}, model.eval()
+    return cfg, {'meta': {'seed': 0}, 'state_dict': model.state_dict(), PRUNING_RECORD: {'pruner': 'Mag'}}, model.eval()
 
 
 @torch.no_grad()

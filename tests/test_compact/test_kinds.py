@@ -8,11 +8,11 @@ from torch import nn
 
 from pab import compact
 from pab.compact.checkpoint import evaluate_file_
-from pab.hooks.prune import RECORD
 from pab.latent import merge_latents_
 from pab.latent.batch_norm import AffineFree
 from pab.pruners import get_masks
 from pab.run import PabRunner
+from pab.state_dicts import PRUNING_RECORD
 
 from .kinds import CONSTANT, KINDS, SEED, kind
 from .networks import same
@@ -91,7 +91,7 @@ def test_the_tools_evaluate_show_and_compare_it(name, tmp_path, run_tool, capsys
     if name == 'sgd, pruned':
         cfg.default_hooks.prune.update(type='RewindHook', cycles=1)
     cfg.dump(tmp_path / 'config.py')
-    torch.save({**checkpoint, RECORD: None}, tmp_path / 'run.pth')
+    torch.save({**checkpoint, PRUNING_RECORD: None}, tmp_path / 'run.pth')
     run = tmp_path / 'config.py', tmp_path / 'run.pth'
     assert run_tool('compact', 'pack', *run, tmp_path / 'run.pab') is None
     signs = 'of 9 tensors' if KINDS[name][1] != 'values' else '0 bytes, of 0 tensors'

@@ -1,6 +1,7 @@
 import pytest
 from torch import nn
 
+from pab.models import ImageClassifier
 from pab.optim import assign_owners
 
 
@@ -38,9 +39,8 @@ def test_what_a_pattern_leaves_out_goes_to_the_rest():
 
 
 def test_names_are_those_of_the_network_as_for_pruners():
-    model = nn.Module()
-    model.network = net()
-    owned = assign_owners(model, dict(head=['name:3.*'], stem=['name:network.0.*', '!name:0.bias'], sgd='rest'))
+    rules = dict(head=['name:3.*'], stem=['name:network.0.*', '!name:0.bias'], sgd='rest')
+    owned = assign_owners(ImageClassifier(net()), rules)
     assert list(owned['head']) == ['network.3.weight', 'network.3.bias']
     assert list(owned['stem']) == ['network.0.weight']
 

@@ -14,7 +14,6 @@ from mmengine.hooks import Hook
 
 from pab.contracts import tensor_flips
 from pab.hooks import CostHook
-from pab.hooks.parts import network_of, optimizers_of
 from pab.pruners import get_masks
 from pab.registry import RUNNERS
 from pab.report.record import RunRecord, summary
@@ -35,12 +34,12 @@ class Watch(Hook):
         self.flips, self.changed = [], []
 
     def before_train(self, runner):
-        self.start = {n: p.detach().clone() for n, p in network_of(runner.model).named_parameters()}
+        self.start = {n: p.detach().clone() for n, p in runner.network.named_parameters()}
 
     def after_train_epoch(self, runner):
-        network = network_of(runner.model)
+        network = runner.network
         weights, masks = dict(network.named_parameters()), get_masks(network)
-        counts = tensor_flips(optimizers_of(runner))
+        counts = tensor_flips(runner.optimizers)
         self.flips.append({name: int(counts[weights[name]]) for name in masks})
         self.changed.append(
             {
@@ -63,7 +62,7 @@ def trained(tmp_path_factory):
 def test_what_is_recorded(trained):
     runner, watch = trained
     record = read_record(Path(runner.work_dir))
-    steps, masks = len(runner.train_dataloader), get_masks(network_of(runner.model))
+    steps, masks = len(runner.train_dataloader), get_masks(runner.network)
     epochs, rates = record['series']['flip rate']
     assert epochs == [1, 2]
     for name, mask in masks.items():
@@ -86,7 +85,7 @@ def test_what_is_recorded(trained):
 
 def test_the_numbers_of_a_run(trained):
     runner, watch = trained
-    numbers, masks = read_record(Path(runner.work_dir))['numbers'], get_masks(network_of(runner.model)).values()
+    numbers, masks = read_record(Path(runner.work_dir))['numbers'], get_masks(runner.network).values()
     kept, prunable = sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
     accuracies = runner.message_hub.log_scalars['val/accuracy/top1'].data[0].tolist()
     work = next(hook.work for hook in runner.hooks if isinstance(hook, CostHook))
@@ -244,9 +243,9 @@ def test_the_hook_costs_a_step_nothing(trained):
     hook.before_train_iter(runner, 0)
     assert not hook._watches
     hook.before_train_iter(runner, len(runner.train_dataloader) - 1)
-    assert len(hook._watches) == len(get_masks(network_of(runner.model)))
+    assert len(hook._watches) == len(get_masks(runner.network))
     hook.after_train_iter(runner, len(runner.train_dataloader) - 1)
-    weight = next(p for n, p in network_of(runner.model).named_parameters() if n == 'conv1.weight')
+    weight = next(p for n, p in runner.network.named_parameters() if n == 'conv1.weight')
     assert not hook._watches
     assert not torch.is_tensor(weight._post_accumulate_grad_hooks) and not weight._post_accumulate_grad_hooks
 

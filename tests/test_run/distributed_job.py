@@ -12,8 +12,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # when this file is the script
 
-from pab.hooks.parts import network_of, sign_optimizers_of
-from pab.hooks.prune import hash_masks
+from pab.hooks.method.pruning import hash_masks
 from pab.pruners import get_masks
 from pab.registry import HOOKS, RUNNERS
 from tests import small_run
@@ -27,7 +26,7 @@ class EvalLayersHook(Hook):
     """Train with batch norm and dropout in evaluation mode, so that a step depends on its images only."""
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        for module in network_of(runner.model).modules():
+        for module in runner.network.modules():
             if isinstance(module, (nn.BatchNorm2d, nn.Dropout)):
                 module.eval()
 
@@ -57,9 +56,9 @@ def train(cfg: Config) -> dict:
 
 def summary(runner: Any) -> dict:
     """The final state of a process: tensors, and hashes of them."""
-    network = network_of(runner.model)
+    network = runner.network
     flips = runner.message_hub.log_scalars['flips/step'].data[0].tolist()
-    averages = [state['moving_average'] for bop in sign_optimizers_of(runner) for state in bop.state.values()]
+    averages = [state['moving_average'] for bop in runner.sign_optimizers for state in bop.state.values()]
     parameters = {name: param.detach().clone() for name, param in network.named_parameters()}
     return {
         'parameters': parameters,

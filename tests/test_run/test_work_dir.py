@@ -111,11 +111,11 @@ def start(folder, resume=False, load_from=None, overwrite=False):
     runner = SimpleNamespace(
         work_dir=str(folder),
         hooks=[],
-        model=nn.Linear(1, 1),
+        bare_model=nn.Linear(1, 1),
         logger=logging.getLogger('test'),
         cfg=dict(overwrite=overwrite),
-        _resume=resume,
-        _load_from=load_from and str(load_from),
+        resumes=resume,
+        start_file=load_from and str(load_from),
     )
     chosen, removed = choose_start(runner)
     return chosen and os.path.relpath(chosen, folder), sorted(path.name for path in removed)

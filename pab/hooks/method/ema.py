@@ -1,10 +1,9 @@
 """An average of the model over the steps, which leaves signs alone."""
 
 from mmengine.hooks import EMAHook as MMEngineEMAHook
-from mmengine.runner import Runner
 
-from ..registry import HOOKS
-from .parts import sign_optimizers_of
+from ...registry import HOOKS
+from ...run import PabRunner
 
 
 @HOOKS.register_module()
@@ -17,24 +16,22 @@ class EMAHook(MMEngineEMAHook):
     every other argument are mmengine's; checkpoints and validations use the copy, as there.
     """
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: PabRunner) -> None:
         """Find out what is not averaged."""
         super().before_train(runner)
-        groups = [group for optimizer in sign_optimizers_of(runner) for group in optimizer.param_groups]
-        signed = {param for group in groups for param in group['params']}
-        copy = self.ema_model.module
+        signed, copy = set(runner.sign_trained.values()), self.ema_model.module
         params = zip(copy.parameters(), self.src_model.parameters(), strict=True)
         self._copied = [(there, here) for there, here in params if here in signed]
         if self.ema_model.update_buffers:  # else all of them are copied
             buffers = zip(copy.buffers(), self.src_model.buffers(), strict=True)
             self._copied += [(there, here) for there, here in buffers if not here.is_floating_point()]
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+    def after_train_iter(self, runner: PabRunner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         for there, here in self._copied:
             there.data.copy_(here.data)
 
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+    def after_load_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
         """Take up the copy of a resumed run, or begin with the weights of the file."""
         if hasattr(self, 'ema_model'):  # where nothing runs, as in tools/prune.py, there is none
             super().after_load_checkpoint(runner, checkpoint)

@@ -7,18 +7,15 @@ from typing import NamedTuple
 
 import torch
 from mmengine.dist import all_reduce
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..hooks.parts import optimizers_of
-from ..registry import HOOKS
-from .checkpoint import bare, wrappers_of
-from .work_dir import NOT_FOR_RESUME
+from ...registry import HOOKS
+from ...run import PabRunner, RunHook
+from ...run.work_dir import NOT_FOR_RESUME
 
 
 @HOOKS.register_module()
-class DivergenceHook(Hook):
+class DivergenceHook(RunHook):
     """Stop before an update by gradients that are NaN or infinite, and name the layer where the first such number is.
 
     The norm of all gradients, which processes share, is looked at before every update. If it is not finite, the step is
@@ -36,29 +33,31 @@ class DivergenceHook(Hook):
         FloatingPointError: a loss or a gradient was not finite, on any process.
     """
 
-    def before_train(self, runner: Runner) -> None:
+    changes_training = False
+
+    def before_train(self, runner: PabRunner) -> None:
         """Look before every update."""
-        self._model = bare(runner.model)
+        self._model = runner.bare_model
         self._params = [param for param in self._model.parameters() if param.requires_grad]
-        self._passes = deque(maxlen=wrappers_of(runner.optim_wrapper)[0]._accumulative_counts)  # of the next update
+        self._passes = deque(maxlen=runner.passes_per_update)  # of the next update
         self._late = self._params[0].is_cuda
         self._unread: tuple | None = None  # what is known of the last update, where it is looked at late,
         self._weights: list[Tensor] = []  # and the weights from before it
-        self._handle = optimizers_of(runner)[0].register_step_pre_hook(lambda *_: self._before_update(runner))
+        self._handle = runner.optimizers[0].register_step_pre_hook(lambda *_: self._before_update(runner))
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+    def before_train_iter(self, runner: PabRunner, batch_idx: int, data_batch=None) -> None:
         """Keep what the pass would be computed from once more."""
         self._passes.append((data_batch, torch.get_rng_state(), torch.cuda.get_rng_state() if self._late else None))
 
-    def after_train_epoch(self, runner: Runner) -> None:
+    def after_train_epoch(self, runner: PabRunner) -> None:
         """Look at the last update."""
         self._look_back(runner)
 
-    def after_train(self, runner: Runner) -> None:
+    def after_train(self, runner: PabRunner) -> None:
         """Look no more."""
         self._handle.remove()
 
-    def after_scalars(self, runner: Runner, scalars: list[tuple[int, dict[str, float]]]) -> None:
+    def after_scalars(self, runner: PabRunner, scalars: list[tuple[int, dict[str, float]]]) -> None:
         """Look at the losses that have come."""
         named = [(step, name, value) for step, values in scalars for name, value in values.items() if 'loss' in name]
         bad = [(step, f'{name} is {value}') for step, name, value in named if not math.isfinite(value)]
@@ -68,7 +67,7 @@ class DivergenceHook(Hook):
             step, what = bad[0] if bad else (runner.iter, 'a loss of another process is not finite')
             self._stop(runner, step, what, self._passes)
 
-    def _before_update(self, runner: Runner) -> None:
+    def _before_update(self, runner: PabRunner) -> None:
         norm = torch.nn.utils.get_total_norm([param.grad for param in self._params if param.grad is not None])
         if self._late:
             self._look_back(runner)
@@ -81,7 +80,7 @@ class DivergenceHook(Hook):
         elif not math.isfinite(norm):
             self._stop(runner, runner.iter, 'a gradient is not finite', self._passes)
 
-    def _look_back(self, runner: Runner) -> None:
+    def _look_back(self, runner: PabRunner) -> None:
         """Look at the last update's norm; the device has computed it while the host prepared this one."""
         if self._unread is None:
             return
@@ -92,7 +91,7 @@ class DivergenceHook(Hook):
                 param.data.copy_(before)
             self._stop(runner, step, 'a gradient is not finite', passes)
 
-    def _stop(self, runner: Runner, step: int, what: str, passes: Iterable[tuple]) -> None:
+    def _stop(self, runner: PabRunner, step: int, what: str, passes: Iterable[tuple]) -> None:
         name = f'{NOT_FOR_RESUME}iter_{runner.iter + 1}.pth'
         runner.save_checkpoint(runner.work_dir, name, by_epoch=False)
         for data_batch, state, cuda in passes:
@@ -104,16 +103,17 @@ class DivergenceHook(Hook):
                 break
         runner.logger.error(f'Step {step + 1}, computed once more:\n{statistics.table()}')
         elsewhere = 'in another process' if runner.world_size > 1 else 'before the last step, which is finite'
-        groups = [group for optimizer in optimizers_of(runner) for group in optimizer.param_groups]
         names = {'lr': 'learning rate', 'adaptivity_rate': 'adaptivity rate'}
-        rates = ', '.join(f'{names[key]} {group[key]:.3g}' for key in names for group in groups if key in group)
+        rates = ', '.join(
+            f'{names[key]} {group[key]:.3g}' for key in names for group in runner.param_groups if key in group
+        )
         raise FloatingPointError(
             f'training stopped at step {step + 1}: {what} (epoch {runner.epoch + 1}; {rates}); it began '
             f'{f"in {statistics.origin}" if statistics.origin else elsewhere}. All layers are in the log, the state in '
             f'{name}. A lower learning rate or gradient clipping (optim_wrapper.clip_grad) may help'
         )
 
-    def _loss(self, runner: Runner, data_batch) -> Tensor:
+    def _loss(self, runner: PabRunner, data_batch) -> Tensor:
         with runner.optim_wrapper.optim_context(self._model):
             data = self._model.data_preprocessor(data_batch, True)
             args, kwargs = ((), data) if isinstance(data, dict) else (data, {})

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from pab.run.divergence import layer_statistics
+from pab.hooks.guards.divergence import layer_statistics
 from tests.small_run import run_in_child, run_ranks, runner_hook, small_config, train
 
 

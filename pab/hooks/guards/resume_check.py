@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from mmengine.runner import Runner
+from mmengine.hooks import CheckpointHook, IterTimerHook, LoggerHook, NaiveVisualizationHook, RuntimeInfoHook
 
-from ..registry import HOOKS
-from .checkpoint import to_plain
-from .distributed import wrapper_settings
-from .hook_points import RunHook
+from ...registry import HOOKS
+from ...run import PabRunner, RunHook
+from ...run.checkpoint import to_plain
+from ...run.distributed import wrapper_settings
 
 KEY = 'settings'  # of a checkpoint
 # Globs over the dotted names of settings that may change at any time, because the training computes the same with them.
@@ -19,11 +19,10 @@ MAY_CHANGE = [
     *(f'*.{name}' for name in ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor')),  # its speed
     *('*.foreach', '*.dataset.device'),
     *('val_*', 'test_*', 'train_cfg.val_*', 'train_cfg.dynamic_intervals'),  # what is measured
-    *('log_*', 'experiment_name', 'visualizer'),  # what is shown; and the hooks that only look on, save or refuse:
-    *(f'default_hooks.{name}' for name in ('logger', 'report', 'costs', 'runtime_info', 'flips', 'timer')),
-    *(f'default_hooks.{name}' for name in ('visualization', 'checkpoint', 'interrupt', 'divergence')),
-    *(f'default_hooks.{name}' for name in ('resume_check', 'statistics')),
+    *('log_*', 'experiment_name', 'visualizer'),  # what is shown
 ]
+LOOK_ON = (CheckpointHook, IterTimerHook, LoggerHook, NaiveVisualizationHook, RuntimeInfoHook)
+"""mmengine's hooks that change no training; pab's own say so by ``changes_training``."""
 # What a scheduler's state has of the run's progress; the rest of it are settings.
 PROGRESS = {'last_step', '_global_step', '_last_value', 'best', 'num_bad_epochs', 'cooldown_counter'}
 MISSING = type('Missing', (), {'__repr__': lambda _: 'nothing'})()
@@ -33,29 +32,31 @@ MISSING = type('Missing', (), {'__repr__': lambda _: 'nothing'})()
 class ResumeCheckHook(RunHook):
     """Compare the config in a checkpoint with the one that would resume it, and refuse where they differ.
 
-    Everything counts but paths, logging, validation and the like (``MAY_CHANGE``).
+    Everything counts but paths, logging, validation and the like (``MAY_CHANGE``), and hooks that change no training.
 
     Args:
         allow_changes: go on with what the config says now, for optimizers and schedules too, with a warning; otherwise
             a ValueError lists what differs.
     """
 
+    changes_training = False
+
     def __init__(self, allow_changes: bool = False) -> None:
         if not isinstance(allow_changes, bool):
             raise TypeError(f'ResumeCheckHook: allow_changes must be True or False, got {allow_changes!r}')
         self.allow_changes = allow_changes
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+    def before_save_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
         """Write the settings."""
         checkpoint[KEY] = settings_of(runner)
 
-    def check_resume(self, runner: Runner, checkpoint: dict) -> None:
+    def check_resume(self, runner: PabRunner, checkpoint: dict) -> None:
         """Compare them."""
         if KEY not in checkpoint:
             runner.logger.warning('The checkpoint does not say with which settings it was trained')
             return
         before, here = flatten(checkpoint[KEY]), flatten(settings_of(runner))
-        if runner._randomness_cfg.get('seed') is None:
+        if runner.seed_is_open:
             here['randomness.seed'] = before.get('randomness.seed')  # left open, so it is the checkpoint's
         changes = differences(before, here)
         if not changes:
@@ -78,12 +79,11 @@ class ResumeCheckHook(RunHook):
         _settle_optimizers(checkpoint['optimizer'], runner.optim_wrapper.state_dict(), changed)
 
 
-def settings_of(runner: Runner) -> dict:
+def settings_of(runner: PabRunner) -> dict:
     """The config of a run as plain data, with the seed, the number of processes and the wrapper of the model."""
     settings = to_plain(dict(runner.cfg), KEY, [])
     settings['default_hooks'] = {name: hook for name, hook in (settings.get('default_hooks') or {}).items() if hook}
-    seed = runner._randomness_cfg.get('seed')
-    settings['randomness'] = {**(settings.get('randomness') or {}), 'seed': runner.seed if seed is None else seed}
+    settings['randomness'] = {**(settings.get('randomness') or {}), 'seed': runner.seed}
     settings['processes'] = runner.world_size
     settings['model_wrapper_cfg'] = wrapper_settings(settings)  # spelt out, as a run on the CPU has to
     settings.pop('find_unused_parameters', None)
@@ -94,6 +94,10 @@ def flatten(settings: Any, name: str = '') -> dict[str, Any]:
     """The leaves of nested settings by their dotted names, but for those that may change; also in lists of dicts."""
     if any(fnmatchcase(name, pattern) for pattern in MAY_CHANGE):
         return {}
+    if name == 'default_hooks':
+        settings = {key: hook for key, hook in settings.items() if _changes_training(hook)}
+    elif name == 'custom_hooks':
+        settings = [hook for hook in settings or () if _changes_training(hook)]
     if isinstance(settings, Mapping):
         items = [(f'{name}.{key}' if name else str(key), value) for key, value in settings.items()]
     elif isinstance(settings, list | tuple) and any(isinstance(item, Mapping) for item in settings):
@@ -101,6 +105,15 @@ def flatten(settings: Any, name: str = '') -> dict[str, Any]:
     else:
         return {name: list(settings) if isinstance(settings, tuple) else settings}
     return {leaf: value for key, item in items for leaf, value in flatten(item, key).items()}
+
+
+def _changes_training(hook: Any) -> bool:
+    """Whether a hook's settings are those of one that changes the training, as one does that nobody knows."""
+    try:
+        cls = HOOKS.get(hook['type'])
+    except (KeyError, TypeError):  # nothing of that name; no settings
+        return True
+    return getattr(cls, 'changes_training', not issubclass(cls, LOOK_ON))
 
 
 def differences(before: dict[str, Any], here: dict[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -5,17 +5,16 @@ from pathlib import Path
 
 import torch
 from mmengine.dist import is_main_process
-from mmengine.runner import Runner
 
-from ..hooks import PruneHook, RewindHook
-from ..hooks.parts import network_of
-from ..hooks.prune import RECORD, hash_file
-from ..pruners import register_masks_
-from .checkpoint import UnusableCheckpoint, bare
-from .storage import write_atomically
+from ...files import write_atomically
+from ...pruners import register_masks_
+from ...run import PabRunner
+from ...run.checkpoint import UnusableCheckpoint
+from ...state_dicts import PRUNING_RECORD
+from .pruning import PruningHook, hash_file
 
 
-def prune_to_file(runner: Runner, path: Path, overwrite: bool = False) -> None:
+def prune_to_file(runner: PabRunner, path: Path, overwrite: bool = False) -> None:
     """Do every shot of the runner's PruneHook at once and write weights, masks and the record.
 
     Args:
@@ -29,29 +28,26 @@ def prune_to_file(runner: Runner, path: Path, overwrite: bool = False) -> None:
     """
     if path.exists() and not overwrite:
         raise FileExistsError(f'{path} exists; choose another file, or pass --force to write over it')
-    hook = next((hook for hook in runner.hooks if isinstance(hook, PruneHook)), None)
+    hook = next((hook for hook in runner.hooks if isinstance(hook, PruningHook)), None)
     if hook is None:
         raise ValueError('prune: the config has no PruneHook; set default_hooks.prune')
-    if isinstance(hook, RewindHook):
-        raise ValueError('prune: RewindHook prunes what its trainings leave; it cannot prune before one')
-    if 'flips' in hook.pruner.needs:
-        name = type(hook.pruner).__name__
-        raise ValueError(f'prune: {name} scores by the flips of a training; it cannot prune before one')
-    if runner._resume:
+    if reason := hook.needs_training():
+        raise ValueError(f'prune: {reason}; it cannot prune before one')
+    if runner.resumes:
         raise ValueError('prune: a run is not resumed here, got resume=True; name the file of the network by load_from')
-    model = bare(runner.model)
+    model = runner.bare_model
     model.init_weights()
-    if runner._load_from:
+    if runner.start_file:
         try:
-            runner.load_checkpoint(runner._load_from)
+            runner.load_checkpoint(runner.start_file)
         except UnusableCheckpoint as error:
             raise ValueError(f'prune: load_from must be this network, without masks so far; {error}') from error
-    register_masks_(network_of(model), hook.pruner.settings.prunable)
+    register_masks_(runner.network, hook.pruner.settings.prunable)
     while hook.shots_done < hook.shots:
         hook.prune(runner)
     if is_main_process():
         content = io.BytesIO()
-        meta = {'seed': runner.seed, 'load_from': runner._load_from}
-        torch.save({'meta': meta, 'state_dict': model.state_dict(), RECORD: hook.record(runner)}, content)
+        meta = {'seed': runner.seed, 'load_from': runner.start_file}
+        torch.save({'meta': meta, 'state_dict': model.state_dict(), PRUNING_RECORD: hook.record(runner)}, content)
         write_atomically(content.getvalue(), path)
         runner.logger.info(f'The pruned network is in {path}, sha256 {hash_file(path)}')

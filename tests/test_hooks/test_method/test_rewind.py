@@ -8,11 +8,10 @@ from mmengine.hooks import Hook
 
 from pab.costs import run_costs
 from pab.hooks import RewindHook
-from pab.hooks.parts import network_of
-from pab.hooks.prune import hash_masks
+from pab.hooks.method.prune_to_file import prune_to_file
+from pab.hooks.method.pruning import hash_masks
 from pab.pruners import check_masks, get_masks
 from pab.registry import RUNNERS
-from pab.run.pruned import prune_to_file
 from tests.small_run import final_state, run_ranks, small_config
 from tests.tiny_run import tiny_run
 
@@ -45,7 +44,7 @@ class Watch(Hook):
 
     def before_train_epoch(self, runner):
         optimizer = next(runner.optim_wrapper.values()).optimizer
-        masks = {name: mask.clone() for name, mask in get_masks(network_of(runner.model)).items()}
+        masks = {name: mask.clone() for name, mask in get_masks(runner.network).items()}
         lr = optimizer.param_groups[0]['lr']
         self.starts.append((self._model(runner), masks, len(optimizer.state), lr))
 
@@ -84,7 +83,7 @@ def test_what_stays_goes_back_to_the_weights_of_an_early_step(tmp_path, rewind_i
     check_masks(runner.model)
     costs = next(hook for hook in runner.hooks if type(hook).__name__ == 'CostHook').work
     assert costs.macs['optimizer'] == 3 * STEPS * (TOTAL + 605 + 303 + 3 * CLASSIFIER)
-    predicted = run_costs(runner.cfg, get_masks(network_of(runner.model)), STEPS * 32).schedule['this config']
+    predicted = run_costs(runner.cfg, get_masks(runner.network), STEPS * 32).schedule['this config']
     assert predicted.macs['optimizer'] == pytest.approx(costs.macs['optimizer'], rel=0.1)
 
 
@@ -92,7 +91,7 @@ def test_what_stays_goes_back_to_the_weights_of_an_early_step(tmp_path, rewind_i
 def test_every_pruner_reaches_the_density(tmp_path, name):
     runner = RUNNERS.build(rewinding(tmp_path, pruner=dict(type=name)))
     runner.train()
-    assert sum(int(mask.sum()) for mask in get_masks(network_of(runner.model)).values()) == 303
+    assert sum(int(mask.sum()) for mask in get_masks(runner.network).values()) == 303
 
 
 def test_a_resumed_run_is_the_same_at_any_step(tmp_path):
@@ -150,7 +149,7 @@ def after_rewinding(cfg):
     runner.train()
     costs = next(hook for hook in runner.hooks if type(hook).__name__ == 'CostHook').work
     weights = {name: param.detach().tolist() for name, param in runner.model.module.named_parameters()}
-    return hash_masks(get_masks(network_of(runner.model))), weights, costs.macs
+    return hash_masks(get_masks(runner.network)), weights, costs.macs
 
 
 def test_two_processes_agree_and_cost_what_one_does(tmp_path):
@@ -161,7 +160,7 @@ def test_two_processes_agree_and_cost_what_one_does(tmp_path):
     assert ends[0][1] == ends[1][1]
     alone = RUNNERS.build(small_config(tmp_path / 'one', **options))
     alone.train()
-    assert ends[0][1][0] == hash_masks(get_masks(network_of(alone.model)))
+    assert ends[0][1][0] == hash_masks(get_masks(alone.network))
     assert ends[0][1][2] == next(hook for hook in alone.hooks if type(hook).__name__ == 'CostHook').work.macs
 
 

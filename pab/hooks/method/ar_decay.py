@@ -2,10 +2,9 @@
 
 from mmengine.hooks import Hook
 from mmengine.optim import MultiStepParamScheduler, OptimWrapper, OptimWrapperDict
-from mmengine.runner import Runner
 
-from ..registry import HOOKS
-from .parts import need_epochs, optimizers_of
+from ...registry import HOOKS
+from ...run import PabRunner, need_epochs
 
 RATE = 'adaptivity_rate'
 
@@ -46,9 +45,9 @@ class ARDecayHook(Hook):
         self.interval, self.gamma, self.timing = interval, gamma, timing
         self._scheduled = False
 
-    def before_run(self, runner: Runner) -> None:
+    def before_run(self, runner: PabRunner) -> None:
         """Add the schedulers, before a checkpoint restores their state."""
-        if self._scheduled or not optimizers_of(runner):  # a test after the training, or without one
+        if self._scheduled or not runner.optimizers:  # a test after the training, or without one
             return
         need_epochs(runner, 'ARDecayHook')
         wrappers = dict(runner.optim_wrapper.items()) if isinstance(runner.optim_wrapper, OptimWrapperDict) else {}

@@ -3,7 +3,7 @@ import random
 import numpy as np
 import torch
 
-from pab.run.loops import seed_all, step_seed
+from pab.hooks.guards.random_state import seed_all, step_seed
 
 
 def draws():

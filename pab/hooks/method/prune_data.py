@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from .parts import unwrapped
+from ...checks import check_ints
+from ...run import PabRunner
 
 
 @dataclass(frozen=True)
@@ -23,34 +23,32 @@ class PruneData:
 
     def __post_init__(self) -> None:
         for key in ('num_samples', 'batch_size'):
-            value = getattr(self, key)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f'PruneHook: data.{key} must be an integer >= 1, got {value!r}')
+            check_ints('PruneHook', **{f'data.{key}': getattr(self, key)})
 
-    def check_size(self, runner: Runner) -> int:
+    def check_size(self, runner: PabRunner) -> int:
         """Return the size of the training set; a ValueError if it has fewer images than asked for."""
         size, asked = len(runner.train_dataloader.dataset), self.num_samples
         if asked > size:
             raise ValueError(f'PruneHook: data.num_samples must not exceed the training set, {size}, got {asked}')
         return size
 
-    def batches(self, runner: Runner) -> list[tuple[Tensor, Tensor]]:
+    def batches(self, runner: PabRunner) -> list[tuple[Tensor, Tensor]]:
         """(images (N, C, H, W), labels (N,)) as the network sees them in evaluation."""
         stream = np.random.RandomState(runner.seed % 2**32)
         chosen = stream.permutation(self.check_size(runner))[: self.num_samples].tolist()
         return _load(runner, chosen, self.batch_size)
 
-    def input_shape(self, runner: Runner) -> tuple[int, ...]:
+    def input_shape(self, runner: PabRunner) -> tuple[int, ...]:
         """(C, H, W) of one image: the model's ``input_shape``, else that of a training image."""
-        shape = getattr(unwrapped(runner.model), 'input_shape', None)
+        shape = getattr(runner.bare_model, 'input_shape', None)
         return tuple(_load(runner, [0], 1)[0][0].shape[1:] if shape is None else shape)
 
 
-def _load(runner: Runner, indices: list[int], batch_size: int) -> list[tuple[Tensor, Tensor]]:
+def _load(runner: PabRunner, indices: list[int], batch_size: int) -> list[tuple[Tensor, Tensor]]:
     training = runner.train_dataloader
     # a dataset may transform its samples at random, and the draws of the training must not depend on the pruning
     with torch.random.fork_rng():
         torch.manual_seed(runner.seed)
         loader = DataLoader(Subset(training.dataset, indices), batch_size, collate_fn=training.collate_fn)
-        batches = [unwrapped(runner.model).data_preprocessor(batch, False) for batch in loader]
+        batches = [runner.bare_model.data_preprocessor(batch, False) for batch in loader]
     return [(batch['images'], batch['labels']) for batch in batches]

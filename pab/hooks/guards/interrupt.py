@@ -14,12 +14,11 @@ from types import FrameType
 import torch
 import torch.distributed as torch_dist
 from mmengine.dist import get_world_size
-from mmengine.runner import Runner
 
-from ..registry import HOOKS
-from .hook_points import RunHook
-from .loops import EnduringLoader
-from .work_dir import NOT_FOR_RESUME
+from ...registry import HOOKS
+from ...run import PabRunner, RunHook
+from ...run.loops import EnduringLoader
+from ...run.work_dir import NOT_FOR_RESUME
 
 FILE = 'interrupted.pth'
 
@@ -35,11 +34,12 @@ class InterruptHook(RunHook):
     process ends it at once, without a checkpoint.
     """
 
-    priority = 'LOWEST'  # after everything that belongs to the step
+    priority = 'LOWEST'
+    changes_training = False
 
     _signal, _saved_iter, _votes, _previous = 0, -1, None, {}
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: PabRunner) -> None:
         """Listen, from now until training ends."""
         self._signal, self._previous = 0, {}
         EnduringLoader.workers_may_end = False
@@ -48,29 +48,29 @@ class InterruptHook(RunHook):
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._note)
 
-    def after_exit(self, runner: Runner) -> None:
+    def after_exit(self, runner: PabRunner) -> None:
         """Leave signals to whoever had them before."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+    def after_train_iter(self, runner: PabRunner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Stop here if the processes agree to."""
         now = self.end_of_epoch(runner.train_dataloader, batch_idx) or self.is_last_train_iter(runner)
         if number := self._agreed(now):
             self._stop(runner, number, dict(epoch=runner.epoch, iter=runner.iter + 1))
 
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+    def after_val_iter(self, runner: PabRunner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Stop here if nothing would be lost."""
         if self._signal and self._votes is None and self._previous and self._saved_iter == runner.iter:
             self._stop(runner, self._signal, None)
 
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+    def after_val_epoch(self, runner: PabRunner, metrics: dict[str, float] | None = None) -> None:
         """Stop here if any process was told to; a validation without a training has no checkpoint to write."""
         if self._previous and (number := self._agreed(True)):
             self._stop(runner, number, dict(epoch=runner.epoch, iter=runner.iter))
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+    def before_save_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
         """Note up to where everything is saved."""
         if 'optimizer' in checkpoint:
             self._saved_iter = checkpoint['meta']['iter']
@@ -87,7 +87,7 @@ class InterruptHook(RunHook):
     def _agreed(self, now: bool) -> int:
         return self._signal if self._votes is None else self._votes.outcome(self._signal, now)
 
-    def _stop(self, runner: Runner, number: int, meta: dict | None) -> None:
+    def _stop(self, runner: PabRunner, number: int, meta: dict | None) -> None:
         step, bad = runner.iter if meta is None else meta['iter'], runner.non_finite()
         if meta is not None:
             file = f'{NOT_FOR_RESUME}iter_{step}.pth' if bad else FILE

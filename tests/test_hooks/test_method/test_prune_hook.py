@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from pab.hooks import PruneHook
-from pab.hooks.prune import hash_file, hash_masks
+from pab.hooks.method.prune_to_file import prune_to_file
+from pab.hooks.method.pruning import hash_file, hash_masks
 from pab.pruners import Pruner, check_masks, get_masks
 from pab.registry import MODELS, OPTIMIZERS, PRUNERS
 from pab.run import PabRunner
-from pab.run.pruned import prune_to_file
 
 
 @OPTIMIZERS.register_module()
@@ -292,9 +292,9 @@ def test_what_a_shot_would_refuse_is_refused_before_training(tiny_config, case):
 @pytest.mark.parametrize(
     'settings, message',
     [
-        (dict(epoch=-1), 'PruneHook: epoch must be an integer >= 0, got -1'),
-        (dict(shots=0), 'PruneHook: shots must be an integer >= 1, got 0'),
-        (dict(data=dict(num_samples=0)), 'PruneHook: data.num_samples must be an integer >= 1, got 0'),
+        (dict(epoch=-1), 'PruneHook: epoch must be an int >= 0, got -1'),
+        (dict(shots=0), 'PruneHook: shots must be an int >= 1, got 0'),
+        (dict(data=dict(num_samples=0)), 'PruneHook: data.num_samples must be an int >= 1, got 0'),
     ],
 )
 def test_bad_settings(settings, message):

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.hooks import CheckpointHook, LoggerHook, RuntimeInfoHook
-from mmengine.runner import Runner
 from torch import Tensor, stack
 
-from ..registry import HOOKS
+from ...registry import HOOKS
+from ...run import PabRunner
 
 
 @HOOKS.register_module()
@@ -20,11 +20,13 @@ class DeviceScalarsHook(RuntimeInfoHook):
     what has come at their point ``after_scalars`` (see :class:`pab.run.RunHook`).
     """
 
+    changes_training = False
+
     def __init__(self) -> None:
         self._pending: list[tuple[int, dict[str, Any]]] = []  # on the device
         self._transferred: list[tuple[int, dict[str, float]]] = []  # not handed over yet
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+    def after_train_iter(self, runner: PabRunner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         """Keep what the step returned, and hand over where it is read."""
         if outputs is not None:
             outputs = {**outputs, **getattr(runner.optim_wrapper, 'scalars', {})}
@@ -35,7 +37,7 @@ class DeviceScalarsHook(RuntimeInfoHook):
             scalars, self._transferred = self._transferred, []
             runner.call_hook('after_scalars', scalars=scalars)
 
-    def before_checkpoint(self, runner: Runner) -> None:
+    def before_checkpoint(self, runner: PabRunner) -> None:
         """Let the message hub, and the checkpoint with it, have every step's values."""
         numbers = to_numbers([values for _, values in self._pending])
         for (step, _), values in zip(self._pending, numbers, strict=True):
@@ -44,7 +46,7 @@ class DeviceScalarsHook(RuntimeInfoHook):
             self._transferred.append((step, values))
         self._pending = []
 
-    def _is_read_now(self, runner: Runner, batch_idx: int) -> bool:
+    def _is_read_now(self, runner: PabRunner, batch_idx: int) -> bool:
         def reads(hook) -> bool:
             if isinstance(hook, CheckpointHook):
                 return not hook.by_epoch and self.every_n_train_iters(runner, hook.interval, hook.save_begin)

@@ -8,22 +8,21 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import is_main_process, master_only
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..contracts import special_layers, tensor_flips
-from ..registry import HOOKS
-from ..report.record import NOT_TIMED, RunRecord, origin, summary
+from ...contracts import layers_with_weight_in_use, special_layers, tensor_flips
+from ...pruners import get_masks
+from ...registry import HOOKS
+from ...report.record import NOT_TIMED, RunRecord, origin, summary
+from ...run import PabRunner, RunHook
 from .costs import CostHook
-from .parts import network_of, optimizers_of, sign_trained, weights_left
 
 STATE = 'report'  # the checkpoint's key
 FIRST_PAGE, PAUSE = 60, 50  # seconds until the first page; then until the next, in times of what one takes
 
 
 @HOOKS.register_module()
-class ReportHook(Hook):
+class ReportHook(RunHook):
     """Record a run, and leave ``report.html`` in its work dir, a page that needs no other file and no network.
 
     The page shows accuracy, loss, rates, density by layer and the seconds of each phase; for a run with a sign
@@ -39,7 +38,8 @@ class ReportHook(Hook):
         metric: the validation metric that is reported, in per cent.
     """
 
-    priority = 'LOW'  # behind pruning and training, before the checkpoint of an epoch
+    priority = 'LOW'
+    changes_training = False
 
     def __init__(self, metric: str = 'accuracy/top1') -> None:
         self.metric = metric
@@ -51,16 +51,16 @@ class ReportHook(Hook):
         self._shots = 0
         self._next_page = time.monotonic() + FIRST_PAGE
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: PabRunner) -> None:
         """Start the clock, and keep the signs that the run starts with."""
         self.record.start_clock()
         self._shots = _shots_done(runner)
         if not self._start_signs:
-            self._start_signs = {name: (p.detach() < 0).cpu() for name, p in sign_trained(runner).items()}
+            self._start_signs = {name: (p.detach() < 0).cpu() for name, p in runner.sign_trained.items()}
         if not self._flips:
             self._flips = self._flips_so_far(runner)
 
-    def before_train_epoch(self, runner: Runner) -> None:
+    def before_train_epoch(self, runner: PabRunner) -> None:
         """Count what came before as pruning if there was one."""
         shots = _shots_done(runner)
         self.record.spent('pruning' if shots > self._shots else NOT_TIMED)
@@ -68,25 +68,24 @@ class ReportHook(Hook):
             self._flips = self._flips_so_far(runner)  # a rewinding starts these counts anew
         self._shots = shots
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+    def before_train_iter(self, runner: PabRunner, batch_idx: int, data_batch=None) -> None:
         """Note the rates of an epoch's last step, before schedulers move them, and look at its gradients."""
         if batch_idx < len(runner.train_dataloader) - 1:
             return
-        groups = [group for optimizer in optimizers_of(runner) for group in optimizer.param_groups]
         for key, name in (('lr', 'learning rate'), ('adaptivity_rate', 'adaptivity rate')):
-            if values := [group[key] for group in groups if key in group]:
+            if values := [group[key] for group in runner.param_groups if key in group]:
                 self.record.add(name, runner.epoch + 1, values[0])
-        if any(special_layers(network_of(runner.model))):
-            for name, param in sign_trained(runner).items():
+        if any(special_layers(runner.network)):
+            for name, param in runner.sign_trained.items():
                 watch = param.register_post_accumulate_grad_hook(lambda p, name=name: self._look(name, p))
                 self._watches.append(watch)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+    def after_train_iter(self, runner: PabRunner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Stop looking."""
         while self._watches:
             self._watches.pop().remove()
 
-    def after_train_epoch(self, runner: Runner) -> None:
+    def after_train_epoch(self, runner: PabRunner) -> None:
         """Note what the epoch did."""
         epoch, hub, record = runner.epoch + 1, runner.message_hub, self.record
         steps = len(runner.train_dataloader)
@@ -99,11 +98,11 @@ class ReportHook(Hook):
             record.add('flip rate', epoch, rates[0])
         self._note_layers(runner, epoch, steps)
 
-    def before_val_epoch(self, runner: Runner) -> None:
+    def before_val_epoch(self, runner: PabRunner) -> None:
         """Count the checkpoint of the epoch."""
         self.record.spent(NOT_TIMED)
 
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+    def after_val_epoch(self, runner: PabRunner, metrics: dict[str, float] | None = None) -> None:
         """Note the accuracy, and write the page."""
         self.record.spent('validation')
         for key, name in ((self.metric, 'test accuracy'), ('cross_entropy', 'test loss')):
@@ -112,7 +111,7 @@ class ReportHook(Hook):
         self._write(runner, draw=time.monotonic() >= self._next_page)
 
     @master_only
-    def after_train(self, runner: Runner) -> None:
+    def after_train(self, runner: PabRunner) -> None:
         """Sum up: accuracy, density, flips, costs, and where everything is."""
         page = self._write(runner, draw=True)
         rows = [*summary(self._numbers(runner)), *self._places(runner, page)]
@@ -120,33 +119,33 @@ class ReportHook(Hook):
         elapsed = timedelta(seconds=round(sum(self.record.seconds.values())))
         runner.logger.info('\n'.join([f'Trained {runner.epoch} epochs in {elapsed}', *lines]))
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+    def before_save_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
         """Keep the record, the flips before this epoch, and the signs of the start, eight to a byte."""
         packed = {
             name: torch.from_numpy(np.packbits(signs.numpy(), axis=None)) for name, signs in self._start_signs.items()
         }
         checkpoint[STATE] = {'record': self.record.state(), 'start_signs': packed, 'flips': self._flips}
 
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+    def after_load_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
         """Take them up in a resumed run."""
-        if not runner._resume or STATE not in checkpoint:
+        if not runner.resumes or STATE not in checkpoint:
             return
         self.record.load(checkpoint[STATE]['record'])
         self._flips = checkpoint[STATE]['flips']  # up to the epoch's start, also where it is resumed within
-        for name, param in network_of(runner.model).named_parameters():
+        for name, param in runner.network.named_parameters():
             if name in (packed := checkpoint[STATE]['start_signs']):
                 bits = np.unpackbits(packed[name].cpu().numpy(), count=param.numel())
                 self._start_signs[name] = torch.from_numpy(bits.astype(bool)).view(param.shape)
 
-    def _note_layers(self, runner: Runner, epoch: int, steps: int) -> None:
-        network = network_of(runner.model)
+    def _note_layers(self, runner: PabRunner, epoch: int, steps: int) -> None:
+        network = runner.network
         left = weights_left(network)
         if left:
             self.record.layers['density'] = {}
             self.record.add_layers('density', 1, {_layer(name): kept / total for name, (kept, total) in left.items()})
         rates, changed, gradients = {}, {}, {}
         flips = self._flips_so_far(runner)
-        for name, param in sign_trained(runner).items():
+        for name, param in runner.sign_trained.items():
             kept = max(1, left.get(name, (param.numel(),))[0])
             if name in flips:
                 rates[_layer(name)] = (flips[name] - self._flips.get(name, 0)) / (kept * steps)
@@ -163,16 +162,16 @@ class ReportHook(Hook):
         self._gradients[name] = torch.count_nonzero(param.grad)
 
     @staticmethod
-    def _flips_so_far(runner: Runner) -> dict[str, int]:
-        names = {param: name for name, param in network_of(runner.model).named_parameters()}
-        counts = {names[p]: c for p, c in tensor_flips(optimizers_of(runner)).items() if p in names}
+    def _flips_so_far(runner: PabRunner) -> dict[str, int]:
+        names = {param: name for name, param in runner.network.named_parameters()}
+        counts = {names[p]: c for p, c in tensor_flips(runner.optimizers).items() if p in names}
         return dict(zip(counts, torch.stack(list(counts.values())).tolist(), strict=True)) if counts else {}
 
-    def _numbers(self, runner: Runner) -> dict[str, Any]:
+    def _numbers(self, runner: PabRunner) -> dict[str, Any]:
         """The run so far in numbers; None for what it does not have."""
         epochs, accuracies = self.record.as_curves().get('test accuracy', ([], []))
         best = max(accuracies, default=None)
-        left = weights_left(network_of(runner.model)).values()
+        left = weights_left(runner.network).values()
         kept, prunable = (sum(counts) for counts in zip(*left, strict=True)) if left else (None, None)
         flips = _last(runner.message_hub, 'flips/total', 1)
         work = next((hook.work for hook in runner.hooks if isinstance(hook, CostHook)), None)
@@ -192,7 +191,7 @@ class ReportHook(Hook):
         }
 
     @staticmethod
-    def _places(runner: Runner, page: Path) -> list[tuple[str, str]]:
+    def _places(runner: PabRunner, page: Path) -> list[tuple[str, str]]:
         places = {
             'checkpoint': runner.message_hub.get_info('last_ckpt'),
             'scalars': Path(runner.log_dir) / 'vis_data' / 'scalars.json',
@@ -200,11 +199,11 @@ class ReportHook(Hook):
         }
         return [(name, str(place)) for name, place in places.items() if place and Path(place).exists()]
 
-    def _write(self, runner: Runner, draw: bool) -> Path | None:
+    def _write(self, runner: PabRunner, draw: bool) -> Path | None:
         if not is_main_process():
             return None
         # matplotlib takes half a second to import, and not every process that knows this hook draws
-        from ..report.run import write_record, write_report
+        from ...report.run import write_record, write_report
 
         tables = self.record.as_tables(runner.epoch)
         density, numbers = tables.pop('density', {}), self._numbers(runner)
@@ -228,7 +227,7 @@ class ReportHook(Hook):
         return page
 
 
-def _shots_done(runner: Runner) -> int:
+def _shots_done(runner: PabRunner) -> int:
     return sum(getattr(hook, 'shots_done', 0) for hook in runner.hooks)
 
 
@@ -238,3 +237,14 @@ def _last(hub, name: str, count: int) -> list[float]:
 
 def _layer(name: str) -> str:
     return name.removesuffix('.weight')
+
+
+@torch.no_grad()
+def weights_left(network: nn.Module) -> dict[str, tuple[int, int]]:
+    """Name -> (kept, all) for every weight with a mask, and for every one in whose place another is used.
+
+    Of the latter those are kept whose weight in use is not 0 (see :mod:`pab.contracts`).
+    """
+    kept = get_masks(network)
+    kept |= {name: layer.used_weight() != 0 for name, layer in layers_with_weight_in_use(network).items()}
+    return {name: (int(marks.sum()), marks.numel()) for name, marks in kept.items()}

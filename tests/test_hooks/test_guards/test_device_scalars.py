@@ -1,6 +1,6 @@
 import torch
 
-from pab.run.device_scalars import to_numbers
+from pab.hooks.guards.device_scalars import to_numbers
 from tests.small_run import run_in_child, small_config, train
 
 

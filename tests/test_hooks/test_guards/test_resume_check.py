@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from pab.run import ResumeCheckHook
-from pab.run.resume_check import differences, flatten
+from pab.hooks import ResumeCheckHook
+from pab.hooks.guards.resume_check import differences, flatten
 from tests.small_run import run_in_child, small_config, train
 
 ALLOW = dict(default_hooks__resume_check__allow_changes=True)
@@ -21,9 +21,10 @@ def test_leaves_by_hand():
         env_cfg=dict(dist_cfg=dict(backend='gloo')),
         val_dataloader=dict(batch_size=3),
         train_dataloader=dict(num_workers=3, dataset=dict(data_root='b')),
-        default_hooks=dict(logger=dict(interval=3)),
+        default_hooks=dict(logger=dict(type='LoggerHook', interval=3), costs=dict(type='CostHook')),
+        custom_hooks=[dict(type='FlipCountHook'), dict(type='NobodysHook', x=1)],
     )
-    assert flatten({**settings, **free}) == leaves
+    assert flatten({**settings, **free}) == {**leaves, 'custom_hooks[0].type': 'NobodysHook', 'custom_hooks[0].x': 1}
     assert differences(leaves, leaves) == []
     (one,) = differences(leaves, {**leaves, 'model.sizes': [1, 3]})
     assert one == ('model.sizes', [1, 2], [1, 3])

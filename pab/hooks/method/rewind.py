@@ -3,21 +3,20 @@
 from fractions import Fraction
 
 import torch
-from mmengine.runner import Runner
 from torch import Tensor
 
-from ..checks import check_ints
-from ..pruners import apply_masks_, get_masks
-from ..pruners.schedules import exponential
-from ..registry import HOOKS
-from .parts import need_epochs, network_of, optimizers_of, unwrapped
-from .prune import PruneHook, same_on_all_ranks
+from ...checks import check_ints
+from ...pruners import apply_masks_, get_masks
+from ...pruners.schedules import exponential
+from ...registry import HOOKS
+from ...run import PabRunner, need_epochs
+from .pruning import PruningHook
 
 SNAPSHOT = 'rewind_to'  # the checkpoint's key, until the last rewinding
 
 
 @HOOKS.register_module()
-class RewindHook(PruneHook):
+class RewindHook(PruningHook):
     r"""Prune what a training leaves, return the weights that stay to their values at an early step, and train again.
 
     The epochs of the run are C + 1 trainings of equal length, C being ``cycles``. The first one is dense. Before each
@@ -43,7 +42,7 @@ class RewindHook(PruneHook):
         cycles: C, at least 1; the run's ``max_epochs`` is a multiple of C + 1.
         rewind_iter: how many steps of the first training are kept, from 0, the initial weights; fewer than it has.
             A step is one batch, also where several make one update.
-        data: as in :class:`PruneHook`.
+        data: as in :class:`~pab.hooks.PruneHook`.
 
     Raises:
         ValueError: before anything is trained: as PruneHook does, a length that is not divisible, a ``rewind_iter``
@@ -56,7 +55,7 @@ class RewindHook(PruneHook):
     def __init__(self, pruner: dict, cycles: int, rewind_iter: int = 0, data: dict | None = None) -> None:
         check_ints('RewindHook', cycles=cycles)
         check_ints('RewindHook', 0, rewind_iter=rewind_iter)
-        super().__init__(pruner, shots=cycles, data=data)
+        super().__init__(pruner, cycles, data)
         self.rewind_iter = rewind_iter
         self._snapshot: dict[str, Tensor] | None = None
 
@@ -72,7 +71,10 @@ class RewindHook(PruneHook):
     def density_after(self, density: Fraction, shot: int) -> Fraction:
         return exponential(density, shot, self.shots)
 
-    def before_train(self, runner: Runner) -> None:
+    def needs_training(self) -> str:
+        return 'RewindHook prunes what its trainings leave'
+
+    def before_train(self, runner: PabRunner) -> None:
         """Refuse what would fail later, and keep the weights of the start if they are those to return to."""
         need_epochs(runner, 'RewindHook')
         super().before_train(runner)
@@ -82,7 +84,7 @@ class RewindHook(PruneHook):
                 f'RewindHook: rewind_iter must be below the steps of the first training, {steps}, got '
                 f'{self.rewind_iter}; later ones would have nothing to train again'
             )
-        if not runner._resume and not all(mask.all() for mask in get_masks(network_of(runner.model)).values()):
+        if not runner.resumes and not all(mask.all() for mask in get_masks(runner.network).values()):
             raise ValueError(
                 'RewindHook: the first training is dense, but load_from names a pruned network; start from a dense '
                 'one, or prune once with PruneHook'
@@ -95,19 +97,19 @@ class RewindHook(PruneHook):
                 )
             self._keep(runner, runner.iter)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+    def after_train_iter(self, runner: PabRunner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         self._keep(runner, runner.iter + 1)
 
-    def prune(self, runner: Runner) -> None:
+    def prune(self, runner: PabRunner) -> None:
         """Do the next shot, and go back."""
         super().prune(runner)
-        network, tensors = network_of(runner.model), _tensors(runner)
+        network, tensors = runner.network, _tensors(runner)
         with torch.no_grad():
             for name, value in self._snapshot.items():
                 tensors[name].copy_(value)
         apply_masks_(network, get_masks(network))
         runner.model.zero_grad()  # of accumulated passes
-        for optimizer in optimizers_of(runner):
+        for optimizer in runner.optimizers:
             optimizer.state.clear()
         for hook in runner.hooks:
             if getattr(hook, 'ema_model', None) is not None:
@@ -116,25 +118,27 @@ class RewindHook(PruneHook):
             self._snapshot = None
         runner.logger.info(f'Back to the weights of step {self.rewind_iter}')
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+    def before_save_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
         super().before_save_checkpoint(runner, checkpoint)
         if self._snapshot is not None:
             checkpoint[SNAPSHOT] = self._snapshot
 
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+    def after_load_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
         super().after_load_checkpoint(runner, checkpoint)
-        if runner._resume:
+        if runner.resumes:
             self._snapshot = checkpoint.get(SNAPSHOT)
 
-    def _keep(self, runner: Runner, step: int) -> None:
+    def _keep(self, runner: PabRunner, step: int) -> None:
         """Keep the weights if these are the ones to return to."""
         if step == self.rewind_iter and self.shots_done == 0:
             # of the first process, whose buffers are those of checkpoints too
-            self._snapshot = same_on_all_ranks(lambda: {n: t.detach().clone() for n, t in _tensors(runner).items()})
+            # a copy on the CPU, as it is sent to the others
+            self._snapshot = runner.on_first_process(
+                lambda: {name: value.detach().to('cpu', copy=True) for name, value in _tensors(runner).items()}
+            )
 
 
-def _tensors(runner: Runner) -> dict[str, Tensor]:
+def _tensors(runner: PabRunner) -> dict[str, Tensor]:
     """All parameters and buffers of the model, but for its masks."""
-    model = unwrapped(runner.model)
-    masks = {id(mask) for mask in get_masks(network_of(model)).values()}
+    model, masks = runner.bare_model, {id(mask) for mask in get_masks(runner.network).values()}
     return {n: t for n, t in [*model.named_parameters(), *model.named_buffers()] if id(t) not in masks}

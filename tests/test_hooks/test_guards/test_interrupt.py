@@ -8,7 +8,7 @@ import torch
 import torch.distributed as torch_dist
 from torch.utils.data import DataLoader
 
-from pab.run.interrupt import _Votes, resume_command
+from pab.hooks.guards.interrupt import _Votes, resume_command
 from pab.run.loops import EnduringLoader
 from tests.small_run import KillHook, run_in_child, run_ranks, small_config, train, train_and_kill
 

@@ -9,10 +9,9 @@ import torch
 
 from pab.costs import Work, count_layers, masks_of_config, run_costs, step_work
 from pab.hooks import CostHook
-from pab.hooks.parts import network_of, sign_trained
+from pab.hooks.method.prune_to_file import prune_to_file
 from pab.pruners import get_masks
 from pab.registry import MODELS, RUNNERS
-from pab.run.pruned import prune_to_file
 from tests.tiny_run import QUICKSTART, tiny_run
 
 IMAGES = 128  # of an epoch of the tiny run
@@ -58,7 +57,7 @@ CASES = {
 def test_a_run_costs_what_its_config_predicts_to_the_last_digit(tiny_config, case):
     cfg = tiny_config(**CASES[case])
     runner = trained(cfg)
-    predicted = run_costs(cfg, get_masks(network_of(runner.model)), IMAGES)
+    predicted = run_costs(cfg, get_masks(runner.network), IMAGES)
     work = hook_of(runner).work
     assert as_counted(work) == as_counted(predicted.schedule['this config'])
     assert all(type(amount) is int for phases in as_counted(work) for amount in phases.values())
@@ -81,9 +80,9 @@ def test_every_shot_counts_from_its_epoch_on(tiny_config):
     cfg.default_hooks.prune = dict(SNIP, epoch=2, shots=2)
 
     runner = trained(cfg)
-    network = network_of(runner.model)
+    network = runner.network
     full = {name: torch.ones_like(mask) for name, mask in get_masks(network).items()}
-    dense = count_layers(network, (1, 8, 8), full, sign_trained(runner))
+    dense = count_layers(network, (1, 8, 8), full, runner.sign_trained)
     counted = hook_of(runner).work
     total = sum(mask.numel() for mask in full.values())
     rest = 3 * sum(row.kept for row in dense if not row.sign_trained)  # the classifier, updated by SGD
@@ -135,7 +134,7 @@ def test_the_weights_in_use_are_those_of_the_start_of_the_epoch(tiny_config):
     class Watch(CostHook):
         def before_train_epoch(self, runner):
             super().before_train_epoch(runner)
-            layers = network_of(runner.model).modules()
+            layers = runner.network.modules()
             seen.append([int((layer.used_weight() != 0).sum()) for layer in layers if hasattr(layer, 'used_weight')])
             assert [row.kept for row in self._layers if row.kind != 'Linear'] == seen[-1]
             assert [row.updated for row in self._layers] == [row.total for row in self._layers]
