@@ -17,7 +17,7 @@ from mmengine.hooks import Hook
 from torch import Tensor, nn
 
 from pab.datasets.in_memory import InMemoryDataset
-from pab.hooks import PruneHook
+from pab.hooks.method.pruning import PruningHook
 from pab.registry import DATASETS, MODELS, RUNNERS
 from pab.run.distributed import process_group
 
@@ -212,7 +212,7 @@ def final_state(runner: Any) -> dict:
         },
         'best': hub.get_info('best_score'),
         'progress': (runner.epoch, runner.iter),
-        'pruning': next(hook for hook in runner.hooks if isinstance(hook, PruneHook)).record(runner),
+        'pruning': next(hook for hook in runner.hooks if isinstance(hook, PruningHook)).record(runner),
     }
 
 
