@@ -5,6 +5,8 @@ is first asked for a name, so nothing has to be imported by hand.
 """
 
 import difflib
+from collections.abc import Callable
+from typing import Any
 
 from mmengine import registry as roots
 from mmengine.registry import Registry
@@ -53,6 +55,9 @@ LOOPS = _child(roots.LOOPS, 'pab.run')  # the epoch loop that can be resumed ins
 
 PRUNERS = NamingRegistry('pruner', scope=SCOPE, locations=['pab.pruners'])  # how weights are scored before training
 CONVERTERS = NamingRegistry('converter', scope=SCOPE, locations=['pab.psg', 'pab.latent'])  # what changes layers
+
+READERS: dict[str, str | Callable[[Any], dict]] = {'.pab': 'pab.compact.checkpoint:as_checkpoint'}
+"""Ending of a file -> what reads such a file as a checkpoint: a function of its path, or where to import one from."""
 
 # mmengine warns about each root that has no child in the default scope, so the rest get an empty one.
 _HELD = {registry.name for registry in list(globals().values()) if isinstance(registry, Registry)}

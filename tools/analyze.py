@@ -16,6 +16,7 @@ from pab.costs import RunCosts, masks_of_checkpoint, masks_of_config, run_costs
 from pab.files import write_atomically
 from pab.registry import DATASETS
 from pab.report.amounts import short
+from pab.run.checkpoint import load_any
 from pab.run.launch import add_config_arguments, errors_in_one_line, load_config
 
 
@@ -36,7 +37,7 @@ def main() -> None:
         if args.json and args.json.exists() and not args.force:
             raise FileExistsError(f'{args.json} exists; choose another --json, or pass --force to write over it')
         images = args.train_images or len(DATASETS.build(cfg.train_dataloader.dataset))
-        masks = masks_of_checkpoint(args.checkpoint) if args.checkpoint else masks_of_config(cfg)
+        masks = masks_of_checkpoint(load_any(args.checkpoint)) if args.checkpoint else masks_of_config(cfg)
         costs = run_costs(cfg, masks, images)
         print(tables(costs))
         if args.json:

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..optim.constructor import OwnershipConstructor, assign_owners
-from ..registry import HOOKS, MODELS
+from ..registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from ..run.config import check_config, check_schedules, merge_options
 
 
@@ -31,8 +31,9 @@ def load_run_config(path: Path, options: Iterable[Mapping[str, Any]]) -> Config:
         merge_options(cfg, copy.deepcopy(dict(some)))  # merging takes _delete_ out of what it is given
     check_config(cfg)
     _check_use(cfg)
-    for hook in _hooks(cfg):
-        HOOKS.build({key: value for key, value in copy.deepcopy(hook).items() if key != 'priority'})
+    settings = [{key: value for key, value in copy.deepcopy(hook).items() if key != 'priority'} for hook in _hooks(cfg)]
+    if not any(getattr(hook, 'writes_report', False) for hook in map(HOOKS.build, settings)):
+        raise ValueError('the config has no ReportHook, whose report.json a comparison reads')
     _check_optimizers(cfg, _build_model(cfg))
     return cfg
 
@@ -43,8 +44,6 @@ def _hooks(cfg: Config) -> list[Mapping[str, Any]]:
 
 def _check_use(cfg: Config) -> None:
     """Refuse what trains, and is of no use in a comparison."""
-    if 'ReportHook' not in [hook.get('type') for hook in _hooks(cfg)]:
-        raise ValueError('the config has no ReportHook, whose report.json a comparison reads')
     if ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir'):
         raise ValueError('default_hooks.checkpoint.out_dir: a comparison keeps checkpoints in the folder of each run')
     if missing := [key for key in ('val_cfg', 'val_dataloader', 'val_evaluator') if cfg.get(key) is None]:
@@ -68,8 +67,9 @@ def _build_model(cfg: Config) -> nn.Module:
 
 def _check_optimizers(cfg: Config, model: nn.Module) -> None:
     wrapper = cfg.optim_wrapper
-    if wrapper.get('constructor') == 'OwnershipConstructor':
-        constructor = OwnershipConstructor({key: value for key, value in wrapper.items() if key != 'constructor'})
+    kind = OPTIM_WRAPPER_CONSTRUCTORS.get(wrapper.get('constructor', 'DefaultOptimWrapperConstructor'))
+    if issubclass(kind, OwnershipConstructor):
+        constructor = kind({key: value for key, value in wrapper.items() if key != 'constructor'})
         assign_owners(model, {name: settings['owns'] for name, settings in constructor.optimizer_cfgs.items()})
         if cfg.get('param_scheduler') is not None:
             check_schedules(cfg.param_scheduler, constructor.optimizer_cfgs)

@@ -15,7 +15,6 @@ from ..contracts import exact_gradients, sign_optimizers
 from ..latent import merge_latents_
 from ..pruners import prunable_layers
 from ..registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
-from ..run.checkpoint import load_any
 from ..state_dicts import masks_in, network_in
 from .count import (
     LayerCost,
@@ -61,11 +60,10 @@ def _initial_model(cfg: Mapping) -> nn.Module:
     return model
 
 
-def masks_of_checkpoint(path: str) -> dict[str, Tensor]:
-    """The masks of the network in a checkpoint or a compact file, by parameter name; {} when it is not pruned."""
-    content = load_any(path)
+def masks_of_checkpoint(content: Any) -> dict[str, Tensor]:
+    """The masks of the network in a checkpoint's content, by parameter name; {} when it is not pruned."""
     if not isinstance(content, Mapping) or not isinstance(content.get('state_dict'), Mapping):
-        raise ValueError(f'analyze: {path} is no checkpoint: it has no state_dict')
+        raise ValueError('analyze: the file is no checkpoint: it has no state_dict')
     state = content['state_dict']
     return masks_in(network_in(state) or state)
 

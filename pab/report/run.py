@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ..files import write_atomically
 from .figures import draw_bars, draw_by_layer, draw_curves, to_png
 from .page import render_page
 
@@ -16,18 +17,16 @@ MOST_SERIES = 7  # curves that one picture can tell apart
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> Path:
     """Write the record of a run into its folder; return the file's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECORD).write_text(json.dumps(record))
+    write_atomically(json.dumps(record).encode(), folder / RECORD)
     return folder / RECORD
 
 
 def write_report(folder: Path, record: Mapping[str, Any]) -> Path:
     """Write record, pictures and page of a run into its folder; return the page's path."""
     write_record(folder, record)
-    (folder / PICTURES).mkdir(exist_ok=True)
     pictures = {name: to_png(figure) for name, figure in draw_run(record).items()}
     for name, data in pictures.items():
-        (folder / PICTURES / f'{name}.png').write_bytes(data)
+        write_atomically(data, folder / PICTURES / f'{name}.png')
     page = render_page(
         record['name'],
         record['summary'],
@@ -35,7 +34,7 @@ def write_report(folder: Path, record: Mapping[str, Any]) -> Path:
         pictures,
         [('Settings', record['config']), ('Command, seed and versions', _lines(record['origin']))],
     )
-    (folder / PAGE).write_text(page, encoding='utf-8')
+    write_atomically(page.encode(), folder / PAGE)
     return folder / PAGE
 
 

@@ -6,6 +6,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
 from ..pruners import check_state_masks
+from ..registry import READERS
 from ..state_dicts import MASK, masks_in
 
 RUN_KEYS = ('meta', 'state_dict', 'message_hub', 'optimizer')  # what a file must hold for a run to go on from it
@@ -62,12 +64,11 @@ def history_from_plain(value: Any) -> Any:
 
 
 def load_any(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
-    """:func:`load_safely`, and a compact file (``.pab``) as a checkpoint; raises as they do."""
-    if not str(path).endswith('.pab'):
+    """:func:`load_safely`, and by what reads them, of files whose ending is in ``READERS``; raises as that does."""
+    path = Path(path).expanduser()
+    if (reader := READERS.get(path.suffix)) is None:
         return load_safely(path, map_location)
-    from ..compact.checkpoint import as_checkpoint  # what it needs is an extra
-
-    return as_checkpoint(Path(path).expanduser())
+    return (resolve_name(reader) if isinstance(reader, str) else reader)(path)  # imported now: it may need an extra
 
 
 def load_safely(path: str | os.PathLike, map_location: Any = 'cpu', check: bool = True) -> Any:
@@ -83,11 +84,8 @@ def load_safely(path: str | os.PathLike, map_location: Any = 'cpu', check: bool 
         UnusableCheckpoint: it is empty, truncated, damaged, no file of torch's, or holds more than plain data.
     """
     path = Path(path).expanduser()
-    try:
-        if check and zipfile.is_zipfile(path) and (bad := zipfile.ZipFile(path).testzip()):
-            raise UnusableCheckpoint(f'{path} is damaged: the checksum of {bad} is wrong')
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
-        raise UnusableCheckpoint(f'{path} is damaged: {error}') from error
+    if check:
+        check_sums(path)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'Detected pickle protocol')  # in files that are refused in a moment
@@ -104,6 +102,15 @@ def load_safely(path: str | os.PathLike, map_location: Any = 'cpu', check: bool 
             first_line = (str(error).splitlines() or [type(error).__name__])[0][:200]
             reason = f'is truncated or was not written by torch ({first_line})'
         raise UnusableCheckpoint(f'{path} {reason}') from error
+
+
+def check_sums(path: Path) -> None:
+    """Raise UnusableCheckpoint if a checksum in a file that torch wrote is wrong."""
+    try:
+        if zipfile.is_zipfile(path) and (bad := zipfile.ZipFile(path).testzip()):
+            raise UnusableCheckpoint(f'{path} is damaged: the checksum of {bad} is wrong')
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        raise UnusableCheckpoint(f'{path} is damaged: {error}') from error
 
 
 def non_finite(value: Any, name: str = '') -> str | None:

@@ -42,6 +42,7 @@ class PabRunner(RunFace, Runner):
     """
 
     _outdated: list[Path] = []
+    _read: tuple[str, dict] | None = None  # a file that was found good when the start was chosen, and its content
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> 'PabRunner':
@@ -97,7 +98,7 @@ class PabRunner(RunFace, Runner):
         A resume without a file's name takes the newest good checkpoint (:func:`choose_start`). Where there is none, the
         run begins anew with a warning, so that a cluster can always start a job with ``--resume``.
         """
-        start, self._outdated = self.on_first_process(lambda: choose_start(self))
+        start, self._outdated = self.on_first_process(self._choose_start)
         if self.resumes and start is None:
             told = f'There is no checkpoint to resume from in {self.work_dir}'
             self.logger.warning(f'{told}: training starts from the beginning')
@@ -209,13 +210,16 @@ class PabRunner(RunFace, Runner):
         Raises as :func:`load_any` does, and UnusableCheckpoint for what does not fit or cannot be resumed.
         """
         filename = self._fetch(filename)
-        checkpoint, model = load_any(filename, map_location), self.bare_model
+        read, self._read, model = self._read, None, self.bare_model
+        is_checked = read is not None and read[0] == filename
+        checkpoint = read[1] if is_checked else load_any(filename, map_location)
         if not isinstance(checkpoint, Mapping):
             raise UnusableCheckpoint(f'{filename} is no checkpoint: it holds a {type(checkpoint).__name__}')
         if 'state_dict' not in checkpoint:
             checkpoint = {'state_dict': checkpoint}
         if self.resumes:
-            check_resumable(checkpoint, filename, model)
+            if not is_checked:
+                check_resumable(checkpoint, filename, model)
             self.call_hook('check_resume', checkpoint=checkpoint)
         state = checkpoint['state_dict']
         for pattern, replacement in revise_keys:
@@ -228,6 +232,11 @@ class PabRunner(RunFace, Runner):
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
+
+    def _choose_start(self) -> tuple[str | None, list[Path]]:
+        start, content, outdated = choose_start(self)
+        self._read = None if content is None else (start, content)  # of this process only
+        return start, outdated
 
     def _fetch(self, source: str | None) -> str | None:
         """A path on this machine for a path or an address; a download is done by the first process."""

@@ -40,6 +40,7 @@ class ReportHook(RunHook):
 
     priority = 'LOW'
     changes_training = False
+    writes_report = True  # asked for by comparisons, which read report.json
 
     def __init__(self, metric: str = 'accuracy/top1') -> None:
         self.metric = metric
