@@ -85,14 +85,15 @@ def test_a_pruner_keeps_what_is_asked_for(name, scope, allocation, dense, histor
     densities = ['0.5'] if scope == '2:4' else ['0.5', '0.2']
     pruner = PRUNERS.build(
         config(name, ALL_PRUNERS[name], scope=scope, allocation=allocation, rounds=2, prunable=['Conv2d', 'Linear'])
-        | dict(density=float(densities[0]))
+        | dict(density=float(densities[-1]))
     )
     given = dict(batches=[(images, labels)], flips=history, input_shape=(3, SIDE, SIDE), seed=5)
     model, earlier = dense, None
     for density in densities:  # shots
-        masks = pruner.prune(model, density=float(density), **given)
+        given['shot'] = lambda _, reached=float(density): reached
+        masks = pruner.prune(model, **given)
         check_counts(masks, scope, allocation, density)
-        again = pruner.prune(copy.deepcopy(model), density=float(density), **given)
+        again = pruner.prune(copy.deepcopy(model), **given)
         assert all(torch.equal(mask, again[key]) for key, mask in masks.items())
         if earlier is not None:
             assert not any((mask & ~earlier[key]).any() for key, mask in masks.items())

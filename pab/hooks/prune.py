@@ -1,11 +1,11 @@
 """Prune the network at the start of training, or in several shots over its first epochs."""
 
+import functools
 import hashlib
 import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.dist import broadcast_object_list, is_main_process
@@ -29,9 +29,9 @@ class PruneHook(Hook):
     r"""Score the network, mask it, and keep a record of it in every checkpoint.
 
     Shot s of S (from 1) happens before the epoch with index :math:`\lfloor s E / S \rfloor`, E being ``epoch``, with
-    density :math:`1 - (1 - d) s / S`, and likewise for a classifier that has a density of its own; with one shot and
-    ``epoch=0`` that is before training. Every shot happens, also where several fall on one epoch. The masks are
-    computed by the first process and sent to the others. After a resume, and after ``load_from`` of a file that
+    density :math:`1 - (1 - d) s / S`, also for a density by layer; with one shot and ``epoch=0`` that is before
+    training. Every shot happens, also where several fall on one epoch. The masks are computed by the first process and
+    sent to the others. After a resume, and after ``load_from`` of a file that
     ``tools/prune.py`` wrote, what is pruned already is not pruned again.
 
     Args:
@@ -88,7 +88,7 @@ class PruneHook(Hook):
         if self.shots_done == self.shots:
             return
         for shot in range(self.shots_done + 1, self.shots + 1):
-            self.pruner.groups(network_of(runner.model), **self._given(runner, shot))
+            self.pruner.groups(network_of(runner.model), shot=self._shot(shot))
         if 'batches' in self.pruner.asks:
             self.data.check_size(runner)
         if 'flips' in self.pruner.needs:
@@ -111,16 +111,16 @@ class PruneHook(Hook):
     def prune(self, runner: Runner) -> None:
         """Do the next shot: compute the masks, send them to all processes, apply them, report."""
         network = network_of(runner.model)
-        given = self._given(runner, self.shots_done + 1)
-        masks = same_on_all_ranks(lambda: self._masks(runner, given))
+        masks = same_on_all_ranks(lambda: self._masks(runner))
         apply_masks_(network, masks, optimizers_of(runner))
         for hook in runner.hooks:  # an averaged copy still holds what was just removed
             if getattr(hook, 'ema_model', None) is not None:
                 apply_masks_(network_of(hook.ema_model.module), masks)
         self.shots_done += 1
         self._mask_hash = hash_masks(masks)
+        kept, total = (sum(int(count(mask)) for mask in masks.values()) for count in (torch.sum, torch.numel))
         runner.logger.info(
-            f'{self._name}, shot {self.shots_done} of {self.shots}: density {float(given["density"]):.4g}, '
+            f'{self._name}, shot {self.shots_done} of {self.shots}: density {kept / total:.4g}, '
             f'masks sha256 {self._mask_hash[:12]}\n{density_table(masks)}'
         )
 
@@ -128,7 +128,7 @@ class PruneHook(Hook):
         """What a checkpoint says of the pruning, in plain data."""
         return {
             'pruner': self._name,
-            'density': float(self.pruner.settings.density),
+            'density': self.pruner.settings.density.plain,
             'shots': self.shots,
             'shots_done': self.shots_done,
             'seed': runner.seed,
@@ -154,7 +154,7 @@ class PruneHook(Hook):
             runner.logger.info(f'Starting from the pruned network {runner._load_from}, sha256 {sha256}')
 
     def _check_record(self, record: dict, runner: Runner) -> None:
-        here = {'pruner': self._name, 'density': float(self.pruner.settings.density), 'seed': runner.seed}
+        here = {'pruner': self._name, 'density': self.pruner.settings.density.plain, 'seed': runner.seed}
         here['shots'] = self.shots
         wrong = [f'{key} {record[key]!r} (here {value!r})' for key, value in here.items() if record[key] != value]
         only_evaluates = runner._train_loop is None or isinstance(runner._train_loop, dict)
@@ -164,14 +164,8 @@ class PruneHook(Hook):
                 'tools/prune.py wrote for this config and seed, or change the config'
             )
 
-    def _given(self, runner: Runner, shot: int) -> dict[str, Any]:
-        """The arguments that ``Pruner.groups`` and ``Pruner.prune`` take alike."""
-        settings = self.pruner.settings
-        asked = {'density': settings.density, 'classifier_density': settings.classifier_density}
-        given = {key: self.density_after(value, shot) for key, value in asked.items() if value is not None}
-        if 'input_shape' in self.pruner.asks or 'classifier_density' in given:
-            given['input_shape'] = self.data.input_shape(runner)
-        return given
+    def _shot(self, shot: int) -> Callable[[Fraction], Fraction]:
+        return functools.partial(self.density_after, shot=shot)
 
     def _flips(self, runner: Runner) -> dict[str, Tensor | None]:
         """Name of each prunable weight -> its flips so far, weight by weight; None where no optimizer counts so."""
@@ -183,14 +177,21 @@ class PruneHook(Hook):
         layers = prunable_layers(network_of(runner.model), self.pruner.settings.prunable)
         return {name: flips.get(layer.weight) for name, layer in layers.items()}
 
-    def _masks(self, runner: Runner, given: dict[str, Any]) -> dict[str, Tensor]:
+    def _masks(self, runner: Runner) -> dict[str, Tensor]:
         batches = self.data.batches(runner) if 'batches' in self.pruner.asks else None
         flips = self._flips(runner) if 'flips' in self.pruner.asks else {}
         if any(count is None for count in flips.values()):
             flips = {}
         bar = RoundsBar(self._name) if self.pruner.settings.rounds > 1 else None
-        network = network_of(runner.model)
-        return self.pruner.prune(network, batches, flips=flips or None, seed=runner.seed, on_round=bar, **given)
+        return self.pruner.prune(
+            network_of(runner.model),
+            batches,
+            shot=self._shot(self.shots_done + 1),
+            flips=flips or None,
+            input_shape=self.data.input_shape(runner) if 'input_shape' in self.pruner.asks else None,
+            seed=runner.seed,
+            on_round=bar,
+        )
 
 
 def same_on_all_ranks(compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
