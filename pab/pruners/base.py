@@ -158,8 +158,8 @@ class Pruner:
 
         Raises:
             ValueError: a need of the score was not given, ``prunable`` matches no layer, densities by layer do not fit
-                the model, a score is not finite, the floors do not fit the density, or earlier masks left less than is to
-                stay.
+                the model, a score is not finite, the floors do not fit the density, or earlier masks left less than is
+                to stay.
         """
         settings = self.settings
         with scoring_mode(model, seed):
