@@ -50,7 +50,7 @@ class EdgePopupConv(LatentConv):
         return self.scores.detach().abs().masked_fill(self.weight == 0, -1)
 
     def candidate(self, kept: Tensor) -> Tensor:
-        """What each weight is when it is used."""
+        """The value of each weight when it is used."""
         return self.weight
 
     def used_weight(self) -> Tensor:

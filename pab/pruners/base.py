@@ -1,4 +1,4 @@
-"""What all pruners share: rounds, counts, scope, the float64 network. A subclass is its score."""
+"""Base of all pruners: rounds, counts, scope, the float64 network. A subclass is its score."""
 
 import functools
 import inspect
@@ -108,9 +108,9 @@ class Pruner:
         self.settings = PruneSettings(name, density, rounds, schedule, scope, prunable, min_per_tensor, allocation)
         asked = inspect.signature(self.score).parameters
         self.asks = tuple(asked)
-        """What the score can use, by name."""
+        """Names of all that the score can use."""
         self.needs = frozenset(key for key, parameter in asked.items() if parameter.default is parameter.empty)
-        """What of that it cannot do without."""
+        """Names of what it cannot do without."""
 
     def groups(self, model: nn.Module, *, shot: Callable[[Fraction], Fraction] | None = None) -> list[Group]:
         """Tell which weights would compete, and how many of them would stay; nothing is scored.

@@ -1,4 +1,4 @@
-"""Who competes with whom: the tensors in groups, with how many of their weights stay."""
+"""Groups of tensors that compete, with the number of their weights that stay."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class Group:
 
     @property
     def rule(self) -> str:
-        """What an error says of it."""
+        """Words for it in an error."""
         return f'density {float(self.density):g}'
 
     def at(self, density: Fraction) -> 'Group':

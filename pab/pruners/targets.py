@@ -1,4 +1,4 @@
-"""Which tensors of a model may be pruned, and in which order they are counted."""
+"""The tensors of a model that may be pruned, in the order in which they are counted."""
 
 from collections.abc import Iterator, Sequence
 

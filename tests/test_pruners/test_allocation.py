@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from pab.pruners.allocation import ALLOCATIONS, erk
 from pab.pruners.groups import make_groups
 from pab.pruners.schedules import kept_count
-from tests.test_pruners.pruning import ALL, BOTH, build, kept, total
+from tests.test_pruners.pruning import BOTH, build, kept, total
 
 NET = [(8, 3, 3, 3), (16, 8, 3, 3), (16, 8, 1, 1), (10, 16)]  # sizes 216, 1152, 128, 160; sums 17, 30, 26, 26
 
@@ -74,12 +74,6 @@ def test_erk_gives_one_weight_after_the_other(shapes, share):
         open_ones = [i for i in range(len(shapes)) if counts[i] < sizes[i]]
         counts[min(open_ones, key=lambda i: Fraction(counts[i] + 1, sum(shapes[i])))] += 1
     assert erk(shapes, share) == counts
-
-
-@pytest.mark.parametrize('name', ALL)
-def test_every_pruner_spreads_by_erk(name, net, batches, flips):
-    masks = build(name, 0.5, rounds=3, scope='local', allocation='erk', prunable=BOTH).prune(net, batches, flips=flips)
-    assert [int(mask.sum()) for mask in masks.values()] == [195, 345, 128, 160]
 
 
 def test_shots_to_falling_densities(net):

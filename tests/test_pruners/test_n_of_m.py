@@ -9,7 +9,7 @@ from torch import nn
 
 from pab.pruners import apply_masks_, shot_density
 from pab.pruners.n_of_m import count_in_blocks, living_in_blocks, lowest_in_blocks, parse_n_of_m
-from tests.test_pruners.pruning import ALL, BOTH, build, same
+from tests.test_pruners.pruning import BOTH, build, same
 
 HALF = Fraction(1, 2)
 
@@ -66,15 +66,6 @@ def per_block(mask, m):
     full = mask.shape[1] // m * m
     blocks = mask[:, :full].unflatten(1, (-1, m)).sum(2) if full else torch.zeros(0)
     return set(blocks.flatten().tolist()), set(mask[:, full:].sum(1).flatten().tolist())
-
-
-@pytest.mark.parametrize('name', ALL)
-@pytest.mark.parametrize('rounds', [1, 7])
-def test_every_pruner_keeps_two_of_four(name, rounds, net, batches, flips):
-    masks = build(name, 0.5, scope='2:4', rounds=rounds, prunable=BOTH).prune(net, batches, flips=flips)
-    assert per_block(masks['conv1.weight'], 4) == (set(), {2})  # 3 channels: 3 - floor(1.5)
-    for key in ('conv2.weight', 'short.weight', 'fc.weight'):
-        assert per_block(masks[key], 4)[0] == {2}
 
 
 @pytest.mark.parametrize('scope, density', [('4:8', 0.5), ('1:4', 0.25), ('3:4', 0.75), ('1:1', 1), ('1:3', 1 / 3)])
