@@ -13,7 +13,7 @@ from .recipe import READS_A_FILE, check_form
 
 PRUNING = {
     'pruner': str,
-    'density': float,
+    'density': (float, list),
     'shots': int,
     'shots_done': int,
     'seed': int,

@@ -1,5 +1,6 @@
 """From a network to a file and back: magnitudes as a seed, signs as bits, masks coded, everything else as it is."""
 
+import functools
 import json
 import os
 import platform
@@ -227,10 +228,9 @@ def _derived(recipe: dict[str, Any], network: nn.Module) -> Masks:
     for (what, most), number in zip(DERIVED_LIMITS.items(), sizes, strict=True):
         if not 1 <= number <= most:
             raise CompactError(f'a derived mask takes 1 to {most} {what}, got {number}')
-    asked = {key: getattr(pruner.settings, key) for key in ('density', 'classifier_density')}
     for shot in range(1, shots + 1):
-        densities = {key: shot_density(value, shot, shots) for key, value in asked.items() if value is not None}
-        masks = pruner.prune(network, input_shape=recipe['input_shape'], seed=derived['seed'], **densities)
+        reached = functools.partial(shot_density, shot=shot, shots=shots)
+        masks = pruner.prune(network, shot=reached, input_shape=recipe['input_shape'], seed=derived['seed'])
         apply_masks_(network, masks)
     if masks.keys() != set(recipe['mask']['names']):
         raise CompactError('the pruner masks other tensors than the network has masks of')

@@ -1,8 +1,7 @@
 """Biprop: edge-popup with binary weights."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..psg.layers import PSGConv2d
 from ..registry import CONVERTERS
 from .edge_popup import EdgePopup, EdgePopupConv
 
@@ -14,14 +13,6 @@ class BipropConv(EdgePopupConv):
         used = self.weight * kept
         magnitude = used.abs().sum() / used.count_nonzero().clamp(min=1)  # there may be none
         return self.weight.sign() * magnitude
-
-
-class BipropConv2d(BipropConv, nn.Conv2d):
-    plain = nn.Conv2d
-
-
-class BipropPSGConv2d(BipropConv, PSGConv2d):
-    plain = PSGConv2d
 
 
 @CONVERTERS.register_module()
@@ -39,4 +30,4 @@ class Biprop(EdgePopup):
     Source: Diffenderfer and Kailkhura 2021, "Multi-Prize Lottery Ticket Hypothesis" (arXiv 2103.09377).
     """
 
-    classes = {nn.Conv2d: BipropConv2d, PSGConv2d: BipropPSGConv2d}
+    mixin = BipropConv

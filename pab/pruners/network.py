@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import torch
@@ -52,12 +52,6 @@ def gradients(output: Tensor, leaves: Tensors, create_graph: bool = False) -> Te
 def as_leaves(weights: Tensors) -> Tensors:
     """Return tensors with the same memory that ask for a gradient."""
     return {name: weight.detach().requires_grad_() for name, weight in weights.items()}
-
-
-def count_outputs(model: nn.Module, input_shape: Sequence[int]) -> int:
-    """Count the logits that a model has for an image; input_shape is its (C, H, W)."""
-    with scoring_mode(model, seed=0), torch.no_grad():
-        return model(next(model.parameters()).new_zeros(1, *input_shape)).shape[1]
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Who stays: exact counts, ties and floors. Plain functions on flat tensors; nothing here knows a network."""
+"""Select the weights that stay: exact counts, ties and floors. Plain functions on flat tensors."""
 
 from collections.abc import Sequence
 

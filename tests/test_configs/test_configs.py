@@ -83,7 +83,7 @@ def test_recipes_hold_the_published_numbers(name, density, rounds, rate, interva
     cfg = load(name)
     hook = HOOKS.build(dict(cfg.default_hooks.prune))
     assert isinstance(hook, PruneHook)
-    assert float(hook.pruner.settings.density) == density
+    assert hook.pruner.settings.density.plain == density
     assert hook.pruner.settings.rounds == rounds
     decay = HOOKS.build(dict(cfg.default_hooks.ar_decay))
     assert isinstance(decay, ARDecayHook)

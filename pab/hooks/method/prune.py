@@ -13,7 +13,7 @@ class PruneHook(PruningHook):
     r"""Score the network, mask it, and keep a record of it in every checkpoint.
 
     Shot s of S (from 1) happens before the epoch with index :math:`\lfloor s E / S \rfloor`, E being ``epoch``, with
-    density :math:`1 - (1 - d) s / S`, and likewise for a classifier that has a density of its own; with one shot and
+    density :math:`1 - (1 - d) s / S`, also for a density by layer; with one shot and
     ``epoch=0`` that is before training. Every shot happens, also where several fall on one epoch. The masks are
     computed by the first process and sent to the others. After a resume, and after ``load_from`` of a file that
     ``tools/prune.py`` wrote, what is pruned already is not pruned again.

@@ -1,11 +1,12 @@
 """What hooks that prune share: shots at epochs, masks that all processes have, a record in every checkpoint."""
 
+import functools
 import hashlib
 import sys
 from abc import abstractmethod
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.utils import ProgressBar
@@ -78,7 +79,7 @@ class PruningHook(RunHook):
         if self.shots_done == self.shots:
             return
         for shot in range(self.shots_done + 1, self.shots + 1):
-            self.pruner.groups(runner.network, **self._given(runner, shot))
+            self.pruner.groups(runner.network, shot=self._shot(shot))
         if 'batches' in self.pruner.asks:
             self.data.check_size(runner)
         if 'flips' in self.pruner.needs:
@@ -101,16 +102,16 @@ class PruningHook(RunHook):
     def prune(self, runner: PabRunner) -> None:
         """Do the next shot: compute the masks, send them to all processes, apply them, report."""
         network = runner.network
-        given = self._given(runner, self.shots_done + 1)
-        masks = runner.on_first_process(lambda: self._masks(runner, given))
+        masks = runner.on_first_process(lambda: self._masks(runner))
         apply_masks_(network, masks, runner.optimizers)
         for hook in runner.hooks:  # an averaged copy still holds what was just removed
             if getattr(hook, 'ema_model', None) is not None:
                 apply_masks_(network_of(hook.ema_model.module), masks)
         self.shots_done += 1
         self._mask_hash = hash_masks(masks)
+        kept, total = (sum(int(count(mask)) for mask in masks.values()) for count in (torch.sum, torch.numel))
         runner.logger.info(
-            f'{self._name}, shot {self.shots_done} of {self.shots}: density {float(given["density"]):.4g}, '
+            f'{self._name}, shot {self.shots_done} of {self.shots}: density {kept / total:.4g}, '
             f'masks sha256 {self._mask_hash[:12]}\n{density_table(masks)}'
         )
 
@@ -118,7 +119,7 @@ class PruningHook(RunHook):
         """What a checkpoint says of the pruning, in plain data."""
         return {
             'pruner': self._name,
-            'density': float(self.pruner.settings.density),
+            'density': self.pruner.settings.density.plain,
             'shots': self.shots,
             'shots_done': self.shots_done,
             'seed': runner.seed,
@@ -144,7 +145,7 @@ class PruningHook(RunHook):
             runner.logger.info(f'Starting from the pruned network {runner.start_file}, sha256 {sha256}')
 
     def _check_record(self, record: dict, runner: PabRunner) -> None:
-        here = {'pruner': self._name, 'density': float(self.pruner.settings.density), 'seed': runner.seed}
+        here = {'pruner': self._name, 'density': self.pruner.settings.density.plain, 'seed': runner.seed}
         here['shots'] = self.shots
         wrong = [f'{key} {record[key]!r} (here {value!r})' for key, value in here.items() if record[key] != value]
         if wrong and runner.trains:
@@ -153,14 +154,8 @@ class PruningHook(RunHook):
                 'tools/prune.py wrote for this config and seed, or change the config'
             )
 
-    def _given(self, runner: PabRunner, shot: int) -> dict[str, Any]:
-        """The arguments that ``Pruner.groups`` and ``Pruner.prune`` take alike."""
-        settings = self.pruner.settings
-        asked = {'density': settings.density, 'classifier_density': settings.classifier_density}
-        given = {key: self.density_after(value, shot) for key, value in asked.items() if value is not None}
-        if 'input_shape' in self.pruner.asks or 'classifier_density' in given:
-            given['input_shape'] = self.data.input_shape(runner)
-        return given
+    def _shot(self, shot: int) -> Callable[[Fraction], Fraction]:
+        return functools.partial(self.density_after, shot=shot)
 
     def _flips(self, runner: PabRunner) -> dict[str, Tensor | None]:
         """Name of each prunable weight -> its flips so far, weight by weight; None where no optimizer counts so."""
@@ -170,14 +165,21 @@ class PruningHook(RunHook):
         layers = prunable_layers(runner.network, self.pruner.settings.prunable)
         return {name: flips.get(layer.weight) for name, layer in layers.items()}
 
-    def _masks(self, runner: PabRunner, given: dict[str, Any]) -> dict[str, Tensor]:
+    def _masks(self, runner: PabRunner) -> dict[str, Tensor]:
         batches = self.data.batches(runner) if 'batches' in self.pruner.asks else None
         flips = self._flips(runner) if 'flips' in self.pruner.asks else {}
         if any(count is None for count in flips.values()):
             flips = {}
         bar = RoundsBar(self._name) if self.pruner.settings.rounds > 1 else None
-        more = dict(flips=flips or None, seed=runner.seed, on_round=bar)
-        masks = self.pruner.prune(runner.network, batches, **more, **given)
+        masks = self.pruner.prune(
+            runner.network,
+            batches,
+            shot=self._shot(self.shots_done + 1),
+            flips=flips or None,
+            input_shape=self.data.input_shape(runner) if 'input_shape' in self.pruner.asks else None,
+            seed=runner.seed,
+            on_round=bar,
+        )
         return {name: mask.cpu() for name, mask in masks.items()}  # as they are sent to other processes
 
 

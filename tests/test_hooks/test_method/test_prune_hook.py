@@ -38,7 +38,7 @@ class FlipLarge(torch.optim.Optimizer):
 
 @MODELS.register_module()
 class TwoHeads(nn.Module):
-    """Its classifier is not the last Linear layer; the last is not used."""
+    """Its last layer is not used."""
 
     def __init__(self, width=3):
         super().__init__()
@@ -94,7 +94,7 @@ def test_every_shot_happens_when_they_fall_on_one_epoch(tiny_config):
     assert PruneHook(dict(type='Mag', density=0.5), epoch=2, shots=4).shot_epochs == [0, 1, 1, 2]
 
 
-def test_shots_spread_the_density_of_the_classifier_too(tiny_config, monkeypatch):
+def test_shots_spread_densities_by_layer_too(tiny_config, monkeypatch, tmp_path):
     kept, prune = [], PruneHook.prune
 
     def watched(self, runner):
@@ -102,18 +102,19 @@ def test_shots_spread_the_density_of_the_classifier_too(tiny_config, monkeypatch
         kept.append(int(get_masks(runner.model.network)['linear.weight'].sum()))
 
     monkeypatch.setattr(PruneHook, 'prune', watched)
-    settings = dict(type='Mag', prunable=['Conv2d', 'Linear'], classifier_density=0.5)
+    settings = dict(type='Mag', prunable=['Conv2d', 'Linear'], density=[('Linear', 0.5), ('rest', 0.3)])
     PabRunner.from_cfg(with_pruner(tiny_config, dict(epoch=1, shots=2), **settings)).train()
     assert kept == [60, 40]  # of 80: densities 0.75 and 0.5
-
-
-def test_the_classifier_is_not_the_last_layer(tiny_config):
-    settings = dict(type='Mag', prunable=['Conv2d', 'Linear'], classifier_density=0.5)
-    cfg = with_pruner(tiny_config, **settings)
-    cfg.model.network = dict(type='TwoHeads')
-    runner = PabRunner.from_cfg(cfg)
-    runner.train()
-    assert int(get_masks(runner.model.network)['classifier.weight'].sum()) == 30
+    record = torch.load(tmp_path / 'run' / 'epoch_2.pth')['pruning']
+    assert record['density'] == [['Linear', 0.5], ['rest', 0.3]]
+    # what was pruned already is not pruned again, and another density is refused
+    changes = dict(load_from=str(tmp_path / 'run' / 'epoch_2.pth'), work_dir=str(tmp_path / 'again'))
+    PabRunner.from_cfg(with_pruner(tiny_config, dict(epoch=1, shots=2), changes, **settings)).train()
+    assert kept == [60, 40]
+    changes['work_dir'] = str(tmp_path / 'refused')
+    cfg = with_pruner(tiny_config, dict(epoch=1, shots=2), changes, **dict(settings, density=0.3))
+    with pytest.raises(ValueError, match=r"pruned with density \[\['Linear', 0.5\], \['rest', 0.3\]\] \(here 0.3\)"):
+        PabRunner.from_cfg(cfg).train()
 
 
 def with_flipfreq(tiny_config, epoch=1, **pruner):
@@ -270,10 +271,10 @@ LATE = {
         {},
         r'min_per_tensor: 300 weights in each of',
     ),
-    'two classifiers': (
-        dict(type='Mag', classifier_density=0.5, prunable=['Conv2d', 'Linear']),
-        dict(model=dict(network=dict(_delete_=True, type='TwoHeads', width=10))),
-        r'classifier.weight with 10 outputs, more.weight with 10 outputs',
+    'a density for no layer': (
+        dict(type='Mag', density=[('Linear', 0.5), ('rest', 0.3)]),
+        {},
+        "density: 'Linear' names none of the prunable weights",
     ),
 }
 
