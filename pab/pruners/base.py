@@ -2,13 +2,11 @@
 
 import functools
 import inspect
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from typing import Any
 
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..models.draws import stream
@@ -48,7 +46,8 @@ class Pruner:
 
     Round t of T keeps exactly :math:`N - \lfloor (1 - d_t) N \rfloor` of N weights, chosen by scores that are computed
     again on the network as the round before left it. Of equal scores the lower position stays: order of the tensors in
-    the model, then index. A pruned weight never comes back.
+    the model, then index; scores are equal that differ by less than their 2^-40th part. A pruned weight never comes
+    back. A warning names tensors that are left empty, and those in which position decides which weights stay.
 
     Args:
         density: d, kept / total of the prunable weights after the last round, in (0, 1]; counted exactly as written.
@@ -173,7 +172,8 @@ class Pruner:
 
         Raises:
             ValueError: a need of the score was not given, ``prunable`` matches no layer, no layer is the classifier, a
-                score is not finite, the floors do not fit the density, or earlier masks left less than is to stay.
+                score is not finite, a network that is not pruned yet has only scores of 0 by its gradients, the floors
+                do not fit the density, or earlier masks left less than is to stay.
         """
         settings = self._settings(density, classifier_density)
         with scoring_mode(model, seed):
@@ -189,11 +189,12 @@ class Pruner:
                 input_shape=input_shape,
                 num_classes=num_classes,
             )
-            rounds = Rounds(weights, get_masks(model), groups, settings)
+            network = ScoringNetwork(model, given=weights) if 'network' in self.asks else None
+            rounds = Rounds(weights, get_masks(model), groups, settings, network)
             possible = {
                 'weights': rounds.weights,
                 'masks': rounds.masks,
-                'network': ScoringNetwork(model, given=weights),
+                'network': network,
                 'batches': batches,
                 'input_shape': input_shape,
                 'flips': flips,
@@ -208,11 +209,8 @@ class Pruner:
             for done, kept_density in rounds.run(lambda: self.score(**given)):
                 if on_round is not None:
                     on_round(done, settings.rounds, kept_density)
-        masks = {name: rounds.masks[name].clone() for name in weights}
-        if empty := [name for name, mask in masks.items() if not mask.any()]:
-            text = f'{settings.owner}: no weight is left in {", ".join(empty)}; min_per_tensor keeps some'
-            print_log(text, logger='current', level=logging.WARNING)
-        return masks
+            rounds.warn()
+        return {name: rounds.masks[name].clone() for name in weights}
 
     def _settings(self, density: Real | None, classifier_density: Real | None) -> PruneSettings:
         changed = {'density': density, 'classifier_density': classifier_density}
