@@ -9,7 +9,6 @@ from fractions import Fraction
 from numbers import Real
 from typing import Any
 
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..models.draws import stream
@@ -50,7 +49,8 @@ class Pruner:
 
     Round t of T keeps exactly :math:`N - \lfloor (1 - d_t) N \rfloor` of N weights, chosen by scores that are computed
     again on the network as the round before left it. Of equal scores the lower position stays: order of the tensors in
-    the model, then index. A pruned weight never comes back.
+    the model, then index; scores are equal that differ by less than their 2^-40th part. A pruned weight never comes
+    back. A warning names tensors that are left empty, and those in which position decides which weights stay.
 
     Args:
         density: d, kept / total of the prunable weights after the last round, in (0, 1]; counted exactly as written. Or
@@ -157,9 +157,8 @@ class Pruner:
             Parameter name -> bool tensor of the weight's shape and device, True where the weight stays.
 
         Raises:
-            ValueError: a need of the score was not given, ``prunable`` matches no layer, densities by layer do not fit
-                the model, a score is not finite, the floors do not fit the density, or earlier masks left less than is
-                to stay.
+                the model, a score is not finite, a network that is not pruned yet has only scores of 0 by its
+                gradients, the floors do not fit the density, or earlier masks left less than is to stay.
         """
         settings = self.settings
         with scoring_mode(model, seed):
@@ -168,11 +167,12 @@ class Pruner:
             input_shape = as_input_shape(input_shape, batches, model, settings.owner)
             if flips is not None:
                 check_flips(flips, weights, settings.owner)
-            rounds = Rounds(weights, get_masks(model), self.groups(model, shot=shot), settings)
+            network = ScoringNetwork(model, given=weights) if 'network' in self.asks else None
+            rounds = Rounds(weights, get_masks(model), self.groups(model, shot=shot), settings, network)
             possible = {
                 'weights': rounds.weights,
                 'masks': rounds.masks,
-                'network': ScoringNetwork(model, given=weights),
+                'network': network,
                 'batches': batches,
                 'input_shape': input_shape,
                 'flips': flips,
@@ -187,11 +187,8 @@ class Pruner:
             for done, kept_density in rounds.run(lambda: self.score(**given)):
                 if on_round is not None:
                     on_round(done, settings.rounds, kept_density)
-        masks = {name: rounds.masks[name].clone() for name in weights}
-        if empty := [name for name, mask in masks.items() if not mask.any()]:
-            text = f'{settings.owner}: no weight is left in {", ".join(empty)}; min_per_tensor keeps some'
-            print_log(text, logger='current', level=logging.WARNING)
-        return masks
+            rounds.warn()
+        return {name: rounds.masks[name].clone() for name in weights}
 
 
 def _in_shot(settings: PruneSettings, density: Fraction, shot: Callable[[Fraction], Fraction]) -> Fraction:

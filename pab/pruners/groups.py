@@ -38,8 +38,13 @@ class Group:
         """Count those of the living, (N,) bool, that the group lets live: ``count``, or less where there are less."""
         return min(self.count, int(alive.count_nonzero()))
 
-    def losers(self, scores: Tensor, alive: Tensor, floor: int) -> Tensor:
-        """Index of the living that go, for scores (N,) and the least number ``floor`` that each tensor keeps."""
+    def losers(self, scores: Tensor, alive: Tensor, floor: int) -> tuple[Tensor, Tensor]:
+        """Indices of the living that go, and of those that stay for their position alone.
+
+        Args:
+            scores, alive: (N,) floating and bool.
+            floor: the least number that each tensor keeps.
+        """
         return lowest(scores, alive, int(alive.count_nonzero()) - self.survivors(alive), self.sizes, floor)
 
 
@@ -60,9 +65,9 @@ class BlockGroup(Group):
     def survivors(self, alive: Tensor) -> int:
         return living_in_blocks(alive.view(self.shape), self.width, self.density)
 
-    def losers(self, scores: Tensor, alive: Tensor, floor: int) -> Tensor:
-        gone = lowest_in_blocks(scores.view(self.shape), alive.view(self.shape), self.width, self.density)
-        return gone.flatten()
+    def losers(self, scores: Tensor, alive: Tensor, floor: int) -> tuple[Tensor, Tensor]:
+        gone, tied = lowest_in_blocks(scores.view(self.shape), alive.view(self.shape), self.width, self.density)
+        return gone.flatten(), tied.flatten()
 
 
 def make_groups(

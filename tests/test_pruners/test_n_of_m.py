@@ -17,7 +17,7 @@ HALF = Fraction(1, 2)
 def kept_of(scores, m, density, alive=None):
     scores = torch.tensor(scores, dtype=torch.float64)
     alive = torch.ones_like(scores, dtype=torch.bool) if alive is None else torch.tensor(alive, dtype=torch.bool)
-    kept = alive & ~lowest_in_blocks(scores, alive, m, density)
+    kept = alive & ~lowest_in_blocks(scores, alive, m, density)[0]
     assert int(kept.sum()) == living_in_blocks(alive, m, density)
     return kept.int().tolist()
 
@@ -57,7 +57,7 @@ def test_a_convolution_competes_at_one_position():
             living = [i for i in range(start, end) if alive[o, i, y, x]]
             for i in sorted(living, key=lambda i: -scores[o, i, y, x])[:n]:
                 want[o, i, y, x] = True
-    assert torch.equal(alive & ~lowest_in_blocks(scores, alive, 4, HALF), want)
+    assert torch.equal(alive & ~lowest_in_blocks(scores, alive, 4, HALF)[0], want)
     assert living_in_blocks(alive, 4, HALF) == int(want.sum())
 
 

@@ -14,7 +14,7 @@ from pab.pruners.selection import lowest
 
 def keep_highest(scores, alive, count, sizes=(), floor=0):
     kept = alive.clone()
-    kept[lowest(scores, alive, int(alive.sum()) - count, sizes, floor)] = False
+    kept[lowest(scores, alive, int(alive.sum()) - count, sizes, floor)[0]] = False
     assert int(kept.sum()) == count
     return kept
 
