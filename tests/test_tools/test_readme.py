@@ -63,5 +63,5 @@ def test_without_configs():
 
 @pytest.mark.parametrize('page', PAGES)
 def test_every_file_it_names_is_there(page):
-    named = set(re.findall(r'(?<!mine/)(?:configs|tools|docs|tests)/[\w/.-]+\.(?:py|sh|png|md)', PAGES[page]))
+    named = set(re.findall(r'(?<!mine/)(?:configs|examples|tools|docs|tests)/[\w/.-]+\.(?:py|sh|png|md)', PAGES[page]))
     assert [path for path in named if not (ROOT / path).exists()] == []
