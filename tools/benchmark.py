@@ -62,7 +62,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_target(file: Path, force: bool) -> str | None:
-    """Make the folder of a file; return a reason why the file may or can not be written, None if it can."""
+    """Make the folder of a file; return the reason why it cannot be written, None if it can."""
     if file.is_dir() or (file.exists() and not force):
         return f'{file} is there; choose another file' + ('' if file.is_dir() else ', or pass --force to write over it')
     try:
