@@ -12,6 +12,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from pab.checks import check_ints
 from pab.costs import RunCosts, masks_of_checkpoint, masks_of_config, run_costs
 from pab.files import write_atomically
 from pab.registry import DATASETS
@@ -36,6 +37,8 @@ def main() -> None:
     with errors_in_one_line():
         if args.json and args.json.exists() and not args.force:
             raise FileExistsError(f'{args.json} exists; choose another --json, or pass --force to write over it')
+        if args.train_images is not None:
+            check_ints('analyze', train_images=args.train_images)
         images = args.train_images or len(DATASETS.build(cfg.train_dataloader.dataset))
         masks = masks_of_checkpoint(load_any(args.checkpoint)) if args.checkpoint else masks_of_config(cfg)
         costs = run_costs(cfg, masks, images)

@@ -2,6 +2,8 @@ import copy
 import os
 import signal
 import time
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -182,50 +184,64 @@ class TellHook(KillHook):
         (os.killpg if self.group else os.kill)(0 if self.group else os.getpid(), signal.SIGTERM)
 
 
-SCENARIOS = {  # who is told, when, and whether its workers are too -> the steps after which all may stop
-    'in an epoch': ((1,), 3, 'in', False, range(4, 11)),
-    'at its end': ((1,), 10, 'after', False, [10]),
-    'at the end of the run': ((1,), 30, 'after', False, [30]),
-    'in a validation': ((1,), 10, 'val', False, [10]),
-    'in the last validation': ((0,), 30, 'val', False, [30]),
-    'at the only step': ((1,), 1, 'before', False, [1]),
-    'at the end without a validation': ((0,), 30, 'after', False, [30]),
-    'with workers': ((1,), 13, 'before', True, range(13, 21)),
-    'with workers in a validation': ((0, 1), 10, 'val', True, [10]),
+class Scenario(NamedTuple):
+    """Ranks that are told at a stage of a step; with workers, all processes of their group are."""
+
+    ranks: tuple[int, ...]
+    step: int
+    stage: str
+    allowed: Iterable[int]  # the steps after which all may stop
+    workers: bool = False
+    changes: dict = {}
+
+
+ONE_STEP = {'train_dataloader.dataset.num': 8, 'train_cfg.max_epochs': 1, 'default_hooks.prune.epoch': 0}
+SCENARIOS = {
+    'in an epoch': Scenario((1,), 3, 'in', range(4, 11)),
+    'at its end': Scenario((1,), 10, 'after', [10]),
+    'at the end of the run': Scenario((1,), 30, 'after', [30]),
+    'in a validation': Scenario((1,), 10, 'val', [10]),
+    'in the last validation': Scenario((0,), 30, 'val', [30]),
+    'at the only step': Scenario((1,), 1, 'before', [1], changes=ONE_STEP),
+    'at the end without a validation': Scenario((0,), 30, 'after', [30], changes={'train_cfg.val_begin': 9}),
+    'with workers': Scenario((1,), 13, 'before', range(13, 21), workers=True),
+    'with workers in a validation': Scenario((0, 1), 10, 'val', [10], workers=True),
 }
 
 
+def _tell(cfg, scenario):
+    """Train and be told: the exit status, or the state of a run that went on to its end, and the last iteration."""
+    runners = []
+
+    def prepare(runner):
+        runners.append(runner)
+        if int(os.environ['RANK']) in scenario.ranks:
+            runner.register_hook(TellHook(scenario.step, scenario.stage, scenario.workers))
+
+    try:
+        ended = train(cfg, prepare)
+    except SystemExit as error:
+        ended = error.code
+    return ended, runners[0].iter
+
+
 def _tell_each(cfg):
-    """Each scenario: what the process ends with and after which step, and the end of the run when it is resumed."""
+    """One process of the job: the end of the whole run, and of each scenario; where it was resumed, of that run too."""
     os.setpgid(0, 0)
-    whole, results = train(_named(cfg, 'whole')), {}
-    for name, (ranks, step, stage, group, _) in SCENARIOS.items():
-        here, runners = _named(cfg, name.replace(' ', '_')), []
-        if group:
+    ends = {'whole': train(_named(cfg, 'whole'))}
+    for name, scenario in SCENARIOS.items():
+        here = _named(cfg, _folder(name), **scenario.changes)
+        if scenario.workers:
             for loader in (here.train_dataloader, here.val_dataloader):
                 loader.update(num_workers=1, timeout=4)  # seconds, until the loader sees that its worker is gone
-        if name == 'at the end without a validation':
-            here.train_cfg.val_begin = 9
-        if name == 'at the only step':
-            here.merge_from_dict({'train_dataloader.dataset.num': 8, 'train_cfg.max_epochs': 1})
-            here.default_hooks.prune.epoch = 0
+        ends[name] = _tell(here, scenario)
+        if scenario.workers:
+            ends[f'{name}, resumed'] = train(_named(here, _folder(name), resume=True))
+    return ends
 
-        hooks = [TellHook(step, stage, group)] if int(os.environ['RANK']) in ranks else []
 
-        def prepare(runner, runners=runners, hooks=hooks):
-            runners.append(runner)
-            for hook in hooks:
-                runner.register_hook(hook)
-
-        try:
-            ended = train(here, prepare)
-        except SystemExit as error:
-            ended = error.code
-        results[name] = [ended, runners[0].iter]
-        if group:
-            here = _named(here, name.replace(' ', '_'), resume=True)
-            results[name].append({k: v for k, v in train(here).items() if whole[k] != v and k != 'scalars'})
-    return results
+def _folder(name):
+    return name.replace(' ', '_')
 
 
 def _named(cfg, name, **options):
@@ -236,15 +252,29 @@ def _named(cfg, name, **options):
     return cfg
 
 
-def test_processes_stop_at_the_same_step_whichever_is_told(tmp_path):
-    ranks = run_ranks(2, _tell_each, small_config(tmp_path / 'run', train_dataloader__batch_size=4))
+@pytest.fixture(scope='module')
+def told(tmp_path_factory):
+    """Its folder, and what :func:`_tell_each` returned in the two processes of one job."""
+    folder = tmp_path_factory.mktemp('told')
+    ranks = run_ranks(2, _tell_each, small_config(folder / 'run', train_dataloader__batch_size=4))
     assert [status for status, _ in ranks] == [0, 0]
-    for name, (*_, steps) in SCENARIOS.items():
-        first, second = (results[name] for _, results in ranks)
-        assert first[:2] == second[:2], name
-        assert first[0] == 143, name
-        assert torch.load(tmp_path / name.replace(' ', '_') / 'interrupted.pth')['meta']['iter'] in steps, name
-        assert first[2:] == [{}] * (len(first) - 2), name
+    return folder, [ends for _, ends in ranks]
+
+
+@pytest.mark.parametrize('name', SCENARIOS)
+def test_processes_stop_at_the_same_step_whichever_is_told(told, name):
+    folder, (first, second) = told
+    status, _ = first[name]
+    assert first[name] == second[name]
+    assert status == 143
+    assert torch.load(folder / _folder(name) / 'interrupted.pth')['meta']['iter'] in SCENARIOS[name].allowed
+
+
+@pytest.mark.parametrize('name', [name for name, scenario in SCENARIOS.items() if scenario.workers])
+def test_a_job_whose_workers_were_told_resumes_exactly(told, name):
+    for ends in told[1]:
+        whole, resumed = ends['whole'], ends[f'{name}, resumed']
+        assert {key for key in resumed if whole[key] != resumed[key]} <= {'scalars'}
 
 
 def test_processes_ask_each_other_about_once_a_second(monkeypatch):
