@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction

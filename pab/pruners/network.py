@@ -11,8 +11,8 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..contracts import exact_gradients
+from ..state_dicts import MASK
 from .flow import KeepFlow, fill_zero_weight, find_blocked_layers, find_overflow
-from .masks import SUFFIX
 
 Tensors = dict[str, Tensor]  # by parameter name
 
@@ -51,7 +51,7 @@ class ScoringNetwork:
         if absolute:
             others = {name: tensor.abs() if tensor.is_floating_point() else tensor for name, tensor in others.items()}
         if keep_flow:
-            others = {name: fill_zero_weight(name, w, others.get(name + SUFFIX)) for name, w in others.items()}
+            others = {name: fill_zero_weight(name, w, others.get(name + MASK)) for name, w in others.items()}
         tensors = {**others, **weights}
         # Each layer once: functional_call would put back a layer with two names in the wrong order.
         every = {name: tensors[names[0]] for names in self._names.values() for name in names}
