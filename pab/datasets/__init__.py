@@ -1,7 +1,7 @@
 """Datasets, the order of their samples, and how samples become batches."""
 
 from .cifar import CIFAR10, CIFAR100
-from .classes import NamedClasses, check_class_names, class_names, number_classes_
+from .classes import NamedClasses, check_class_names, class_names, classes_in, difference, number_classes_
 from .common import data_folder
 from .decode import UnreadableImageError, decode_rgb
 from .image_folder import ImageFolder, ImageNet
@@ -21,8 +21,10 @@ __all__ = [
     'UnreadableImageError',
     'check_class_names',
     'class_names',
+    'classes_in',
     'collate_images',
     'data_folder',
     'decode_rgb',
+    'difference',
     'number_classes_',
 ]

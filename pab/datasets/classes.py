@@ -41,6 +41,11 @@ def class_names(dataset: Any) -> tuple[str, ...] | None:
     return None if names is None else tuple(names)
 
 
+def classes_in(checkpoint: dict[str, Any]) -> tuple[str, ...] | None:
+    """Return the classes that a run wrote into its checkpoint; None where it did not."""
+    return tuple(((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes') or ()) or None
+
+
 def number_classes_(dataset: Any, classes: Sequence[str], who: str, whose: str) -> None:
     """Number the classes of a data set by their names in ``classes``, which may have more.
 

@@ -8,6 +8,7 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from ..hooks import PruneHook, RewindHook
+from ..hooks.data_check import check_input_shape
 from ..hooks.parts import network_of
 from ..hooks.prune import RECORD, hash_file
 from ..pruners import register_masks_
@@ -40,6 +41,7 @@ def prune_to_file(runner: Runner, path: Path, overwrite: bool = False) -> None:
     if runner._resume:
         raise ValueError('prune: a run is not resumed here, got resume=True; name the file of the network by load_from')
     model = bare(runner.model)
+    check_input_shape(model, runner.train_dataloader, 'train_dataloader')
     model.init_weights()
     if runner._load_from:
         try:
