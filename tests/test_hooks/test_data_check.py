@@ -18,7 +18,7 @@ COLOURS = {'ant': (230, 20, 20), 'bee': (20, 230, 20), 'cat': (20, 20, 230), 'do
 
 
 @MODELS.register_module()
-class ByColour(nn.Module):
+class MeanColour(nn.Module):
     """Knows the animals of COLOURS, in the order of their names, by their mean colour: (N, 3, H, W) -> (N, 4)."""
 
     def __init__(self) -> None:
@@ -52,14 +52,14 @@ def draw(root, split, *classes):
 
 
 def animals(root, work_dir, **options) -> Config:
-    """A run that leaves the weights of ByColour as they are, on the folders below ``root``."""
+    """A run that leaves the weights of MeanColour as they are, on the folders below ``root``."""
     cfg = small_config(work_dir, experiment_name=f'animals_{next(RUNS)}')
     for name, split in (('train', 'train'), ('val', 'val'), ('test', 'val')):
         dataset = dict(_delete_=True, type='ImageFolder', split=split, data_root=str(root), size=8, resize=8)
         cfg.merge_from_dict({f'{name}_dataloader': dict(batch_size=4, dataset=dataset)})
     cfg.merge_from_dict(
         dict(
-            model=dict(network=dict(_delete_=True, type='ByColour'), input_shape=(3, 8, 8), init=None),
+            model=dict(network=dict(_delete_=True, type='MeanColour'), input_shape=(3, 8, 8), init=None),
             data_preprocessor=dict(mean=(0.0,) * 3, std=(1.0,) * 3),
             train_cfg=dict(max_epochs=1),
             optim_wrapper=dict(_delete_=True, optimizer=dict(type='SGD', lr=1e-9)),
