@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 PAGES = {path.name: path.read_text() for path in (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')))}
@@ -46,6 +47,31 @@ def test_a_part_in_a_file_of_ones_own(tmp_path, page, name, printed):
         assert part in run.stdout + run.stderr
     assert 'Exp name' not in run.stdout + run.stderr
     assert (tmp_path / 'work_dirs' / f'quickstart_{name}' / 'report.html').exists()
+
+
+def test_photographs_of_ones_own(tmp_path):
+    for split in ('train', 'val'):
+        for label, name in enumerate(('ant', 'bee', 'cat')):
+            (tmp_path / 'photos' / split / name).mkdir(parents=True)
+            for number in range(2):
+                Image.new('RGB', (80, 70), (80 * label, 0, 0)).save(tmp_path / f'photos/{split}/{name}/{number}.jpg')
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+    (tmp_path / 'mine/photos.py').write_text(block_after('own_data.md', '`mine/photos.py`:'))
+    loaders = [
+        f'{part}_dataloader.{key}' for part in ('train', 'val') for key in ('num_workers=0', 'persistent_workers=False')
+    ]
+    options = ['train_cfg.max_epochs=1', 'default_hooks.prune.pruner.rounds=1', 'default_hooks.report=None', *loaders]
+    run = subprocess.run(
+        [sys.executable, ROOT / 'tools' / 'train.py', 'mine/photos.py', '--cfg-options', *options],
+        cwd=tmp_path,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    assert 'Epoch(val) [1][1/1]' in run.stdout
 
 
 def test_without_configs():
