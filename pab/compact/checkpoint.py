@@ -33,7 +33,7 @@ def as_checkpoint(file: str | os.PathLike) -> dict[str, Any]:
         check_form(told['pruning'], PRUNING, f'{file}: pruning')
     record = {} if told['pruning'] is None else {PRUNING_RECORD: told['pruning']}
     return {
-        'meta': {'seed': told['init']['seed']},
+        'meta': {'seed': told['init']['seed'], 'dataset_meta': {'classes': tuple(told['classes'])}},
         'state_dict': {NETWORK + n: t for n, t in state.items()},
         **record,
     }
@@ -58,12 +58,13 @@ def evaluate_file_(cfg: Config, file: str | os.PathLike) -> None:
     Raises:
         FileNotFoundError, CompactError: as for :func:`pab.compact.info`.
     """
-    info(file)  # an error comes before anything is built
+    told = info(file)  # an error comes before anything is built
     converters = cfg.model.get('converter') or []
     converters = [converters] if isinstance(converters, dict) else converters
     cfg.model.network = dict(type=READS_A_FILE, file=str(file))
     cfg.model.converter = [config for config in converters if not _adds_latents(config)]
     cfg.model.init, cfg.load_from = None, str(file)  # loaded again: a converter may have set values
+    cfg.model.input_shape = tuple(told['input_shape']) or cfg.model.get('input_shape')
     if 'prune' in (cfg.get('default_hooks') or {}):
         cfg.default_hooks.prune = None
 

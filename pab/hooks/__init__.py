@@ -19,6 +19,7 @@ ReportHook               LOW             behind all that trains, before the epoc
 RandomStateHook          VERY_HIGH       whatever draws in a step draws from its seed                        changes
 DeviceScalarsHook        VERY_HIGH       mmengine's RuntimeInfoHook, whose place it takes                    looks on
 DivergenceHook           NORMAL          acts inside the update                                              looks on
+DataCheckHook            VERY_HIGH       before anything prunes or trains; every run has it                  looks on
 ResumeCheckHook          NORMAL          asked before anything is loaded                                     looks on
 SharedStatisticsHook     LOW             behind what exchanges the model for an averaged one                 looks on
 InterruptHook            LOWEST          after everything that belongs to the step                           looks on
@@ -27,6 +28,7 @@ CheckpointFormatHook     LOWEST          after every hook that adds to a checkpo
 """
 
 from .guards.checkpoint_form import CheckpointFormatHook
+from .guards.data_check import DataCheckHook
 from .guards.device_scalars import DeviceScalarsHook
 from .guards.divergence import DivergenceHook
 from .guards.interrupt import InterruptHook
@@ -45,6 +47,7 @@ __all__ = [
     'ARDecayHook',
     'CheckpointFormatHook',
     'CostHook',
+    'DataCheckHook',
     'DeviceScalarsHook',
     'DivergenceHook',
     'EMAHook',

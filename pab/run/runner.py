@@ -75,8 +75,9 @@ class PabRunner(RunFace, Runner):
             check_hook(added)
 
     def register_hooks(self, *args, **kwargs) -> None:
-        """Register the config's hooks, and behind them the one that gives checkpoints their form."""
+        """Register the config's hooks, and those of every run: data are checked, checkpoints have their form."""
         super().register_hooks(*args, **kwargs)
+        self.register_hook(dict(type='pab.DataCheckHook'))
         self.register_hook(dict(type='pab.CheckpointFormatHook'))
 
     def call_hook(self, fn_name: str, **kwargs) -> None:

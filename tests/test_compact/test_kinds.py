@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pab import compact
-from pab.compact.checkpoint import evaluate_file_
+from pab.compact.checkpoint import as_checkpoint, evaluate_file_
 from pab.latent import merge_latents_
 from pab.latent.batch_norm import AffineFree
 from pab.pruners import get_masks
@@ -121,6 +121,20 @@ def test_a_file_is_evaluated_as_it_is_under_the_config_of_another_run(tmp_path):
     runner.test()
     assert any(isinstance(layer, AffineFree) for layer in runner.model.modules())
     assert same(runner.model.network, compact.load(tmp_path / 'run.pab'))
+
+
+def test_a_file_is_evaluated_on_its_own_classes_and_images(tmp_path, run_tool):
+    cfg, checkpoint, _ = kind('sgd', tmp_path)
+    names = [f'class {i}' for i in range(10)]
+    cfg.model.input_shape = (3, 8, 8)
+    checkpoint['meta'] = {'dataset_meta': {'classes': tuple(names)}}
+    compact.pack(cfg, checkpoint, tmp_path / 'run.pab')
+    assert as_checkpoint(tmp_path / 'run.pab')['meta']['dataset_meta'] == {'classes': tuple(names)}
+    cfg.model.input_shape = (1, 8, 8)
+    evaluate_file_(cfg, tmp_path / 'run.pab')
+    assert tuple(cfg.model.input_shape) == (3, 8, 8)
+    with pytest.raises(ValueError, match=r'test_dataloader: has classes that the checkpoint does not have:'):
+        PabRunner.from_cfg(cfg).test()
 
 
 def test_a_file_that_is_not_there_is_named_in_one_line(tmp_path, run_tool):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.small_run import run_in_child
 
@@ -54,6 +55,24 @@ def test_a_part_in_a_file_of_ones_own(tmp_path, page, name, printed):
     folder = tmp_path / 'work_dirs' / f'quickstart_{name}'
     assert (folder / 'epoch_1.pth').exists()
     assert (folder / 'report.html').exists() == reported
+
+
+def test_photographs_of_ones_own(tmp_path):
+    for split in ('train', 'val'):
+        for label, name in enumerate(('ant', 'bee', 'cat')):
+            (tmp_path / 'photos' / split / name).mkdir(parents=True)
+            for number in range(2):
+                Image.new('RGB', (80, 70), (80 * label, 0, 0)).save(tmp_path / f'photos/{split}/{name}/{number}.jpg')
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+    (tmp_path / 'mine/photos.py').write_text(block_after('own_data.md', '`mine/photos.py`:'))
+    loaders = [
+        f'{part}_dataloader.{key}' for part in ('train', 'val') for key in ('num_workers=0', 'persistent_workers=False')
+    ]
+    options = ['train_cfg.max_epochs=1', 'default_hooks.prune.pruner.rounds=1', 'default_hooks.report=None', *loaders]
+    status, text = run_in_child(_train, tmp_path, ['mine/photos.py', '--cfg-options', *options])
+    assert status == 0, text
+    assert 'Epoch(val) [1][1/1]' in text
 
 
 def test_without_configs():

@@ -123,7 +123,7 @@ def break_files(root, split, *which):
 def messages(monkeypatch):
     """What is logged from here on."""
     caught = []
-    monkeypatch.setattr('pab.datasets.imagenet.print_log', lambda text, *args: caught.append(text))
+    monkeypatch.setattr('pab.datasets.image_folder.print_log', lambda text, *args: caught.append(text))
     return caught
 
 
