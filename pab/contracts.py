@@ -19,11 +19,11 @@ step is counted once. It may also offer:
 torch's ``Optimizer.load_state_dict`` would turn these counts into floats, so an optimizer with counts restores them
 itself.
 
-**A layer with a weight in use** multiplies by another weight than its parameter ``weight``, which is frozen. Its method
+**A layer with a used weight** multiplies by another weight than its parameter ``weight``, which is frozen. Its method
 ``used_weight()`` returns that other weight, of the same shape, computed from ``weight`` and from parameters of the
 layer's own, named in ``latents``. Its attribute ``plain`` is the class that the layer would have without them.
 :func:`pab.latent.merge_latents_` makes such layers plain ones, for files and for other programs; reports and costs
-count the weights in use. :class:`pab.latent.LatentConv` offers all of this for a convolution.
+count the used weights. :class:`pab.latent.LatentConv` offers all of this for a convolution.
 
 All are asked for by these names alone; there is no class to derive from. :class:`pab.optim.SignOptimizer` offers all
 of a sign optimizer, for a rule of a few lines.

@@ -41,6 +41,11 @@ class Converter:
         """The layers that can be converted, for messages."""
         return f'layers of exactly the types {", ".join(plain.__name__ for plain in self.classes)}'
 
+    @classmethod
+    def adds_latents(cls) -> bool:
+        """True if its layers have a used weight (:mod:`pab.contracts`), which a compact file holds merged."""
+        return any(hasattr(converted, 'used_weight') for converted in cls.classes.values())
+
     def class_for(self, layer: nn.Module) -> type[nn.Module] | None:
         """The class that a layer gets, its own if it has been converted; None for one that cannot be converted."""
         own = type(layer)

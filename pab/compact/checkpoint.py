@@ -70,5 +70,4 @@ def evaluate_file_(cfg: Config, file: str | os.PathLike) -> None:
 
 
 def _adds_latents(converter: dict[str, Any]) -> bool:
-    classes = getattr(CONVERTERS.get(converter['type']), 'classes', {})
-    return any(hasattr(converted, 'used_weight') for converted in classes.values())
+    return getattr(CONVERTERS.get(converter['type']), 'adds_latents', lambda: False)()

@@ -7,7 +7,7 @@ from .edge_popup import EdgePopup, EdgePopupConv
 
 
 class BipropConv(EdgePopupConv):
-    """The weight in use is that of the highest |scores|, each with the sign that was drawn and one magnitude."""
+    """The used weight is that of the highest |scores|, each with the sign that was drawn and one magnitude."""
 
     def candidate(self, kept: Tensor) -> Tensor:
         used = self.weight * kept
@@ -25,7 +25,7 @@ class Biprop(EdgePopup):
               \operatorname{sign}(s)
 
     Scores, scope and arguments are those of :class:`EdgePopup`. The paper's code leaves alpha out of the gradient of s;
-    here the gradient is that of the weight in use. The two differ by one positive factor for each layer.
+    here the gradient is that of the used weight. The two differ by one positive factor for each layer.
 
     Source: Diffenderfer and Kailkhura 2021, "Multi-Prize Lottery Ticket Hypothesis" (arXiv 2103.09377).
     """

@@ -31,7 +31,7 @@ class _Use(torch.autograd.Function):
 
 
 class EdgePopupConv(LatentConv):
-    """The weight in use is that of the highest |scores|; see :class:`EdgePopup`."""
+    """The used weight is that of the highest |scores|; see :class:`EdgePopup`."""
 
     latents = ('scores',)
     scored_as_drawn = True

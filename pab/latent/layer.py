@@ -1,4 +1,4 @@
-"""Layers with a weight in use: their forward pass, their converter, and the way back to plain layers."""
+"""Layers with a used weight: their forward pass, their converter, and the way back to plain layers."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -21,9 +21,9 @@ class LatentConv:
     """A convolution that multiplies by :meth:`used_weight`, a function of its frozen weight and of its latents.
 
     A converter derives a class from a subclass of this one, ``mixin``, and the layer's own class, ``plain``. Whatever
-    that does in its forward pass, such as PSG, it does with the weight in use, and what it passes back to that weight
+    that does in its forward pass, such as PSG, it does with the used weight, and what it passes back to that weight
     reaches the latents. The state dict has ``weight``, as it was drawn, and the latents. A weight that is 0 (pruned)
-    should be 0 in use too.
+    should be 0 in the used weight too.
 
     Where a latent decides which weights are used, an unused weight has no gradient by which a pruner could score it:
     such a class sets ``scored_as_drawn``, and pruners see the layer with all of its weights.
@@ -95,6 +95,10 @@ class LatentConverter(Converter):
     def __init__(self, layers: Sequence[str] = ('Conv2d',)) -> None:
         super().__init__(layers)
 
+    @classmethod
+    def adds_latents(cls) -> bool:
+        return True
+
     def class_for(self, layer: nn.Module) -> type[nn.Module] | None:
         if isinstance(layer, LatentConv):
             return type(layer) if type(layer).mixin is self.mixin else None
@@ -122,7 +126,7 @@ def fill_(parameter: Tensor, values: np.ndarray) -> None:
 
 @torch.no_grad()
 def merge_latents_(network: nn.Module) -> list[str]:
-    """Make layers with a weight in use plain ones, in place, whose weight is the one in use.
+    """Make layers with a used weight plain ones, in place, whose weight is the used one.
 
     A mask marks where that is 0, if the layer had a mask or there are such places. Logits stay the same bit for bit.
     Returns the names of the weights; there may be none.

@@ -39,7 +39,7 @@ class _SignOfPositive(_Sign):
 
 
 class LatentSignConv(LatentConv):
-    """The weight in use is a(latent) * weight; see :class:`LatentSigns`."""
+    """The used weight is a(latent) * weight; see :class:`LatentSigns`."""
 
     mode: str
 
@@ -82,7 +82,7 @@ class LatentSigns(LatentConverter):
     The gradient of every sign is taken as 1, also that of sign(relu(t)) as a whole; in 'ternary' it reaches t, lo and
     hi only where a relu is active. t starts uniform in [0.01, 0.1), in 'ternary' in [-1, 1); lo and hi, one pair for
     each layer, start at -0.1 and 0.1 and are trained. A mask stays in force, as a pruned w is 0. With ``PSG`` before it
-    in the list of converters, the gradient of the weight in use is PSG's.
+    in the list of converters, the gradient of the used weight is PSG's.
 
     The parameters are ``latent`` (of the weight's shape), ``lo`` and ``hi`` ((1,)), for an ordinary optimizer, such as
     SGD with a learning rate of 1: ``owns=['Conv2d.latent']``.
