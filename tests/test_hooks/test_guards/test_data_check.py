@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from pab.run.pruned import prune_to_file
 from PIL import Image
 from torch import Tensor, nn
 
 from pab.datasets.in_memory import InMemoryDataset
+from pab.hooks.method.prune_to_file import prune_to_file
 from pab.registry import DATASETS, MODELS, RUNNERS
 from tests.small_run import small_config
 
