@@ -168,7 +168,7 @@ def test_saved_bytes_by_hand():
 )
 def test_masks_of_another_network_are_refused(tiny_config, masks, message):
     with pytest.raises(ValueError, match=message):
-        run_costs(tiny_config(), masks, train_images=128)
+        run_costs(tiny_config(), masks)
 
 
 @pytest.mark.parametrize('content', [[1], {'a': 1}])
@@ -184,4 +184,4 @@ def test_the_masks_of_a_config_are_those_of_its_run(tiny_config):
     anew = masks_of_config(cfg)
     assert trained.keys() == anew.keys()
     assert all(torch.equal(mask, anew[name]) for name, mask in trained.items())
-    run_costs(cfg, trained, train_images=128)
+    run_costs(cfg, trained)

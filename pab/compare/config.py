@@ -32,7 +32,8 @@ def load_run_config(path: Path, options: Iterable[Mapping[str, Any]]) -> Config:
     check_config(cfg)
     _check_use(cfg)
     settings = [{key: value for key, value in copy.deepcopy(hook).items() if key != 'priority'} for hook in _hooks(cfg)]
-    if not any(getattr(hook, 'writes_report', False) for hook in map(HOOKS.build, settings)):
+    hooks = [HOOKS.build(hook) for hook in settings]
+    if not any(getattr(hook, 'writes_report', False) for hook in hooks):
         raise ValueError('the config has no ReportHook, whose report.json a comparison reads')
     _check_optimizers(cfg, _build_model(cfg))
     return cfg

@@ -207,12 +207,6 @@ def test_bad_input_is_one_clear_line(tool, tmp_path, monkeypatch, option, messag
     assert line.endswith('(PAB_TRACEBACK=1 shows where)') == from_elsewhere  # pab's own say what to do
 
 
-@pytest.mark.parametrize('images', [-3, 0])
-def test_costs_of_no_images_are_refused(tool, images):
-    _, line = tool('analyze.py', QUICKSTART, '--train-images', images)
-    assert line == f'error: analyze: train_images must be an int >= 1, got {images}'
-
-
 @pytest.mark.parametrize('where', ['config', 'run'])
 def test_a_traceback_on_request(tool, tmp_path, monkeypatch, where):
     option = 'model.network.depht=3' if where == 'config' else 'default_hooks.prune.pruner.density=1.5'

@@ -1,16 +1,17 @@
 """Lower the adaptivity rate as training goes on."""
 
-from mmengine.hooks import Hook
 from mmengine.optim import MultiStepParamScheduler, OptimWrapper, OptimWrapperDict
 
+from ...checks import check_ints, known_choice
 from ...registry import HOOKS
-from ...run import PabRunner, need_epochs
+from ...run import PabRunner, RunHook, need_epochs
 
 RATE = 'adaptivity_rate'
+DROP = 'drop the hook with default_hooks=dict(ar_decay=None)'
 
 
 @HOOKS.register_module()
-class ARDecayHook(Hook):
+class ARDecayHook(RunHook):
     r"""Multiply the adaptivity rate of every sign optimizer by ``gamma`` each ``interval`` epochs.
 
     With K = ``interval`` and epochs counted from 1, epoch e runs at :math:`\gamma_0 \cdot \text{gamma}^n` with
@@ -36,41 +37,32 @@ class ARDecayHook(Hook):
     priority = 'HIGH'
 
     def __init__(self, interval: int = 45, gamma: float = 0.15, timing: str = 'after') -> None:
-        if type(interval) is not int or interval < 1:
-            raise ValueError(f'ARDecayHook: interval must be an integer of epochs >= 1, got {interval!r}')
+        check_ints('ARDecayHook', interval=interval)
+        known_choice('ARDecayHook', 'timing', timing, ('after', 'before'))
         if not 0 < gamma <= 1:
             raise ValueError(f'ARDecayHook: gamma must lie in (0, 1], got {gamma!r}; 1 keeps the rate')
-        if timing not in ('after', 'before'):
-            raise ValueError(f"ARDecayHook: timing must be one of ('after', 'before'), got {timing!r}")
         self.interval, self.gamma, self.timing = interval, gamma, timing
-        self._scheduled = False
+        self._added = False
 
     def before_run(self, runner: PabRunner) -> None:
         """Add the schedulers, before a checkpoint restores their state."""
-        if self._scheduled or not runner.optimizers:  # a test after the training, or without one
+        if self._added or not runner.trains:
             return
         need_epochs(runner, 'ARDecayHook')
-        wrappers = dict(runner.optim_wrapper.items()) if isinstance(runner.optim_wrapper, OptimWrapperDict) else {}
-        scheduled = [name for name in wrappers if all(RATE in group for group in wrappers[name].param_groups)]
-        if not scheduled:
-            raise ValueError(
-                'ARDecayHook: no optimizer of this run has an adaptivity rate to decay; drop the hook with '
-                'default_hooks=dict(ar_decay=None)'
-            )
-        if runner.param_schedulers is None:
-            runner.param_schedulers = {name: [] for name in wrappers}
-        for name in scheduled:
+        wrappers = runner.optim_wrapper if isinstance(runner.optim_wrapper, OptimWrapperDict) else {}
+        having = {name: wrapper for name, wrapper in wrappers.items() if RATE in wrapper.optimizer.defaults}
+        if not having:
+            raise ValueError(f'ARDecayHook: no optimizer of this run has an adaptivity rate to decay; {DROP}')
+        runner.param_schedulers = runner.param_schedulers or {name: [] for name, _ in wrappers.items()}
+        for name, wrapper in having.items():
             schedulers = runner.param_schedulers[name]
             if any(scheduler.param_name == RATE for scheduler in schedulers):
-                raise ValueError(
-                    f'ARDecayHook: param_scheduler.{name} moves the adaptivity rate too; drop the hook with '
-                    'default_hooks=dict(ar_decay=None), or that scheduler'
-                )
-            schedulers.append(self.scheduler(wrappers[name], runner.max_epochs))
-        self._scheduled = True
+                raise ValueError(f'ARDecayHook: param_scheduler.{name} moves the adaptivity rate too; {DROP}')
+            schedulers.append(self.scheduler(wrapper, runner.max_epochs))
+        self._added = True
 
     def scheduler(self, wrapper: OptimWrapper, max_epochs: int) -> MultiStepParamScheduler:
-        """What lowers the rate of an optimizer in a run of ``max_epochs``."""
+        """The scheduler that lowers the rate of an optimizer in a run of ``max_epochs``."""
         first = self.interval - (self.timing == 'before')  # the first epoch, from 0, that runs at a lower rate
         milestones = list(range(first, max_epochs + 1, self.interval))
         return MultiStepParamScheduler(wrapper, RATE, milestones=milestones, gamma=self.gamma)

@@ -90,10 +90,10 @@ def test_any_scheduler_moves_rate_and_threshold_and_resumes(tmp_path):
 @pytest.mark.parametrize(
     'settings, message',
     [
-        (dict(interval=0), 'ARDecayHook: interval must be an integer of epochs >= 1, got 0'),
+        (dict(interval=0), 'ARDecayHook: interval must be an int >= 1, got 0'),
         (dict(gamma=0.0), r'ARDecayHook: gamma must lie in \(0, 1\], got 0.0'),
         (dict(gamma=1.5), 'got 1.5'),
-        (dict(timing='later'), r"timing must be one of \('after', 'before'\), got 'later'"),
+        (dict(timing='later'), "ARDecayHook: unknown timing 'later'; known: after, before"),
     ],
 )
 def test_bad_settings(settings, message):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from pab.costs import run_costs
 from pab.hooks import RewindHook
 from pab.hooks.method.prune_to_file import prune_to_file
 from pab.hooks.method.pruning import hash_masks
@@ -83,8 +82,6 @@ def test_what_stays_goes_back_to_the_weights_of_an_early_step(tmp_path, rewind_i
     check_masks(runner.model)
     costs = next(hook for hook in runner.hooks if type(hook).__name__ == 'CostHook').work
     assert costs.macs['optimizer'] == 3 * STEPS * (TOTAL + 605 + 303 + 3 * CLASSIFIER)
-    predicted = run_costs(runner.cfg, get_masks(runner.network), STEPS * 32).schedule['this config']
-    assert predicted.macs['optimizer'] == pytest.approx(costs.macs['optimizer'], rel=0.1)
 
 
 @pytest.mark.parametrize('name', ['Rand', 'SNIP', 'GraSP', 'SynFlow'])  # FlipFreq needs a sign optimizer
