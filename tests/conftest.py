@@ -60,10 +60,10 @@ def _seed():
 
 @pytest.fixture
 def tiny_config(tmp_path):
-    """A function: changes -> the config of a whole run in seconds (see :func:`tests.tiny_run.tiny_run`)."""
-    from tests.tiny_run import tiny_run
+    """A function: changes -> the config of a whole run in seconds (see :func:`tests.small_run.small_config`)."""
+    from tests.small_run import small_config
 
-    return lambda **changes: tiny_run(**{'work_dir': tmp_path / 'run', **changes})
+    return lambda **changes: small_config(**{'work_dir': tmp_path / 'run', 'digits': True, **changes})
 
 
 class Finished(NamedTuple):

@@ -9,7 +9,7 @@ from torch import nn
 from pab.pruners import Mag, apply_masks_, get_masks
 from pab.registry import MODELS
 from pab.state_dicts import PRUNING_RECORD
-from tests.tiny_run import tiny_run
+from tests.small_run import small_config
 
 SEED = 11
 BOP = dict(type='Bop', adaptivity_rate=0.1, threshold=1e-6, owns=['Conv2d.weight'])
@@ -38,7 +38,7 @@ CONSTANT = {'biprop'}
 def kind(name: str, folder: Path) -> tuple[Config, dict, nn.Module]:
     """The config of a run, the content of a checkpoint of it, and its model in evaluation mode."""
     converter, _, options = KINDS[name]
-    cfg = tiny_run(folder)
+    cfg = small_config(folder, digits=True)
     cfg.model.update(converter=converter, init=options.get('init', dict(seed=SEED)), channels_last=False)
     cfg.optim_wrapper.optimizers = dict(sgd=dict(type='SGD', owns='rest', lr=0.1))
     if options.get('bop'):

@@ -14,7 +14,7 @@ from pab.contracts import layers_with_weight_in_use
 from pab.hooks import ARDecayHook, PruneHook
 from pab.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, PRUNERS
 from pab.run import PabRunner, check_config
-from tests.tiny_run import tiny_run
+from tests.small_run import small_config
 
 FOLDER = Path(__file__).parents[2] / 'configs' / 'pab'
 CONFIGS = sorted(path.name for path in FOLDER.glob('*.py'))
@@ -116,7 +116,7 @@ def test_schedules_that_belong_to_no_optimizer_are_refused(tiny_config, schedule
 def test_a_schedule_of_what_an_optimizer_does_not_have(tmp_path, moved, hint):
     schedule = dict(bop=[dict(type='StepParamScheduler', param_name=moved, step_size=1)])
     with pytest.raises(ValueError, match=f"param_scheduler.bop: the optimizer has no '{moved}' to move; {hint}"):
-        PabRunner.from_cfg(tiny_run(tmp_path, default_hooks=dict(ar_decay=None), param_scheduler=schedule)).train()
+        PabRunner.from_cfg(small_config(tmp_path, default_hooks__ar_decay=None, param_scheduler=schedule)).train()
 
 
 SHORT = sorted(path.name for path in (FOLDER.parent / '_base_' / 'schedules').glob('*_cosine_*e.py'))
@@ -177,7 +177,7 @@ def test_examples_of_the_docs_run(tmp_path, name):
     (tmp_path / 'configs').symlink_to(FOLDER.parent)
     file = tmp_path / 'mine' / f'{name}.py'
     file.write_text(re.search(rf'`mine/{name}.py`:\n\n```python\n(.*?)```', text, re.DOTALL).group(1))
-    cfg, small = Config.fromfile(str(file)), tiny_run(tmp_path / 'run', train_cfg=dict(max_epochs=3))
+    cfg, small = Config.fromfile(str(file)), small_config(tmp_path / 'run', digits=True, train_cfg__max_epochs=3)
     for key in ('work_dir', 'experiment_name', 'train_cfg', 'train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[key] = small[key]
     cfg.merge_from_dict(dict(model=dict(network=dict(width=2)), default_hooks=dict(report=None)))

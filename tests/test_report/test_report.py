@@ -18,7 +18,7 @@ from pab.pruners import get_masks
 from pab.registry import RUNNERS
 from pab.report.record import RunRecord, summary
 from pab.report.run import compare_runs, draw_run, read_record, write_report
-from tests.tiny_run import tiny_run
+from tests.small_run import small_config
 
 ROOT = Path(__file__).parents[2]
 BROWSERS = [shutil.which(name) for name in ('chromium', 'chromium-browser', 'google-chrome')]
@@ -52,7 +52,7 @@ class Watch(Hook):
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     """A run of two epochs with its watch."""
-    cfg = tiny_run(tmp_path_factory.mktemp('report') / 'run', report=True)
+    cfg = small_config(tmp_path_factory.mktemp('report') / 'run', digits=True, report=True)
     runner, watch = RUNNERS.build(cfg), Watch()
     runner.register_hook(watch)
     runner.train()
@@ -127,8 +127,9 @@ def test_the_rows_of_a_summary():
 
 
 def test_the_density_of_weights_in_use(tmp_path):
-    cfg = tiny_run(
+    cfg = small_config(
         tmp_path,
+        digits=True,
         report=True,
         train_cfg=dict(max_epochs=1),
         model=dict(converter=dict(_delete_=True, type='EdgePopup', density=0.5, layers=['!name:conv1', 'Conv2d'])),
@@ -159,7 +160,7 @@ def test_a_resumed_run_goes_on_with_its_record(trained, tmp_path):
     folder = tmp_path / 'run'
     folder.mkdir()
     shutil.copy(Path(trained[0].work_dir) / 'epoch_1.pth', folder)
-    RUNNERS.build(tiny_run(folder, resume=True, report=True)).train()
+    RUNNERS.build(small_config(folder, digits=True, resume=True, report=True)).train()
     resumed = read_record(folder)
     assert resumed['series'] == whole['series']
     assert resumed['layers'] == whole['layers']
@@ -252,11 +253,11 @@ def test_the_hook_costs_a_step_nothing(trained):
 
 def test_a_run_resumed_within_an_epoch_has_all_flips_of_the_epoch(tmp_path):
     each_step = dict(checkpoint=dict(by_epoch=False, interval=1, max_keep_ckpts=-1, save_best=None))
-    RUNNERS.build(tiny_run(tmp_path / 'whole', report=True, default_hooks=each_step)).train()
+    RUNNERS.build(small_config(tmp_path / 'whole', digits=True, report=True, default_hooks=each_step)).train()
     folder = tmp_path / 'resumed'
     folder.mkdir()
     shutil.copy(tmp_path / 'whole' / 'iter_6.pth', folder)  # of eight, four to an epoch
-    RUNNERS.build(tiny_run(folder, report=True, resume=True, default_hooks=each_step)).train()
+    RUNNERS.build(small_config(folder, digits=True, report=True, resume=True, default_hooks=each_step)).train()
     whole, resumed = read_record(tmp_path / 'whole'), read_record(folder)
     assert resumed['layers'] == whole['layers']
     assert resumed['series'] == whole['series']

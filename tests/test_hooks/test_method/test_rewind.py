@@ -12,7 +12,6 @@ from pab.hooks.method.pruning import hash_masks
 from pab.pruners import check_masks, get_masks
 from pab.registry import RUNNERS
 from tests.small_run import final_state, run_ranks, small_config
-from tests.tiny_run import tiny_run
 
 STEPS = 4  # of an epoch, and of a training
 TOTAL, CLASSIFIER = 1210, 80  # weights of the convolutions, and of the rest
@@ -22,7 +21,9 @@ EACH_STEP = dict(checkpoint=dict(by_epoch=False, interval=1, max_keep_ckpts=-1, 
 def rewinding(folder, cycles=2, rewind_iter=2, pruner=None, hooks=None, **changes):
     """The tiny network, trained by SGD ``cycles`` + 1 times for one epoch, down to a density of 0.25."""
     changes = dict(dict(train_cfg=dict(max_epochs=cycles + 1)), **changes)
-    cfg = tiny_run(folder, default_hooks=dict(dict(ar_decay=None, flips=None), **(hooks or {})), **changes)
+    cfg = small_config(
+        folder, digits=True, default_hooks=dict(dict(ar_decay=None, flips=None), **(hooks or {})), **changes
+    )
     cfg.model.converter = None
     cfg.optim_wrapper.optimizers = dict(sgd=dict(type='SGD', owns='rest', lr=0.1, momentum=0.9))
     schedule = dict(type='CosineRestartLR', periods=[STEPS] * (cycles + 1), restart_weights=[1] * (cycles + 1))
@@ -131,7 +132,7 @@ def test_averages_start_anew(tmp_path):
 def test_signs_go_back_and_their_flips_count_on(tmp_path):
     """With a sign optimizer, whose state begins anew with its counts; the report has the flips of each epoch."""
     hook = dict(_delete_=True, type='RewindHook', pruner=dict(type='Mag', density=0.25), cycles=1, rewind_iter=1)
-    cfg = tiny_run(tmp_path, report=True, default_hooks=dict(prune=hook))
+    cfg = small_config(tmp_path, digits=True, report=True, default_hooks=dict(prune=hook))
     runner = RUNNERS.build(cfg)
     runner.train()
     report = next(hook for hook in runner.hooks if type(hook).__name__ == 'ReportHook')

@@ -13,7 +13,7 @@ from pab.hooks import CostHook
 from pab.hooks.method.prune_to_file import prune_to_file
 from pab.pruners import get_masks
 from pab.registry import MODELS, PRUNERS, RUNNERS
-from tests.tiny_run import QUICKSTART, tiny_run
+from tests.small_run import QUICKSTART, small_config
 
 IMAGES = 128  # of an epoch of the tiny run
 EACH_STEP = dict(checkpoint=dict(by_epoch=False, interval=1, max_keep_ckpts=-1, save_best=None))
@@ -82,7 +82,7 @@ def test_a_run_costs_what_its_config_predicts_to_the_last_digit(tiny_config, cas
 
 
 def test_the_quickstart_itself(tmp_path):
-    cfg = tiny_run(tmp_path, train_cfg=dict(max_epochs=1))
+    cfg = small_config(tmp_path, digits=True, train_cfg=dict(max_epochs=1))
     cfg.model.network.width = type(cfg).fromfile(str(QUICKSTART)).model.network.get('width', 16)
     cfg.train_dataloader = type(cfg).fromfile(str(QUICKSTART)).train_dataloader
     runner = trained(cfg)
@@ -128,7 +128,7 @@ def test_a_run_resumed_within_an_epoch_counts_the_same(tmp_path, converter):
                 ),
             )
             hooks |= dict(ar_decay=None, flips=None)
-        return tiny_run(folder, default_hooks=hooks, **changes)
+        return small_config(folder, digits=True, default_hooks=hooks, **changes)
 
     whole = trained(config(tmp_path / 'whole'))
     for step in (2, 4, 6, 8):  # four to an epoch: within each, and at the end of each
