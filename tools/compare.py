@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 
 from pab.checks import check_ints
-from pab.compare.cluster import CLUSTERS, train_on_cluster
 from pab.compare.page import write_page
 from pab.compare.plan import JOBS, TABLE, read_comparison
 from pab.compare.pool import threads_of_each, train_here
 from pab.compare.progress import Progress
 from pab.compare.training import Trainer
+from pab.contrib.cluster import CLUSTERS, train_on_cluster
 from pab.run.launch import KeyValue, errors_in_one_line
 
 TRAIN = [sys.executable, str(Path(__file__).resolve().with_name('train.py'))]

@@ -15,7 +15,7 @@ from pab.compare import training as module
 from pab.compare.plan import Training
 from pab.compare.results import RESULT, last_checkpoint, read_result
 from pab.compare.training import LOCK, LOG, Trainer, TrainingFailed, TrainingStopped, last_line
-from tests.test_compare.fakes import events, fake_command, make_run
+from tests.test_compare.fakes import events, fake_command, make_run, until
 
 
 @pytest.fixture(autouse=True)
@@ -29,15 +29,6 @@ def trainer(tmp_path):
     made = Trainer(fake_command(tmp_path), threads=3, tell=told.append)
     made.told = told
     return made
-
-
-def until(condition):
-    """Wait for something that another process does."""
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError('waited for ten seconds')
 
 
 def in_thread(act, *args):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from pab import sparse
+from pab.contrib import sparse
 from pab.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
