@@ -133,7 +133,7 @@ def test_the_density_of_weights_in_use(tmp_path):
         report=True,
         train_cfg=dict(max_epochs=1),
         model=dict(converter=dict(_delete_=True, type='EdgePopup', density=0.5, layers=['!name:conv1', 'Conv2d'])),
-        optim_wrapper=dict(optimizers=dict(bop=dict(_delete_=True, type='SGD', owns=['Conv2d.scores'], lr=0.1))),
+        optim_wrapper=dict(optimizers=dict(signs=dict(_delete_=True, type='SGD', owns=['Conv2d.scores'], lr=0.1))),
         default_hooks=dict(prune=None, ar_decay=None, flips=None),
     )
     RUNNERS.build(cfg).train()

@@ -91,7 +91,7 @@ def test_allowed_changes_take_effect_and_are_named(stopped, tmp_path):
     cfg.param_scheduler.sgd[1].gamma = 0.5
     status, end = run_in_child(train, cfg)
     assert (status, end['progress']) == (0, (4, 40))
-    (bop,), (sgd,) = (end['optimizers'][name]['param_groups'] for name in ('bop', 'sgd'))
+    (bop,), (sgd,) = (end['optimizers'][name]['param_groups'] for name in ('signs', 'sgd'))
     assert sgd['weight_decay'] == 0.25
     # 0.1 * 0.1 at the end of the first epoch, of which the last factor stays; then 4 times that, and the new gamma
     assert sgd['lr'] == pytest.approx(0.04 * 0.5)
