@@ -2,7 +2,7 @@
 
 ==========  ==========================================================================================
 plan        a comparison file, checked, and the trainings that it asks for
-config      the config of a run, checked as far as takes no time
+run_config  the config of a run, checked as far as takes no time
 training    one training in a process of its own, which goes on where it stopped
 pool        all trainings, some at a time, on this machine
 results     what a training has come to

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from ..report.figures import draw_curves, draw_points, to_png
 from ..report.page import render_page
 from ..run.storage import write_atomically
-from .plan import PAGE, Comparison
+from .plan import TABLE_PAGE, Comparison
 from .summary import Results, Summary, summarize
 from .tables import COLUMNS, LEGEND, table_rows
 
@@ -46,8 +46,8 @@ def write_page(folder: Path, name: str, comparison: Comparison, results: Results
     settings = [(f'Settings of {run.title}', run.config) for run in comparison.runs]
     subtitle = f'{comparison.title} {LEGEND}'
     page = render_page(name, subtitle, table_rows(comparison, results), pictures, settings, COLUMNS)
-    write_atomically(page.encode(), folder / PAGE)
-    return folder / PAGE
+    write_atomically(page.encode(), folder / TABLE_PAGE)
+    return folder / TABLE_PAGE
 
 
 def _point(summary: Summary, key: str) -> tuple[float, float, float] | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from ..run.storage import write_atomically
-from .plan import NUMBERS, TABLE, Comparison, Training
+from .plan import TABLE, TABLE_CSV, Comparison, Training
 from .results import Result, read_result
 from .tables import to_csv, to_markdown
 from .training import LOG, TrainingStopped
@@ -67,7 +67,7 @@ class Progress:
     def write_tables(self) -> None:
         """Write the tables of what is there."""
         write_atomically(to_markdown(self.comparison, self.results).encode(), self.folder / TABLE)
-        write_atomically(to_csv(self.comparison, self.results).encode(), self.folder / NUMBERS)
+        write_atomically(to_csv(self.comparison, self.results).encode(), self.folder / TABLE_CSV)
 
     def _read(self, training: Training) -> None:
         try:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from ..report.amounts import short
 from .plan import Comparison
-from .results import NUMBERS
+from .results import REPORTED
 from .statistics import Difference, Spread, paired_difference
 from .summary import Results, Summary, summarize
 
@@ -49,10 +49,10 @@ def to_csv(comparison: Comparison, results: Results) -> str:
     """A line for each training that has a result, with all its numbers in full."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator='\n')
-    writer.writerow(['group', 'name', 'seed', *NUMBERS, 'compact_bytes'])
+    writer.writerow(['group', 'name', 'seed', *REPORTED, 'compact_bytes'])
     for training in comparison.trainings():
         if result := results.get(training):
-            run, numbers = training.run, (result.numbers[key] for key in NUMBERS)
+            run, numbers = training.run, (result.numbers[key] for key in REPORTED)
             writer.writerow([run.group, run.name, training.seed, *numbers, result.size])
     return out.getvalue()
 

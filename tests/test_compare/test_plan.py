@@ -7,8 +7,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from pab.compare.config import load_run_config
 from pab.compare.plan import folder_name, read_comparison
+from pab.compare.run_config import load_run_config
 from pab.registry import MODELS
 
 QUICKSTART = Path(__file__).parents[2] / 'configs' / 'pab' / 'quickstart.py'
@@ -147,7 +147,7 @@ RUN = "dict(name='a', config='quickstart.py'"
                 ({'custom_hooks': [{'type': 'Nothing'}]}, '.*Nothing'),
                 ({'model.label_smoothing': 2}, 'ImageClassifier: label_smoothing must lie'),
                 ({'model.converter.weight_bits': 0}, 'PSGConfig: weight_bits must be at least 1'),
-                ({'optim_wrapper.optimizers.bop.owns': ['Conv2d.none']}, 'ownership: .*Conv2d.none'),
+                ({'optim_wrapper.optimizers.signs.owns': ['Conv2d.none']}, 'ownership: .*Conv2d.none'),
                 (
                     {'param_scheduler': {'_delete_': True, 'sgd': []}},
                     r"param_scheduler: needs one entry .* got \['sgd'\]",

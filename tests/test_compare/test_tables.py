@@ -12,7 +12,7 @@ import pytest
 
 from pab.compare.page import draw_comparison, write_page
 from pab.compare.plan import Training
-from pab.compare.progress import NUMBERS, TABLE, Progress
+from pab.compare.progress import TABLE, TABLE_CSV, Progress
 from pab.compare.results import RESULT
 from pab.compare.summary import summarize
 from pab.compare.tables import table_rows, to_csv, to_markdown
@@ -185,7 +185,7 @@ def test_progress(progress, tmp_path):
     progress.ended(a1, TrainingStopped())
     assert set(progress.waiting()) == {a1, b1, Training(a0.run, 2)}
     assert '4 of 6 trainings have no result yet' in (tmp_path / TABLE).read_text()
-    assert len((tmp_path / NUMBERS).read_text().splitlines()) == 3
+    assert len((tmp_path / TABLE_CSV).read_text().splitlines()) == 3
 
 
 def test_while_nothing_has_a_result_no_time_is_guessed(tmp_path):
