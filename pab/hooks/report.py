@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..contracts import special_layers, tensor_flips
 from ..registry import HOOKS
-from ..report.record import NOT_TIMED, RunRecord, origin, summary
+from ..report.record import NOT_TIMED, RunRecord, origin, rates_of, summary
 from .costs import CostHook
 from .parts import network_of, optimizers_of, sign_trained, weights_left
 
@@ -72,10 +72,8 @@ class ReportHook(Hook):
         """Note the rates of an epoch's last step, before schedulers move them, and look at its gradients."""
         if batch_idx < len(runner.train_dataloader) - 1:
             return
-        groups = [group for optimizer in optimizers_of(runner) for group in optimizer.param_groups]
-        for key, name in (('lr', 'learning rate'), ('adaptivity_rate', 'adaptivity rate')):
-            if values := [group[key] for group in groups if key in group]:
-                self.record.add(name, runner.epoch + 1, values[0])
+        for name, value in rates_of(runner.optim_wrapper).items():
+            self.record.add(name, runner.epoch + 1, value)
         if any(special_layers(network_of(runner.model))):
             for name, param in sign_trained(runner).items():
                 watch = param.register_post_accumulate_grad_hook(lambda p, name=name: self._look(name, p))

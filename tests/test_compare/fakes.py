@@ -38,7 +38,8 @@ if name == 'fails':
 while name == 'slow' and not (folder / 'go').exists():
     time.sleep(0.02)
 numbers = {'epoch': 2, 'max_epochs': 2, 'accuracy': 60.0 + seed, 'seconds': 10.0, 'density': 0.25, 'macs': 1500}
-record = {'results': [], 'layers': {}, 'series': {'test accuracy': [[1, 2], [50.0, 60.0 + seed]]}, 'numbers': numbers}
+record = {'name': 'x', 'summary': '', 'config': '', 'origin': {}, 'results': [], 'layers': {}}
+record |= {'series': {'test accuracy': [[1, 2], [50.0, 60.0 + seed]]}, 'numbers': numbers}
 if name != 'silent':
     (folder / 'report.json').write_text(json.dumps(record))
 note('end')
