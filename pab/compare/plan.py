@@ -157,8 +157,8 @@ def _environment(variables: Any) -> Iterator[None]:
     before, logger = dict(os.environ), MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel('WARNING')  # mmengine has a line for each variable in each file
-    os.environ.update(variables)
     try:
+        os.environ.update(variables)
         yield
     finally:
         os.environ.clear()
