@@ -49,6 +49,7 @@ OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, 'pab.optim')  # one backward for s
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     roots.OPTIM_WRAPPER_CONSTRUCTORS, 'pab.optim'
 )  # which optimizer owns which parameter
+PARAM_SCHEDULERS = _child(roots.PARAM_SCHEDULERS, 'pab.optim')  # how a setting moves in the course of a run
 HOOKS = _child(roots.HOOKS, 'pab.hooks', 'pab.contrib.gradient_compression')  # all that act during a run
 RUNNERS = _child(roots.RUNNERS, 'pab.run')  # mmengine's runner with a short console log and safe resume
 LOOPS = _child(roots.LOOPS, 'pab.run')  # the epoch loop that can be resumed inside an epoch

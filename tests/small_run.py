@@ -97,7 +97,7 @@ def _stripes(cfg: Config) -> None:
             **{name: dict(batch_size=8, dataset=dict(_delete_=True, type='Stripes')) for name in loaders},
             model=dict(network=dict(_delete_=True, type='TinyNet'), input_shape=(1, 6, 6)),
             train_cfg=dict(max_epochs=EPOCHS),
-            optim_wrapper=dict(optimizers=dict(bop=dict(adaptivity_rate=0.2))),  # so that some signs flip at every step
+            optim_wrapper=dict(optimizers=dict(signs=dict(adaptivity_rate=0.2))),  # some signs flip at every step
             default_hooks=dict(
                 prune=dict(pruner=dict(rounds=3, density=0.5), epoch=1, shots=2),
                 ar_decay=dict(interval=1, gamma=0.8),
@@ -196,7 +196,7 @@ class KillHook(Hook):
             if self.stage == 'before':
                 self._kill()
             elif self.stage == 'in':
-                bop = runner.optim_wrapper['bop'].optimizer
+                bop = runner.optim_wrapper['signs'].optimizer
                 bop.register_step_post_hook(lambda *_: self._kill())  # one optimizer has stepped, the other has not
             elif self.stage == 'save':
                 os.fsync = lambda _: self._kill()  # everything is in the temporary file, nothing is renamed

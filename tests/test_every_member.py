@@ -190,7 +190,7 @@ def test_a_special_backward_pass_can_be_the_ordinary_one(converted):
 def by_config(cfg, part: str, name: str):
     """The config of a small run with a member put in by its name."""
     if part == 'optimizer':
-        cfg.optim_wrapper.optimizers.bop = dict(type=name, owns=['Conv2d.weight'])
+        cfg.optim_wrapper.optimizers.signs = dict(type=name, owns=['Conv2d.weight'])
     else:
         cfg.model.converter = config(name, ALL_CONVERTERS[name])
         cfg.optim_wrapper.optimizers = dict(sgd=dict(type='SGD', owns='rest', lr=0.1))

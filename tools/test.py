@@ -11,9 +11,9 @@ import sys
 
 from mmengine.hooks import Hook
 
+from pab.contrib.sparse import describe, missing_support, use_sparse_kernels_
 from pab.run import PabRunner
 from pab.run.launch import add_run_arguments, errors_in_one_line, load_config, run
-from pab.sparse import describe, missing_support, use_sparse_kernels_
 
 
 class UseSparseKernels(Hook):

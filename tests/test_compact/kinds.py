@@ -42,7 +42,7 @@ def kind(name: str, folder: Path) -> tuple[Config, dict, nn.Module]:
     cfg.model.update(converter=converter, init=options.get('init', dict(seed=SEED)), channels_last=False)
     cfg.optim_wrapper.optimizers = dict(sgd=dict(type='SGD', owns='rest', lr=0.1))
     if options.get('bop'):
-        cfg.optim_wrapper.optimizers.bop = BOP
+        cfg.optim_wrapper.optimizers.signs = BOP
     cfg.param_scheduler = {name: [] for name in cfg.optim_wrapper.optimizers}
     # what rewinding does is known by no PruneHook, and leaves no record
     cfg.default_hooks.update(prune=None, ar_decay=None, flips=None)

@@ -77,7 +77,7 @@ def test_sgd_on_weights_of_a_sign_optimizer_is_refused(tmp_path):
     cfg, checkpoint, _ = kind('bop', tmp_path)
     with pytest.raises(compact.CompactError, match=r'weights left in conv1\.weight'):
         compact.pack(cfg, kind('sgd, pruned', tmp_path)[1], tmp_path / 'run.pab')
-    cfg.optim_wrapper.optimizers.bop.owns = ['Conv2d.weight', '!name:network.conv1.*']
+    cfg.optim_wrapper.optimizers.signs.owns = ['Conv2d.weight', '!name:network.conv1.*']
     compact.pack(cfg, checkpoint, tmp_path / 'run.pab')
     assert 'conv1.weight' not in compact.info(tmp_path / 'run.pab')['signs']
 

@@ -65,7 +65,7 @@ def test_pruned_and_exported_whole(pruned):
 def test_packed_whole(pruned, tmp_path):
     compact = pytest.importorskip('pab.compact')
     cfg = Config(dict(model=dict(type='ImageClassifier', network=dict(type='WithNetwork'), init=dict(seed=3))))
-    optimizers = dict(bop=dict(type='Bop', owns=['Conv2d.weight']), sgd=dict(type='SGD', owns='rest', lr=0.1))
+    optimizers = dict(signs=dict(type='Bop', owns=['Conv2d.weight']), sgd=dict(type='SGD', owns='rest', lr=0.1))
     cfg.optim_wrapper = dict(constructor='OwnershipConstructor', optimizers=optimizers)
     compact.pack(cfg, {'state_dict': copy.deepcopy(pruned.state_dict())}, tmp_path / 'packed.pab')
     settings = dict(network=dict(type='WithNetwork'), seed=3, signs=['Conv2d.weight'])

@@ -59,4 +59,4 @@ def test_the_research_codes_imagenet_variant():
     weights = {name: network.get_parameter(name).numel() for name in [*convolutions, 'fc.weight']}
     kept = sum(size * (pruner.density if name in masks else 1) for name, size in weights.items())
     assert kept / sum(weights.values()) == pytest.approx(0.554, abs=1e-3)
-    assert cfg.optim_wrapper.optimizers.bop.first_step == 'gradient'
+    assert cfg.optim_wrapper.optimizers.signs.first_step == 'gradient'

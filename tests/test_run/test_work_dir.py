@@ -65,7 +65,7 @@ def test_what_is_passed_over_is_named(tmp_path):
     (tmp_path / 'epoch_3.pth').touch()
     flip_bits(save(a_run_at(40, 4, more=torch.ones(64)), tmp_path / 'epoch_4.pth'))
     save(a_run_at(41, 4, state_dict={'conv.weight': torch.tensor([1.0, float('nan')])}), tmp_path / 'interrupted.pth')
-    average = {'bop': {'state': {0: {'moving_average': torch.tensor(float('inf'))}}}}
+    average = {'signs': {'state': {0: {'moving_average': torch.tensor(float('inf'))}}}}
     save(a_run_at(42, 4, optimizer=average), tmp_path / 'iter_42.pth')
     save(a_run_at(50, 5), tmp_path / 'diverged_iter_50.pth')
     save({'conv1.weight': torch.ones(3)}, tmp_path / 'resnet.pth')
@@ -77,7 +77,7 @@ def test_what_is_passed_over_is_named(tmp_path):
         'epoch_3.pth': 'empty',
         'epoch_4.pth': 'checksum',
         'interrupted.pth': 'cannot be resumed: state_dict.conv.weight is not finite',
-        'iter_42.pth': 'cannot be resumed: optimizer.bop.state.0.moving_average is not finite',
+        'iter_42.pth': 'cannot be resumed: optimizer.signs.state.0.moving_average is not finite',
         'diverged_iter_50.pth': 'no longer finite',
         'resnet.pth': 'no checkpoint to resume a run from, it has no meta',
         'list.pth': 'no checkpoint to resume a run from',

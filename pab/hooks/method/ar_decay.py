@@ -21,7 +21,7 @@ class ARDecayHook(RunHook):
 
     The hook adds mmengine's ``MultiStepParamScheduler`` to the optimizer's schedulers, whose state is in every
     checkpoint. For another course drop the hook (``default_hooks=dict(ar_decay=None)``) and name a scheduler in the
-    config, such as ``param_scheduler=dict(bop=[dict(type='ExponentialParamScheduler', param_name='adaptivity_rate',
+    config, such as ``param_scheduler=dict(signs=[dict(type='ExponentialParamScheduler', param_name='adaptivity_rate',
     gamma=0.97)], ...)``; every scheduler of mmengine can move the adaptivity rate or the threshold.
 
     Args:

@@ -92,7 +92,7 @@ class PruningHook(RunHook):
                 raise ValueError(
                     f'{self._me}: {self._name} scores by the flips of each weight, which no optimizer keeps for '
                     f'{", ".join(uncounted)}; set flips_per_weight=True for the sign optimizer that owns them '
-                    '(optim_wrapper.optimizers.bop), or leave them out of prunable'
+                    '(optim_wrapper.optimizers.signs), or leave them out of prunable'
                 )
 
     def before_train_epoch(self, runner: PabRunner) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...contracts import layers_with_weight_in_use, special_layers, tensor_flips
 from ...pruners import get_masks
 from ...registry import HOOKS
-from ...report.record import NOT_TIMED, RunRecord, origin, summary
+from ...report.record import NOT_TIMED, RunRecord, origin, rates_of, summary
 from ...run import PabRunner, RunHook
 from .costs import CostHook
 
@@ -73,9 +73,8 @@ class ReportHook(RunHook):
         """Note the rates of an epoch's last step, before schedulers move them, and look at its gradients."""
         if batch_idx < len(runner.train_dataloader) - 1:
             return
-        for key, name in (('lr', 'learning rate'), ('adaptivity_rate', 'adaptivity rate')):
-            if values := [group[key] for group in runner.param_groups if key in group]:
-                self.record.add(name, runner.epoch + 1, values[0])
+        for name, value in rates_of(runner.optim_wrapper).items():
+            self.record.add(name, runner.epoch + 1, value)
         if any(special_layers(runner.network)):
             for name, param in runner.sign_trained.items():
                 watch = param.register_post_accumulate_grad_hook(lambda p, name=name: self._look(name, p))

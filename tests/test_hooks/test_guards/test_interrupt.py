@@ -40,7 +40,7 @@ def _poison_and_tell(cfg, where):
                 if where == 'weight':
                     runner.model.network.linear.weight.data[0, 0] = float('inf')
                 else:
-                    next(iter(runner.optim_wrapper['bop'].optimizer.state.values()))['moving_average'].fill_(
+                    next(iter(runner.optim_wrapper['signs'].optimizer.state.values()))['moving_average'].fill_(
                         float('nan')
                     )
                 super()._kill()

@@ -84,15 +84,15 @@ def test_allowed_changes_take_effect_and_are_named(stopped, tmp_path):
     options = dict(
         optim_wrapper__optimizers__sgd__weight_decay=0.25,
         optim_wrapper__optimizers__sgd__lr=0.4,
-        optim_wrapper__optimizers__bop__adaptivity_rate=0.1,
-        optim_wrapper__optimizers__bop__threshold=1e-3,
+        optim_wrapper__optimizers__signs__adaptivity_rate=0.1,
+        optim_wrapper__optimizers__signs__threshold=1e-3,
         train_cfg__max_epochs=4,
     )
     cfg = small_config(tmp_path / 'run', resume=True, load_from=str(stopped), **options, **ALLOW)
     cfg.param_scheduler.sgd[1].gamma = 0.5
     status, end = run_in_child(train, cfg)
     assert (status, end['progress']) == (0, (4, 40))
-    (bop,), (sgd,) = (end['optimizers'][name]['param_groups'] for name in ('bop', 'sgd'))
+    (bop,), (sgd,) = (end['optimizers'][name]['param_groups'] for name in ('signs', 'sgd'))
     assert sgd['weight_decay'] == 0.25
     # 0.1 * 0.1 at the end of the first epoch, of which the last factor stays; then 4 times that, and the new gamma
     assert sgd['lr'] == pytest.approx(0.04 * 0.5)

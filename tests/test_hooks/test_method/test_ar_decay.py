@@ -46,7 +46,7 @@ def test_rate_of_each_epoch_in_a_run(tiny_config):
     runner = PabRunner.from_cfg(tiny_config(train_cfg=dict(max_epochs=3)))
     assert logged_rates(runner) == pytest.approx([1e-2, 1e-2 * 0.15, 1e-2 * 0.15**2])
     runner.test()  # which builds nothing anew
-    assert len(runner.param_schedulers['bop']) == 1
+    assert len(runner.param_schedulers['signs']) == 1
 
 
 def test_a_run_that_is_made_longer_goes_on_decaying(tiny_config):
@@ -71,12 +71,12 @@ SCHEDULES = [
 def test_any_scheduler_moves_rate_and_threshold_and_resumes(tmp_path):
     def config(name, **options):
         cfg = small_config(tmp_path / name, default_hooks__ar_decay=None, **options)
-        cfg.param_scheduler.bop = SCHEDULES
+        cfg.param_scheduler.signs = SCHEDULES
         return cfg
 
     status, whole = run_in_child(train, config('whole'))
     assert status == 0
-    group = whole['optimizers']['bop']['param_groups'][0]
+    group = whole['optimizers']['signs']['param_groups'][0]
     assert group['threshold'] == pytest.approx(1e-6 * 0.5**29)  # 30 steps, of which the last changes nothing
     # 10 steps to warm up to 0.2, then the half and the end of a cosine from 0.2 to 0.01
     assert whole['scalars']['adaptivity_rate'][0] == pytest.approx([0.2, 0.2, 0.105])
@@ -103,8 +103,8 @@ def test_bad_settings(settings, message):
 
 def test_a_rate_that_a_scheduler_moves_too_is_refused(tiny_config):
     cfg = tiny_config()
-    cfg.param_scheduler.bop = SCHEDULES[:1]
-    with pytest.raises(ValueError, match=r'param_scheduler.bop moves the adaptivity rate too; drop .*ar_decay=None'):
+    cfg.param_scheduler.signs = SCHEDULES[:1]
+    with pytest.raises(ValueError, match=r'param_scheduler.signs moves the adaptivity rate too; drop .*ar_decay=None'):
         PabRunner.from_cfg(cfg).train()
 
 

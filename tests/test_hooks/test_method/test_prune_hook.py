@@ -120,7 +120,7 @@ def test_shots_spread_densities_by_layer_too(tiny_config, monkeypatch, tmp_path)
 def with_flipfreq(tiny_config, epoch=1, **pruner):
     """FlipFreq on the signs of the test's own optimizer."""
     cfg = with_pruner(tiny_config, dict(epoch=epoch), type='FlipFreq', **pruner)
-    cfg.optim_wrapper.optimizers.bop = dict(type='FlipLarge', owns=['Conv2d.weight'], flips_per_weight=True)
+    cfg.optim_wrapper.optimizers.signs = dict(type='FlipLarge', owns=['Conv2d.weight'], flips_per_weight=True)
     cfg.default_hooks.ar_decay = cfg.default_hooks.flips = None
     return cfg
 
@@ -146,7 +146,7 @@ def test_flipfreq_keeps_what_settled_under_a_sign_optimizer_of_ones_own(tiny_con
 
 def test_a_weight_that_had_no_step_has_no_flips(tiny_config):
     cfg = with_flipfreq(tiny_config, prunable=['Conv2d', 'name:more.*'], scope='local')
-    cfg.optim_wrapper.optimizers.bop.owns = ['Conv2d.weight', 'name:more.weight']
+    cfg.optim_wrapper.optimizers.signs.owns = ['Conv2d.weight', 'name:more.weight']
     cfg.model.network = dict(type='TwoHeads')
     runner = PabRunner.from_cfg(cfg)
     runner.train()
@@ -258,7 +258,7 @@ LATE = {
     ),
     'flips of some layers only': (
         dict(type='FlipFreq', prunable=['Conv2d', 'Linear']),
-        dict(optim_wrapper=dict(optimizers=dict(bop=dict(flips_per_weight=True)))),
+        dict(optim_wrapper=dict(optimizers=dict(signs=dict(flips_per_weight=True)))),
         r'FlipFreq scores by the flips of each weight, which no optimizer keeps for linear.weight; set',
     ),
     'more images than there are': (
@@ -311,7 +311,7 @@ def test_flips_are_counted_and_reported(tiny_config):
     epochs = hub.get_scalar('flips/epoch').data[0]
     assert steps.reshape(2, 4).sum(axis=1).tolist() == epochs.tolist()
     assert hub.get_scalar('flips/total').current() == epochs.sum() > 0
-    bop = runner.optim_wrapper['bop'].optimizer
+    bop = runner.optim_wrapper['signs'].optimizer
     assert sum(int(state['tensor_flips']) for state in bop.state.values()) == epochs.sum()
     kept, _ = density_of(runner)
     assert hub.get_scalar('flips/rate').data[0] == pytest.approx(epochs / (4 * kept))

@@ -66,7 +66,7 @@ CASES = {
     'dense': dict(default_hooks=dict(prune=None)),
     'edge-popup': dict(
         model=dict(converter=dict(_delete_=True, type='EdgePopup', density=0.4)),
-        optim_wrapper=dict(optimizers=dict(bop=dict(_delete_=True, type='SGD', owns=['Conv2d.scores'], lr=0.1))),
+        optim_wrapper=dict(optimizers=dict(signs=dict(_delete_=True, type='SGD', owns=['Conv2d.scores'], lr=0.1))),
         default_hooks=dict(prune=None, ar_decay=None, flips=None),
     ),
 }
@@ -124,7 +124,7 @@ def test_a_run_resumed_within_an_epoch_counts_the_same(tmp_path, converter):
             changes |= dict(
                 model=dict(converter=dict(_delete_=True, type='LatentSigns', mode='pruning')),
                 optim_wrapper=dict(
-                    optimizers=dict(bop=dict(_delete_=True, type='SGD', owns=['Conv2d.latent'], lr=1000.0))
+                    optimizers=dict(signs=dict(_delete_=True, type='SGD', owns=['Conv2d.latent'], lr=1000.0))
                 ),
             )
             hooks |= dict(ar_decay=None, flips=None)
@@ -158,7 +158,7 @@ def test_the_weights_in_use_are_those_of_the_start_of_the_epoch(tiny_config):
 
     cfg = tiny_config(
         model=dict(converter=dict(_delete_=True, type='LatentSigns', mode='ternary')),
-        optim_wrapper=dict(optimizers=dict(bop=dict(_delete_=True, type='SGD', owns=['Conv2d.latent'], lr=1000.0))),
+        optim_wrapper=dict(optimizers=dict(signs=dict(_delete_=True, type='SGD', owns=['Conv2d.latent'], lr=1000.0))),
         default_hooks=dict(prune=None, ar_decay=None, flips=None, costs=None),
     )
     trained(cfg, Watch())

@@ -7,12 +7,5 @@ optim_wrapper = dict(
     )
 )
 param_scheduler = dict(
-    signs=[
-        dict(
-            type='CosineAnnealingParamScheduler',
-            param_name='adaptivity_rate',
-            T_max=6,
-            convert_to_iter_based=True,
-        )
-    ]
+    signs=[dict(type='CosineAnnealingParamScheduler', param_name='adaptivity_rate', convert_to_iter_based=True)],
 )

@@ -6,7 +6,6 @@ optim_wrapper = dict(
     optimizers=dict(signs=dict(type='Bop', owns=['Conv2d.weight'], adaptivity_rate=1e-3, threshold=1e-6))
 )
 param_scheduler = dict(
-    # down to 0.003 of the start: 0.003 ** (1 / 179)
-    signs=[dict(type='ExponentialParamScheduler', param_name='adaptivity_rate', gamma=0.96807)],
+    signs=[dict(type='GeometricParamScheduler', param_name='adaptivity_rate', end_factor=0.003)],
 )
 default_hooks = dict(flips=dict(_delete_=True, type='FlipCountHook'))

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..compare.plan import Training
+from ..compare.pool import Ended
+from ..compare.training import Trainer, TrainingFailed
 from ..files import write_atomically
-from .plan import Training
-from .pool import Ended
-from .training import Trainer, TrainingFailed
 
 CLUSTERS = ('slurm', 'local')
 JOB = 'job'  # file in the folder of a training: the cluster and the id of the job that was submitted last

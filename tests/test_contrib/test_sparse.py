@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.sparse import SparseSemiStructuredTensorCUTLASS
 
-from pab import sparse
+from pab.contrib import sparse
+from pab.contrib.sparse import SparseConv1x1, SparseLinear, describe, use_sparse_kernels_
 from pab.latent import LatentSigns
 from pab.pruners import apply_masks_
 from pab.psg import PSGConfig, convert_psg_
-from pab.sparse import SparseConv1x1, SparseLinear, describe, use_sparse_kernels_
 from tests.test_pruners.pruning import build
 
 pytestmark = pytest.mark.filterwarnings('ignore:The PyTorch API of SparseSemiStructuredTensor is in prototype')
