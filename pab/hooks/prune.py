@@ -15,7 +15,7 @@ from mmengine.utils import ProgressBar
 from torch import Tensor
 
 from ..contracts import sign_optimizers, weight_flips
-from ..pruners import apply_masks_, density_table, prunable_layers, register_masks_
+from ..pruners import apply_masks_, density_table, describe_kept_share, prunable_layers, register_masks_
 from ..pruners.schedules import linear
 from ..registry import HOOKS, PRUNERS
 from .parts import network_of, optimizers_of
@@ -121,7 +121,7 @@ class PruneHook(Hook):
         self._mask_hash = hash_masks(masks)
         runner.logger.info(
             f'{self._name}, shot {self.shots_done} of {self.shots}: density {float(given["density"]):.4g}, '
-            f'masks sha256 {self._mask_hash[:12]}\n{density_table(masks)}'
+            f'masks sha256 {self._mask_hash[:12]}\n{density_table(masks)}\n{describe_kept_share(network)}'
         )
 
     def record(self, runner: Runner) -> dict:
