@@ -34,6 +34,22 @@ def test_a_bounded_activation_passes_positive_values(layer):
     assert scores_of(chain(layer))['0.weight'] == [2, 3]
 
 
+@pytest.mark.parametrize('layer', [nn.SiLU(inplace=True), nn.Hardtanh(), nn.GELU(), nn.GroupNorm(1, 2, affine=False)])
+def test_what_a_stand_in_returns_may_be_changed_in_place(layer):
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            x = x * 1
+            output = layer(x)
+            output += 7
+            return output * 1 if getattr(layer, 'inplace', False) else output + x
+
+    assert scores_of(chain(Residual()))['0.weight'] == ([2, 3] if getattr(layer, 'inplace', False) else [4, 6])
+
+
 @pytest.mark.parametrize('gate', [nn.Sigmoid(), nn.Hardsigmoid()])
 def test_a_gate_is_open_and_passes_its_relative_change(gate):
     class Gated(nn.Module):
