@@ -22,6 +22,7 @@ from .config import FixedConfig, check_config, check_schedules, suggest
 from .face import RunFace, on_first_process, single_wrappers
 from .hook_points import check_hook, check_point
 from .loops import EnduringLoader
+from .schedules import Schedules
 from .storage import ATOMIC, check_writable, download
 from .work_dir import NOT_FOR_RESUME, choose_start
 
@@ -189,7 +190,12 @@ class PabRunner(RunFace, Runner):
     def resume(self, filename: str, *args, **kwargs) -> None:
         """Go on from a checkpoint; a run whose config leaves the seed open goes on with the one it had drawn."""
         seed_was_drawn = self.seed_is_open
+        built = self.param_schedulers or []
+        lists = built.values() if isinstance(built, dict) else [built]
+        schedules = Schedules(single_wrappers(self.optim_wrapper), [one for entry in lists for one in entry])
         super().resume(filename, *args, **kwargs)
+        for told in schedules.settle(self.epoch, self.iter, len(self.train_dataloader)):
+            self.logger.info(told)
         if seed_was_drawn and hasattr(self.train_dataloader.sampler, 'seed'):
             self.train_dataloader.sampler.seed = self.seed  # the loader was built before that seed was known
 
