@@ -1,15 +1,18 @@
 """A run resumed with other schedules, batches or rates has, at every later step, the values of an uninterrupted one."""
 
 import copy
+import math
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
 from pab.optim import TopFlips
 from pab.run.schedules import Schedules
+from tests.small_run import run_in_child, small_config, train
 
 EPOCHS = 6
 WARM_UP = dict(type='LinearParamScheduler', start_factor=0.1, end=1, convert_to_iter_based=True)
@@ -40,6 +43,7 @@ CHANGES = {
     'none any more': ([EXPONENTIAL], []),
     'one where there was none': ([], [EXPONENTIAL]),
 }
+ALLOW = dict(default_hooks__resume_check__allow_changes=True)
 KEYS = {'lr': torch.optim.SGD, 'flip_share': TopFlips}
 
 
@@ -121,3 +125,48 @@ def test_a_plateau_in_another_place_is_refused():
     stopped = Training('lr', 1.0, [EXPONENTIAL], 1).run(0, 2)
     with pytest.raises(ValueError, match=r'schedules of lr cannot change their types or number .* ReduceOnPlateau'):
         Training('lr', 1.0, [PLATEAU], 1).resume(stopped, 2, 2)
+
+
+class Rates(Hook):
+    """Note the settings that every step runs with."""
+
+    def __init__(self):
+        self.of_steps = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        (bop,), (sgd,) = (runner.optim_wrapper[name].optimizer.param_groups for name in ('signs', 'sgd'))
+        self.of_steps.append((sgd['lr'], bop['adaptivity_rate'], bop['threshold']))
+
+
+def rates(cfg):
+    hook = Rates()
+    train(cfg, lambda runner: runner.register_hook(hook))
+    return hook.of_steps
+
+
+def by_steps(kind, **settings):
+    return dict(type=kind, convert_to_iter_based=True, **settings)
+
+
+def test_a_run_resumed_with_other_batches_and_schedules(stopped, tmp_path):
+    """After the first of 3 epochs, which now have 5 steps: a cosine and a threshold by steps, a rate by epochs."""
+    options = dict(train_dataloader__batch_size=16, default_hooks__ar_decay=dict(interval=2, gamma=0.3), **ALLOW)
+    cfg = small_config(tmp_path, resume=True, load_from=str(stopped), **options)
+    cfg.optim_wrapper.optimizers.signs.threshold = 0.01
+    shrink = by_steps('GeometricParamScheduler', param_name='threshold', end_factor=0.1)
+    cfg.param_scheduler = dict(sgd=[by_steps('CosineAnnealingLR', T_max=3)], signs=[shrink])
+    status, found = run_in_child(rates, cfg)
+    assert status == 0, found
+    want = [
+        ((1 + math.cos(math.pi * t / 15)) / 20, 0.2 if t < 10 else 0.06, 0.01 * 0.1 ** (t / 14)) for t in range(5, 15)
+    ]
+    assert found == [pytest.approx(each) for each in want]
+
+
+def test_a_finished_run_that_goes_on_has_a_milestone_in_time(finished, tmp_path):
+    start = str(finished.folder / 'epoch_3.pth')
+    cfg = small_config(tmp_path, resume=True, load_from=start, train_cfg__max_epochs=5, **ALLOW)
+    cfg.param_scheduler.sgd = [dict(type='MultiStepLR', milestones=[2, 3], gamma=0.1)]
+    status, found = run_in_child(rates, cfg)
+    assert status == 0, found
+    assert [lr for lr, _, _ in found] == [pytest.approx(0.1**3)] * 20
