@@ -7,7 +7,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..registry import CONVERTERS, MODELS
-from ..state_dicts import NETWORK, PRUNING_RECORD
+from ..state_dicts import NETWORK, PRUNING_RECORD, renamed
 from .network import info, load
 from .recipe import READS_A_FILE, check_form
 
@@ -34,7 +34,7 @@ def as_checkpoint(file: str | os.PathLike) -> dict[str, Any]:
     record = {} if told['pruning'] is None else {PRUNING_RECORD: told['pruning']}
     return {
         'meta': {'seed': told['init']['seed'], 'dataset_meta': {'classes': tuple(told['classes'])}},
-        'state_dict': {NETWORK + n: t for n, t in state.items()},
+        'state_dict': renamed(state, NETWORK.__add__),
         **record,
     }
 

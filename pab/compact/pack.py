@@ -84,8 +84,8 @@ def _trained_network(cfg: Config, checkpoint: dict[str, Any]) -> tuple[nn.Module
     with torch.random.fork_rng(devices=[]):  # new latents draw numbers
         for config in [converters] if isinstance(converters, dict) else converters:
             CONVERTERS.build(config)(network)
-    # copies, because merging writes into weights
-    state = {name: tensor.clone() for name, tensor in network_in(state).items()}
+    state = network_in(state)
+    state.update({name: tensor.clone() for name, tensor in state.items()})  # merging writes into weights
     try:
         apply_masks_(network, masks_in(state))
         network.load_state_dict(state, assign=True)

@@ -1,5 +1,6 @@
 """mmengine's runner with a short console log, a config checked before anything is built, and checkpoints that last."""
 
+import functools
 import logging
 import os
 import re
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from ..contracts import sign_optimizers
 from ..registry import RUNNERS
+from ..state_dicts import renamed
 from .checkpoint import UnusableCheckpoint, check_fits, check_resumable, load_any, non_finite
 from .config import FixedConfig, check_config, check_schedules, suggest
 from .face import RunFace, on_first_process, single_wrappers
@@ -230,7 +232,7 @@ class PabRunner(RunFace, Runner):
             self.call_hook('check_resume', checkpoint=checkpoint)
         state = checkpoint['state_dict']
         for pattern, replacement in revise_keys:
-            state = {re.sub(pattern, replacement, name): value for name, value in state.items()}
+            state = renamed(state, functools.partial(re.sub, pattern, replacement))
         checkpoint['state_dict'] = state
         if strict:
             check_fits(model, state, filename)
