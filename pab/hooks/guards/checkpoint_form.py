@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from mmengine.dist import gather_object, get_rank
+from mmengine.hooks import EMAHook
 from torch import Tensor
 
 from ...registry import HOOKS
@@ -61,6 +62,9 @@ class CheckpointFormatHook(RunHook):
         if not runner.resumes:
             return
         self._written = meta.get('written', 0)
+        if 'ema_state_dict' in checkpoint and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            _take_trained_weights(checkpoint)
+            runner.logger.info('There is no EMAHook any more: the run goes on from its own weights, not their averages')
         if not runner.seed_is_open:
             meta['seed'] = runner.seed  # a changed seed was allowed, so it is the one that counts
         hub = checkpoint['message_hub']
@@ -91,3 +95,9 @@ class CheckpointFormatHook(RunHook):
             own = gradients[get_rank()]
             for name, param in runner.bare_model.named_parameters():
                 param.grad = own[name].to(param.device) if name in own else None
+
+
+def _take_trained_weights(checkpoint: dict) -> None:
+    """Undo the exchange of mmengine's EMAHook, which saves averages as the model and the model's weights with them."""
+    state, trained = checkpoint['state_dict'], checkpoint['ema_state_dict']
+    state.update({name: trained[f'module.{name}'] for name in state if f'module.{name}' in trained})
