@@ -12,7 +12,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.runner import Runner, load_state_dict
+from mmengine.runner import BaseLoop, Runner, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -23,7 +23,7 @@ from .checkpoint import UnusableCheckpoint, check_fits, check_resumable, load_an
 from .config import FixedConfig, check_config, check_schedules, suggest
 from .face import RunFace, on_first_process, single_wrappers
 from .hook_points import check_hook, check_point
-from .loops import EnduringLoader
+from .loops import EnduringLoader, ResumableEpochLoop
 from .schedules import Schedules
 from .storage import ATOMIC, check_writable, download
 from .work_dir import NOT_FOR_RESUME, choose_start
@@ -121,6 +121,16 @@ class PabRunner(RunFace, Runner):
                 "dict(constructor='OwnershipConstructor', optimizers=dict(...)), where other optimizers own the rest"
             )
         return wrapper
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the training loop; ValueError for another than ours, which counts in epochs and resumes exactly."""
+        built = super().build_train_loop(loop)
+        if not isinstance(built, ResumableEpochLoop):
+            raise ValueError(
+                f'train_cfg: a run counts in epochs and goes on inside of them, which {type(built).__name__} does not; '
+                "set type='ResumableEpochLoop' and max_epochs, or derive a loop of your own from it"
+            )
+        return built
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
         """Scale the learning rates by batch of a step / ``base_batch_size`` if ``auto_scale_lr.enable``.
