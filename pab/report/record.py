@@ -13,6 +13,7 @@ import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from .. import __version__
+from ..machine import processor
 from .amounts import short
 
 NOT_TIMED = 'checkpoints'  # the phase of what lies between two others
@@ -118,6 +119,6 @@ def origin(seed: int) -> dict[str, Any]:
         'torch': torch.__version__,
         'mmengine': mmengine.__version__,
         'python': platform.python_version(),
-        'machine': torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or 'CPU',
+        'machine': torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
         'threads': torch.get_num_threads(),
     }
