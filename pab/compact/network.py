@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from .. import __version__
 from ..models import initialize_
 from ..patterns import Patterns
-from ..pruners import apply_masks_, get_masks, shot_density
+from ..pruners import apply_masks_, get_masks
 from . import mask_coding, sign_coding
 from .container import PARTS, CompactError, read, write
-from .recipe import DERIVED, RECIPE, build_network, build_outline, build_pruner, check_form, check_image
+from .recipe import RECIPE, build_network, build_outline, check_form, check_image
 from .sign_coding import Masks, State, hash_drawn, hash_masks, pattern
 
 VALUES = {'float32': torch.float32, 'float16': torch.float16}
-NUMBERS_PER_BYTE = 512  # a network has at most this many for each byte of its file, which keeps allocations in bounds
-DERIVED_LIMITS = {'rounds': 1000, 'shots': 100}
+MEMORY = 300_000_000, 2048  # bytes that any file may ask for; or for each of its own bytes, if that is more
 
 
 def save(
@@ -35,7 +34,6 @@ def save(
     fan_share: float = 1.0,
     signs: Sequence[str] = ('Conv2d.weight',),
     values: str = 'float32',
-    derive: Mapping | None = None,
     classes: Sequence[str] = (),
     preprocessing: Mapping | None = None,
     input_shape: Sequence[int] = (),
@@ -55,16 +53,14 @@ def save(
         signs: patterns (:mod:`pab.patterns`) of the parameters that kept their initial magnitudes; () for none, and
             then all weights are stored as values.
         values: 'float32' stores all other parameters and buffers exactly, 'float16' rounds them.
-        derive: ``dict(pruner=config, seed=..., shots=1)`` leaves the mask out, and loading computes it again: for a
-            pruner that needs no data and did all its shots before the training. None stores the mask.
         classes: names of the classes, in the order of the logits.
         preprocessing: what is done to an image before, as plain data such as ``mean``, ``std``, ``resize``, ``size``.
         input_shape: (C, H, W) of one image.
         pruning: a checkpoint's record of its pruning; a training that starts from the file then prunes no more.
 
     Raises:
-        CompactError: a magnitude is not that of the seed (names the first tensor), a pruned weight is not 0, the pruner
-            gives another mask, or plain data cannot describe the network.
+        CompactError: a magnitude is not that of the seed (names the first tensor), a pruned weight is not 0, or plain
+            data cannot describe the network.
     """
     if values not in VALUES:
         raise CompactError(f'save: values must be {" or ".join(VALUES)}, got {values!r}')
@@ -74,13 +70,7 @@ def save(
         'signs': [],
         'drawn': False,
         'constant': [],
-        'mask': {
-            'names': [],
-            'coding': 'none' if derive is None else 'derived',
-            'magnitudes': False,
-            'sha256': '',
-            'derived': derive and {'shots': 1, **derive},
-        },
+        'mask': {'names': [], 'magnitudes': False, 'sha256': ''},
         'counts': {'numbers': 0, 'prunable': 0, 'kept': 0},
         'values': values,
         'classes': [str(name) for name in classes],
@@ -150,22 +140,15 @@ def _describe(recipe: dict[str, Any], model: nn.Module, signs: Sequence[str]) ->
     init['sha256'], mask['sha256'] = hash_drawn(initial, recipe), hash_masks(masks.values())
     mask['names'], recipe['counts'] = list(masks), _counts(state, masks)
     arrays: dict[str, np.ndarray] = {}
-    if masks and mask['derived'] is None:
+    if masks:
         cubes = _cubes(initial, masks)
         kept = [own.reshape(cube.shape) for own, cube in zip(masks.values(), cubes, strict=True)]
-        arrays, mask['coding'], mask['magnitudes'] = mask_coding.encode(kept, cubes)
-    elif mask['derived'] is not None and hash_masks(_derived(recipe, fresh).values()) != mask['sha256']:
-        raise CompactError(
-            'save: the pruner gives another mask than the network has, so it cannot be derived: the network was pruned '
-            'by other settings or another seed, or after training had begun. Store the mask instead'
-        )
+        arrays, mask['magnitudes'] = mask_coding.encode(kept, cubes)
     tensors = {'signs': torch.from_numpy(bits), **{f'values/{name}': value for name, value in constants.items()}}
     tensors |= {f'mask/{name}': torch.from_numpy(array) for name, array in arrays.items()}
     for name in state.keys() - set(signed):
         value = state[name][torch.from_numpy(masks[name])] if name in masks else state[name]
         tensors[f'values/{name}'] = _rounded(name, value, VALUES[recipe['values']])
-    if recipe['counts']['numbers'] > NUMBERS_PER_BYTE * sum(tensor.nbytes for tensor in tensors.values()):
-        raise CompactError(f'save: the network is too sparse: more than {NUMBERS_PER_BYTE} numbers for a byte')
     return tensors
 
 
@@ -175,9 +158,8 @@ def _restored(recipe: dict[str, Any], tensors: State, size: int) -> nn.Module:
     signed, masked, init = recipe['signs'], recipe['mask']['names'], recipe['init']
     values = {name.removeprefix('values/'): t for name, t in tensors.items() if name.startswith('values/')}
     constants = {name: values.pop(name, None) for name in recipe['constant']}
-    numbers = min(recipe['counts']['numbers'], NUMBERS_PER_BYTE * size)
-    outline = _contents(build_outline(recipe['network'], tensors=4 * (len(signed) + len(values))))
-    if sorted([*signed, *values]) != sorted(outline) or sum(t.numel() for t in outline.values()) != numbers:
+    outline = _contents(build_outline(recipe['network'], max(MEMORY[0], MEMORY[1] * size)))
+    if sorted([*signed, *values]) != sorted(outline):
         raise CompactError(f'its tensors are not those of its network, {len(outline)} such as {list(outline)[:2]}')
     for name in (*signed, *masked):
         if not isinstance(outline.get(name), nn.Parameter) or outline[name].dtype != torch.float32:
@@ -188,13 +170,9 @@ def _restored(recipe: dict[str, Any], tensors: State, size: int) -> nn.Module:
         raise CompactError(
             f'{_source(init)} give other magnitudes here than where it was written, {recipe["written_by"]}'
         )
-    masks = _derived(recipe, network) if recipe['mask']['derived'] is not None else _decoded(recipe, tensors, state)
+    masks = _decoded(recipe, tensors, state)
     if hash_masks(masks.values()) != recipe['mask']['sha256'] or _counts(state, masks) != recipe['counts']:
-        raise CompactError(
-            f'another mask comes out here than where it was written, {recipe["written_by"]}. A derived mask can differ '
-            'between machines and versions of torch, which round close scores otherwise: load the file where it was '
-            'written, and pack the network again with its mask'
-        )
+        raise CompactError('its mask or its counts are not those that it was written with')
     sign_coding.decode_(signed, state, masks, tensors.get('signs'), recipe['drawn'], constants)
     for name, value in values.items():
         _set_values(name, state[name].detach(), value, masks.get(name), VALUES[recipe['values']])
@@ -207,33 +185,10 @@ def _decoded(recipe: dict[str, Any], tensors: State, state: State) -> Masks:
     if not mask['names']:
         return {}
     try:
-        cubes = mask_coding.decode(arrays, mask['coding'], mask['magnitudes'], _cubes(state, mask['names']))
-    except ImportError as error:
-        raise CompactError(f'its mask needs constriction ({error}): pip install "pab[compact]"') from error
+        cubes = mask_coding.decode(arrays, mask['magnitudes'], _cubes(state, mask['names']))
     except Exception as error:  # whatever a coder does with bytes that no coder wrote
         raise CompactError(f'its mask is damaged: {error}') from error
     return {name: cube.reshape(state[name].shape) for name, cube in zip(mask['names'], cubes, strict=True)}
-
-
-def _derived(recipe: dict[str, Any], network: nn.Module) -> Masks:
-    """Prune a freshly initialised network, in place, as the run did."""
-    derived = recipe['mask']['derived']
-    check_form(derived, DERIVED, 'mask.derived')
-    pruner, shots = build_pruner(derived['pruner']), derived['shots']
-    if lacking := pruner.needs & {'batches', 'flips'}:
-        raise CompactError(f'{type(pruner).__name__} needs {", ".join(lacking)}, so no seed gives its mask; store it')
-    sizes = pruner.settings.rounds, shots
-    for (what, most), number in zip(DERIVED_LIMITS.items(), sizes, strict=True):
-        if not 1 <= number <= most:
-            raise CompactError(f'a derived mask takes 1 to {most} {what}, got {number}')
-    asked = {key: getattr(pruner.settings, key) for key in ('density', 'classifier_density')}
-    for shot in range(1, shots + 1):
-        densities = {key: shot_density(value, shot, shots) for key, value in asked.items() if value is not None}
-        masks = pruner.prune(network, input_shape=recipe['input_shape'], seed=derived['seed'], **densities)
-        apply_masks_(network, masks)
-    if masks.keys() != set(recipe['mask']['names']):
-        raise CompactError('the pruner masks other tensors than the network has masks of')
-    return {name: masks[name].numpy() for name in recipe['mask']['names']}
 
 
 def _counts(state: State, masks: Masks) -> dict[str, int]:

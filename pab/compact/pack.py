@@ -26,7 +26,6 @@ def pack(
     file: str | os.PathLike,
     seed: int | None = None,
     values: str = 'float32',
-    derive_mask: bool = False,
 ) -> nn.Module:
     """Write the network of a checkpoint, with what its config and the checkpoint itself say of it.
 
@@ -39,7 +38,6 @@ def pack(
         file: where; a file that is there is replaced.
         seed: of the initial weights; None takes that of the config's ``init``, of the pruning, or of the run.
         values: as for :func:`pab.compact.save`.
-        derive_mask: leave the mask out; loading prunes again, as the config's PruneHook did.
 
     Returns:
         The network that the file holds: plain, with its masks.
@@ -64,7 +62,6 @@ def pack(
         fan_share=init.get('fan_share', 1.0),
         signs=[f'name:{name}' for name in signs],
         values=values,
-        derive=_derivation(cfg, record) if derive_mask else None,
         classes=(meta.get('dataset_meta') or {}).get('classes', ()),
         preprocessing=_preprocessing(cfg),
         input_shape=model.get('input_shape') or (),
@@ -107,19 +104,6 @@ def _sign_trained(cfg: Config, network: nn.Module) -> list[str]:
     rules = {name: settings['owns'] for name, settings in optimizers.items()}
     owned = assign_owners(nn.ModuleDict({'network': network}), rules)
     return [name.removeprefix(NETWORK) for own in signing for name in owned[own]]
-
-
-def _derivation(cfg: Config, record: dict[str, Any] | None) -> dict[str, Any]:
-    """How the run's PruneHook pruned, for a mask that loading computes again."""
-    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
-    hook = next((hook for hook in hooks if hook and hook.get('type') == 'PruneHook'), None)
-    if hook is None or record is None:
-        raise ValueError('pack --derive-mask: the config has no PruneHook, or the checkpoint was not pruned by one')
-    return {
-        'pruner': {**hook['pruner'], 'density': record['density']},
-        'seed': record['seed'],
-        'shots': record['shots'],
-    }
 
 
 def _preprocessing(cfg: Config) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from pab.registry import MODELS
 
 SHAPE = (3, 8, 8)
 RESNET = dict(type='CIFARResNet', depth=8, width=4)
-SYNFLOW = dict(type='SynFlow', density=0.3, rounds=5)
 
 
 @MODELS.register_module()
