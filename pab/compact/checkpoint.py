@@ -32,8 +32,11 @@ def as_checkpoint(file: str | os.PathLike) -> dict[str, Any]:
     if told['pruning'] is not None:
         check_form(told['pruning'], PRUNING, f'{file}: pruning')
     record = {} if told['pruning'] is None else {RECORD: told['pruning']}
+    meta = {} if told['init'] is None else {'seed': told['init']['seed']}
+    if told['classes']:
+        meta['dataset_meta'] = {'classes': told['classes']}
     return {
-        'meta': {'seed': told['init']['seed']},
+        'meta': meta,
         'state_dict': {f'network.{n}': t for n, t in state.items()},
         **record,
     }

@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ..run.storage import write_atomically
+
 FORMAT, VERSION = 'pab.compact', '1'
 PARTS = ('signs', 'mask', 'values')  # what stands before the first / of a tensor's name
 
@@ -30,14 +32,11 @@ def write(file: str | os.PathLike, recipe: Mapping[str, Any], tensors: Mapping[s
     text = json.dumps(recipe, allow_nan=False)
     digests = json.dumps(_digests(text, tensors))
     metadata = {'format': FORMAT, 'version': VERSION, 'recipe': text, 'sha256': digests}
-    path = Path(file).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
     try:
-        partial.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+    except (SafetensorError, KeyError, ValueError) as error:  # such as a type of numbers that it does not know
+        raise CompactError(f'save: safetensors cannot store the tensors: {error}') from error
+    write_atomically(content, Path(file).expanduser())
 
 
 def read(file: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -1,6 +1,7 @@
 """From a network to a file and back: magnitudes as a seed, signs as bits, masks coded, everything else as it is."""
 
 import json
+import math
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..models import initialize_
+from ..models import initialize_, network_of
 from ..patterns import Patterns
 from ..pruners import apply_masks_, get_masks
 from . import mask_coding, sign_coding
 from .container import PARTS, CompactError, read, write
-from .recipe import RECIPE, build_network, build_outline, check_form, check_image
-from .sign_coding import Masks, State, hash_drawn, hash_masks, pattern
+from .recipe import build_network, build_outline, check_recipe
+from .sign_coding import Masks, State, hash_drawn, hash_masks
 
 VALUES = {'float32': torch.float32, 'float16': torch.float16}
+UNREADABLE = ValueError, TypeError, RuntimeError, LookupError
 MEMORY = 300_000_000, 2048  # bytes that any file may ask for; or for each of its own bytes, if that is more
 
 
@@ -29,7 +31,7 @@ def save(
     file: str | os.PathLike,
     *,
     network: Mapping,
-    seed: int,
+    seed: int | None,
     scheme: str = 'kaiming_normal',
     fan_share: float = 1.0,
     signs: Sequence[str] = ('Conv2d.weight',),
@@ -42,14 +44,16 @@ def save(
     """Write a trained network: the seed of its magnitudes, its mask, a sign for each weight that is left, and the rest.
 
     A tensor of which all weights that are left have one magnitude, whatever the seed gave, takes a number for it. Where
-    no sign differs from those drawn, none is stored.
+    no sign differs from those drawn, none is stored. What the file will hold is loaded before it is written, and
+    compared with the network bit by bit.
 
     Args:
         model: an ImageClassifier or a plain network, with its masks, with or without PSG layers; one with latents
             is merged before (:func:`pab.latent.merge_latents_`).
         file: where; a file that is there is replaced.
         network: config in MODELS that builds the plain network.
-        seed, scheme, fan_share: of the initial weights, as for :func:`pab.models.initialize_`.
+        seed, scheme, fan_share: of the initial weights, as for :func:`pab.models.initialize_`. The seed None is for a
+            network that drew them itself, and goes with ``signs=()``.
         signs: patterns (:mod:`pab.patterns`) of the parameters that kept their initial magnitudes; () for none, and
             then all weights are stored as values.
         values: 'float32' stores all other parameters and buffers exactly, 'float16' rounds them.
@@ -59,14 +63,14 @@ def save(
         pruning: a checkpoint's record of its pruning; a training that starts from the file then prunes no more.
 
     Raises:
-        CompactError: a magnitude is not that of the seed (names the first tensor), a pruned weight is not 0, or plain
-            data cannot describe the network.
+        CompactError: a magnitude is not that of the seed (names the first tensor), a pruned weight is not 0, plain data
+            cannot describe the network, or :func:`load` would refuse the file.
     """
     if values not in VALUES:
         raise CompactError(f'save: values must be {" or ".join(VALUES)}, got {values!r}')
     recipe = {
         'network': network,
-        'init': {'scheme': scheme, 'seed': seed, 'fan_share': fan_share, 'sha256': ''},
+        'init': None if seed is None else {'scheme': scheme, 'seed': seed, 'fan_share': fan_share, 'sha256': ''},
         'signs': [],
         'drawn': False,
         'constant': [],
@@ -83,9 +87,10 @@ def save(
         recipe = json.loads(json.dumps(recipe, allow_nan=False))  # as a reader will see it: tuples are lists
     except (TypeError, ValueError) as error:
         raise CompactError(f'save: a file holds plain data only: {error}') from error
-    check_form(recipe, RECIPE, 'recipe')
-    tensors = _describe(recipe, getattr(model, 'network', model), signs)
-    write(file, recipe, tensors)
+    check_recipe(recipe, 'save: recipe')
+    if seed is None and signs:
+        raise CompactError('save: signs need the seed of the initial weights; signs=() stores all weights as values')
+    write(file, recipe, _describe(recipe, network_of(model), signs))
 
 
 def load(file: str | os.PathLike) -> nn.Module:
@@ -101,7 +106,7 @@ def load(file: str | os.PathLike) -> nn.Module:
     recipe, tensors = read(file)
     try:
         return _restored(recipe, tensors, Path(file).expanduser().stat().st_size)
-    except (ValueError, TypeError, RuntimeError, LookupError) as error:
+    except UNREADABLE as error:
         raise CompactError(f'{file} cannot be loaded: {error}') from error
 
 
@@ -112,7 +117,7 @@ def info(file: str | os.PathLike) -> dict[str, Any]:
         FileNotFoundError, CompactError: as for :func:`load`.
     """
     recipe, tensors = read(file)
-    check_form(recipe, RECIPE, f'{file}: recipe')
+    check_recipe(recipe, f'{file}: recipe')
     sizes = {part: sum(t.nbytes for name, t in tensors.items() if name.split('/')[0] == part) for part in PARTS}
     total = Path(file).expanduser().stat().st_size
     return {**recipe, 'bytes': {**sizes, 'header': total - sum(sizes.values()), 'file': total}}
@@ -121,10 +126,12 @@ def info(file: str | os.PathLike) -> dict[str, Any]:
 def _describe(recipe: dict[str, Any], model: nn.Module, signs: Sequence[str]) -> dict[str, Tensor]:
     """Fill in what the weights decide of a recipe, and return the tensors of its file."""
     init, mask = recipe['init'], recipe['mask']
-    fresh = initialize_(build_network(recipe['network']), init['scheme'], init['seed'], init['fan_share'])
+    fresh = _drawn(recipe)
     masks = {name: value.cpu().contiguous().numpy() for name, value in get_masks(model).items()}
     own_masks = {name + '_mask' for name in masks}
-    state = {name: value.cpu().contiguous() for name, value in _contents(model).items() if name not in own_masks}
+    state = {
+        name: value.detach().cpu().contiguous() for name, value in _contents(model).items() if name not in own_masks
+    }
     initial = _contents(fresh)
     kinds = [{name: (value.shape, value.dtype) for name, value in values.items()} for values in (initial, state)]
     if odd := [name for name in sorted(initial.keys() | state.keys()) if kinds[0].get(name) != kinds[1].get(name)]:
@@ -132,16 +139,18 @@ def _describe(recipe: dict[str, Any], model: nn.Module, signs: Sequence[str]) ->
     if odd := [name for name in masks if initial[name].dtype != torch.float32]:
         raise CompactError(f'save: {odd[0]} is {initial[odd[0]].dtype}, and a pruned weight must be float32')
     for name, own in masks.items():
-        if wrong := np.count_nonzero(pattern(state[name])[~own]):
+        if wrong := np.count_nonzero(state[name].numpy()[~own]):
             raise CompactError(f'save: {wrong} pruned weights of {name} are not 0; apply the masks before')
+        state[name] = state[name].masked_fill(torch.from_numpy(~own), 0)  # and none is -0
     recipe['signs'] = signed = _select(fresh, signs)
     bits, recipe['drawn'], constants = sign_coding.encode(signed, state, initial, masks, _source(init))
     recipe['constant'] = list(constants)
-    init['sha256'], mask['sha256'] = hash_drawn(initial, recipe), hash_masks(masks.values())
-    mask['names'], recipe['counts'] = list(masks), _counts(state, masks)
+    mask['names'], mask['sha256'], recipe['counts'] = list(masks), hash_masks(masks.values()), _counts(state, masks)
+    if init is not None:
+        init['sha256'] = hash_drawn(initial, recipe)
     arrays: dict[str, np.ndarray] = {}
     if masks:
-        cubes = _cubes(initial, masks)
+        cubes = _cubes(initial, masks, init)
         kept = [own.reshape(cube.shape) for own, cube in zip(masks.values(), cubes, strict=True)]
         arrays, mask['magnitudes'] = mask_coding.encode(kept, cubes)
     tensors = {'signs': torch.from_numpy(bits), **{f'values/{name}': value for name, value in constants.items()}}
@@ -149,24 +158,43 @@ def _describe(recipe: dict[str, Any], model: nn.Module, signs: Sequence[str]) ->
     for name in state.keys() - set(signed):
         value = state[name][torch.from_numpy(masks[name])] if name in masks else state[name]
         tensors[f'values/{name}'] = _rounded(name, value, VALUES[recipe['values']])
+    _check_comes_back(recipe, tensors, state, masks)
     return tensors
 
 
+def _check_comes_back(recipe: dict[str, Any], tensors: State, state: State, masks: Masks) -> None:
+    try:
+        loaded = _contents(_restored(recipe, tensors, sum(tensor.nbytes for tensor in tensors.values())))
+    except UNREADABLE as error:
+        raise CompactError(f'save: the file could not be loaded, so none is written: {error}') from error
+    kind = VALUES[recipe['values']]
+    for name, value in (state | {name + '_mask': torch.from_numpy(mask) for name, mask in masks.items()}).items():
+        rounds = value.dtype == torch.float32 and name not in recipe['signs']
+        if not same_bits(loaded[name], value.to(kind).to(value.dtype) if rounds else value):
+            raise CompactError(f'save: the file would give back another {name}, so none is written; please report it')
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have one type, one shape and the same bits."""
+    views = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b)]
+    return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(*views)
+
+
 def _restored(recipe: dict[str, Any], tensors: State, size: int) -> nn.Module:
-    check_form(recipe, RECIPE, 'recipe')
-    check_image(recipe['input_shape'])
+    check_recipe(recipe, 'recipe')
     signed, masked, init = recipe['signs'], recipe['mask']['names'], recipe['init']
     values = {name.removeprefix('values/'): t for name, t in tensors.items() if name.startswith('values/')}
     constants = {name: values.pop(name, None) for name in recipe['constant']}
-    outline = _contents(build_outline(recipe['network'], max(MEMORY[0], MEMORY[1] * size)))
+    limit = max(MEMORY[0], MEMORY[1] * size)
+    outline = _contents(build_outline(recipe['network'], limit))
     if sorted([*signed, *values]) != sorted(outline):
         raise CompactError(f'its tensors are not those of its network, {len(outline)} such as {list(outline)[:2]}')
     for name in (*signed, *masked):
         if not isinstance(outline.get(name), nn.Parameter) or outline[name].dtype != torch.float32:
             raise CompactError(f'{name!r} is no float32 parameter, so it has neither signs nor a mask')
-    network = initialize_(build_network(recipe['network']), init['scheme'], init['seed'], init['fan_share'])
+    network = _drawn(recipe, limit)
     state = _contents(network)
-    if hash_drawn(state, recipe) != init['sha256']:
+    if init is not None and hash_drawn(state, recipe) != init['sha256']:
         raise CompactError(
             f'{_source(init)} give other magnitudes here than where it was written, {recipe["written_by"]}'
         )
@@ -185,10 +213,16 @@ def _decoded(recipe: dict[str, Any], tensors: State, state: State) -> Masks:
     if not mask['names']:
         return {}
     try:
-        cubes = mask_coding.decode(arrays, mask['magnitudes'], _cubes(state, mask['names']))
+        cubes = mask_coding.decode(arrays, mask['magnitudes'], _cubes(state, mask['names'], recipe['init']))
     except Exception as error:  # whatever a coder does with bytes that no coder wrote
         raise CompactError(f'its mask is damaged: {error}') from error
     return {name: cube.reshape(state[name].shape) for name, cube in zip(mask['names'], cubes, strict=True)}
+
+
+def _drawn(recipe: dict[str, Any], limit: float = math.inf) -> nn.Module:
+    """The network of a recipe with its initial weights."""
+    network, init = build_network(recipe['network'], limit), recipe['init']
+    return network if init is None else initialize_(network, init['scheme'], init['seed'], init['fan_share'])
 
 
 def _counts(state: State, masks: Masks) -> dict[str, int]:
@@ -220,7 +254,9 @@ def _select(network: nn.Module, signs: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _source(init: Mapping[str, Any]) -> str:
+def _source(init: Mapping[str, Any] | None) -> str:
+    if init is None:
+        return 'no seed'
     share = '' if init['fan_share'] == 1 else f', fan_share {init["fan_share"]}'
     return f'scheme {init["scheme"]!r}{share} and seed {init["seed"]}'
 
@@ -239,7 +275,9 @@ def _set_values(name: str, target: Tensor, value: Tensor, mask: np.ndarray | Non
     target[... if mask is None else torch.from_numpy(mask)] = value.to(target.dtype)
 
 
-def _cubes(state: State, names: Iterable[str]) -> list[np.ndarray]:
-    """The magnitudes of some tensors, as (outputs, inputs, kernel positions)."""
-    values = [state[name].detach().abs().numpy() for name in names]
+def _cubes(initial: State, names: Iterable[str], init: Mapping[str, Any] | None) -> list[np.ndarray]:
+    """The initial magnitudes of some tensors as (outputs, inputs, kernel positions), 0 where no seed gives them."""
+    values = [
+        np.abs(initial[name].detach().numpy() if init else np.zeros_like(initial[name].detach())) for name in names
+    ]
     return [value.reshape(mask_coding.cube_shape(value.shape)) for value in values]

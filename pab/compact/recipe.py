@@ -17,7 +17,7 @@ from .container import CompactError
 
 RECIPE = {
     'network': dict,
-    'init': {'scheme': str, 'seed': int, 'fan_share': (int, float), 'sha256': str},
+    'init': (dict, type(None)),
     'signs': [str],
     'drawn': bool,
     'constant': [str],
@@ -30,8 +30,13 @@ RECIPE = {
     'pruning': (dict, type(None)),
     'written_by': dict,
 }
+INIT = {'scheme': str, 'seed': int, 'fan_share': (int, float), 'sha256': str}
 READS_A_FILE = 'CompactNetwork'  # in MODELS
 TENSOR = 1 << 15  # bytes that a tensor counts beside its numbers, so that building many small ones does not take long
+
+
+class TooLarge(CompactError):
+    """A network that takes more memory than its file may ask for."""
 
 
 def check_form(value: Any, form: Any, where: str) -> None:
@@ -52,10 +57,15 @@ def check_form(value: Any, form: Any, where: str) -> None:
             check_form(item, form[0], f'{where}[{index}]')
 
 
-def check_image(shape: list[int]) -> None:
-    """CompactError unless a shape is that of an image, (C, H, W), or empty, for none."""
-    if shape and (len(shape) != 3 or min(shape) < 1):
-        raise CompactError(f'recipe.input_shape should be (C, H, W) or empty, got {shape}')
+def check_recipe(recipe: Any, where: str) -> None:
+    """Raise a CompactError, which begins with ``where``, unless a recipe has the form that docs/files.md gives."""
+    check_form(recipe, RECIPE, where)
+    if recipe['init'] is not None:
+        check_form(recipe['init'], INIT, f'{where}.init')
+    elif recipe['signs']:
+        raise CompactError(f'{where}.init should have a seed, since the file has signs of {recipe["signs"][0]!r}')
+    if (shape := recipe['input_shape']) and (len(shape) != 3 or min(shape) < 1):
+        raise CompactError(f'{where}.input_shape should be (C, H, W) or empty, got {shape}')
 
 
 def build_network(config: Mapping, limit: float = math.inf) -> nn.Module:
@@ -72,8 +82,13 @@ def build_network(config: Mapping, limit: float = math.inf) -> nn.Module:
 
 
 def build_outline(config: Mapping, limit: float) -> nn.Module:
-    """Build a network as :func:`build_network` does, but on the meta device, without memory for its tensors."""
-    with torch.device('meta'):
+    """Build a network as :func:`build_network` does, where possible on the meta device, without memory for tensors."""
+    try:
+        with torch.device('meta'):
+            return build_network(config, limit)
+    except TooLarge:
+        raise
+    except CompactError:  # such as a constructor that reads the numbers of a tensor
         return build_network(config, limit)
 
 
@@ -104,20 +119,20 @@ def _check_names(value: Any) -> None:
     if 'type' in value and not (isinstance(value['type'], str) and value['type'] in MODELS.module_dict):
         raise CompactError(
             f'{value["type"]!r} is no network of pab, which has {", ".join(sorted(MODELS.module_dict))}; '
-            'import a class of your own before you load the file'
+            'import a class of your own before you load the file, or name a config that does (--config of the tools)'
         )
 
 
 @contextmanager
 def _limited(limit: float) -> Iterator[None]:
-    """CompactError in a constructor as soon as what it has registered takes more bytes, and before it fills them."""
+    """TooLarge in a constructor as soon as what it has registered takes more bytes, and before it fills them."""
     taken = 0
 
     def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
         nonlocal taken
         taken += 0 if tensor is None else TENSOR + tensor.nbytes
         if taken > limit:
-            raise CompactError(f'its network takes more than the {limit:,} bytes that a file of this size may ask for')
+            raise TooLarge(f'its network takes more than the {limit:,} bytes that a file of this size may ask for')
 
     hooks = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
     try:

@@ -2,7 +2,7 @@
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, is_model_wrapper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -131,3 +131,9 @@ class ImageClassifier(BaseModel):
                 'set num_classes of the network to that of the dataset'
             )
         self._labels_checked = True
+
+
+def network_of(model: nn.Module) -> nn.Module:
+    """The network of a model: without the wrapper that makes it distributed, and without an ImageClassifier."""
+    model = model.module if is_model_wrapper(model) else model
+    return model.network if isinstance(model, ImageClassifier) else model

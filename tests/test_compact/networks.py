@@ -58,6 +58,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return first.keys() == second.keys() and all(
         first[n].dtype == second[n].dtype
         and first[n].shape == second[n].shape
-        and first[n].contiguous().numpy().tobytes() == second[n].contiguous().numpy().tobytes()
+        and bytes(first[n].contiguous().flatten().view(torch.uint8))
+        == bytes(second[n].contiguous().flatten().view(torch.uint8))
         for n in first
     )

@@ -116,8 +116,8 @@ def drift(model):
     model.layer2[0].conv1.weight.data[0, 0] *= 1.0001
 
 
-def minus_zero(model):
-    model.conv1.weight.data.fill_(-0.0)
+def revive(model):
+    model.conv1.weight.data[~get_masks(model)['conv1.weight']] = 1e-30
 
 
 def nothing(model):
@@ -128,7 +128,7 @@ def nothing(model):
     'damage, options, message',
     [
         (drift, {}, r'of \d+ weights left in layer2.0.conv1.weight, \d+ do not have the magnitude that scheme'),
-        (minus_zero, {}, r'pruned weights of conv1.weight are not 0'),
+        (revive, {}, r'pruned weights of conv1.weight are not 0'),
         (lambda model: model.conv1.double(), {}, r'conv1.weight is missing or differs'),
         (nothing, dict(seed=8), r"left in conv1.weight, \d+ do not have .*'kaiming_normal' and seed 8"),
         (nothing, dict(scheme='xavier_normal'), r"scheme 'xavier_normal'"),
@@ -142,6 +142,7 @@ def nothing(model):
         (nothing, dict(network=dict(type='Wizard')), r"'Wizard' is no network of pab, which has CIFARResNet"),
         (nothing, dict(preprocessing=dict(f=torch.ones(1))), r'plain data only'),
         (nothing, dict(preprocessing=dict(mean=float('nan'))), r'plain data only'),
+        (nothing, dict(seed=None), r'signs need the seed of the initial weights'),
         (nothing, dict(values='int3'), r"values must be float32 or float16, got 'int3'"),
     ],
 )
@@ -172,7 +173,7 @@ def test_a_missing_package_is_named_with_the_way_to_it(package, monkeypatch):
 def test_a_file_is_whole_or_not_there(file, monkeypatch):
     compact.save(trained(), file, network=RESNET, seed=7)
     before = file.read_bytes()
-    monkeypatch.setattr(Path, 'replace', lambda *_: (_ for _ in ()).throw(OSError('disk full')))
+    monkeypatch.setattr(Path, 'replace', lambda *_: (_ for _ in ()).throw(OSError(28, 'disk full')))
     with pytest.raises(OSError, match='disk full'):
         compact.save(trained(seed=1), file, network=RESNET, seed=1)
     assert file.read_bytes() == before

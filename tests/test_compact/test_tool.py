@@ -5,9 +5,12 @@ import torch
 
 from pab import compact
 from pab.hooks import PruneHook
+from pab.models import ConvNet, initialize_
 from pab.pruners import get_masks
+from pab.registry import MODELS
 from pab.run import PabRunner
 from tests.small_run import small_config
+from tests.tiny_run import QUICKSTART
 
 
 def config(folder, **options):
@@ -98,3 +101,24 @@ def test_refusals_of_the_tool(run, tmp_path, run_tool, capsys):
     assert 'the checkpoint is not of the model of this config' in refused
     assert 'there is no compact file' in run_tool('compact', 'info', tmp_path / 'nowhere.pab')
     assert not out.exists()
+
+
+def test_a_network_of_one_s_own_is_unpacked_by_a_config_that_imports_it(tmp_path, run_tool):
+    source = 'from pab.models import ConvNet\nfrom pab.registry import MODELS\n'
+    source += 'MODELS.register_module("OwnNet", module=ConvNet)\n'
+    (tmp_path / 'own_net_of_unpack.py').write_text(source)
+    config = f"_base_ = ['{QUICKSTART}']\ncustom_imports = dict(imports=['own_net_of_unpack'])\n"
+    (tmp_path / 'config.py').write_text(config)
+    MODELS.register_module('OwnNet', module=ConvNet)
+    file, out = tmp_path / 'own.pab', tmp_path / 'own.pth'
+    try:
+        network = dict(type='OwnNet', depth=2, image_size=8)
+        compact.save(initialize_(ConvNet(2, image_size=8), seed=1), file, network=network, seed=1)
+    finally:
+        MODELS.module_dict.pop('OwnNet')
+    assert 'name a config that does (--config of the tools)' in run_tool('compact', 'unpack', file, out)
+    try:
+        assert run_tool('compact', 'unpack', file, out, '--config', tmp_path / 'config.py') is None
+    finally:
+        MODELS.module_dict.pop('OwnNet', None)
+    assert 'network.linear.weight' in torch.load(out, weights_only=True)['state_dict']
