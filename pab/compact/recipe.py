@@ -32,7 +32,7 @@ RECIPE = {
 }
 INIT = {'scheme': str, 'seed': int, 'fan_share': (int, float), 'sha256': str}
 READS_A_FILE = 'CompactNetwork'  # in MODELS
-TENSOR = 1 << 15  # bytes that a tensor counts beside its numbers, so that building many small ones does not take long
+TENSOR = 1 << 17  # bytes that a tensor counts beside its numbers, so that building many small ones does not take long
 
 
 class TooLarge(CompactError):

@@ -56,9 +56,10 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     """Whether two networks hold the same tensors, bit for bit."""
     first, second = a.state_dict(), b.state_dict()
     return first.keys() == second.keys() and all(
-        first[n].dtype == second[n].dtype
-        and first[n].shape == second[n].shape
-        and bytes(first[n].contiguous().flatten().view(torch.uint8))
-        == bytes(second[n].contiguous().flatten().view(torch.uint8))
+        first[n].dtype == second[n].dtype and first[n].shape == second[n].shape and bits(first[n]) == bits(second[n])
         for n in first
     )
+
+
+def bits(tensor: Tensor) -> bytes:
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()

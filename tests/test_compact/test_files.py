@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -170,8 +171,11 @@ def test_a_missing_package_is_named_with_the_way_to_it(package, monkeypatch):
         importlib.import_module('pab.compact')
 
 
-def test_a_file_is_whole_or_not_there(file, monkeypatch):
+def test_a_file_is_on_the_disk_whole_or_not_there(file, monkeypatch):
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, 'fsync', lambda number: (synced.append(os.fstat(number).st_size), fsync(number)))
     compact.save(trained(), file, network=RESNET, seed=7)
+    assert file.stat().st_size in synced
     before = file.read_bytes()
     monkeypatch.setattr(Path, 'replace', lambda *_: (_ for _ in ()).throw(OSError(28, 'disk full')))
     with pytest.raises(OSError, match='disk full'):
