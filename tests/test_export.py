@@ -98,6 +98,7 @@ def test_torch_program(tmp_path):
     held = {'metadata.json': ''}
     program = torch.export.load(file, extra_files=held)
     assert json.loads(held['metadata.json']) == {'classes': ['a']}
+    assert not program.example_inputs
     targets = {str(node.target) for node in program.graph.nodes if node.op == 'call_function'}
     assert targets
     assert all(target.startswith('aten.') for target in targets)

@@ -104,6 +104,12 @@ def test_tool_refuses_in_one_line(tool, tmp_path):
     assert 'no state_dict' in tool(file, tmp_path / 'net.pt2', '--format', 'torch', '--config', R20)[1]
 
 
+def metadata_of(file):
+    held = {'metadata.json': ''}
+    torch.export.load(file, extra_files=held)
+    return held['metadata.json']
+
+
 def test_tool_on_a_compact_file(tool, tmp_path):
     compact = pytest.importorskip('pab.compact')
     network = initialize_(CIFARResNet(8, width=4), 'kaiming_normal', 3)
@@ -115,12 +121,13 @@ def test_tool_on_a_compact_file(tool, tmp_path):
         network=dict(type='CIFARResNet', depth=8, width=4),
         seed=3,
         classes=list('abcdefghij'),
-        preprocessing=dict(mean=[0.5, 0.4, 0.3], std=[0.25, 0.25, 0.25]),
+        preprocessing=dict(mean=[0.5, 0.4, 0.3], std=[0.25, 0.25, 0.25], resize=20, size=16),
         input_shape=(3, 16, 16),
     )
     printed, status = tool(file, out, '--format', 'torch')
     assert status == 0, status
     assert 'by 100 random images (no test set is known)' in printed
+    assert json.loads(metadata_of(out))['resize'] == 20
     assert "['a', 'b'" in printed
     pixels = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
     images = ImagePreprocessor((0.5, 0.4, 0.3), (0.25, 0.25, 0.25))({'images': pixels})['images'].contiguous()
