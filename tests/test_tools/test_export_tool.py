@@ -162,7 +162,7 @@ def test_a_compact_file_without_normalisation_and_a_test_set_of_pixels(tool, tmp
     compact.save(network, file, network=dict(type='CIFARResNet', depth=8, width=4), seed=3, classes=list('abcdefghij'))
     monkeypatch.setenv('PAB_DATA', str(cifar10_root))
     config = Config.fromfile(R20)
-    del config['data_preprocessor']
+    config.data_preprocessor = None
     config.dump(tmp_path / 'config.py')
     printed, status = tool(file, out, '--format', 'torch', '--config', tmp_path / 'config.py')
     assert status == 0, status
