@@ -23,10 +23,11 @@ import torch
 
 from pab import compact
 from pab.compact.checkpoint import as_checkpoint
+from pab.files import write_atomically
 from pab.pruners import get_masks
 from pab.run.checkpoint import load_safely
 from pab.run.launch import add_config_arguments, load_config
-from pab.run.storage import write_atomically
+from pab.state_dicts import MASK
 
 
 def parse_args() -> argparse.Namespace:
@@ -86,7 +87,7 @@ def sizes_command(args: argparse.Namespace) -> None:
             packing, network = timed(lambda: compact.pack(cfg, checkpoint, file))  # noqa: B023
             loading, _ = timed(lambda: compact.load(file))  # noqa: B023
             told = compact.info(file)
-        masks = {f'{name}_mask' for name in get_masks(network)}
+        masks = {name + MASK for name in get_masks(network)}
         weights = {name: tensor for name, tensor in network.state_dict().items() if name not in masks}
         full = sum(tensor.nbytes for tensor in weights.values())
         half = sum(t.nbytes // (2 if t.is_floating_point() else 1) for t in weights.values())

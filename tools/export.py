@@ -20,6 +20,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from pab.datasets import class_names, classes_in, number_classes_
 from pab.export import FORMATS, check_target, export
 from pab.models import ImagePreprocessor
 from pab.preprocessing import preprocessing_of
@@ -27,6 +28,7 @@ from pab.pruners import apply_masks_
 from pab.registry import DATASETS, MODELS
 from pab.run.checkpoint import check_fits, load_safely
 from pab.run.launch import KeyValue, errors_in_one_line, load_config
+from pab.state_dicts import masks_in
 
 IMAGES = 100
 
@@ -66,12 +68,11 @@ def load_checkpoint(file: Path, cfg: Config) -> tuple[nn.Module, list[str]]:
         sys.exit(f'error: {file} is no checkpoint: it has no state_dict')
     model = MODELS.build(cfg.model)
     shapes = {name: (param.shape, torch.bool) for name, param in model.named_parameters()}
-    masks = {name: state.get(name + '_mask') for name in shapes}
-    fitting = {name: m for name, m in masks.items() if m is not None and (m.shape, m.dtype) == shapes[name]}
+    fitting = {name: mask for name, mask in masks_in(state).items() if (mask.shape, mask.dtype) == shapes.get(name)}
     apply_masks_(model, fitting)
     check_fits(model, state, file)
     model.load_state_dict(state, strict=False)  # what may be missing, check_fits has told
-    return model, list(((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes') or ())
+    return model, list(classes_in(checkpoint) or ())
 
 
 def load_compact(file: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -83,18 +84,26 @@ def load_compact(file: Path) -> tuple[nn.Module, dict[str, Any]]:
     return load(file), info(file)
 
 
-def real_images(cfg: Config | None) -> tuple[Tensor | None, list[str], str]:
-    """100 images of the config's test set, (100, C, H, W), the names of its classes, and where the images come from."""
+def real_images(cfg: Config | None, classes: Sequence[str]) -> tuple[Tensor | None, list[str], str]:
+    """100 images of the config's test set, (100, C, H, W), the names of the classes, and where the images come from.
+
+    The network's classes are ``classes``; where they are empty, those of the test set. ValueError if it has others.
+    """
     if cfg is None or not (cfg.get('test_dataloader') or {}).get('dataset'):
-        return None, [], 'no test set is known'
+        return None, list(classes), 'no test set is known'
     try:
         dataset = DATASETS.build(cfg.test_dataloader['dataset'])
         # spread over the set, which may be in the order of its classes; one of fewer images is repeated
         images = default_collate([dataset[i * len(dataset) // IMAGES] for i in range(IMAGES)])['images']
     except (OSError, ImportError) as error:
-        return None, [], f'the test set cannot be read: {error}'
-    classes = list(getattr(dataset, 'metainfo', {}).get('classes', ()))
-    return images, classes, f'{min(IMAGES, len(dataset))} images of {type(dataset).__name__}'
+        return None, list(classes), f'the test set cannot be read: {error}'
+    if classes:
+        number_classes_(dataset, classes, 'test_dataloader', 'the network')
+    return (
+        images,
+        list(classes or class_names(dataset) or ()),
+        f'{min(IMAGES, len(dataset))} images of {type(dataset).__name__}',
+    )
 
 
 def random_images(shape: Sequence[int] | None, pixels: bool) -> Tensor:
@@ -123,7 +132,7 @@ def run(args: argparse.Namespace) -> None:
         preprocess = model.data_preprocessor
     if normalised := {'mean', 'std'} <= known.keys():
         preprocess = ImagePreprocessor(known['mean'], known['std'])
-    images, classes, source = real_images(cfg)
+    images, classes, source = real_images(cfg, own_classes)
     if images is None:
         images, source = random_images(shape, normalised), f'{IMAGES} random images ({source})'
     if preprocess is not None:
@@ -137,7 +146,7 @@ def run(args: argparse.Namespace) -> None:
     if not normalised:
         metadata['input'] = 'images: float32 (N, C, H, W), as in training'
     metadata |= {key: value for key, value in known.items() if value is not None}
-    if classes := own_classes or classes:
+    if classes:
         metadata['classes'] = classes
     options = {'fold_batch_norm': args.fold_batch_norm, 'tolerance': args.tolerance, 'overwrite': args.force}
     result = export(model, args.out, images, args.format, metadata=metadata, **options)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..run.storage import write_atomically
+from ..files import write_atomically
 
 FORMAT, VERSION = 'pab.compact', '1'
 PARTS = ('signs', 'mask', 'values')  # what stands before the first / of a tensor's name

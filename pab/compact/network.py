@@ -16,6 +16,7 @@ from .. import __version__
 from ..models import initialize_, network_of
 from ..patterns import Patterns
 from ..pruners import apply_masks_, get_masks
+from ..state_dicts import MASK
 from . import mask_coding, sign_coding
 from .container import PARTS, CompactError, read, write
 from .recipe import build_network, build_outline, check_recipe
@@ -68,6 +69,8 @@ def save(
     """
     if values not in VALUES:
         raise CompactError(f'save: values must be {" or ".join(VALUES)}, got {values!r}')
+    if isinstance(classes, str):
+        raise CompactError(f'save: classes must be a list of names, got {classes!r}')
     recipe = {
         'network': network,
         'init': None if seed is None else {'scheme': scheme, 'seed': seed, 'fan_share': fan_share, 'sha256': ''},
@@ -128,7 +131,7 @@ def _describe(recipe: dict[str, Any], model: nn.Module, signs: Sequence[str]) ->
     init, mask = recipe['init'], recipe['mask']
     fresh = _drawn(recipe)
     masks = {name: value.cpu().contiguous().numpy() for name, value in get_masks(model).items()}
-    own_masks = {name + '_mask' for name in masks}
+    own_masks = {name + MASK for name in masks}
     state = {
         name: value.detach().cpu().contiguous() for name, value in _contents(model).items() if name not in own_masks
     }
@@ -168,7 +171,7 @@ def _check_comes_back(recipe: dict[str, Any], tensors: State, state: State, mask
     except UNREADABLE as error:
         raise CompactError(f'save: the file could not be loaded, so none is written: {error}') from error
     kind = VALUES[recipe['values']]
-    for name, value in (state | {name + '_mask': torch.from_numpy(mask) for name, mask in masks.items()}).items():
+    for name, value in (state | {name + MASK: torch.from_numpy(mask) for name, mask in masks.items()}).items():
         rounds = value.dtype == torch.float32 and name not in recipe['signs']
         if not same_bits(loaded[name], value.to(kind).to(value.dtype) if rounds else value):
             raise CompactError(f'save: the file would give back another {name}, so none is written; please report it')

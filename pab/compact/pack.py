@@ -8,17 +8,16 @@ from mmengine.config import Config
 from torch import nn
 
 from ..contracts import sign_optimizers
-from ..hooks.prune import RECORD
 from ..latent import merge_latents_
+from ..models import ImageClassifier
 from ..optim.constructor import assign_owners
 from ..preprocessing import preprocessing_of
 from ..pruners import apply_masks_
 from ..registry import CONVERTERS, OPTIMIZERS
+from ..state_dicts import MASK, NETWORK, PRUNING_RECORD, network_in
 from .checkpoint import PRUNING
 from .network import same_bits, save
 from .recipe import build_network
-
-NETWORK, MASK = 'network.', '_mask'  # how the names of a checkpoint's tensors begin and end
 
 
 def pack(
@@ -52,7 +51,7 @@ def pack(
     model, init = cfg['model'], cfg['model'].get('init', {})
     if init is None and (signs or seed is not None):
         raise ValueError('pack: init=None leaves the initial weights to the network, so there is no seed of them')
-    meta, record = checkpoint.get('meta') or {}, checkpoint.get(RECORD) or {}
+    meta, record = checkpoint.get('meta') or {}, checkpoint.get(PRUNING_RECORD) or {}
     if init is not None:
         seeds = seed, init.get('seed'), record.get('seed'), meta.get('seed'), 0
         seed = next(s for s in seeds if s is not None)
@@ -86,7 +85,7 @@ def _trained_network(cfg: Config, checkpoint: dict[str, Any]) -> tuple[nn.Module
     with torch.random.fork_rng(devices=[]):  # new latents draw numbers
         for config in [converters] if isinstance(converters, dict) else converters:
             CONVERTERS.build(config)(network)
-    state = {name.removeprefix(NETWORK): value for name, value in state.items() if name.startswith(NETWORK)}
+    state = network_in(state)
     # a parameter that has several names is masked by its first
     masks = {name: state[name + MASK] for name, _ in network.named_parameters() if name + MASK in state}
     try:
@@ -113,5 +112,5 @@ def _sign_trained(cfg: Config, network: nn.Module) -> list[str]:
     if not (signing := [name for name, kind in kinds.items() if sign_optimizers([kind])]):
         return []
     rules = {name: settings['owns'] for name, settings in optimizers.items()}
-    owned = assign_owners(nn.ModuleDict({'network': network}), rules)
+    owned = assign_owners(ImageClassifier(network, channels_last=False), rules)
     return [name.removeprefix(NETWORK) for own in signing for name in owned[own]]

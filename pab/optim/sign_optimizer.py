@@ -1,4 +1,4 @@
-"""What optimizers that flip signs share: the step over all tensors, the counts, exact restoring."""
+"""Base of the optimizers that flip signs: the step over all tensors, the counts, exact restoring."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,12 +15,12 @@ class SignOptimizer(Optimizer, ABC):
     """An optimizer that changes nothing but signs; it offers all that :mod:`pab.contracts` says of sign optimizers.
 
     A subclass, such as :class:`~pab.optim.Bop`, says what a step does to one tensor (:meth:`flip`), and may check
-    settings and start a state of its own. Parameter groups may have ``flips_per_weight``: whether the flips of every
-    single weight are counted.
+    settings and start a state of its own. Parameter groups may have ``flips_per_weight``, which counts the
+    flips of every single weight.
     """
 
     last_flips: Tensor | None = None
-    """How many weights the last step flipped: int64, no dimensions, on the device (reading it waits for it)."""
+    """The number of weights that the last step flipped: int64, no dimensions, on the device (reading it waits)."""
 
     def check(self, settings: dict[str, Any]) -> None:
         """Raise a ValueError for settings of a parameter group that are out of range."""

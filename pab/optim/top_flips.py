@@ -39,6 +39,10 @@ class TopFlips(SignOptimizer):
     averages in their tensor counts, so the scale of the gradient and of the loss does not. A weight that has flipped
     starts with no evidence, so it needs new evidence to flip back.
 
+    With too high a share right signs flip too, and accuracy swings from epoch to epoch; with too low a share the signs
+    move too slowly to learn within the training. Too high an adaptivity rate ranks weights by the noise of the last
+    batches, too low a rate by gradients from before the latest flips.
+
     A weight that is exactly 0 (pruned) never flips. Equal evidence at the last place flips together. Of a tensor of
     262,144 entries or more, an evenly spread part is ranked and says what evidence flips. There is no latent weight:
     the state is the average ``m``, one number for each weight, and counts for each tensor.

@@ -25,6 +25,12 @@ def as_batches(batches, device: torch.device, owner: str) -> Batches | None:
     return [(images.to(device, torch.float64), labels.to(device)) for images, labels in batches]
 
 
+def weigh_batches(batches: Batches) -> list[float]:
+    """The weight of each batch in a sum over batches: its images in those of an average batch; 1 for equal batches."""
+    sizes = [len(images) for images, _ in batches]
+    return [size * len(sizes) / sum(sizes) for size in sizes]
+
+
 def as_input_shape(
     shape: Sequence[int] | None, batches: Batches | None, model: nn.Module, owner: str
 ) -> tuple[int, ...] | None:

@@ -20,9 +20,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..contracts import sign_optimizers
 from ..patterns import places_of_parameters
+from ..state_dicts import MASK
 from .targets import prunable_layers
 
-SUFFIX = '_mask'
 ELEMENTWISE = {
     getattr(torch.optim, name)
     for name in ('ASGD', 'Adadelta', 'Adagrad', 'Adam', 'AdamW', 'Adamax', 'NAdam', 'RAdam', 'RMSprop', 'Rprop', 'SGD')
@@ -39,7 +39,7 @@ class _MaskGradient:
 
     def __call__(self, grad: Tensor) -> Tensor:
         # masked_fill, not a product: 0 * inf would let a NaN into a pruned weight
-        return grad.masked_fill(~self.module._buffers[self.name + SUFFIX], 0)
+        return grad.masked_fill(~self.module._buffers[self.name + MASK], 0)
 
 
 def register_masks_(model: nn.Module, prunable: Sequence[str] = ('Conv2d',)) -> dict[str, Tensor]:
@@ -103,7 +103,7 @@ def apply_masks_(
     for name, mask in masks.items():
         layer, own = places[name].layer, places[name].own_name
         _attach(layer, own)
-        weight, buffer = layer._parameters[own], layer._buffers[own + SUFFIX]
+        weight, buffer = layer._parameters[own], layer._buffers[own + MASK]
         buffer.copy_(mask)
         states = [value for optimizer in optimizers for value in optimizer.state.get(weight, {}).values()]
         for tensor in (weight.detach(), weight.grad, *states):
@@ -142,15 +142,15 @@ def check_state_masks(model: nn.Module, state_dict: Mapping[str, Tensor], prefix
     masks = get_masks(model, remove_duplicate=False)
     for name, own in masks.items():
         key = prefix + name
-        if key + SUFFIX in state_dict:
-            _check(key, state_dict[key + SUFFIX], own.shape, state_dict.get(key, model.get_parameter(name)))
+        if key + MASK in state_dict:
+            _check(key, state_dict[key + MASK], own.shape, state_dict.get(key, model.get_parameter(name)))
         elif key in state_dict:
             raise ValueError(
-                f'{type(model).__name__}: the state dict has no mask {key + SUFFIX!r}, but the model is pruned; '
+                f'{type(model).__name__}: the state dict has no mask {key + MASK!r}, but the model is pruned; '
                 'load a pruned checkpoint, or load before pruning'
             )
     for key, value in state_dict.items():
-        name = key.removesuffix(SUFFIX)
+        name = key.removesuffix(MASK)
         known = name == key or not key.startswith(prefix) or name.removeprefix(prefix) in masks
         if not known and _is_mask_of(value, state_dict.get(name)):
             raise ValueError(
@@ -172,8 +172,8 @@ def _check(name: str, mask: Tensor, shape: torch.Size, weight: Tensor | None = N
 
 
 def _attach(module: nn.Module, name: str) -> None:
-    if name + SUFFIX not in module._buffers:
-        module.register_buffer(name + SUFFIX, torch.ones_like(module._parameters[name], dtype=torch.bool))
+    if name + MASK not in module._buffers:
+        module.register_buffer(name + MASK, torch.ones_like(module._parameters[name], dtype=torch.bool))
     if not any(hook is _restore_hooks for hook in module._forward_pre_hooks.values()):
         module.register_forward_pre_hook(_restore_hooks)
         module.register_load_state_dict_pre_hook(_check_before_load)
@@ -218,7 +218,7 @@ def _check_before_load(module: nn.Module, state_dict: Mapping[str, Tensor], pref
 
 
 def _masks_of(module: nn.Module) -> dict[str, Tensor]:
-    pairs = {own: (module._buffers.get(own + SUFFIX), weight) for own, weight in module._parameters.items()}
+    pairs = {own: (module._buffers.get(own + MASK), weight) for own, weight in module._parameters.items()}
     return {own: mask for own, (mask, weight) in pairs.items() if _is_mask_of(mask, weight)}
 
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from ..registry import PRUNERS
 from .base import Pruner
-from .inputs import Batches
+from .inputs import Batches, weigh_batches
 from .network import ScoringNetwork, Tensors, as_leaves, gradients
 
 
@@ -12,9 +12,11 @@ from .network import ScoringNetwork, Tensors, as_leaves, gradients
 class SNIP(Pruner):
     r"""Score a weight by how much the loss changes with its mask; reads one batch or more.
 
-    .. math:: S = \frac{|g \odot w|}{\sum |g \odot w|}, \quad g = \sum_{b} \frac{\partial L_b}{\partial w}
+    .. math:: S = \frac{|g \odot w|}{\sum |g \odot w|}, \quad
+              g = \sum_{b} \frac{n_b}{\bar n} \frac{\partial L_b}{\partial w}
 
-    where L_b is the mean cross-entropy of batch b, and g * w is the derivative with respect to a mask on w.
+    where L_b is the mean cross-entropy of batch b with n_b images, :math:`\bar n` the mean of n_b over the batches, and
+    g * w the derivative with respect to a mask on w. So the scores do not depend on how images are cut into batches.
 
     Source: Lee et al. 2018 (arXiv 1810.02340).
     """
@@ -22,8 +24,8 @@ class SNIP(Pruner):
     def score(self, weights: Tensors, network: ScoringNetwork, batches: Batches) -> Tensors:
         leaves = as_leaves(weights)
         scores = dict.fromkeys(leaves, 0)
-        for images, labels in batches:
-            grads = gradients(F.cross_entropy(network(leaves, images), labels), leaves)
+        for (images, labels), share in zip(batches, weigh_batches(batches), strict=True):
+            grads = gradients(F.cross_entropy(network(leaves, images), labels) * share, leaves)
             scores = {name: scores[name] + grads[name] * weights[name] for name in scores}
         scores = {name: score.abs() for name, score in scores.items()}
         total = sum(score.sum() for score in scores.values())

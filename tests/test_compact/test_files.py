@@ -144,6 +144,7 @@ def nothing(model):
         (nothing, dict(preprocessing=dict(f=torch.ones(1))), r'plain data only'),
         (nothing, dict(preprocessing=dict(mean=float('nan'))), r'plain data only'),
         (nothing, dict(seed=None), r'signs need the seed of the initial weights'),
+        (nothing, dict(classes='ship'), r"classes must be a list of names, got 'ship'"),
         (nothing, dict(values='int3'), r"values must be float32 or float16, got 'int3'"),
     ],
 )

@@ -9,8 +9,7 @@ from pab.models import ConvNet, initialize_
 from pab.pruners import get_masks
 from pab.registry import MODELS
 from pab.run import PabRunner
-from tests.small_run import small_config
-from tests.tiny_run import QUICKSTART
+from tests.small_run import QUICKSTART, small_config
 
 
 def config(folder, **options):

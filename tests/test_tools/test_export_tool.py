@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from PIL import Image
 
 from pab.models import CIFARResNet, ImagePreprocessor, initialize_
 from pab.pruners import Rand, apply_masks_
@@ -77,6 +78,34 @@ def test_tool_on_real_images(tool, checkpoint, cifar10_root, monkeypatch):
     assert 'exists; choose another file, or pass --force' in tool(file, out, *options)[1]
     assert out.read_bytes() == before
     assert tool(file, out, '--force', *options)[1] == 0
+
+
+def test_classes_are_those_of_the_checkpoint(tool, checkpoint, tmp_path):
+    file, _ = checkpoint
+    for name in 'abde':  # the test set has nothing of c
+        (tmp_path / 'val' / name).mkdir(parents=True)
+        Image.new('RGB', (32, 32)).save(tmp_path / 'val' / name / '1.png')
+    cfg = Config.fromfile(R20)
+    cfg.model.network.update(depth=8, width=4)
+    cfg.test_dataloader.dataset = dict(type='ImageFolder', split='val', data_root=str(tmp_path), size=32, resize=32)
+    cfg.dump(tmp_path / 'config.py')
+    content = torch.load(file)
+    options = ('--config', tmp_path / 'config.py', '--format', 'onnx')
+
+    def export(name, classes):
+        content['meta'] = {'dataset_meta': {'classes': classes}}
+        torch.save(content, file)
+        return tool(file, tmp_path / name, *options)
+
+    printed, status = export('all.onnx', tuple('abcdefghij'))
+    assert status == 0, status
+    told = ort.InferenceSession(str(tmp_path / 'all.onnx')).get_modelmeta().custom_metadata_map
+    assert json.loads(told['classes']) == list('abcdefghij')
+    assert 'by 4 images of ImageFolder' in printed
+    assert (
+        'error: test_dataloader: has classes that the network does not have ('
+        in export('no.onnx', tuple('ABCDEFGHIJ'))[1]
+    )
 
 
 def test_tool_without_the_data_takes_random_images(tool, checkpoint, tmp_path, monkeypatch):
@@ -159,7 +188,7 @@ def test_a_compact_file_that_says_nothing_of_its_images(tool, tmp_path, monkeypa
 def test_a_compact_file_without_normalisation_and_a_test_set_of_pixels(tool, tmp_path, cifar10_root, monkeypatch):
     compact, file, out = pytest.importorskip('pab.compact'), tmp_path / 'net.pab', tmp_path / 'net.pt2'
     network = initialize_(CIFARResNet(8, width=4), 'kaiming_normal', 3)
-    compact.save(network, file, network=dict(type='CIFARResNet', depth=8, width=4), seed=3, classes=list('abcdefghij'))
+    compact.save(network, file, network=dict(type='CIFARResNet', depth=8, width=4), seed=3)
     monkeypatch.setenv('PAB_DATA', str(cifar10_root))
     config = Config.fromfile(R20)
     config.data_preprocessor = None
@@ -167,4 +196,3 @@ def test_a_compact_file_without_normalisation_and_a_test_set_of_pixels(tool, tmp
     printed, status = tool(file, out, '--format', 'torch', '--config', tmp_path / 'config.py')
     assert status == 0, status
     assert 'random images (nothing says how pixels are normalised)' in printed
-    assert "['a', 'b'" in printed  # the network's own, not those of the test set
