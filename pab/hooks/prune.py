@@ -180,8 +180,9 @@ class PruneHook(Hook):
         counted = [param for group in groups if group.get('flips_per_weight') for param in group['params']]
         flips = {param: torch.zeros_like(param, dtype=torch.int32) for param in counted}  # also before its first step
         flips.update(weight_flips(optimizers))
-        layers = prunable_layers(network_of(runner.model), self.pruner.settings.prunable)
-        return {name: flips.get(layer.weight) for name, layer in layers.items()}
+        network = network_of(runner.model)
+        names = prunable_layers(network, self.pruner.settings.prunable)
+        return {name: flips.get(network.get_parameter(name)) for name in names}
 
     def _masks(self, runner: Runner, given: dict[str, Any]) -> dict[str, Tensor]:
         batches = self.data.batches(runner) if 'batches' in self.pruner.asks else None

@@ -125,7 +125,7 @@ class Pruner:
         layers = prunable_layers(model, settings.prunable)
         if parse_n_of_m(settings.scope):
             _check_inputs(settings, layers)
-        shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
+        shapes = {name: tuple(model.get_parameter(name).shape) for name in layers}
         classifier = None
         if settings.classifier_density is not None:
             if num_classes is None and input_shape is not None:
@@ -177,7 +177,7 @@ class Pruner:
         """
         settings = self._settings(density, classifier_density)
         with scoring_mode(model, seed):
-            weights = {name: layer.weight for name, layer in prunable_layers(model, settings.prunable).items()}
+            weights = {name: model.get_parameter(name) for name in prunable_layers(model, settings.prunable)}
             batches = as_batches(batches, next(iter(weights.values())).device, settings.owner)
             input_shape = as_input_shape(input_shape, batches, model, settings.owner)
             if flips is not None:
