@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..contracts import special_layers, tensor_flips
+from ..contracts import learning_rates, special_layers, tensor_flips
 from ..registry import HOOKS
 from ..report.record import NOT_TIMED, RunRecord, origin, summary
 from .costs import CostHook
@@ -72,9 +72,14 @@ class ReportHook(Hook):
         """Note the rates of an epoch's last step, before schedulers move them, and look at its gradients."""
         if batch_idx < len(runner.train_dataloader) - 1:
             return
-        groups = [group for optimizer in optimizers_of(runner) for group in optimizer.param_groups]
-        for key, name in (('lr', 'learning rate'), ('adaptivity_rate', 'adaptivity rate')):
-            if values := [group[key] for group in groups if key in group]:
+        optimizers = optimizers_of(runner)
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups if 'adaptivity_rate' in group]
+        rates = {
+            'learning rate': [group['lr'] for group in learning_rates(optimizers)],
+            'adaptivity rate': [group['adaptivity_rate'] for group in groups],
+        }
+        for name, values in rates.items():
+            if values:
                 self.record.add(name, runner.epoch + 1, values[0])
         if any(special_layers(network_of(runner.model))):
             for name, param in sign_trained(runner).items():

@@ -48,6 +48,7 @@ class TopFlips(SignOptimizer):
         flip_share: r, the share of a tensor's nonzero weights to flip in a step; in [0, 1], else ValueError.
         adaptivity_rate: gamma, the share of the newest gradient in the average, per step; in (0, 1), else ValueError.
         flips_per_weight: also count the flips of every single weight (int32, as large as the weights).
+        lr: a factor on flip_share, for schedulers that move a learning rate; >= 0, else ValueError.
 
     Source: ours.
 
@@ -60,11 +61,18 @@ class TopFlips(SignOptimizer):
         ([0.5, -0.5, 0.5, -0.5], 1)
     """
 
+    scaled_by_lr = 'flip_share'
+
     def __init__(
-        self, params: Iterable, flip_share: float = 3e-3, adaptivity_rate: float = 1e-2, flips_per_weight: bool = False
+        self,
+        params: Iterable,
+        flip_share: float = 3e-3,
+        adaptivity_rate: float = 1e-2,
+        flips_per_weight: bool = False,
+        lr: float = 1.0,
     ) -> None:
         defaults = dict(flip_share=flip_share, adaptivity_rate=adaptivity_rate, flips_per_weight=flips_per_weight)
-        super().__init__(params, defaults)
+        super().__init__(params, {**defaults, 'lr': lr})
 
     def check(self, settings: dict[str, Any]) -> None:
         """Raise a ValueError for a setting out of range."""

@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ..contracts import learning_rates
 from ..hooks.parts import optimizers_of
 from ..registry import HOOKS
 from .checkpoint import bare, wrappers_of
@@ -104,11 +105,12 @@ class DivergenceHook(Hook):
                 break
         runner.logger.error(f'Step {step + 1}, computed once more:\n{statistics.table()}')
         elsewhere = 'in another process' if runner.world_size > 1 else 'before the last step, which is finite'
-        groups = [group for optimizer in optimizers_of(runner) for group in optimizer.param_groups]
-        names = {'lr': 'learning rate', 'adaptivity_rate': 'adaptivity rate'}
-        rates = ', '.join(f'{names[key]} {group[key]:.3g}' for key in names for group in groups if key in group)
+        optimizers = optimizers_of(runner)
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups if 'adaptivity_rate' in group]
+        rates = [f'learning rate {group["lr"]:.3g}' for group in learning_rates(optimizers)]
+        rates += [f'adaptivity rate {group["adaptivity_rate"]:.3g}' for group in groups]
         raise FloatingPointError(
-            f'training stopped at step {step + 1}: {what} (epoch {runner.epoch + 1}; {rates}); it began '
+            f'training stopped at step {step + 1}: {what} (epoch {runner.epoch + 1}; {", ".join(rates)}); it began '
             f'{f"in {statistics.origin}" if statistics.origin else elsewhere}. All layers are in the log, the state in '
             f'{name}. A lower learning rate or gradient clipping (optim_wrapper.clip_grad) may help'
         )

@@ -16,7 +16,7 @@ from mmengine.runner import Runner, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..contracts import sign_optimizers
+from ..contracts import learning_rates, sign_optimizers
 from ..registry import RUNNERS
 from .checkpoint import UnusableCheckpoint, bare, check_fits, check_resumable, load_any, non_finite, wrappers_of
 from .config import FixedConfig, check_config, check_schedules, suggest
@@ -127,7 +127,7 @@ class PabRunner(Runner):
         wrappers, loader, base = wrappers_of(optim_wrapper), self._train_dataloader, auto_scale_lr['base_batch_size']
         batch = loader['batch_size'] if isinstance(loader, dict) else loader.batch_size
         batch *= self.world_size * wrappers[0]._accumulative_counts
-        groups = [group for wrapper in wrappers for group in wrapper.optimizer.param_groups if 'lr' in group]
+        groups = learning_rates(wrapper.optimizer for wrapper in wrappers)
         for group in groups:
             group['lr'] *= batch / base
         shown = ', '.join(f'{group["lr"]:g}' for group in groups)
