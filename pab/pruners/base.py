@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..models.draws import stream
 from .groups import Group, make_groups
-from .inputs import as_batches, as_input_shape, check_flips
+from .inputs import Loss, as_batches, as_input_shape, as_loss, check_flips
 from .masks import get_masks
 from .n_of_m import parse_n_of_m
 from .network import ScoringNetwork, count_outputs, scoring_mode
@@ -25,7 +25,8 @@ INGREDIENTS = {  # what a score may ask for, by the names of its arguments
     'weights': 'parameter name -> float64 weight with the earlier rounds pruned to 0',
     'masks': 'parameter name -> bool tensor of what earlier rounds kept',
     'network': 'network(weights, images) -> logits; float64, evaluation mode, exact gradients',
-    'batches': 'list of (images, labels), images in float64',
+    'batches': 'list of (images, labels), images in float64, token ids as they are',
+    'loss': 'loss(outputs, labels) -> tensor of one entry; where none is given the score has its own',
     'input_shape': '(C, H, W) of one image',
     'flips': 'parameter name -> number of sign flips of each weight',
     'stream': 'stream(name) -> numpy RandomState fixed by seed and name',
@@ -149,6 +150,7 @@ class Pruner:
         density: Real | None = None,
         classifier_density: Real | None = None,
         flips: Mapping[str, Tensor] | None = None,
+        loss: Loss | None = None,
         input_shape: Sequence[int] | None = None,
         num_classes: int | None = None,
         seed: int = 0,
@@ -159,7 +161,11 @@ class Pruner:
         Args:
             model: any network on any device; not wrapped for distributed training. Masks that it has already are
                 respected: what they removed stays removed.
-            batches: (images (N, C, H, W), labels (N,)), one pair or more, for scores that read data.
+            batches: (images (N, C, H, W), labels (N,)), one pair or more, for scores that read data. Instead of images
+                whatever the model takes, or a dict of its keyword arguments; integers of 32 or 64 bits (token ids) and
+                bools keep their type, all else becomes float64.
+            loss: ``loss(outputs, labels)``, a tensor of one entry, for a model whose outputs are no logits, or another
+                loss than the cross-entropy. GraSP's divides logits by 200 before.
             density, classifier_density: replace those of the settings, for a pruning in several shots.
             flips: parameter name -> number of sign flips of each weight, for scores that read the history.
             input_shape: (C, H, W); by default that of the batches, else ``model.input_shape``.
@@ -195,6 +201,7 @@ class Pruner:
                 'masks': rounds.masks,
                 'network': ScoringNetwork(model, given=weights),
                 'batches': batches,
+                'loss': as_loss(loss, settings.owner),
                 'input_shape': input_shape,
                 'flips': flips,
                 'stream': functools.partial(stream, f'prune/{seed}'),  # others than those of an initialisation

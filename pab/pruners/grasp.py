@@ -1,14 +1,15 @@
 """GraSP: how much removing a weight weakens the gradient flow."""
 
-import torch.nn.functional as F
+import functools
+
 from torch import Tensor
 
 from ..registry import PRUNERS
 from .base import Pruner
-from .inputs import Batches
-from .network import ScoringNetwork, Tensors, as_leaves, gradients
+from .inputs import Batches, Loss
+from .network import ScoringNetwork, Tensors, as_leaves, cross_entropy, gradients
 
-TEMPERATURE = 200  # of the softmax: an untrained network is confident by accident
+softened = functools.partial(cross_entropy, temperature=200)  # an untrained network is confident by accident
 
 
 @PRUNERS.register_module()
@@ -18,25 +19,27 @@ class GraSP(Pruner):
     .. math:: S = \frac{(H g) \odot w}{|\sum (H g) \odot w| + 10^{-10}}, \quad
               g = \sum_{b} \nabla L_b, \quad H g = \sum_{b} \nabla (g \cdot \nabla L_b)
 
-    where L_b is the mean cross-entropy of batch b for logits divided by 200, the gradients are those of the weights
-    that earlier rounds have kept, and g counts as a constant.
+    where L_b is the loss of batch b, by default the mean cross-entropy for logits divided by 200, the gradients are
+    those of the weights that earlier rounds have kept, and g counts as a constant.
 
     Source: Wang et al. 2020 (arXiv 2002.07376), with the sign turned so that the highest stay.
     """
 
-    def score(self, weights: Tensors, masks: Tensors, network: ScoringNetwork, batches: Batches) -> Tensors:
+    def score(
+        self, weights: Tensors, masks: Tensors, network: ScoringNetwork, batches: Batches, loss: Loss = softened
+    ) -> Tensors:
         leaves = as_leaves(weights)
 
-        def loss(images: Tensor, labels: Tensor) -> Tensor:
-            return F.cross_entropy(network(leaves, images) / TEMPERATURE, labels)
+        def loss_of(images: Tensor, labels: Tensor) -> Tensor:
+            return loss(network(leaves, images), labels)
 
         flow = dict.fromkeys(leaves, 0)
         for batch in batches:
-            grads = gradients(loss(*batch), leaves)
+            grads = gradients(loss_of(*batch), leaves)
             flow = {name: flow[name] + grads[name] * masks[name] for name in flow}
         scores = dict.fromkeys(leaves, 0)
         for batch in batches:
-            grads = gradients(loss(*batch), leaves, create_graph=True)
+            grads = gradients(loss_of(*batch), leaves, create_graph=True)
             product = sum((flow[name] * grads[name]).sum() for name in leaves)
             curved = gradients(product, leaves)
             scores = {name: scores[name] + curved[name] * weights[name] for name in scores}

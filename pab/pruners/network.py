@@ -2,10 +2,12 @@
 
 import contextlib
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -17,11 +19,12 @@ Tensors = dict[str, Tensor]  # by parameter name
 class ScoringNetwork:
     """Call a model with float64 copies of its parameters and buffers, some of them replaced.
 
-    ``network(weights, images)`` returns the logits, float64 of shape (N, K), and is differentiable with respect to
-    ``weights``, float64 tensors by parameter name, 0 where pruned; whatever they lack comes from the copies.
+    ``network(weights, images)`` returns what the model does, such as logits, float64 of shape (N, K). It is
+    differentiable with respect to ``weights``, float64 tensors by parameter name, 0 where pruned; whatever they lack
+    comes from the copies.
 
     Args:
-        model: called as ``model(images)``; returns logits.
+        model: called as ``model(images)``, or by keywords for a dict of images.
         given: names of parameters that every call names, so that no copy of them is kept.
     """
 
@@ -40,7 +43,18 @@ class ScoringNetwork:
         others = self._tensors
         if absolute:
             others = {name: tensor.abs() if tensor.is_floating_point() else tensor for name, tensor in others.items()}
-        return functional_call(self._model, {**others, **weights}, (images,))
+        arguments = ((), dict(images)) if isinstance(images, Mapping) else ((images,), {})
+        return functional_call(self._model, {**others, **weights}, *arguments)
+
+
+def cross_entropy(outputs: Any, labels: Tensor, temperature: float = 1) -> Tensor:
+    """The mean cross-entropy of logits divided by a temperature; a TypeError for outputs that are no tensor."""
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f'loss: cross-entropy needs logits, a tensor (N, K), but the model returns a {type(outputs).__name__}; '
+            'give prune(..., loss=...) a function of (outputs, labels)'
+        )
+    return F.cross_entropy(outputs / temperature, labels)
 
 
 def gradients(output: Tensor, leaves: Tensors, create_graph: bool = False) -> Tensors:

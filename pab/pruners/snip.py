@@ -1,11 +1,9 @@
 """SNIP: how much the loss feels a weight."""
 
-import torch.nn.functional as F
-
 from ..registry import PRUNERS
 from .base import Pruner
-from .inputs import Batches
-from .network import ScoringNetwork, Tensors, as_leaves, gradients
+from .inputs import Batches, Loss
+from .network import ScoringNetwork, Tensors, as_leaves, cross_entropy, gradients
 
 
 @PRUNERS.register_module()
@@ -14,16 +12,17 @@ class SNIP(Pruner):
 
     .. math:: S = \frac{|g \odot w|}{\sum |g \odot w|}, \quad g = \sum_{b} \frac{\partial L_b}{\partial w}
 
-    where L_b is the mean cross-entropy of batch b, and g * w is the derivative with respect to a mask on w.
+    where L_b is the loss of batch b, by default the mean cross-entropy, and g * w is the derivative with respect to a
+    mask on w.
 
     Source: Lee et al. 2018 (arXiv 1810.02340).
     """
 
-    def score(self, weights: Tensors, network: ScoringNetwork, batches: Batches) -> Tensors:
+    def score(self, weights: Tensors, network: ScoringNetwork, batches: Batches, loss: Loss = cross_entropy) -> Tensors:
         leaves = as_leaves(weights)
         scores = dict.fromkeys(leaves, 0)
         for images, labels in batches:
-            grads = gradients(F.cross_entropy(network(leaves, images), labels), leaves)
+            grads = gradients(loss(network(leaves, images), labels), leaves)
             scores = {name: scores[name] + grads[name] * weights[name] for name in scores}
         scores = {name: score.abs() for name, score in scores.items()}
         total = sum(score.sum() for score in scores.values())
