@@ -1,3 +1,17 @@
-"""pab: sparse networks that are never trained, only unmasked."""
+"""pab: sparse networks that are never trained, only unmasked.
+
+Its floors, from the top; what is below knows nothing of what is above, and parts of one floor nothing of each other:
+
+- contrib
+- compare
+- hooks
+- compact, costs, export, report, run, sparse
+- latent
+- optim, pruners
+- datasets, evaluation, models, psg
+- converter
+- registry
+- checks, compiled, contracts, files, patterns, state_dicts
+"""
 
 __version__ = '0.1.0'

@@ -35,7 +35,7 @@ def use_compiled(wanted: bool | None) -> None:
 
 
 def is_compiled() -> bool:
-    """Whether large elementwise passes run compiled. Raises ValueError for a ``PAB_COMPILE`` that is not 0 or 1."""
+    """True if large elementwise passes run compiled. Raises ValueError for a ``PAB_COMPILE`` that is not 0 or 1."""
     setting = os.environ.get('PAB_COMPILE', '1')
     if setting not in ('0', '1'):
         raise ValueError(f'PAB_COMPILE must be 0 or 1, got {setting!r}; unset it for the default, 1')

@@ -1,4 +1,4 @@
-"""What pab asks of layers and of an optimizer, so that those of others work as its own do.
+"""Attributes and methods that pab asks of layers and of an optimizer, so that yours work as its own do.
 
 **A layer with a special backward pass** computes other gradients than those of its forward pass. Its class has two
 attributes: ``special_backward = True`` and ``exact = False``. :func:`exact_gradients` sets ``exact`` on the layer for a
@@ -9,20 +9,21 @@ attribute ``weight_gradient_bits`` gives them, (input, output gradient), for the
 
 **A sign optimizer** has the attribute ``last_flips``: how many weights the last step flipped, an int64 tensor of no
 dimensions on the device, or None before the first step. ``FlipCountHook`` reads it and sets it to None, so that every
-step is counted once. What else it may offer:
+step is counted once. It may also offer:
 
 - ``adaptivity_rate`` in its parameter groups: ``ARDecayHook`` and param schedulers lower it;
 - ``state[param]['tensor_flips']``: the flips of the whole tensor so far, int64 of no dimensions, for reports by layer;
 - ``state[param]['weight_flips']``: the flips of every weight so far, int32 of the parameter's shape, kept where the
   parameter group has ``flips_per_weight=True``; the pruner ``FlipFreq`` reads it.
 
-torch's ``Optimizer.load_state_dict`` would turn these counts into floats: who keeps them restores them by itself.
+torch's ``Optimizer.load_state_dict`` would turn these counts into floats, so an optimizer with counts restores them
+itself.
 
-**A layer with a weight in use** multiplies by another weight than its parameter ``weight``, which is frozen: by what
-its method ``used_weight()`` returns, a tensor of the same shape, computed from it and from parameters of the layer's
-own, named in ``latents``. Its attribute ``plain`` is the class that the layer would have without them.
+**A layer with a used weight** multiplies by another weight than its parameter ``weight``, which is frozen. Its method
+``used_weight()`` returns that other weight, of the same shape, computed from ``weight`` and from parameters of the
+layer's own, named in ``latents``. Its attribute ``plain`` is the class that the layer would have without them.
 :func:`pab.latent.merge_latents_` makes such layers plain ones, for files and for other programs; reports and costs
-count the weights in use. :class:`pab.latent.LatentConv` offers all of this for a convolution.
+count the used weights. :class:`pab.latent.LatentConv` offers all of this for a convolution.
 
 All are asked for by these names alone; there is no class to derive from. :class:`pab.optim.SignOptimizer` offers all
 of a sign optimizer, for a rule of a few lines.
@@ -53,8 +54,7 @@ def special_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def exact_gradients(model: nn.Module) -> Iterator[None]:
     """Give every layer of a model the ordinary backward pass for the length of a ``with`` block, also when it raises.
 
-    What counts is the switch at the time of the forward pass: a backward pass inside the block, of a forward pass from
-    before it, is still the special one.
+    The switch counts at the time of the forward pass: the backward pass of an earlier one is still the special one.
     """
     before = [(layer, layer.exact) for _, layer in special_layers(model)]
     try:
@@ -81,7 +81,7 @@ def layers_with_weight_in_use(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def sign_optimizers(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
-    """Those of the optimizers that flip signs."""
+    """Select the optimizers that flip signs."""
     return [optimizer for optimizer in optimizers if hasattr(optimizer, 'last_flips')]
 
 
@@ -91,12 +91,12 @@ def learning_rates(optimizers: Iterable[Optimizer]) -> list[dict[str, Any]]:
 
 
 def weight_flips(optimizers: Iterable[Optimizer]) -> dict[nn.Parameter, Tensor]:
-    """Parameter -> flips of each of its weights so far (int32), for those that a sign optimizer counts one by one."""
+    """Parameter -> flips of each of its weights so far (int32), where a sign optimizer counts them one by one."""
     return _counts(optimizers, 'weight_flips')
 
 
 def tensor_flips(optimizers: Iterable[Optimizer]) -> dict[nn.Parameter, Tensor]:
-    """Parameter -> flips of the whole tensor so far (int64, no dimensions), for those of sign optimizers."""
+    """Parameter -> flips of the whole tensor so far (int64, no dimensions), for the parameters of sign optimizers."""
     return _counts(optimizers, 'tensor_flips')
 
 

@@ -1,4 +1,4 @@
-"""What all converters of layers share: which layers, the change of class in place, and what is left alone."""
+"""The change of layers of any network, in place: what all converters share."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -36,6 +36,21 @@ class Converter:
         self.layers = layers
         self._patterns()  # a wrong list is refused here, before there is a network
 
+    @property
+    def types(self) -> str:
+        """The layers that can be converted, for messages."""
+        return f'layers of exactly the types {", ".join(plain.__name__ for plain in self.classes)}'
+
+    @classmethod
+    def adds_latents(cls) -> bool:
+        """True if its layers have a used weight (:mod:`pab.contracts`), which a compact file holds merged."""
+        return any(hasattr(converted, 'used_weight') for converted in cls.classes.values())
+
+    def class_for(self, layer: nn.Module) -> type[nn.Module] | None:
+        """The class that a layer gets, its own if it has been converted; None for one that cannot be converted."""
+        own = type(layer)
+        return own if own in self.classes.values() else self.classes.get(own)
+
     def set_up(self, layer: nn.Module, name: str) -> None:
         """Give a layer, just converted or converted again, its settings, and parameters if it needs more of them."""
 
@@ -44,41 +59,40 @@ class Converter:
 
         ValueError when a pattern matches no layer, or there is nothing to convert; nothing has changed then.
         """
-        targets = {**self.classes, **{converted: converted for converted in self.classes.values()}}
-        for name, layer in self._find(network, targets).items():
-            layer.__class__ = targets[type(layer)]
+        for name, (layer, new_class) in self._find(network).items():
+            layer.__class__ = new_class
             self.set_up(layer, name)
         return network
 
-    def _find(self, network: nn.Module, targets: Mapping[type, type]) -> dict[str, nn.Module]:
-        me, types = type(self).__name__, ', '.join(plain.__name__ for plain in self.classes)
+    def _find(self, network: nn.Module) -> dict[str, tuple[nn.Module, type[nn.Module]]]:
+        me = type(self).__name__
         if not isinstance(network, nn.Module):
             raise TypeError(f'{me}: network must be an nn.Module, got {type(network).__name__}')
         patterns = self._patterns()
         not_left_out = Patterns(me, ['name:*', *(p for p in patterns.patterns if p.startswith(LEAVE_OUT))])
         found, others = {}, []
         for name, layer in network.named_modules():
-            convertible = type(layer) in targets
-            if convertible or _has_weights(layer):
+            new_class = self.class_for(layer)
+            if new_class or _has_weights(layer):
                 selected = patterns.select(layer, name)  # also for what is not converted: the pattern has a use
-                if convertible and selected:
-                    found[name] = layer
-                elif not convertible and isinstance(layer, self.kin) and not_left_out.select(layer, name):
+                if new_class and selected:
+                    found[name] = layer, new_class
+                elif not new_class and isinstance(layer, self.kin) and not_left_out.select(layer, name):
                     others.append(f'{name} ({type(layer).__name__})')
         if self.layers is not None and patterns.unused:
             raise ValueError(
                 f'{me}: layers has patterns that match no layer with weights: {sorted(patterns.unused)}; correct or '
-                f'drop them; {types} are converted'
+                f'drop them; only {self.types} are converted'
             )
         if not found:
             raise ValueError(
                 f'{me}: {type(network).__name__} has nothing to convert: layers={list(patterns.patterns)} selects '
-                f'none of exactly the types {types}; of other types are {", ".join(others) or "none"}'
+                f'no {self.types}; others are {", ".join(others) or "none"}'
             )
         if others:
             text = (
-                f'{me}: left alone, as they are not exactly {types}: {", ".join(others)}. A subclass may compute '
-                'something else; a lazy layer gets its type when the network first runs'
+                f'{me}: left alone, as they are no {self.types}: {", ".join(others)}. A lazy layer gets its type when '
+                'the network first runs'
             )
             print_log(text, logger='current', level=logging.WARNING)
         return found

@@ -22,11 +22,12 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .contracts import special_layers
-from .hooks.parts import network_of
+from .files import write_atomically
 from .latent import merge_latents_
 from .latent.batch_norm import AffineFree
+from .models import network_of
 from .pruners import get_masks
-from .run.storage import write_atomically
+from .state_dicts import MASK
 
 FORMATS = {'onnx': '.onnx', 'torch': '.pt2'}  # torch.export.load takes no other ending
 FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -70,7 +71,7 @@ def plain_network(model: nn.Module, fold_batch_norm: bool = False) -> nn.Module:
     network.requires_grad_(False).to(memory_format=torch.contiguous_format)
     for name in get_masks(network):
         layer, _, own = name.rpartition('.')
-        delattr(network.get_submodule(layer), f'{own}_mask')
+        delattr(network.get_submodule(layer), own + MASK)
     for _, layer in special_layers(network):
         layer.exact = True
         for kind in FOLDABLE if fold_batch_norm else ():

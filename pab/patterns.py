@@ -1,10 +1,11 @@
-"""One language to name parts of a network: ``prunable`` of pruners, ``owns`` of optimizers, ``layers`` of converters.
+"""One language to name parts of a network, for ``prunable`` and ``density`` of pruners, ``owns`` of optimizers and
+``layers`` of converters.
 
 ======================  ===================================================================================
 ``'Conv2d'``            every layer of that type, or every parameter of one; a subclass is of the type too
 ``'Conv2d.weight'``     the parameter of that name of a layer of that type
-``'name:layer1.*'``     what has a full name that fits the glob
-``'!name:*.shortcut*'`` any of these behind a ``!``: leave out what it matches, whatever else matches it
+``'name:layer1.*'``     every part with a full name that fits the glob
+``'!name:*.shortcut*'`` any of these behind a ``!``: leaves its parts out, whatever else matches them
 ======================  ===================================================================================
 """
 
@@ -19,7 +20,7 @@ LEAVE_OUT = '!'
 
 
 class Place(NamedTuple):
-    """Where a parameter stands in a network."""
+    """The place of a parameter in a network."""
 
     layer: nn.Module
     full_name: str
@@ -64,7 +65,7 @@ class Patterns:
         """Patterns that have matched nothing so far."""
 
     def select(self, layer: nn.Module, full_name: str, parameter: str = '') -> bool:
-        """Whether the list selects a part: some pattern matches it, and none behind a ``!`` does.
+        """True if the list selects a part: some pattern matches it, and none behind a ``!`` does.
 
         Args:
             layer: the layer, or the one that has the parameter.
@@ -74,7 +75,7 @@ class Patterns:
         return self.select_shared([Place(layer, full_name, parameter)])
 
     def select_shared(self, places: Iterable[Place]) -> bool:
-        """As :meth:`select`, for a parameter with several places: what matches one of them matches the parameter."""
+        """Select a parameter with several places: a pattern that matches one of them matches the parameter."""
         matching = {pattern for place in places for pattern in self.patterns if _matches(pattern, place)}
         self.unused -= matching
         return bool(matching) and not any(pattern.startswith(LEAVE_OUT) for pattern in matching)

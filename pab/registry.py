@@ -5,6 +5,8 @@ is first asked for a name, so nothing has to be imported by hand.
 """
 
 import difflib
+from collections.abc import Callable
+from typing import Any
 
 from mmengine import registry as roots
 from mmengine.registry import Registry
@@ -47,12 +49,16 @@ OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, 'pab.optim')  # one backward for s
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     roots.OPTIM_WRAPPER_CONSTRUCTORS, 'pab.optim'
 )  # which optimizer owns which parameter
-HOOKS = _child(roots.HOOKS, 'pab.hooks', 'pab.run')  # the method's hooks, and those that keep a run alive
+PARAM_SCHEDULERS = _child(roots.PARAM_SCHEDULERS, 'pab.optim')  # how a setting moves in the course of a run
+HOOKS = _child(roots.HOOKS, 'pab.hooks', 'pab.contrib.gradient_compression')  # all that act during a run
 RUNNERS = _child(roots.RUNNERS, 'pab.run')  # mmengine's runner with a short console log and safe resume
 LOOPS = _child(roots.LOOPS, 'pab.run')  # the epoch loop that can be resumed inside an epoch
 
 PRUNERS = NamingRegistry('pruner', scope=SCOPE, locations=['pab.pruners'])  # how weights are scored before training
 CONVERTERS = NamingRegistry('converter', scope=SCOPE, locations=['pab.psg', 'pab.latent'])  # what changes layers
+
+READERS: dict[str, str | Callable[[Any], dict]] = {'.pab': 'pab.compact.checkpoint:as_checkpoint'}
+"""Ending of a file -> what reads such a file as a checkpoint: a function of its path, or where to import one from."""
 
 # mmengine warns about each root that has no child in the default scope, so the rest get an empty one.
 _HELD = {registry.name for registry in list(globals().values()) if isinstance(registry, Registry)}

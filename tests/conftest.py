@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -59,7 +60,35 @@ def _seed():
 
 @pytest.fixture
 def tiny_config(tmp_path):
-    """A function: changes -> the config of a whole run in seconds (see :func:`tests.tiny_run.tiny_run`)."""
-    from tests.tiny_run import tiny_run
+    """A function: changes -> the config of a whole run in seconds (see :func:`tests.small_run.small_config`)."""
+    from tests.small_run import small_config
 
-    return lambda **changes: tiny_run(**{'work_dir': tmp_path / 'run', **changes})
+    return lambda **changes: small_config(**{'work_dir': tmp_path / 'run', 'digits': True, **changes})
+
+
+class Finished(NamedTuple):
+    """A run that was never stopped."""
+
+    folder: Path
+    end: dict
+
+
+@pytest.fixture(scope='session')
+def finished(tmp_path_factory) -> Finished:
+    """The small run as it is: its work dir, which is not to be changed, and the state it ended in."""
+    from tests.small_run import run_in_child, small_config, train
+
+    folder = tmp_path_factory.mktemp('finished')
+    status, end = run_in_child(train, small_config(folder))
+    assert status == 0, end
+    return Finished(folder, end)
+
+
+@pytest.fixture(scope='session')
+def stopped(tmp_path_factory) -> Path:
+    """The file of the first epoch of the small run, which was killed in the second."""
+    from tests.small_run import run_in_child, small_config, train_and_kill
+
+    folder = tmp_path_factory.mktemp('stopped')
+    assert run_in_child(train_and_kill, small_config(folder), 15, 'after')[0] == -9
+    return folder / 'epoch_1.pth'

@@ -1,6 +1,7 @@
 """A whole run in two seconds: a tiny network on made-up images, with the hooks of the recipes, in its own process."""
 
 import copy
+import itertools
 import multiprocessing.connection
 import os
 import signal
@@ -17,11 +18,13 @@ from mmengine.hooks import Hook
 from torch import Tensor, nn
 
 from pab.datasets.in_memory import InMemoryDataset
-from pab.hooks import PruneHook
+from pab.hooks.method.pruning import PruningHook
 from pab.registry import DATASETS, MODELS, RUNNERS
 from pab.run.distributed import process_group
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
+QUICKSTART = CONFIGS / 'pab' / 'quickstart.py'
+RUNS = itertools.count()
 PRELOAD = ['tests.small_run', 'matplotlib.pyplot', 'mmengine.visualization', 'torch.utils.cpp_extension', 'yapf']
 PRELOAD += [f'pab.{part}' for part in ('datasets', 'evaluation', 'hooks', 'models', 'optim', 'pruners', 'psg', 'run')]
 EPOCHS, STEPS = 3, 10  # of 8 images, the last of an epoch of 4
@@ -56,21 +59,49 @@ class TinyNet(nn.Module):
         return self.linear(self.dropout(torch.relu(self.conv2(out)).mean((2, 3))))
 
 
-def small_config(work_dir: str | os.PathLike, **options: Any) -> Config:
-    """The quickstart, made small; options are merged last, as ``--cfg-options`` would be (``__`` for a dot)."""
-    cfg = Config.fromfile(str(CONFIGS / 'pab' / 'quickstart.py'))
+def small_config(work_dir: str | os.PathLike, *, digits: bool = False, report: bool = False, **options: Any) -> Config:
+    """The quickstart, made small: :class:`TinyNet` on :class:`Stripes`, or a ResNet-8 of width 2 on ``digits``.
+
+    Options are merged last, as ``--cfg-options`` would be (``__`` for a dot): ``train_cfg__max_epochs=1`` or
+    ``train_cfg=dict(max_epochs=1)``. The report is drawn, for a second, only if asked for.
+    """
+    cfg = Config.fromfile(str(QUICKSTART))
+    (_few_digits if digits else _stripes)(cfg)
+    cfg.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
+    cfg.work_dir, cfg.launcher = str(work_dir), 'none'
+    if not report:
+        cfg.default_hooks.report = None
+    return cfg
+
+
+def _few_digits(cfg: Config) -> None:
+    cfg.merge_from_dict(
+        dict(
+            # mmengine names a run by the second it starts in, and runs of one name share their log
+            experiment_name=f'digits_{next(RUNS)}',
+            model=dict(network=dict(width=2)),
+            train_dataloader=dict(batch_size=32, dataset=dict(num_samples=128)),
+            val_dataloader=dict(dataset=dict(num_samples=32)),
+            test_dataloader=dict(dataset=dict(num_samples=32)),
+            train_cfg=dict(max_epochs=2),
+            param_scheduler=dict(sgd=[dict(type='MultiStepLR', milestones=[1], gamma=0.1)]),
+            default_hooks=dict(prune=dict(pruner=dict(rounds=3)), ar_decay=dict(interval=1), logger=dict(interval=1)),
+        )
+    )
+
+
+def _stripes(cfg: Config) -> None:
     loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
     cfg.merge_from_dict(
         dict(
             **{name: dict(batch_size=8, dataset=dict(_delete_=True, type='Stripes')) for name in loaders},
             model=dict(network=dict(_delete_=True, type='TinyNet'), input_shape=(1, 6, 6)),
             train_cfg=dict(max_epochs=EPOCHS),
-            optim_wrapper=dict(optimizers=dict(bop=dict(adaptivity_rate=0.2))),  # so that some signs flip at every step
+            optim_wrapper=dict(optimizers=dict(signs=dict(adaptivity_rate=0.2))),  # some signs flip at every step
             default_hooks=dict(
                 prune=dict(pruner=dict(rounds=3, density=0.5), epoch=1, shots=2),
                 ar_decay=dict(interval=1, gamma=0.8),
                 logger=dict(interval=4),
-                report=None,
             ),
             param_scheduler=dict(
                 sgd=[
@@ -81,9 +112,6 @@ def small_config(work_dir: str | os.PathLike, **options: Any) -> Config:
             visualizer=dict(vis_backends=[]),
         )
     )
-    cfg.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
-    cfg.work_dir, cfg.launcher = str(work_dir), 'none'
-    return cfg
 
 
 def run_in_child(act: Callable[..., Any], *args: Any) -> tuple[int, Any]:
@@ -168,7 +196,7 @@ class KillHook(Hook):
             if self.stage == 'before':
                 self._kill()
             elif self.stage == 'in':
-                bop = runner.optim_wrapper['bop'].optimizer
+                bop = runner.optim_wrapper['signs'].optimizer
                 bop.register_step_post_hook(lambda *_: self._kill())  # one optimizer has stepped, the other has not
             elif self.stage == 'save':
                 os.fsync = lambda _: self._kill()  # everything is in the temporary file, nothing is renamed
@@ -212,7 +240,7 @@ def final_state(runner: Any) -> dict:
         },
         'best': hub.get_info('best_score'),
         'progress': (runner.epoch, runner.iter),
-        'pruning': next(hook for hook in runner.hooks if isinstance(hook, PruneHook)).record(runner),
+        'pruning': next(hook for hook in runner.hooks if isinstance(hook, PruningHook)).record(runner),
     }
 
 

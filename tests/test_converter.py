@@ -206,7 +206,7 @@ def test_what_is_left_alone_is_named(log):
     names = 'special (Standardized), line (Conv1d), volume (Conv3d), up (ConvTranspose2d), lazy (LazyConv2d), '
     names += 'lazy_up (LazyConvTranspose2d), attention (MultiheadAttention), '
     names += 'attention.out_proj (NonDynamicallyQuantizableLinear).'
-    assert f'Scale: left alone, as they are not exactly Linear, Conv2d: {names}' in line
+    assert f'Scale: left alone, as they are no layers of exactly the types Linear, Conv2d: {names}' in line
     assert type(net['special']) is Standardized
     log.clear()
     Scale(['Conv2d', '!name:lazy*', '!name:attention*', '!ConvTranspose2d', '!Conv1d', '!Conv3d'])(net)
@@ -215,7 +215,7 @@ def test_what_is_left_alone_is_named(log):
 
 def test_a_lazy_layer_is_converted_once_it_has_run():
     net = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(2))
-    with pytest.raises(ValueError, match=r'nothing to convert.* of other types are 0 \(LazyConv2d\), 2 \(LazyLinear\)'):
+    with pytest.raises(ValueError, match=r'nothing to convert.* others are 0 \(LazyConv2d\), 2 \(LazyLinear\)'):
         Scale()(net)
     net(torch.ones(1, 3, 5, 5))
     assert type(Scale()(net)[0]) is ScaledConv
@@ -245,5 +245,7 @@ def test_wrong_layers_are_refused_and_nothing_changes(layers, kind, text):
 def test_no_network():
     with pytest.raises(TypeError, match=r'Scale: network must be an nn.Module, got dict'):
         Scale()({})
-    with pytest.raises(ValueError, match=r'Scale: ReLU has nothing to convert: .* selects none of exactly the types'):
+    with pytest.raises(
+        ValueError, match=r'Scale: ReLU has nothing to convert: .* selects no layers of exactly the types'
+    ):
         Scale()(nn.ReLU())

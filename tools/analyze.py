@@ -1,4 +1,4 @@
-"""Say what a config's network and training cost, in multiply-accumulates, bit-operations and bytes.
+"""Say what a config's network and a step of its training cost, in multiply-accumulates, bit-operations and bytes.
 
 python tools/analyze.py configs/pab/r18_cifar10.py
 python tools/analyze.py configs/pab/r18_cifar10.py work_dirs/r18_cifar10/epoch_180.pth --json costs.json
@@ -13,17 +13,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pab.costs import RunCosts, masks_of_checkpoint, masks_of_config, run_costs
-from pab.registry import DATASETS
+from pab.files import write_atomically
 from pab.report.amounts import short
+from pab.run.checkpoint import load_any
 from pab.run.launch import add_config_arguments, errors_in_one_line, load_config
-from pab.run.storage import write_atomically
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_config_arguments(parser)
     parser.add_argument('checkpoint', nargs='?', help='whose masks count (default: prune anew, as the config says)')
-    parser.add_argument('--train-images', type=int, help='images of an epoch (default: those of the training set)')
     parser.add_argument('--json', type=Path, help='write the numbers to this file too')
     parser.add_argument('--force', action='store_true', help='write over that file if it is there')
     return parser.parse_args()
@@ -35,9 +34,8 @@ def main() -> None:
     with errors_in_one_line():
         if args.json and args.json.exists() and not args.force:
             raise FileExistsError(f'{args.json} exists; choose another --json, or pass --force to write over it')
-        images = args.train_images or len(DATASETS.build(cfg.train_dataloader.dataset))
-        masks = masks_of_checkpoint(args.checkpoint) if args.checkpoint else masks_of_config(cfg)
-        costs = run_costs(cfg, masks, images)
+        masks = masks_of_checkpoint(load_any(args.checkpoint)) if args.checkpoint else masks_of_config(cfg)
+        costs = run_costs(cfg, masks)
         print(tables(costs))
         if args.json:
             write_atomically(json.dumps(asdict(costs), indent=1).encode(), args.json)
@@ -52,12 +50,9 @@ def tables(costs: RunCosts) -> str:
         lines.append(f'{row.name:<28} {row.kind:<12} {weight:<16} {output:<12} {counts}  {bits}')
     lines.append('MACs: multiply-accumulates of the forward pass for one image, dense, and without pruned weights;')
     lines.append('bits: of the operands of the weight gradient, input and output gradient; all other operands have 32')
-    for title, ways in (
-        (f'one step, {costs.batch} images', costs.step),
-        (f'{costs.epochs} epochs, {costs.steps:,} steps', costs.schedule),
-    ):
-        lines += ['', f'{title}, multiply-accumulates', *grid({way: work.macs for way, work in ways.items()})]
-        lines += ['', f'{title}, bit-operations', *grid({way: work.bit_operations for way, work in ways.items()})]
+    title = f'one step, {costs.batch} images'
+    lines += ['', f'{title}, multiply-accumulates', *grid({way: work.macs for way, work in costs.step.items()})]
+    lines += ['', f'{title}, bit-operations', *grid({way: work.bit_operations for way, work in costs.step.items()})]
     lines += ['', f'bytes while training, batch of {costs.batch}', *grid(costs.storage)]
     return '\n'.join(lines)
 

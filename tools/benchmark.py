@@ -13,6 +13,7 @@ import argparse
 import importlib
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -39,6 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('measures', nargs='*', metavar='MEASURE', default=['all'], help='default: all')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
     parser.add_argument('--json', type=Path, metavar='FILE', help='also write the results there')
+    parser.add_argument('--force', action='store_true', help='write over that file if it is there')
     parser.add_argument('--repeats', type=int, default=15, help='rounds that count (default: 15)')
     parser.add_argument('--warmup', type=int, default=3, help='rounds before them (default: 3)')
     parser.add_argument('--threads', type=int, help='of torch (default: its own choice)')
@@ -54,7 +56,21 @@ def parse_args() -> argparse.Namespace:
             parser.error(f'--{name} must be at least {least}, got {value}')
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: torch sees no GPU here')
+    if args.json and (problem := check_target(args.json, args.force)):  # before minutes of measuring
+        parser.error(f'--json: {problem}')
     return args
+
+
+def check_target(file: Path, force: bool) -> str | None:
+    """Make the folder of a file; return the reason why it cannot be written, None if it can."""
+    if file.is_dir() or (file.exists() and not force):
+        return f'{file} is there; choose another file' + ('' if file.is_dir() else ', or pass --force to write over it')
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=file.parent).close()
+    except OSError as error:
+        return f'{file} cannot be written: {error}'
+    return None
 
 
 def main() -> None:

@@ -25,10 +25,11 @@ from torch import nn
 
 from pab import compact
 from pab.compact.checkpoint import as_checkpoint
+from pab.files import write_atomically
 from pab.pruners import get_masks
 from pab.run.checkpoint import load_safely
 from pab.run.launch import add_config_arguments, load_config
-from pab.run.storage import write_atomically
+from pab.state_dicts import MASK, NETWORK
 
 
 def parse_args() -> argparse.Namespace:
@@ -93,7 +94,7 @@ def sizes_command(args: argparse.Namespace) -> None:
             with suppress(ValueError):  # few masks can be derived
                 compact.pack(cfg, checkpoint, derived, derive_mask=True)
             told, last = compact.info(stored), derived.stat().st_size if derived.exists() else None
-        masks = {f'{name}_mask' for name in get_masks(network)}
+        masks = {name + MASK for name in get_masks(network)}
         weights = {name: tensor for name, tensor in network.state_dict().items() if name not in masks}
         full = sum(tensor.nbytes for tensor in weights.values())
         half = sum(t.nbytes // (2 if t.is_floating_point() else 1) for t in weights.values())
@@ -125,7 +126,7 @@ def zipped(weights: dict[str, torch.Tensor]) -> int:
 
 def check_equal(network: nn.Module, file: Path) -> None:
     """Load a file that was just written, and compare every tensor of it with the network's, bit by bit."""
-    before = {f'network.{name}': tensor for name, tensor in network.state_dict().items()}
+    before = {NETWORK + name: tensor for name, tensor in network.state_dict().items()}
     after = as_checkpoint(file)['state_dict']
     odd = sorted(before.keys() ^ after.keys()) + [
         n for n in before.keys() & after.keys() if not same(before[n], after[n])

@@ -7,32 +7,38 @@ The same command goes on where it was stopped. docs/compare.md says how to write
 """
 
 import argparse
+import json
 import shlex
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from pab.checks import check_ints
-from pab.compare.cluster import CLUSTERS, train_on_cluster
 from pab.compare.page import write_page
-from pab.compare.plan import JOBS, TABLE, read_comparison
+from pab.compare.plan import COMMAND, JOBS, read_comparison
 from pab.compare.pool import threads_of_each, train_here
 from pab.compare.progress import Progress
+from pab.compare.tables import to_markdown
 from pab.compare.training import Trainer
+from pab.contrib.cluster import CLUSTERS, train_on_cluster
+from pab.files import write_atomically
 from pab.run.launch import KeyValue, errors_in_one_line
 
+SEEDS = 3
 TRAIN = [sys.executable, str(Path(__file__).resolve().with_name('train.py'))]
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('comparison', type=Path, help='a Python file that lists runs')
-    parser.add_argument('--seeds', type=int, default=3, help='train with seeds 0 to SEEDS - 1 (default: %(default)s)')
+    parser.add_argument('--seeds', type=int, help=f'train with seeds 0 to SEEDS - 1 (default: {SEEDS})')
     parser.add_argument('--jobs', type=int, default=1, help='trainings at a time (default: %(default)s)')
     parser.add_argument('--work-dir', type=Path, help='default: work_dirs/compare/<name of the comparison>')
     text = 'replace values of the config of every run, such as train_cfg.max_epochs=8'
     parser.add_argument('--cfg-options', nargs='+', action=KeyValue, default={}, metavar='KEY=VALUE', help=text)
-    parser.add_argument('--collect', action='store_true', help='train nothing, only make the tables of what is there')
+    text = 'train nothing, only make the tables of what is there, with the last --seeds and --cfg-options'
+    parser.add_argument('--collect', action='store_true', help=text)
     parser.add_argument('--cluster', choices=CLUSTERS, help='train each as a job, by submitit')
     text = 'parameters of submitit.AutoExecutor, such as timeout_min=600 slurm_partition=gpu gpus_per_node=1'
     parser.add_argument('--cluster-options', nargs='+', action=KeyValue, default={}, metavar='KEY=VALUE', help=text)
@@ -54,18 +60,32 @@ def compare(args: argparse.Namespace) -> None:
     folder = (args.work_dir or Path('work_dirs', 'compare', args.comparison.stem)).absolute()
     with errors_in_one_line():
         check_ints('compare', jobs=args.jobs)
-        comparison = read_comparison(args.comparison, args.seeds, folder, args.cfg_options)
+        seeds, options = asked(args, folder / COMMAND)
+        comparison = read_comparison(args.comparison, seeds, folder, options)
         progress = Progress(comparison, folder, args.jobs, lambda line: print(line, flush=True))
-        number = None if args.collect else train(args, folder, progress)
+        number = None
+        if not args.collect:
+            write_atomically(json.dumps({'seeds': seeds, 'cfg_options': options}).encode(), folder / COMMAND)
+            number = train(args, folder, progress)
         progress.write_tables()
         page = write_page(folder, args.comparison.stem, comparison, progress.results)
-    print(f'\n{(folder / TABLE).read_text()}\n{page}')
+    # not the file, which another command in the same folder may have written since
+    print(f'\n{to_markdown(comparison, progress.results)}\n{page}')
     if number:
         print(f'Stopped. Go on with\n  {shlex.join(["python", *sys.argv])}')
         sys.exit(128 + number)
     if progress.failures:
         lines = '\n'.join(f'  {training.title}: {why}' for training, why in progress.failures.items())
         sys.exit(f'{len(progress.failures)} failed:\n{lines}')
+    if not args.collect and progress.waiting():
+        sys.exit(f'{len(progress.waiting())} trainings have no result: another command stopped them; start this again')
+
+
+def asked(args: argparse.Namespace, file: Path) -> tuple[int, dict[str, Any]]:
+    """The seeds and options of this command; --collect takes those that it does not give from the last training."""
+    last = json.loads(file.read_text()) if args.collect and file.is_file() else {}
+    seeds = last.get('seeds', SEEDS) if args.seeds is None else args.seeds
+    return seeds, last.get('cfg_options', {}) | args.cfg_options
 
 
 def train(args: argparse.Namespace, folder: Path, progress: Progress) -> int | None:

@@ -11,6 +11,7 @@ model's before the file is written.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from pab.datasets import class_names, classes_in, number_classes_
 from pab.export import FORMATS, check_target, export
 from pab.models import ImagePreprocessor
 from pab.pruners import apply_masks_
 from pab.registry import DATASETS, MODELS
 from pab.run.checkpoint import check_fits, load_safely
 from pab.run.launch import KeyValue, errors_in_one_line, load_config
+from pab.state_dicts import masks_in
 
 IMAGES = 100
 
@@ -47,8 +50,8 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def load_checkpoint(file: Path, cfg: Config) -> nn.Module:
-    """Build the model of a config with the weights and masks of a checkpoint.
+def load_checkpoint(file: Path, cfg: Config) -> tuple[nn.Module, tuple[str, ...] | None]:
+    """Build the model of a config with the weights and masks of a checkpoint; and the classes that this names.
 
     Raises:
         UnusableCheckpoint: the file is damaged, refused, or of another model.
@@ -59,12 +62,11 @@ def load_checkpoint(file: Path, cfg: Config) -> nn.Module:
         sys.exit(f'error: {file} is no checkpoint: it has no state_dict')
     model = MODELS.build(cfg.model)
     shapes = {name: (param.shape, torch.bool) for name, param in model.named_parameters()}
-    masks = {name: state.get(name + '_mask') for name in shapes}
-    fitting = {name: m for name, m in masks.items() if m is not None and (m.shape, m.dtype) == shapes[name]}
+    fitting = {name: mask for name, mask in masks_in(state).items() if (mask.shape, mask.dtype) == shapes.get(name)}
     apply_masks_(model, fitting)
     check_fits(model, state, file)
     model.load_state_dict(state, strict=False)  # what may be missing, check_fits has told
-    return model
+    return model, classes_in(checkpoint)
 
 
 def load_compact(file: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -76,18 +78,26 @@ def load_compact(file: Path) -> tuple[nn.Module, dict[str, Any]]:
     return load(file), info(file)
 
 
-def real_images(cfg: Config | None) -> tuple[Tensor | None, list[str], str]:
-    """100 images of the config's test set, (100, C, H, W), the names of its classes, and where the images come from."""
+def real_images(cfg: Config | None, classes: Sequence[str]) -> tuple[Tensor | None, list[str], str]:
+    """100 images of the config's test set, (100, C, H, W), the names of the classes, and where the images come from.
+
+    The network's classes are ``classes``; where they are empty, those of the test set. ValueError if it has others.
+    """
     if cfg is None or not (cfg.get('test_dataloader') or {}).get('dataset'):
-        return None, [], 'no test set is known'
+        return None, list(classes), 'no test set is known'
     try:
         dataset = DATASETS.build(cfg.test_dataloader['dataset'])
         # spread over the set, which may be in the order of its classes; one of fewer images is repeated
         images = default_collate([dataset[i * len(dataset) // IMAGES] for i in range(IMAGES)])['images']
     except (OSError, ImportError) as error:
-        return None, [], f'the test set cannot be read: {error}'
-    classes = list(getattr(dataset, 'metainfo', {}).get('classes', ()))
-    return images, classes, f'{min(IMAGES, len(dataset))} images of {type(dataset).__name__}'
+        return None, list(classes), f'the test set cannot be read: {error}'
+    if classes:
+        number_classes_(dataset, classes, 'test_dataloader', 'the network')
+    return (
+        images,
+        list(classes or class_names(dataset) or ()),
+        f'{min(IMAGES, len(dataset))} images of {type(dataset).__name__}',
+    )
 
 
 def random_images(shape: tuple[int, ...] | None, pixels: bool) -> Tensor:
@@ -107,13 +117,14 @@ def run(args: argparse.Namespace) -> None:
     told: dict[str, Any] = {}
     if args.file.suffix == '.pab':
         model, told = load_compact(args.file)
+        classes = told['classes']
         held = told['preprocessing']
         preprocessor = ImagePreprocessor(held['mean'], held['std']) if {'mean', 'std'} <= held.keys() else None
     else:
-        model = load_checkpoint(args.file, cfg)
+        model, classes = load_checkpoint(args.file, cfg)
         preprocessor = model.data_preprocessor
     mean, std = (getattr(preprocessor, key, None) for key in ('mean', 'std'))
-    images, classes, source = real_images(cfg)
+    images, classes, source = real_images(cfg, classes or ())
     if images is None:
         shape = told.get('input_shape') or getattr(model, 'input_shape', None)
         images, source = random_images(shape, mean is not None), f'{IMAGES} random images ({source})'
@@ -126,7 +137,7 @@ def run(args: argparse.Namespace) -> None:
         metadata |= {key: [round(float(v), 7) for v in value] for key, value in (('mean', mean), ('std', std))}
     else:
         metadata['input'] = 'images: float32 (N, C, H, W), as in training'
-    if classes := classes or told.get('classes'):
+    if classes:
         metadata['classes'] = classes
     options = {'fold_batch_norm': args.fold_batch_norm, 'tolerance': args.tolerance, 'overwrite': args.force}
     result = export(model, args.out, images, args.format, metadata=metadata, **options)

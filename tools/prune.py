@@ -10,8 +10,8 @@ file starts with its weights and masks, and prunes no more. It must be the same 
 import argparse
 from pathlib import Path
 
+from pab.hooks.method.prune_to_file import prune_to_file
 from pab.run.launch import add_run_arguments, add_seed_argument, load_config, run
-from pab.run.pruned import prune_to_file
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from pab.report.run import compare_runs, read_record, write_report
-from pab.run.storage import write_atomically
+from pab.files import write_atomically
+from pab.report.run import compare_runs, distinct_names, read_record, write_report
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,7 +29,8 @@ def main() -> None:
             return
         if args.out.exists() and not args.force:
             raise FileExistsError(f'{args.out} exists; choose another --out, or pass --force to write over it')
-        write_atomically(compare_runs(records).encode(), args.out)
+        page = compare_runs(dict(zip(distinct_names(args.work_dirs), records, strict=True)))
+        write_atomically(page.encode(), args.out)
         print(args.out)
     except (OSError, ValueError) as error:
         sys.exit(f'error: {error}')

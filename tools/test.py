@@ -10,11 +10,10 @@ import argparse
 import sys
 
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
 
-from pab.hooks.parts import network_of
+from pab.contrib.sparse import describe, missing_support, use_sparse_kernels_
+from pab.run import PabRunner
 from pab.run.launch import add_run_arguments, errors_in_one_line, load_config, run
-from pab.sparse import describe, missing_support, use_sparse_kernels_
 
 
 class UseSparseKernels(Hook):
@@ -22,9 +21,9 @@ class UseSparseKernels(Hook):
 
     priority = 'LOWEST'  # when an averaged copy has taken the network's place
 
-    def before_test_epoch(self, runner: Runner) -> None:
+    def before_test_epoch(self, runner: PabRunner) -> None:
         """Change them, and say which."""
-        runner.logger.info(describe(use_sparse_kernels_(network_of(runner.model))))
+        runner.logger.info(describe(use_sparse_kernels_(runner.network)))
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def test(runner: Runner, sparse: bool) -> None:
+def test(runner: PabRunner, sparse: bool) -> None:
     if sparse:
         runner.register_hook(UseSparseKernels())
     runner.test()

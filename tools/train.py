@@ -13,30 +13,14 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_run_arguments(parser)
     add_seed_argument(parser)
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CHECKPOINT',
-        help='go on from a checkpoint; without a file, from the newest good one in the work dir',
-    )
-    parser.add_argument(
-        '--overwrite',
-        action='store_true',
-        help='begin although the work dir holds checkpoints of another run, and remove them',
-    )
-    parser.add_argument(
-        '--allow-changes',
-        action='store_true',
-        help='resume although the config is not the one the checkpoint was trained with',
-    )
-    parser.add_argument(
-        '--amp',
-        nargs='?',
-        const='bfloat16',
-        choices=['bfloat16', 'float16'],
-        help='run the forward pass under autocast (default when given alone: bfloat16)',
-    )
+    text = 'go on from a checkpoint; without a file, from the newest good one in the work dir'
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help=text)
+    text = 'begin although the work dir holds checkpoints of another run, and remove them'
+    parser.add_argument('--overwrite', action='store_true', help=text)
+    text = 'resume although the config is not the one of the checkpoint'
+    parser.add_argument('--allow-changes', action='store_true', help=text)
+    text = 'run the forward pass under autocast (default when given alone: bfloat16)'
+    parser.add_argument('--amp', nargs='?', const='bfloat16', choices=['bfloat16', 'float16'], help=text)
     return parser.parse_args()
 
 

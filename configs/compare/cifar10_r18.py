@@ -1,43 +1,8 @@
-# Every way to train a sparse network, by the full recipe; for a GPU.
+# The runs of cifar10_r20.py by the full recipe; for a GPU.
+_base_ = ['./cifar10_r20.py']
+
 title = (
     'ResNet-18 on CIFAR-10, 180 epochs with a batch of 128, one schedule (warm-up, cosine) for all but rewinding, '
     'bfloat16'
 )
-
-_density = 'default_hooks.prune.pruner.density'
-_pruner = 'default_hooks.prune.pruner.type'
-_rounds = 'default_hooks.prune.pruner.rounds'
-_psg_off = {'model.converter': None}
-_used, _fan = 'model.converter.0.density', 'model.init.fan_share'
-_folder = 'r18_cifar10'
-
-runs = [dict(group='dense', name='dense, SGD', config=f'{_folder}/dense_sgd.py')]
-for _d in (0.3, 0.1):
-    _kept = {_density: _d}
-    _one_round = {**_psg_off, **_kept, _rounds: 1}
-    runs += [
-        dict(group=f'density {_d}', against=_against, name=_name, config=f'{_folder}/{_file}.py', options=_options)
-        for _name, _file, _options, _against in (
-            ('SynFlow, weights by SGD', 'synflow_sgd', _kept, None),
-            ('SynFlow, signs by Bop', 'bop', {**_psg_off, **_kept}, 'SynFlow, weights by SGD'),
-            ('SynFlow, signs by Bop, PSG', 'bop', _kept, 'SynFlow, signs by Bop'),
-            ('SynFlow, signs by second-order Bop', 'second_order_bop', _kept, 'SynFlow, signs by Bop'),
-            ('SynFlow, signs by TopFlips', 'top_flips', _kept, 'SynFlow, signs by Bop'),
-            ('SynFlow, latent signs', 'latent_signs', _kept, 'SynFlow, signs by Bop'),
-            ('edge-popup', 'edge_popup', {_used: _d, _fan: _d}, 'SynFlow, signs by Bop'),
-            ('biprop', 'biprop', {_used: _d}, 'SynFlow, signs by Bop'),
-            ('Rand, signs by Bop', 'bop', {**_one_round, _pruner: 'Rand'}, 'SynFlow, signs by Bop'),
-            ('Mag, signs by Bop', 'bop', {**_one_round, _pruner: 'Mag'}, 'SynFlow, signs by Bop'),
-            ('SNIP, signs by Bop', 'bop', {**_one_round, _pruner: 'SNIP'}, 'SynFlow, signs by Bop'),
-        )
-    ]
-    runs.append(
-        dict(
-            group=f'density {_d}',
-            against='SynFlow, weights by SGD',
-            name='magnitude with rewinding, weights by SGD',
-            config=f'{_folder}/rewinding.py',
-            options=_kept,
-            seeds=1,  # it is four trainings
-        )
-    )
+environment = dict(PAB_BUDGET='r18_cifar10')

@@ -3,20 +3,20 @@ title = (
     'ResNet-20 on the first 10,000 training images of CIFAR-10 (recoded as JPEG), all 10,000 test images, six epochs '
     'of 157 steps of 64 images, one schedule (warm-up, cosine) for all but rewinding, bfloat16'
 )
+environment = dict(PAB_BUDGET='r20_cifar10')
 
 _density = 'default_hooks.prune.pruner.density'
 _pruner = 'default_hooks.prune.pruner.type'
 _rounds = 'default_hooks.prune.pruner.rounds'
 _psg_off = {'model.converter': None}
 _used, _fan = 'model.converter.0.density', 'model.init.fan_share'
-_folder = 'r20_cifar10'
 
-runs = [dict(group='dense', name='dense, SGD', config=f'{_folder}/dense_sgd.py')]
+runs = [dict(group='dense', name='dense, SGD', config='ways/dense_sgd.py')]
 for _d in (0.3, 0.1):
     _kept = {_density: _d}
     _one_round = {**_psg_off, **_kept, _rounds: 1}
     runs += [
-        dict(group=f'density {_d}', against=_against, name=_name, config=f'{_folder}/{_file}.py', options=_options)
+        dict(group=f'density {_d}', against=_against, name=_name, config=f'ways/{_file}.py', options=_options)
         for _name, _file, _options, _against in (
             ('SynFlow, weights by SGD', 'synflow_sgd', _kept, None),
             ('SynFlow, signs by Bop', 'bop', {**_psg_off, **_kept}, 'SynFlow, weights by SGD'),
@@ -36,7 +36,7 @@ for _d in (0.3, 0.1):
             group=f'density {_d}',
             against='SynFlow, weights by SGD',
             name='magnitude with rewinding, weights by SGD',
-            config=f'{_folder}/rewinding.py',
+            config='ways/rewinding.py',
             options=_kept,
             seeds=1,  # it is four trainings
         )

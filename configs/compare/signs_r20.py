@@ -4,13 +4,14 @@ title = (
     'as JPEG), all 10,000 test images, six epochs of 157 steps of 64 images, bfloat16'
 )
 
+environment = dict(PAB_BUDGET='r20_cifar10')
 _sgd, _signs, _pruner = 'optim_wrapper.optimizers.sgd', 'optim_wrapper.optimizers.signs', 'default_hooks.prune.pruner'
 _psg = {'_delete_': True, 'type': 'PSG'}
 
 runs = [
     dict(
         name=_name,
-        config='r20_cifar10/top_flips.py',
+        config='ways/top_flips.py',
         options=_options,
         against=None if _name == 'as it is' else 'as it is',
     )

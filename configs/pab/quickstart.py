@@ -11,6 +11,6 @@ model = dict(
 )
 train_cfg = dict(max_epochs=20)
 # 460 steps are few: an average over the last hundred or so follows the gradient in time
-optim_wrapper = dict(optimizers=dict(bop=dict(adaptivity_rate=1e-2)))
+optim_wrapper = dict(optimizers=dict(signs=dict(adaptivity_rate=1e-2)))
 param_scheduler = dict(sgd=[dict(type='MultiStepLR', milestones=[10, 15], gamma=0.1)])
 default_hooks = dict(ar_decay=dict(interval=5), logger=dict(interval=23))

@@ -1,6 +1,10 @@
-# Thirty epochs, with the learning rate on a cosine.
-_base_ = [
-    '../_base_/models/resnet18_cifar.py',
-    '../_base_/datasets/cifar10.py',
-    '../_base_/schedules/bop_cosine_30e.py',
-]
+# Thirty epochs, short on a GPU.
+_base_ = ['./r18_cifar10_bop-cosine.py']
+
+train_cfg = dict(max_epochs=30)
+param_scheduler = dict(
+    sgd=[
+        dict(type='LinearLR', start_factor=0.01, end=3, convert_to_iter_based=True),
+        dict(type='CosineAnnealingLR', begin=3, convert_to_iter_based=True),
+    ],
+)

@@ -1,12 +1,7 @@
 # Eight epochs on CIFAR-10 with signs by latent weights: the rival of optimizers without them.
-_base_ = [
-    '../_base_/models/resnet20_cifar.py',
-    '../_base_/datasets/cifar10.py',
-    '../_base_/schedules/bop_cosine_8e.py',
-]
+_base_ = ['./r20_cifar10_8e_bop-cosine.py']
 
 model = dict(converter=dict(_delete_=True, type='LatentSigns', mode='flipping'))
-data_preprocessor = dict(padding_value='mean')
 optim_wrapper = dict(
     optimizers=dict(
         _delete_=True,
@@ -14,7 +9,5 @@ optim_wrapper = dict(
         sgd=dict(type='SGD', owns='rest', lr=0.1, momentum=0.9, weight_decay=5e-4),
     ),
 )
-_warm_up = dict(type='LinearLR', start_factor=0.01, end=0.8, convert_to_iter_based=True)
-_cosine = dict(type='CosineAnnealingLR', begin=0.8, T_max=7.2, convert_to_iter_based=True)
-param_scheduler = dict(_delete_=True, latent=[_warm_up, _cosine], sgd=[_warm_up, _cosine])
+param_scheduler = dict(_delete_=True, latent={{_base_.param_scheduler.sgd}}, sgd={{_base_.param_scheduler.sgd}})
 default_hooks = dict(flips=None)

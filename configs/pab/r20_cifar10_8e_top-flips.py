@@ -1,8 +1,11 @@
-# Eight epochs on CIFAR-10 with a set share of flips in each step (TopFlips).
-_base_ = [
-    '../_base_/models/resnet20_cifar.py',
-    '../_base_/datasets/cifar10.py',
-    '../_base_/schedules/top_flips_cosine_8e.py',
-]
+# TopFlips, whose share of flips falls as a cosine: the signs are at rest at the end.
+_base_ = ['./r20_cifar10_8e_bop-cosine.py']
 
-data_preprocessor = dict(padding_value='mean')
+optim_wrapper = dict(
+    optimizers=dict(
+        signs=dict(_delete_=True, type='TopFlips', owns=['Conv2d.weight'], flip_share=3e-3, adaptivity_rate=3e-3)
+    )
+)
+param_scheduler = dict(
+    signs=[dict(type='CosineAnnealingParamScheduler', param_name='flip_share', convert_to_iter_based=True)],
+)

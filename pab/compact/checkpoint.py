@@ -6,14 +6,14 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
-from ..hooks.prune import RECORD
 from ..registry import CONVERTERS, MODELS
+from ..state_dicts import NETWORK, PRUNING_RECORD
 from .network import info, load
 from .recipe import READS_A_FILE, check_form
 
 PRUNING = {
     'pruner': str,
-    'density': float,
+    'density': (float, list),
     'shots': int,
     'shots_done': int,
     'seed': int,
@@ -31,10 +31,10 @@ def as_checkpoint(file: str | os.PathLike) -> dict[str, Any]:
     told, state = info(file), load(file).state_dict()
     if told['pruning'] is not None:
         check_form(told['pruning'], PRUNING, f'{file}: pruning')
-    record = {} if told['pruning'] is None else {RECORD: told['pruning']}
+    record = {} if told['pruning'] is None else {PRUNING_RECORD: told['pruning']}
     return {
-        'meta': {'seed': told['init']['seed']},
-        'state_dict': {f'network.{n}': t for n, t in state.items()},
+        'meta': {'seed': told['init']['seed'], 'dataset_meta': {'classes': tuple(told['classes'])}},
+        'state_dict': {NETWORK + n: t for n, t in state.items()},
         **record,
     }
 
@@ -58,16 +58,16 @@ def evaluate_file_(cfg: Config, file: str | os.PathLike) -> None:
     Raises:
         FileNotFoundError, CompactError: as for :func:`pab.compact.info`.
     """
-    info(file)  # an error comes before anything is built
+    told = info(file)  # an error comes before anything is built
     converters = cfg.model.get('converter') or []
     converters = [converters] if isinstance(converters, dict) else converters
     cfg.model.network = dict(type=READS_A_FILE, file=str(file))
     cfg.model.converter = [config for config in converters if not _adds_latents(config)]
     cfg.model.init, cfg.load_from = None, str(file)  # loaded again: a converter may have set values
+    cfg.model.input_shape = tuple(told['input_shape']) or cfg.model.get('input_shape')
     if 'prune' in (cfg.get('default_hooks') or {}):
         cfg.default_hooks.prune = None
 
 
 def _adds_latents(converter: dict[str, Any]) -> bool:
-    classes = getattr(CONVERTERS.get(converter['type']), 'classes', {})
-    return any(hasattr(converted, 'used_weight') for converted in classes.values())
+    return getattr(CONVERTERS.get(converter['type']), 'adds_latents', lambda: False)()

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..files import write_atomically
+
 try:
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import save
@@ -38,14 +40,8 @@ def write(file: str | os.PathLike, recipe: Mapping[str, Any], tensors: Mapping[s
         'recipe': text,
         'sha256': json.dumps(_digests(text, tensors)),
     }
-    path = Path(file).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
-    try:
-        partial.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+    write_atomically(data, Path(file).expanduser())
 
 
 def read(file: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:

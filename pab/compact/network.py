@@ -1,5 +1,6 @@
 """From a network to a file and back: magnitudes as a seed, signs as bits, masks coded, everything else as it is."""
 
+import functools
 import json
 import os
 import platform
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..models import initialize_
+from ..models import initialize_, network_of
 from ..patterns import Patterns
 from ..pruners import apply_masks_, get_masks, shot_density
+from ..state_dicts import MASK
 from . import mask_coding, sign_coding
 from .container import PARTS, CompactError, read, write
 from .recipe import DERIVED, RECIPE, build_network, build_outline, build_pruner, check_form, check_image
@@ -94,7 +96,7 @@ def save(
     except (TypeError, ValueError) as error:
         raise CompactError(f'save: a file holds plain data only: {error}') from error
     check_form(recipe, RECIPE, 'recipe')
-    tensors = _describe(recipe, getattr(model, 'network', model), signs)
+    tensors = _describe(recipe, network_of(model), signs)
     write(file, recipe, tensors)
 
 
@@ -133,7 +135,7 @@ def _describe(recipe: dict[str, Any], model: nn.Module, signs: Sequence[str]) ->
     init, mask = recipe['init'], recipe['mask']
     fresh = initialize_(build_network(recipe['network']), init['scheme'], init['seed'], init['fan_share'])
     masks = {name: value.cpu().contiguous().numpy() for name, value in get_masks(model).items()}
-    own_masks = {name + '_mask' for name in masks}
+    own_masks = {name + MASK for name in masks}
     state = {name: value.cpu().contiguous() for name, value in _contents(model).items() if name not in own_masks}
     initial = _contents(fresh)
     kinds = [{name: (value.shape, value.dtype) for name, value in values.items()} for values in (initial, state)]
@@ -226,10 +228,9 @@ def _derived(recipe: dict[str, Any], network: nn.Module) -> Masks:
     for (what, most), number in zip(DERIVED_LIMITS.items(), sizes, strict=True):
         if not 1 <= number <= most:
             raise CompactError(f'a derived mask takes 1 to {most} {what}, got {number}')
-    asked = {key: getattr(pruner.settings, key) for key in ('density', 'classifier_density')}
     for shot in range(1, shots + 1):
-        densities = {key: shot_density(value, shot, shots) for key, value in asked.items() if value is not None}
-        masks = pruner.prune(network, input_shape=recipe['input_shape'], seed=derived['seed'], **densities)
+        reached = functools.partial(shot_density, shot=shot, shots=shots)
+        masks = pruner.prune(network, shot=reached, input_shape=recipe['input_shape'], seed=derived['seed'])
         apply_masks_(network, masks)
     if masks.keys() != set(recipe['mask']['names']):
         raise CompactError('the pruner masks other tensors than the network has masks of')

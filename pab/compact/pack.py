@@ -9,15 +9,14 @@ from mmengine.config import Config
 from torch import nn
 
 from ..contracts import sign_optimizers
-from ..hooks.prune import RECORD
 from ..latent import merge_latents_
+from ..models import ImageClassifier
 from ..optim.constructor import assign_owners
 from ..pruners import apply_masks_
 from ..registry import CONVERTERS, DATASETS, MODELS, OPTIMIZERS
+from ..state_dicts import NETWORK, PRUNING_RECORD, masks_in, network_in
 from .checkpoint import PRUNING
 from .network import save
-
-NETWORK, MASK = 'network.', '_mask'  # how the names of a checkpoint's tensors begin and end
 
 
 def pack(
@@ -52,7 +51,7 @@ def pack(
     model, init = cfg['model'], cfg['model'].get('init', {})
     if init is None and signs:
         raise ValueError('pack: init=None leaves the initial weights to the network, so there is no seed of them')
-    init, meta, record = init or {}, checkpoint.get('meta') or {}, checkpoint.get(RECORD) or {}
+    init, meta, record = init or {}, checkpoint.get('meta') or {}, checkpoint.get(PRUNING_RECORD) or {}
     seeds = seed, init.get('seed'), record.get('seed'), meta.get('seed')
     record = {key: record[key] for key in PRUNING} | {'pruned_from': None} if PRUNING.keys() <= record.keys() else None
     save(
@@ -86,9 +85,9 @@ def _trained_network(cfg: Config, checkpoint: dict[str, Any]) -> tuple[nn.Module
         for config in [converters] if isinstance(converters, dict) else converters:
             CONVERTERS.build(config)(network)
     # copies, because merging writes into weights
-    state = {n.removeprefix(NETWORK): tensor.clone() for n, tensor in state.items() if n.startswith(NETWORK)}
+    state = {name: tensor.clone() for name, tensor in network_in(state).items()}
     try:
-        apply_masks_(network, {name: state[name + MASK] for name in state if name + MASK in state})
+        apply_masks_(network, masks_in(state))
         network.load_state_dict(state, assign=True)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f'pack: the checkpoint is not of the model of this config: {error}') from error
@@ -105,7 +104,7 @@ def _sign_trained(cfg: Config, network: nn.Module) -> list[str]:
     if not (signing := [name for name, kind in kinds.items() if sign_optimizers([kind])]):
         return []
     rules = {name: settings['owns'] for name, settings in optimizers.items()}
-    owned = assign_owners(nn.ModuleDict({'network': network}), rules)
+    owned = assign_owners(ImageClassifier(network, channels_last=False), rules)
     return [name.removeprefix(NETWORK) for own in signing for name in owned[own]]
 
 

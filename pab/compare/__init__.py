@@ -2,10 +2,9 @@
 
 ==========  ==========================================================================================
 plan        a comparison file, checked, and the trainings that it asks for
-config      the config of a run, checked as far as takes no time
+run_config  the config of a run, checked as far as takes no time
 training    one training in a process of its own, which goes on where it stopped
 pool        all trainings, some at a time, on this machine
-cluster     all trainings, each as a job of a cluster
 results     what a training has come to
 statistics  means over seeds, and differences with an interval
 tables      the rows of the comparison, as Markdown and CSV

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ..files import write_atomically
 from ..report.figures import draw_curves, draw_points, to_png
 from ..report.page import render_page
-from ..run.storage import write_atomically
-from .plan import PAGE, Comparison
+from .plan import TABLE_PAGE, Comparison
 from .summary import Results, Summary, summarize
 from .tables import COLUMNS, LEGEND, table_rows
 
@@ -15,6 +15,11 @@ AMOUNTS = {  # what accuracy is drawn over: the name of the picture and of the a
     'bit_operations': ('accuracy_over_bit_operations', 'bit-operations of the training'),
     'size': ('accuracy_over_bytes', 'bytes of the compact file'),
 }
+OVER_AMOUNTS = (
+    'Means over seeds, with one standard deviation up and down. Higher is better, further left is cheaper; a line '
+    'joins the groups of one run.'
+)
+OVER_EPOCHS = 'The mean over seeds after each epoch that all of them measured; compare the ends.'
 
 
 def draw_comparison(comparison: Comparison, results: Results) -> dict[str, Figure]:
@@ -45,9 +50,10 @@ def write_page(folder: Path, name: str, comparison: Comparison, results: Results
             write_atomically(pictures[picture], folder / f'{picture}.png')
     settings = [(f'Settings of {run.title}', run.config) for run in comparison.runs]
     subtitle = f'{comparison.title} {LEGEND}'
-    page = render_page(name, subtitle, table_rows(comparison, results), pictures, settings, COLUMNS)
-    write_atomically(page.encode(), folder / PAGE)
-    return folder / PAGE
+    captions = dict.fromkeys(pictures, OVER_EPOCHS) | {picture: OVER_AMOUNTS for picture, _ in AMOUNTS.values()}
+    page = render_page(name, subtitle, table_rows(comparison, results), pictures, captions, settings, COLUMNS)
+    write_atomically(page.encode(), folder / TABLE_PAGE)
+    return folder / TABLE_PAGE
 
 
 def _point(summary: Summary, key: str) -> tuple[float, float, float] | None:

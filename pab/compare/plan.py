@@ -1,22 +1,26 @@
 """From a comparison file to the trainings it asks for, everything checked before the first of them begins."""
 
 import ast
+import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from ..checks import check_ints
 from ..run.config import suggest
-from .config import load_run_config
+from .run_config import load_run_config
 
-KEYS = {'title', 'options', 'runs'}  # of a comparison file
-RUN_KEYS = {'name', 'group', 'config', 'options', 'against', 'seeds'}
-TABLE, NUMBERS, PAGE, JOBS = 'table.md', 'table.csv', 'report.html', 'jobs'  # beside the folders of the runs
+FILE_KEYS = {'title', 'environment', 'options', 'runs'}
+ENTRY_KEYS = {'name', 'group', 'config', 'options', 'against', 'seeds'}  # of each of the runs
+TABLE, TABLE_CSV, TABLE_PAGE = 'table.md', 'table.csv', 'report.html'  # beside the folders of the runs
+JOBS, COMMAND = 'jobs', 'command.json'
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def read_comparison(path: Path, seeds: int, work_dir: Path, options: Mapping[str
     """Read a comparison file and the configs that it names.
 
     Args:
-        path: a Python file with ``title``, ``runs`` and, if wanted, ``options``; docs/compare.md describes them.
+        path: a Python file with ``title`` and ``runs``, and maybe ``environment`` and ``options``; see docs/compare.md.
         seeds: of each run, >= 1; a run may ask for fewer.
         work_dir: holds a folder for each run.
         options: replace values in every config, by dotted names, after those of the file.
@@ -101,7 +105,7 @@ def read_comparison(path: Path, seeds: int, work_dir: Path, options: Mapping[str
         file = Config.fromfile(str(path)).to_dict()
     except Exception as error:  # it is a program, which may raise anything
         raise ValueError(f'{path}: {_told(error)}') from error
-    _check_keys('comparison', [key for key in file if not key.startswith('_')], KEYS)
+    _check_keys('comparison', [key for key in file if not key.startswith('_')], FILE_KEYS)
     title, entries, shared = file.get('title'), file.get('runs'), file.get('options', {})
     if not isinstance(title, str) or not title:
         raise ValueError(f'comparison: title must be a sentence that says what is compared, got {title!r}')
@@ -109,10 +113,11 @@ def read_comparison(path: Path, seeds: int, work_dir: Path, options: Mapping[str
         raise ValueError('comparison: runs must be a list of at least one dict(name=..., config=...)')
     _check_options('comparison', shared)
     runs = []
-    for index, entry in enumerate(entries):
-        _check_entry(f'runs[{index}]', entry)
-        every = [shared, entry.get('options', {}), options or {}]
-        runs.append(_plan_run(entry, path.parent, every, seeds, work_dir))
+    with _environment(file.get('environment', {})):
+        for index, entry in enumerate(entries):
+            _check_entry(f'runs[{index}]', entry)
+            every = [shared, entry.get('options', {}), options or {}]
+            runs.append(_plan_run(entry, path.parent, every, seeds, work_dir))
     _check_names(runs)
     return Comparison(title, tuple(runs))
 
@@ -144,6 +149,23 @@ def _plan_run(
     )
 
 
+@contextmanager
+def _environment(variables: Any) -> Iterator[None]:
+    """Set variables of the environment, which configs read as ``{{$NAME:default}}``, for as long as the block lasts."""
+    if not isinstance(variables, Mapping) or not all(isinstance(value, str) for value in variables.values()):
+        raise ValueError(f'comparison: environment must be a dict from names of variables to texts, got {variables!r}')
+    before, logger = dict(os.environ), MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')  # mmengine has a line for each variable in each file
+    try:
+        os.environ.update(variables)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        logger.setLevel(level)
+
+
 def _told(error: Exception) -> str:
     """What an error says in one line; its class too, unless it speaks for itself."""
     text = ' '.join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
@@ -156,7 +178,7 @@ def folder_name(name: str) -> str:
 
 
 def _check_entry(where: str, entry: Mapping[str, Any]) -> None:
-    _check_keys(where, entry, RUN_KEYS)
+    _check_keys(where, entry, ENTRY_KEYS)
     for key in ('name', 'config'):
         if not isinstance(entry.get(key), str) or not entry[key]:
             raise ValueError(f'{where}: {key} must be a text that is not empty, got {entry.get(key)!r}')
@@ -197,7 +219,7 @@ def _check_names(runs: Sequence[Run]) -> None:
     """Refuse names that are used twice, folders that would be shared, and runs to compare with that are not there."""
     for index, run in enumerate(runs):
         top = folder_name(run.group or run.name)
-        if top in (TABLE, NUMBERS, PAGE, JOBS) or top.endswith('.png'):
+        if top in (TABLE, TABLE_CSV, TABLE_PAGE, JOBS, COMMAND) or top.endswith('.png'):
             raise ValueError(f'{run.title}: the comparison itself writes {top}; call the run or the group another name')
         for other in runs[:index]:
             if (other.group, other.name) == (run.group, run.name):

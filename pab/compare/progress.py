@@ -5,8 +5,8 @@ from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
 
-from ..run.storage import write_atomically
-from .plan import NUMBERS, TABLE, Comparison, Training
+from ..files import write_atomically
+from .plan import TABLE, TABLE_CSV, Comparison, Training
 from .results import Result, read_result
 from .tables import to_csv, to_markdown
 from .training import LOG, TrainingStopped
@@ -20,14 +20,16 @@ class Progress:
         folder: the tables are written there.
         jobs: how many trainings run at a time.
         tell: called with a line for each training that ends.
+
+    Raises:
+        ValueError: a result that is there cannot be read, or is of other settings; no table has been touched.
     """
 
     def __init__(self, comparison: Comparison, folder: Path, jobs: int, tell: Callable[[str], None]) -> None:
         self.comparison, self.folder, self.jobs, self.tell = comparison, folder, jobs, tell
         self.results: dict[Training, Result] = {}
         self.failures: dict[Training, str] = {}
-        for training in comparison.trainings():
-            self._read(training)
+        self._read_new(strict=True)
 
     def waiting(self) -> list[Training]:
         """The trainings that have neither a result nor failed."""
@@ -38,16 +40,15 @@ class Progress:
         """Note a training that has ended, by an error or with a result."""
         if isinstance(error, TrainingStopped):
             return
-        if error is not None:
-            self.failures[training] = f'{error} (log: {training.folder / LOG})'
-        else:
-            self._read(training)
+        self._read_new()
+        if training not in self.results:
+            self.failures.setdefault(training, f'{error or "it left no result"} (log: {training.folder / LOG})')
         done, total = len(self.results), len(self.comparison.trainings())
         if training in self.results:
             numbers = self.results[training].numbers
             what = f'{numbers["accuracy"]:.2f} % in {_clock(numbers["seconds"] or 0)}'
         else:
-            what = f'failed: {self.failures.get(training, "it left no result")}'
+            what = f'failed: {self.failures[training]}'
         seconds = self.seconds_left()
         left = f', about {_clock(seconds)} left' if seconds else ''
         self.tell(f'{training.title}: {what}; {done} of {total} done{left}')
@@ -66,15 +67,20 @@ class Progress:
 
     def write_tables(self) -> None:
         """Write the tables of what is there."""
+        self._read_new()
         write_atomically(to_markdown(self.comparison, self.results).encode(), self.folder / TABLE)
-        write_atomically(to_csv(self.comparison, self.results).encode(), self.folder / NUMBERS)
+        write_atomically(to_csv(self.comparison, self.results).encode(), self.folder / TABLE_CSV)
 
-    def _read(self, training: Training) -> None:
-        try:
-            if result := read_result(training):
-                self.results[training] = result
-        except ValueError as error:
-            self.failures[training] = str(error)
+    def _read_new(self, strict: bool = False) -> None:
+        """Read the results that have come, those of other commands in the same folder too."""
+        for training in self.waiting():
+            try:
+                if result := read_result(training):
+                    self.results[training] = result
+            except ValueError as error:
+                if strict:
+                    raise
+                self.failures[training] = str(error)
 
 
 def _clock(seconds: float) -> str:

@@ -11,15 +11,15 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..files import write_atomically
+from ..hooks.guards.resume_check import differences, flatten
 from ..report.run import read_record
 from ..run.checkpoint import load_safely
-from ..run.resume_check import differences, flatten
-from ..run.storage import write_atomically
 from .plan import Training
 
 RESULT, NETWORK = 'result.json', 'network.pab'  # files in the folder of a training
-NUMBERS = ('epoch', 'max_epochs', 'accuracy', 'best_accuracy', 'density', 'kept', 'prunable', 'flips')
-NUMBERS += ('macs', 'bit_operations', 'seconds')  # all that a report counts, in this order in a CSV file
+REPORTED = ('epoch', 'max_epochs', 'accuracy', 'best_accuracy', 'density', 'kept', 'prunable', 'flips')
+REPORTED += ('macs', 'bit_operations', 'seconds')  # all that a report counts, in this order in a CSV file
 MEASURED = ('val_dataloader', 'val_evaluator')  # settings that an accuracy depends on, and the training does not
 PACKING = threading.Lock()  # one at a time, for it holds a whole network in memory
 
@@ -31,7 +31,7 @@ class Result:
     settings: dict[str, Any]
     """What the training and its accuracy depend on: value by dotted name."""
     numbers: dict[str, float | None]
-    """Those of ``NUMBERS``; accuracies in per cent, None for what the training does not have."""
+    """Those of ``REPORTED``; accuracies in per cent, None for what the training does not have."""
     curve: tuple[list[int], list[float]]
     """Epochs from 1, and the test accuracy after each."""
     size: int | None
@@ -77,7 +77,7 @@ def write_result(training: Training, tell: Callable[[str], None]) -> None:
     cfg = Config.fromstring(training.run.config, '.py')
     result = Result(
         settings=settings_of(cfg),
-        numbers={key: numbers.get(key) for key in NUMBERS},
+        numbers={key: numbers.get(key) for key in REPORTED},
         curve=curve,
         size=_compact_size(cfg, training.folder, numbers.get('epoch'), tell),
     )

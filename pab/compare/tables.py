@@ -2,12 +2,13 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 
 from ..report.amounts import short
 from .plan import Comparison
-from .results import NUMBERS
+from .results import REPORTED
 from .statistics import Difference, Spread, paired_difference
 from .summary import Results, Summary, summarize
 
@@ -35,7 +36,8 @@ def table_rows(comparison: Comparison, results: Results) -> list[list[str]]:
 
 def to_markdown(comparison: Comparison, results: Results) -> str:
     """The title, the table, and what its columns mean."""
-    lines = [comparison.title, '', _line(COLUMNS), '|' + '---|' * len(COLUMNS)]
+    title = re.sub(r'^(\d*)([#+.)-])', r'\1\\\2', _escaped(comparison.title))  # no heading, no item of a list
+    lines = [title, '', _line(COLUMNS), '|' + '---|' * len(COLUMNS)]
     for cells in table_rows(comparison, results):
         section = not any(cells[1:])
         lines.append(_line([f'**{_escaped(cells[0])}**', *cells[1:]] if section else map(_escaped, cells)))
@@ -49,11 +51,11 @@ def to_csv(comparison: Comparison, results: Results) -> str:
     """A line for each training that has a result, with all its numbers in full."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator='\n')
-    writer.writerow(['group', 'name', 'seed', *NUMBERS, 'compact_bytes'])
+    writer.writerow(['group', 'name', 'seed', *REPORTED, 'compact_bytes'])
     for training in comparison.trainings():
         if result := results.get(training):
-            run, numbers = training.run, (result.numbers[key] for key in NUMBERS)
-            writer.writerow([run.group, run.name, training.seed, *numbers, result.size])
+            run, numbers = training.run, (result.numbers[key] for key in REPORTED)
+            writer.writerow([_no_formula(run.group), _no_formula(run.name), training.seed, *numbers, result.size])
     return out.getvalue()
 
 
@@ -100,5 +102,11 @@ def _line(cells: Sequence[str]) -> str:
     return f'| {" | ".join(cells)} |'
 
 
-def _escaped(cell: str) -> str:
-    return cell.replace('|', r'\|')
+def _escaped(text: str) -> str:
+    """A text in one line, without anything that Markdown acts on within a line."""
+    return re.sub(r'[\\`*<>|~$&]|(?<!\w)_|_(?!\w)|\](?=[(\[:])', r'\\\g<0>', ' '.join(text.split()))
+
+
+def _no_formula(text: str) -> str:
+    """A text that a spreadsheet shows and does not compute: an apostrophe before what would begin a formula."""
+    return f"'{text}" if text.startswith(('=', '+', '-', '@')) else text

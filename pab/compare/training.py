@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from ..run.storage import write_atomically
+from ..files import write_atomically
 from .plan import Training
 from .results import read_result, write_result
 
@@ -39,7 +39,7 @@ class Trainer:
 
     Args:
         command: what trains; it is called as ``tools/train.py`` is, with a config and options behind it.
-        threads: of each process; None leaves them to torch.
+        threads: of each process, unless OMP_NUM_THREADS is set; None leaves them to torch.
         tell: called with a sentence where a training has to wait.
     """
 
@@ -105,8 +105,8 @@ class Trainer:
         if any(folder.glob('*.pth')):
             command.append('--resume')
         environment = dict(os.environ)
-        if self.threads:
-            environment |= dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS'), str(self.threads))
+        if self.threads and 'OMP_NUM_THREADS' not in environment:  # which is the user's word on it
+            environment = {'MKL_NUM_THREADS': str(self.threads), **environment, 'OMP_NUM_THREADS': str(self.threads)}
         if run.imports:
             environment['PYTHONPATH'] = os.pathsep.join(filter(None, (os.environ.get('PYTHONPATH'), str(run.imports))))
         with (folder / LOG).open('ab') as log, _preemption_blocked():

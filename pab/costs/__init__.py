@@ -2,7 +2,7 @@
 
 =====  ==================================================================
 count  the formulas, and the counts of layers, steps, prunings and bytes
-run    the costs of a config's run, beside other ways to train its network
+run    the costs of a step of a config's run, beside other ways to train its network
 =====  ==================================================================
 """
 

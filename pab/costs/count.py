@@ -252,7 +252,7 @@ def pruning_work(pruner, network: nn.Module, input_shape: tuple[int, ...], image
     data = 'batches' in pruner.needs
     example = [(torch.zeros(1, *input_shape), torch.zeros(1, dtype=torch.long))] if data else None
     one_round = copy.copy(pruner)
-    plain = {'scope': 'global', 'allocation': 'uniform', 'classifier_density': None, 'min_per_tensor': 0}
+    plain = {'scope': 'global', 'allocation': 'uniform', 'min_per_tensor': 0}
     one_round.settings = replace(pruner.settings, rounds=1, density=ALMOST_ALL, **plain)
     with FlopCounterMode(display=False, custom_mapping={aten.convolution_backward: _backward_flops}) as counter:
         one_round.prune(network, example, input_shape=input_shape)

@@ -1,11 +1,8 @@
-"""From a config, and the masks of its network, to the costs of the run."""
+"""From a config, and the masks of its network, to the costs of a step and of the memory."""
 
 import copy
-import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,20 +10,11 @@ from torch import Tensor, nn
 
 from ..contracts import exact_gradients, sign_optimizers
 from ..latent import merge_latents_
+from ..models import network_of
 from ..pruners import prunable_layers
-from ..registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
-from ..run.checkpoint import load_any
-from .count import (
-    LayerCost,
-    Work,
-    count_layers,
-    count_weights,
-    dense_sgd,
-    latent_signs,
-    pruning_work,
-    saved_bytes,
-    step_work,
-)
+from ..registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, PRUNERS
+from ..state_dicts import masks_in, network_in
+from .count import LayerCost, Work, count_layers, dense_sgd, latent_signs, saved_bytes, step_work
 
 
 def masks_of_config(cfg: Mapping) -> dict[str, Tensor]:
@@ -35,17 +23,20 @@ def masks_of_config(cfg: Mapping) -> dict[str, Tensor]:
     Raises:
         ValueError: the pruner reads data or a training history; a checkpoint has its masks.
     """
-    settings = (cfg.get('default_hooks') or {}).get('prune')
-    if not settings:
+    if (pruner := _pruner_of(cfg)) is None:
         return {}
-    hook = HOOKS.build(dict(settings))
-    if unknown := hook.pruner.needs & {'batches', 'flips'}:
+    if unknown := pruner.needs & {'batches', 'flips'}:
         raise ValueError(
-            f'analyze: {type(hook.pruner).__name__} needs {" and ".join(sorted(unknown))}, which only a run has; give '
+            f'analyze: {type(pruner).__name__} needs {" and ".join(sorted(unknown))}, which only a run has; give '
             'a checkpoint of the run, or of tools/prune.py'
         )
     model = _initial_model(cfg)
-    return hook.pruner.prune(model.network, input_shape=model.input_shape, seed=_seed(cfg))
+    return pruner.prune(network_of(model), input_shape=model.input_shape, seed=_seed(cfg))
+
+
+def _pruner_of(cfg: Mapping) -> Any:
+    hook = (cfg.get('default_hooks') or {}).get('prune')
+    return PRUNERS.build(copy.deepcopy(dict(hook['pruner']))) if hook else None
 
 
 def _seed(cfg: Mapping) -> int:
@@ -60,52 +51,42 @@ def _initial_model(cfg: Mapping) -> nn.Module:
     return model
 
 
-def masks_of_checkpoint(path: str) -> dict[str, Tensor]:
-    """The masks of the network in a checkpoint or a compact file, by parameter name; {} when it is not pruned."""
-    content = load_any(path)
+def masks_of_checkpoint(content: Any) -> dict[str, Tensor]:
+    """The masks of the network in a checkpoint's content, by parameter name; {} when it is not pruned."""
     if not isinstance(content, Mapping) or not isinstance(content.get('state_dict'), Mapping):
-        raise ValueError(f'analyze: {path} is no checkpoint: it has no state_dict')
+        raise ValueError('analyze: the file is no checkpoint: it has no state_dict')
     state = content['state_dict']
-    names = {key: key.removesuffix('_mask').removeprefix('network.') for key in state if key.endswith('weight_mask')}
-    return {name: state[key] for key, name in names.items()}
+    return masks_in(network_in(state) or state)
 
 
 @dataclass
 class RunCosts:
-    """What a run costs, beside two other ways to train the same network.
+    """What a step of a run costs, beside two other ways to train the same network.
 
     Attributes:
         layers: of the pruned network.
         step: work of one training step, by the way of training: 'this config', 'dense SGD', 'latent signs'.
-        schedule: work of the whole training, pruning included, likewise.
         storage: bytes, by what takes them, likewise.
-        batch, steps, epochs: images of a step, steps of the schedule, epochs of the schedule.
+        batch: images of a step.
     """
 
     layers: list[LayerCost]
     step: dict[str, Work]
-    schedule: dict[str, Work]
     storage: dict[str, dict[str, float]]
     batch: int
-    steps: int
-    epochs: int
 
 
-def run_costs(cfg: Mapping, masks: Mapping[str, Tensor], train_images: int) -> RunCosts:
-    """Work out the costs of a config's run.
+def run_costs(cfg: Mapping, masks: Mapping[str, Tensor]) -> RunCosts:
+    """Work out what a step of a config's run costs; :class:`pab.hooks.CostHook` adds up a whole run.
 
-    They are those that :class:`pab.hooks.CostHook` counts in the run, to the last digit, if the network is pruned once
-    and the number of weights in use does not change. After a shot before the last, every layer with a mask counts with
-    the density that leads to its final one as the whole network's does. Storage is that of training, in float32; the
-    saved activations are those of a real forward pass.
+    Storage is that of training, in float32; the saved activations are those of a real forward pass.
 
     Args:
         cfg: the whole config.
         masks: parameter name in the network -> bool tensor, True where the weight is left.
-        train_images: images of an epoch.
     """
     model = _initial_model(cfg)
-    network, shape = model.network, tuple(model.input_shape)
+    network, shape = network_of(model), tuple(model.input_shape)
     settings = dict(cfg['optim_wrapper'])
     constructor = settings.pop('constructor')
     wrapper = OPTIM_WRAPPER_CONSTRUCTORS.build(dict(type=constructor, optim_wrapper_cfg=settings))(model)
@@ -117,47 +98,15 @@ def run_costs(cfg: Mapping, masks: Mapping[str, Tensor], train_images: int) -> R
         for group in optimizer.param_groups
         for param in group['params']
     ]
-    hook = (cfg.get('default_hooks') or {}).get('prune')
-    prune_hook = HOOKS.build(dict(hook)) if hook else None
-    _check_masks(network, masks, prune_hook.pruner.settings.prunable if prune_hook else None)
+    pruner = _pruner_of(cfg)
+    _check_masks(network, masks, pruner.settings.prunable if pruner else None)
     layers = count_layers(network, shape, masks, signs)
     ways = {'this config': layers, 'dense SGD': dense_sgd(layers), 'latent signs': latent_signs(layers)}
-    loader, accumulated = cfg['train_dataloader'], cfg['optim_wrapper'].get('accumulative_counts', 1)
-    batch, epochs = loader['batch_size'], cfg['train_cfg']['max_epochs']
-    passes = train_images // batch if loader.get('drop_last') else math.ceil(train_images / batch)
-    images, updates = min(passes * batch, train_images), [passes * epoch // accumulated for epoch in range(epochs)]
-    updates.append(math.ceil(passes * epochs / accumulated))  # the last pass makes one in any case
-
-    def work_of(rows: list[LayerCost], start: int, end: int) -> Work:
-        """Of the epochs from start to before end."""
-        return step_work(rows, images * (end - start), updates[end] - updates[start])
-
-    schedule = {way: work_of(rows, 0, epochs) for way, rows in ways.items()}
-    if prune_hook:
-        prune_hook.fit_to(epochs)
-        pruning = pruning_work(prune_hook.pruner, network, shape, prune_hook.data.num_samples).times(prune_hook.shots)
-        schedule['latent signs'] = schedule['latent signs'].plus(pruning)
-        schedule['this config'] = pruning
-        for shot, (start, end) in enumerate(itertools.pairwise([0, *prune_hook.shot_epochs, epochs])):
-            rows = _after_shot(prune_hook, shot, layers, masks) if shot else count_weights(layers, network)
-            schedule['this config'] = schedule['this config'].plus(work_of(rows, start, end))
-    step = {way: step_work(rows, batch * accumulated) for way, rows in ways.items()}
+    batch = cfg['train_dataloader']['batch_size']
+    images = batch * cfg['optim_wrapper'].get('accumulative_counts', 1)
+    step = {way: step_work(rows, images) for way, rows in ways.items()}
     storage = _storage(network, shape, layers, batch)
-    return RunCosts(layers, step, schedule, storage, batch * accumulated, updates[-1], epochs)
-
-
-def _after_shot(hook: Any, shot: int, layers: list[LayerCost], masks: Mapping[str, Tensor]) -> list[LayerCost]:
-    """The layers as they are expected to be after a shot, from 1, given what they are after the last."""
-
-    def left(row: LayerCost, count: int) -> int:
-        return math.ceil(row.total * hook.density_after(Fraction(count, row.total), shot))
-
-    return [
-        replace(row, kept=left(row, row.kept), learning=row.updated and left(row, row.updated))
-        if row.parameter in masks
-        else row
-        for row in layers
-    ]
+    return RunCosts(layers, step, storage, images)
 
 
 def _check_masks(network: nn.Module, masks: Mapping[str, Tensor], prunable: Sequence[str] | None) -> None:

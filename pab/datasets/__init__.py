@@ -1,9 +1,10 @@
 """Datasets, the order of their samples, and how samples become batches."""
 
 from .cifar import CIFAR10, CIFAR100
+from .classes import NamedClasses, check_class_names, class_names, classes_in, difference, number_classes_
 from .common import data_folder
 from .decode import UnreadableImageError, decode_rgb
-from .imagenet import ImageNet
+from .image_folder import ImageFolder, ImageNet
 from .in_memory import Digits, InMemoryDataset, collate_images
 from .sampler import EpochSampler, SampleIndex
 
@@ -12,11 +13,18 @@ __all__ = [
     'CIFAR100',
     'Digits',
     'EpochSampler',
+    'ImageFolder',
     'ImageNet',
     'InMemoryDataset',
+    'NamedClasses',
     'SampleIndex',
     'UnreadableImageError',
+    'check_class_names',
+    'class_names',
+    'classes_in',
     'collate_images',
     'data_folder',
     'decode_rgb',
+    'difference',
+    'number_classes_',
 ]

@@ -15,6 +15,7 @@ except Exception as error:  # not installed, too old, or for another version of 
     if not isinstance(error, ModuleNotFoundError):
         warnings.warn(f'torchcodec cannot be used, Pillow decodes all images: {error}', stacklevel=2)
 
+JPEG_END = b'\xff\xd9'
 MAX_ASPECT = 100  # a resized strip would need hundreds of times the memory of a photograph
 
 
@@ -31,14 +32,19 @@ def decode_rgb(data: bytes) -> Tensor:
     orientation tags are ignored.
 
     Raises:
-        UnreadableImageError: truncated, damaged, not an image, of floating pixels (no known range), of more than
-            about 179 million pixels (Pillow's limit), or with sides in a ratio above 100.
+        UnreadableImageError: truncated, damaged, not an image, a JPEG without an end marker, of floating pixels (no
+            known range), of more than about 179 million pixels (Pillow's limit), or with sides in a ratio above 100.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:  # reads the header only
+        file = io.BytesIO(data)
+        with Image.open(file) as image:  # reads the header only
             width, height = image.size
             if max(width, height) > MAX_ASPECT * min(width, height):
                 raise UnreadableImageError(f'its sides are {width} x {height}, a ratio above {MAX_ASPECT}')
+            # Without an end, as where the tail of a file is zeroed, torchcodec refuses; Pillow refuses or fills
+            # with grey, by how its buffers fall. The search begins behind the header: a preview in it has an end.
+            if image.format == 'JPEG' and data.find(JPEG_END, file.tell()) < 0:
+                raise UnreadableImageError('it is truncated: the JPEG data have no end marker')
             # torchcodec would turn an image by the orientation in its Exif data
             if decode_jpeg and image.format == 'JPEG' and image.mode in ('RGB', 'L') and 'exif' not in image.info:
                 return decode_jpeg(data, mode='RGB')

@@ -10,10 +10,11 @@ from torch.utils.data import Dataset, default_collate
 
 from ..checks import known_choice
 from ..registry import DATASETS
+from .classes import NamedClasses, check_class_names
 from .common import subset
 
 
-class InMemoryDataset(Dataset):
+class InMemoryDataset(NamedClasses, Dataset):
     """A whole set of images held as one tensor.
 
     An item is ``dict(images=(C, H, W) uint8, labels=int)``. ``__getitems__`` returns a stacked batch,
@@ -22,18 +23,20 @@ class InMemoryDataset(Dataset):
     Args:
         images: (N, C, H, W) uint8, 0..255.
         labels: (N,) int64, 0..len(classes) - 1.
-        classes: the names of the classes, in order of the labels.
+        classes: two or more different names, in the order of the labels.
         device: keeps all of them there, such as 'cuda', so that no step copies pixels to a GPU; by default they stay in
             the memory of the CPU. A loader with workers cannot use it.
         chosen: ``indices``, ``num_samples`` and ``sample_seed`` choose samples, see :func:`subset`.
 
     Raises:
-        ValueError: ``device`` is none that torch has here, or the samples cannot be chosen so.
+        ValueError: ``classes`` are no such names, ``device`` is none that torch has here, or the samples cannot be
+            chosen so.
     """
 
     random_items = False  # augmentation is the preprocessor's work, so indices need no seeds
 
     def __init__(self, images: Tensor, labels: Tensor, classes: Sequence[str], device: str | None = None, **chosen):
+        self.metainfo = {'classes': check_class_names(type(self).__name__, classes)}
         kept = subset(type(self).__name__, len(labels), **chosen)
         # channels last: a batch is augmented and normalised in that layout, and converting here costs once, not always
         self.images = images[kept].contiguous(memory_format=torch.channels_last)
@@ -46,7 +49,6 @@ class InMemoryDataset(Dataset):
             except (RuntimeError, AssertionError) as error:  # an unknown name, or no such device
                 reason = str(error).splitlines()[0]
                 raise ValueError(f'{type(self).__name__}: device {device!r} cannot be used here: {reason}') from error
-        self.metainfo = {'classes': tuple(classes)}
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -38,12 +38,9 @@ class Accuracy(BaseMetric):
         self.topk = ks
         self._batches: list[Tensor] = []
 
-    @BaseMetric.dataset_meta.setter
-    def dataset_meta(self, meta: dict) -> None:
-        # given when the loop is built: before a run's first epoch, and not after it
-        BaseMetric.dataset_meta.fset(self, meta)
-        if meta and 'classes' in meta:
-            _check_topk(self.topk, len(meta['classes']))
+    def check_classes(self, number: int) -> None:
+        """Raise a ValueError if there are fewer classes than the largest k; runs ask before their first step."""
+        _check_topk(self.topk, number)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:

@@ -1,27 +1,18 @@
 """Biprop: edge-popup with binary weights."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..psg.layers import PSGConv2d
 from ..registry import CONVERTERS
 from .edge_popup import EdgePopup, EdgePopupConv
 
 
 class BipropConv(EdgePopupConv):
-    """The weight in use is that of the highest |scores|, each with the sign that was drawn and one magnitude."""
+    """The used weight is that of the highest |scores|, each with the sign that was drawn and one magnitude."""
 
     def candidate(self, kept: Tensor) -> Tensor:
         used = self.weight * kept
         magnitude = used.abs().sum() / used.count_nonzero().clamp(min=1)  # there may be none
         return self.weight.sign() * magnitude
-
-
-class BipropConv2d(BipropConv, nn.Conv2d):
-    plain = nn.Conv2d
-
-
-class BipropPSGConv2d(BipropConv, PSGConv2d):
-    plain = PSGConv2d
 
 
 @CONVERTERS.register_module()
@@ -34,9 +25,9 @@ class Biprop(EdgePopup):
               \operatorname{sign}(s)
 
     Scores, scope and arguments are those of :class:`EdgePopup`. The paper's code leaves alpha out of the gradient of s;
-    here the gradient is that of the weight in use. The two differ by one positive factor for each layer.
+    here the gradient is that of the used weight. The two differ by one positive factor for each layer.
 
     Source: Diffenderfer and Kailkhura 2021, "Multi-Prize Lottery Ticket Hypothesis" (arXiv 2103.09377).
     """
 
-    classes = {nn.Conv2d: BipropConv2d, PSGConv2d: BipropPSGConv2d}
+    mixin = BipropConv

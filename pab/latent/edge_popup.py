@@ -12,7 +12,6 @@ from ..checks import known_choice
 from ..models import draws
 from ..pruners import kept_count
 from ..pruners.schedules import as_density
-from ..psg.layers import PSGConv2d
 from ..registry import CONVERTERS
 from .layer import LatentConv, LatentConverter, Stream, fill_
 from .ranking import GlobalRanking, highest
@@ -32,7 +31,7 @@ class _Use(torch.autograd.Function):
 
 
 class EdgePopupConv(LatentConv):
-    """The weight in use is that of the highest |scores|; see :class:`EdgePopup`."""
+    """The used weight is that of the highest |scores|; see :class:`EdgePopup`."""
 
     latents = ('scores',)
     scored_as_drawn = True
@@ -51,24 +50,16 @@ class EdgePopupConv(LatentConv):
         return self.scores.detach().abs().masked_fill(self.weight == 0, -1)
 
     def candidate(self, kept: Tensor) -> Tensor:
-        """What each weight is when it is used."""
+        """The value of each weight when it is used."""
         return self.weight
 
     def used_weight(self) -> Tensor:
         kept = self.kept()
         return _Use.apply(self.scores.abs() if self.through_abs else self.scores, self.candidate(kept), kept)
 
-    def initialize_(self, stream: Stream) -> None:
+    def draw_latents_(self, stream: Stream) -> None:
         bound = self.weight[0].numel() ** -0.5
         fill_(self.scores, bound * draws.uniform(stream('scores'), self.scores.numel()))
-
-
-class EdgePopupConv2d(EdgePopupConv, nn.Conv2d):
-    plain = nn.Conv2d
-
-
-class EdgePopupPSGConv2d(EdgePopupConv, PSGConv2d):
-    plain = PSGConv2d
 
 
 @CONVERTERS.register_module()
@@ -95,15 +86,15 @@ class EdgePopup(LatentConverter):
         density: d, the share of the weights that are used, in (0, 1].
         scope: 'local', the density in every layer, or 'global'.
         through_abs: False takes the paper's gradient.
-        layers: patterns of :mod:`pab.patterns`; of what they select, convolutions and PSG convolutions are converted.
+        layers: which convolutions; see :class:`~pab.latent.LatentConverter`.
 
     Source: Ramanujan et al. 2020, "What's Hidden in a Randomly Weighted Neural Network?" (arXiv 1911.13299).
     """
 
-    classes = {nn.Conv2d: EdgePopupConv2d, PSGConv2d: EdgePopupPSGConv2d}
+    mixin = EdgePopupConv
 
     def __init__(
-        self, density: Real, scope: str = 'local', through_abs: bool = True, layers: Sequence[str] | None = None
+        self, density: Real, scope: str = 'local', through_abs: bool = True, layers: Sequence[str] = ('Conv2d',)
     ) -> None:
         me = type(self).__name__
         known_choice(me, 'scope', scope, ('local', 'global'))

@@ -1,12 +1,14 @@
-"""What layers with a weight in use share: the forward pass, their converter, and the way back to plain layers."""
+"""Layers with a used weight: their forward pass, their converter, and the way back to plain layers."""
 
-from collections.abc import Callable
-from typing import ClassVar
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 
 from ..contracts import layers_with_weight_in_use
 from ..converter import Converter
@@ -18,15 +20,17 @@ Stream = Callable[[str], np.random.RandomState]
 class LatentConv:
     """A convolution that multiplies by :meth:`used_weight`, a function of its frozen weight and of its latents.
 
-    A mixin before ``nn.Conv2d``, or a subclass of it such as a PSG layer: that class then works on the weight in use,
-    and what it passes back to that weight reaches the latents. The state dict has ``weight``, as it was drawn, and the
-    latents. A weight that is 0 (pruned) should be 0 in use too.
+    A converter derives a class from a subclass of this one, ``mixin``, and the layer's own class, ``plain``. Whatever
+    that does in its forward pass, such as PSG, it does with the used weight, and what it passes back to that weight
+    reaches the latents. The state dict has ``weight``, as it was drawn, and the latents. A weight that is 0 (pruned)
+    should be 0 in the used weight too.
 
-    Where a latent decides which weights are used, a weight that is not has no gradient by which a pruner could score
-    it: such a class sets ``scored_as_drawn``, and pruners see the layer with all of its weights.
+    Where a latent decides which weights are used, an unused weight has no gradient by which a pruner could score it:
+    such a class sets ``scored_as_drawn``, and pruners see the layer with all of its weights.
     """
 
-    plain: ClassVar[type[nn.Conv2d]]
+    mixin: ClassVar[type['LatentConv']]
+    plain: ClassVar[type[nn.Module]]
     latents: ClassVar[tuple[str, ...]]
     scored_as_drawn: bool = False
     special_backward = True  # so pruning scores set exact for a while
@@ -36,19 +40,70 @@ class LatentConv:
         """The weight that the forward pass multiplies by, of the shape of ``weight``, differentiable."""
         raise NotImplementedError
 
-    def initialize_(self, stream: Stream) -> None:
+    def draw_latents_(self, stream: Stream) -> None:
         """Draw the latents, in place; ``stream(name)`` is the RandomState of the parameter ``name``."""
         raise NotImplementedError
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        as_drawn = self.exact and self.scored_as_drawn
-        return super()._conv_forward(input, weight if as_drawn else self.used_weight(), bias)
+    def initialize_(self, stream: Stream) -> None:
+        """Draw the latents, and what the plain layer draws by itself."""
+        if hasattr(self.plain, 'initialize_'):
+            self.plain.initialize_(self, stream)
+        self.draw_latents_(stream)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        if self.exact and self.scored_as_drawn:
+            return super().forward(*args, **kwargs)
+        drawn = self.weight
+        self._parameters['weight'] = self.used_weight()  # so that any forward pass reads it
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self._parameters['weight'] = drawn
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        # no module holds the class of a converted layer, so a copy and a file name the two that it was made of
+        new_object, (own_class, *arguments), *state = super().__reduce_ex__(protocol)
+        return _new_layer, (new_object, own_class.mixin, own_class.plain, *arguments), *state
+
+
+def _new_layer(new_object: Callable, mixin: type[LatentConv], plain: type[nn.Module], *arguments: Any) -> nn.Module:
+    return new_object(latent_class(mixin, plain), *arguments)
+
+
+@functools.cache
+def latent_class(mixin: type[LatentConv], plain: type[nn.Module]) -> type[nn.Module]:
+    """Derive the class of a plain layer with a latent; the same class for the same two."""
+    name = mixin.__name__.removesuffix('Conv') + plain.__name__
+    return type(name, (mixin, plain), {'mixin': mixin, 'plain': plain, '__module__': mixin.__module__})
 
 
 class LatentConverter(Converter):
-    """A converter to layers of :class:`LatentConv`; freezes their weights and gives them their latents."""
+    """A converter to layers of ``mixin``, a :class:`LatentConv`; freezes their weights and gives them their latents.
 
+    Args:
+        layers: patterns of :mod:`pab.patterns`; of what they select, every convolution with a parameter ``weight`` is
+            converted, one of a class of one's own too, unless it has other latents.
+
+    Raises:
+        TypeError, ValueError: ``layers`` is no list of patterns, or selects nothing.
+    """
+
+    mixin: ClassVar[type[LatentConv]]
     kin = (_ConvNd,)
+    types = 'convolutions with a parameter weight and without other latents'
+
+    def __init__(self, layers: Sequence[str] = ('Conv2d',)) -> None:
+        super().__init__(layers)
+
+    @classmethod
+    def adds_latents(cls) -> bool:
+        return True
+
+    def class_for(self, layer: nn.Module) -> type[nn.Module] | None:
+        if isinstance(layer, LatentConv):
+            return type(layer) if type(layer).mixin is self.mixin else None
+        weight = layer._parameters.get('weight') if isinstance(layer, _ConvNd) else None
+        return None if weight is None or is_lazy(weight) else latent_class(self.mixin, type(layer))
 
     def set_up(self, layer: LatentConv, name: str) -> None:
         layer.weight.requires_grad_(False)
@@ -56,7 +111,7 @@ class LatentConverter(Converter):
             if latent not in layer._parameters:
                 layer.register_parameter(latent, nn.Parameter(self.new_latent(layer, latent)))
         # numbers for networks that nobody initialises; a run draws them anew by its seed
-        layer.initialize_(lambda own: np.random.RandomState(torch.randint(2**31, ()).item()))
+        layer.draw_latents_(lambda own: np.random.RandomState(torch.randint(2**31, ()).item()))
 
     def new_latent(self, layer: LatentConv, latent: str) -> Tensor:
         """An empty tensor for a latent of a layer, by default one number for each weight."""
@@ -71,9 +126,9 @@ def fill_(parameter: Tensor, values: np.ndarray) -> None:
 
 @torch.no_grad()
 def merge_latents_(network: nn.Module) -> list[str]:
-    """Make layers with a weight in use plain ones, in place, whose weight is the one in use.
+    """Make layers with a used weight plain ones, in place, whose weight is the used one.
 
-    Where that is 0 a mask says so, if the layer had a mask or there are such places. Logits stay the same bit for bit.
+    A mask marks where that is 0, if the layer had a mask or there are such places. Logits stay the same bit for bit.
     Returns the names of the weights; there may be none.
     """
     layers, earlier = layers_with_weight_in_use(network), get_masks(network)

@@ -1,4 +1,4 @@
-"""Which scores are the highest: of one layer, or of several that compete."""
+"""The highest scores: of one layer, or of several that compete."""
 
 from fractions import Fraction
 

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checks import known_choice
-from ..psg.layers import PSGConv2d
 from ..registry import CONVERTERS
 from .layer import LatentConv, LatentConverter, Stream, fill_
 
@@ -40,7 +39,7 @@ class _SignOfPositive(_Sign):
 
 
 class LatentSignConv(LatentConv):
-    """The weight in use is a(latent) * weight; see :class:`LatentSigns`."""
+    """The used weight is a(latent) * weight; see :class:`LatentSigns`."""
 
     mode: str
 
@@ -63,19 +62,11 @@ class LatentSignConv(LatentConv):
         above, below = (self.latent - self.hi).relu(), (self.lo - self.latent).relu()
         return _Sign.apply(above) - _Sign.apply(below)
 
-    def initialize_(self, stream: Stream) -> None:
+    def draw_latents_(self, stream: Stream) -> None:
         low, high = MODES[self.mode]
         fill_(self.latent, low + (high - low) * stream('latent').random_sample(self.latent.numel()))
         for name in self.latents[1:]:
             fill_(getattr(self, name), BOUNDS[name])
-
-
-class LatentSignConv2d(LatentSignConv, nn.Conv2d):
-    plain = nn.Conv2d
-
-
-class LatentSignPSGConv2d(LatentSignConv, PSGConv2d):
-    plain = PSGConv2d
 
 
 @CONVERTERS.register_module()
@@ -91,21 +82,21 @@ class LatentSigns(LatentConverter):
     The gradient of every sign is taken as 1, also that of sign(relu(t)) as a whole; in 'ternary' it reaches t, lo and
     hi only where a relu is active. t starts uniform in [0.01, 0.1), in 'ternary' in [-1, 1); lo and hi, one pair for
     each layer, start at -0.1 and 0.1 and are trained. A mask stays in force, as a pruned w is 0. With ``PSG`` before it
-    in the list of converters, the gradient of the weight in use is PSG's.
+    in the list of converters, the gradient of the used weight is PSG's.
 
     The parameters are ``latent`` (of the weight's shape), ``lo`` and ``hi`` ((1,)), for an ordinary optimizer, such as
     SGD with a learning rate of 1: ``owns=['Conv2d.latent']``.
 
     Args:
         mode: 'flipping', 'pruning' or 'ternary'.
-        layers: patterns of :mod:`pab.patterns`; of what they select, convolutions and PSG convolutions are converted.
+        layers: which convolutions; see :class:`~pab.latent.LatentConverter`.
 
     Source: the seed networks in the published code of Peek-a-Boo (ICLR 2022).
     """
 
-    classes = {nn.Conv2d: LatentSignConv2d, PSGConv2d: LatentSignPSGConv2d}
+    mixin = LatentSignConv
 
-    def __init__(self, mode: str = 'flipping', layers: Sequence[str] | None = None) -> None:
+    def __init__(self, mode: str = 'flipping', layers: Sequence[str] = ('Conv2d',)) -> None:
         known_choice('LatentSigns', 'mode', mode, MODES)
         super().__init__(layers)
         self.mode = mode

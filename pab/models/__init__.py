@@ -1,6 +1,6 @@
 """Ordinary networks, each written once, their initial weights, and the classifier that mmengine trains."""
 
-from .classifier import ImageClassifier
+from .classifier import ImageClassifier, network_of
 from .initialization import SCHEMES, initialize_
 from .plain import CIFARVGG, ConvNet
 from .preprocessor import ImagePreprocessor
@@ -17,4 +17,5 @@ __all__ = [
     'TorchvisionModel',
     'WideResNet',
     'initialize_',
+    'network_of',
 ]

@@ -1,8 +1,10 @@
 """The model that mmengine trains: a network, its preprocessing and the cross-entropy."""
 
+from collections.abc import Sequence
+
 import torch
 from mmengine.logging import print_log
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, is_model_wrapper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -59,11 +61,12 @@ class ImageClassifier(BaseModel):
                 check_fan_share('initialize_', value)
             elif value is not None:
                 check_ints('initialize_', 0, seed=value)
-        self.input_shape = None if input_shape is None else tuple(input_shape)
-        if input_shape is not None and len(input_shape) != 3:
+        is_list = isinstance(input_shape, Sequence) and not isinstance(input_shape, str)
+        if input_shape is not None and not (is_list and len(input_shape) == 3):
             raise ValueError(f'ImageClassifier: input_shape must be (channels, height, width), got {input_shape!r}')
         for size in input_shape or ():
             check_ints('ImageClassifier', **{'each entry of input_shape': size})
+        self.input_shape = None if input_shape is None else tuple(input_shape)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f'ImageClassifier: label_smoothing must lie in [0, 1), got {label_smoothing!r}')
         if not isinstance(compile, bool):
@@ -131,3 +134,9 @@ class ImageClassifier(BaseModel):
                 'set num_classes of the network to that of the dataset'
             )
         self._labels_checked = True
+
+
+def network_of(model: nn.Module) -> nn.Module:
+    """The network of a model: without the wrapper that makes it distributed, and without an ImageClassifier."""
+    model = model.module if is_model_wrapper(model) else model
+    return model.network if isinstance(model, ImageClassifier) else model

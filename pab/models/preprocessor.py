@@ -1,6 +1,7 @@
 """From the loader's pixels to what a network sees: augmentation and normalisation of a whole batch on its device."""
 
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from mmengine.model import BaseDataPreprocessor
@@ -39,6 +40,11 @@ class ImagePreprocessor(BaseDataPreprocessor):
         channels_last: bool = True,
     ):
         super().__init__(non_blocking=True)  # no waiting for the copy of pinned memory
+        for name, values in (('mean', mean), ('std', std)):
+            is_list = isinstance(values, Sequence) and not isinstance(values, str)
+            if not is_list or not all(isinstance(value, Real) for value in values):
+                rule = f'{name} must be a list of numbers, one for each channel'
+                raise ValueError(f'ImagePreprocessor: {rule}, such as (0.5, 0.5, 0.5), got {values!r}')
         if len(mean) == 0 or len(mean) != len(std):
             got = f'{len(mean)} and {len(std)}'
             raise ValueError(f'ImagePreprocessor: mean and std need one number for each channel, got {got}')

@@ -71,7 +71,7 @@ class CIFARResNet(nn.Module):
     """ResNet for small images (arXiv 1512.03385), of three stages (depth 8 to 110) or four.
 
     images (N, in_channels, H, W) -> logits (N, num_classes). Each stage after the first halves H and W and doubles the
-    width; the mean over what is left of H and W goes to one linear layer, so any image of at least 1x1 will do.
+    width; the mean over the remaining H and W goes to one linear layer, so any image of at least 1x1 will do.
 
     Args:
         depth: a key of ``STAGES``; it counts the convolutions of the main path and the linear layer.

@@ -3,6 +3,7 @@
 from .averaging import keep_signs
 from .bop import Bop
 from .constructor import OwnershipConstructor, assign_owners
+from .geometric import GeometricParamScheduler
 from .second_order_bop import SecondOrderBop
 from .sign_optimizer import SignOptimizer
 from .top_flips import TopFlips
@@ -10,6 +11,7 @@ from .wrapper import SharedBackward
 
 __all__ = [
     'Bop',
+    'GeometricParamScheduler',
     'OwnershipConstructor',
     'SecondOrderBop',
     'SharedBackward',

@@ -27,6 +27,10 @@ class Bop(SignOptimizer):
     A weight that is exactly 0 (pruned) never flips, nor does one whose average is NaN. There is no learning rate and no
     latent weight: the state is the average ``m`` and counts of flips.
 
+    With too high an adaptivity rate the last few batches decide: the same weights flip back and forth, and the loss
+    stays noisy. With too low a rate weights flip late, on gradients that are out of date. With too low a threshold
+    noise flips weights to the end; with too high a threshold signs stay as they were drawn.
+
     Args:
         params: floating tensors of any shape, or dicts of them (parameter groups).
         adaptivity_rate: gamma, the share of the newest gradient in the average, per step; in (0, 1), else ValueError.

@@ -7,8 +7,10 @@ from mmengine.optim import OptimWrapperDict
 from torch import nn
 
 from ..contracts import loss_scale_conflicts
+from ..models import ImageClassifier
 from ..patterns import Patterns, places_of_parameters
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+from ..state_dicts import NETWORK
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -64,7 +66,8 @@ def assign_owners(model: nn.Module, rules: Mapping[str, Sequence[str] | str]) ->
         model: any module; frozen parameters (``requires_grad=False``) are left out.
         rules: for each optimizer's name, what it owns: a list of patterns (:mod:`pab.patterns`), such as
             ``['Conv2d.weight', '!name:head.*']``, or 'rest' (at most one optimizer) for all that no list selects. Names
-            are those in the model, or in its ``network``, where pruners and converters find them.
+            are those in the model, or in the network of an ImageClassifier, where pruners and converters find
+            them.
 
     Returns:
         For each optimizer's name its parameters by full name (of shared ones the first), in the model's order.
@@ -80,11 +83,12 @@ def assign_owners(model: nn.Module, rules: Mapping[str, Sequence[str] | str]) ->
     lists = {name: Patterns(who.format(name), rule) for name, rule in rules.items() if rule != 'rest'}
     owned: dict[str, dict[str, nn.Parameter]] = {name: {} for name in rules}
     shared, ownerless = [], []
+    prefix = NETWORK if isinstance(model, ImageClassifier) else ''
     for param, places in places_of_parameters(model).items():
         if not param.requires_grad:
             continue
         full_name = places[0].full_name
-        places += [place._replace(full_name=place.full_name.removeprefix('network.')) for place in places]
+        places += [place._replace(full_name=place.full_name.removeprefix(prefix)) for place in places]
         owners = [name for name, patterns in lists.items() if patterns.select_shared(places)] or resting
         if len(owners) > 1:
             shared.append(f'{full_name} ({", ".join(sorted(owners))})')

@@ -33,6 +33,10 @@ class SecondOrderBop(SignOptimizer):
     :class:`~pab.optim.Bop`. A weight that is exactly 0 (pruned) never flips, nor does one whose average is NaN. The
     state is two floats for each weight, m and v, one more than Bop's.
 
+    gamma and tau feel as in :class:`~pab.optim.Bop`, but tau is a ratio: near 1 only a steady gradient flips a weight,
+    near 0 noise does. With too high a sigma v follows the last batches, and one small gradient lets a weight flip. With
+    too low a sigma v starts near 0, where noise flips weights, and later remembers gradients long past.
+
     Args:
         params: floating tensors of any shape, or dicts of them (parameter groups).
         adaptivity_rate: gamma, the share of the newest gradient in m, per step; in (0, 1), else ValueError.

@@ -1,4 +1,4 @@
-"""What optimizers that flip signs share: the step over all tensors, the counts, exact restoring."""
+"""Base of the optimizers that flip signs: the step over all tensors, the counts, exact restoring."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -15,8 +15,8 @@ class SignOptimizer(Optimizer, ABC):
     """An optimizer that changes nothing but signs; it offers all that :mod:`pab.contracts` says of sign optimizers.
 
     A subclass, such as :class:`~pab.optim.Bop`, says what a step does to one tensor (:meth:`flip`), and may check
-    settings and start a state of its own. Parameter groups may have ``flips_per_weight``: whether the flips of every
-    single weight are counted.
+    settings and start a state of its own. Parameter groups may have ``flips_per_weight``, which counts the flips of
+    every single weight.
 
     Parameter groups have ``lr`` where they have the setting that ``scaled_by_lr`` names. It is a factor on that
     setting, 1 at first, so that schedulers which know of learning rates alone (LambdaLR, those of timm and
@@ -31,7 +31,7 @@ class SignOptimizer(Optimizer, ABC):
     """The setting that a step multiplies by ``lr``; if the product is above 1, the step raises a ValueError."""
 
     last_flips: Tensor | None
-    """How many weights the last step flipped: int64, no dimensions, on the device (reading it waits for it)."""
+    """The number of weights that the last step flipped: int64, no dimensions, on the device (reading it waits)."""
 
     def __init__(self, params: Iterable, defaults: dict[str, Any]) -> None:
         super().__init__(params, {'lr': 1.0, **defaults} if self.scaled_by_lr in defaults else defaults)

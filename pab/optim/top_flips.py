@@ -39,6 +39,10 @@ class TopFlips(SignOptimizer):
     averages in their tensor counts, so the scale of the gradient and of the loss does not. A weight that has flipped
     starts with no evidence, so it needs new evidence to flip back.
 
+    With too high a share right signs flip too, and accuracy swings from epoch to epoch; with too low a share the signs
+    move too slowly to learn within the training. Too high an adaptivity rate ranks weights by the noise of the last
+    batches, too low a rate by gradients from before the latest flips.
+
     A weight that is exactly 0 (pruned) never flips. Equal evidence at the last place flips together. Of a tensor of
     262,144 entries or more, an evenly spread part is ranked and says what evidence flips. There is no latent weight:
     the state is the average ``m``, one number for each weight, and counts for each tensor.
@@ -80,6 +84,15 @@ class TopFlips(SignOptimizer):
             raise ValueError(f'TopFlips: flip_share must lie in [0, 1], got {settings["flip_share"]!r}')
         if not 0 < settings['adaptivity_rate'] < 1:
             raise ValueError(f'TopFlips: adaptivity_rate must lie in (0, 1), got {settings["adaptivity_rate"]!r}')
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters; ValueError for a sharded one (a DTensor), whose entries no process can rank."""
+        super().add_param_group(param_group)
+        if any(hasattr(param, 'placements') for param in self.param_groups[-1]['params']):
+            raise ValueError(
+                'TopFlips: ranks all weights of a tensor, and a process has a part of a sharded one; take Bop or '
+                'SecondOrderBop under fully_shard'
+            )
 
     def start(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """The average before the first step, and the part of a flip that is due."""

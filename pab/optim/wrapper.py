@@ -50,7 +50,7 @@ class SharedBackward(OptimWrapperDict):
         if clip_grad is not None:
             _check_clipping(**self.clip_grad)
         self.scalars: dict[str, Tensor] = {}
-        """What the last step has for the log, on the device: 'grad_norm' when it clipped by the norm."""
+        """Numbers of the last step for the log, on the device: 'grad_norm' when it clipped by the norm."""
         self.dtype = PRECISIONS[precision]
         self.device_type = self._parameters()[0].device.type
         self.scaler = torch.amp.GradScaler(self.device_type) if self.dtype is torch.float16 else None
@@ -114,7 +114,7 @@ class SharedBackward(OptimWrapperDict):
         return [param for w in self.values() for group in w.optimizer.param_groups for param in group['params']]
 
     def _unscale(self) -> bool:
-        """Take the scaler's factor out of the gradients; whether a step may follow."""
+        """Take the scaler's factor out of the gradients; True if a step may follow."""
         if self.scaler is None:
             return True
         for wrapper in self.values():

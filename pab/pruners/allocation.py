@@ -1,4 +1,4 @@
-"""How scope 'local' spreads a density over tensors. Plain functions on shapes, in exact arithmetic."""
+"""Spread a density over tensors, for scope 'local'. Plain functions on shapes, in exact arithmetic."""
 
 import heapq
 import math

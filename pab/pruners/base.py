@@ -1,14 +1,13 @@
-"""What all pruners share: rounds, counts, scope, the float64 network. A subclass is its score."""
+"""Base of all pruners: rounds, counts, scope, the float64 network. A subclass is its score."""
 
 import functools
 import inspect
-import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from fractions import Fraction
 from numbers import Real
 from typing import Any
 
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..models.draws import stream
@@ -16,10 +15,11 @@ from .groups import Group, make_groups
 from .inputs import Loss, as_batches, as_input_shape, as_loss, check_flips
 from .masks import get_masks
 from .n_of_m import parse_n_of_m
-from .network import ScoringNetwork, count_outputs, scoring_mode
+from .network import ScoringNetwork, scoring_mode
 from .rounds import Rounds
+from .schedules import as_density
 from .settings import PruneSettings
-from .targets import classifier_weight, prunable_layers
+from .targets import prunable_layers, prunable_places
 
 INGREDIENTS = {  # what a score may ask for, by the names of its arguments
     'weights': 'parameter name -> float64 weight with the earlier rounds pruned to 0',
@@ -49,22 +49,30 @@ class Pruner:
 
     Round t of T keeps exactly :math:`N - \lfloor (1 - d_t) N \rfloor` of N weights, chosen by scores that are computed
     again on the network as the round before left it. Of equal scores the lower position stays: order of the tensors in
-    the model, then index. A pruned weight never comes back.
+    the model, then index; scores are equal that differ by less than their 2^-40th part. A pruned weight never comes
+    back. A warning names tensors that are left empty, and those in which position decides which weights stay.
 
     Args:
-        density: d, kept / total of the prunable weights after the last round, in (0, 1]; counted exactly as written.
+        density: d, kept / total of the prunable weights after the last round, in (0, 1]; counted exactly as written. Or
+            densities by layer, a list of pairs (pattern of :mod:`pab.patterns`, density)::
+
+                [('name:conv1.*', 1.0), ('Linear', 0.5), ('rest', 0.3)]  # the other tensors have density 0.3
+                [('name:conv1.*', 1.0), ('Linear', 0.5), ('total', 0.3)]  # all tensors together have density 0.3
+
+            Every tensor that a pattern names keeps exactly its density, by itself; ``scope`` and ``allocation`` say how
+            the others share theirs, which with 'total' is what the named ones leave of it. One of 'rest' and 'total' is
+            needed unless the patterns name every prunable tensor.
         rounds: T, at least 1.
         schedule: 'exponential', d_t = d^(t/T), or 'linear', d_t = 1 - (1 - d) t/T.
         scope: where weights compete. 'global': over all tensors. 'local': in each tensor, which keeps what
             ``allocation`` gives it. 'n:m', such as '2:4' with density 0.5: in every block of m consecutive inputs of a
             filter (for a convolution: input channels at one kernel position), which keeps n; of r < m inputs that are
             left over at the end, :math:`r - \lfloor (1 - n/m)\, r \rfloor` stay. Rounds count block by block, too, and
-            those that remove nothing are not scored. Floors and a density of the classifier do not go with 'n:m'.
+            those that remove nothing are not scored. Floors and densities by layer do not go with 'n:m'.
         prunable: patterns (:mod:`pab.patterns`) that select the weights that may be pruned, such as
             ``['Conv2d', '!name:*.downsample.*']``; see :func:`~pab.pruners.targets.prunable_layers`.
-        classifier_density: density of the classifier, the Linear layer with as many outputs as there are classes, apart
-            from the others; None treats it as any other.
-        min_per_tensor: least number of weights that every tensor keeps; the total stays exact.
+        min_per_tensor: least number of weights that every tensor keeps; the total stays exact, and so does a tensor's
+            density of its own.
         allocation: how scope 'local' spreads the density: 'uniform', the same in every tensor, or 'erk', higher in a
             tensor with few weights for its dimensions (:func:`~pab.pruners.allocation.erk`). With 'erk' all tensors
             together keep the count above after the last round, and in the rounds before each one follows the schedule
@@ -86,73 +94,50 @@ class Pruner:
 
     def __init__(
         self,
-        density: Real,
+        density: Real | Sequence[tuple[str, Real]],
         rounds: int = 1,
         schedule: str = 'exponential',
         scope: str = 'global',
         prunable: Sequence[str] = ('Conv2d',),
-        classifier_density: Real | None = None,
         min_per_tensor: int = 0,
         allocation: str = 'uniform',
     ):
         name = type(self).__name__
         if not hasattr(self, 'score'):
             raise TypeError(f'{name}: a pruner defines score(...), with arguments among {", ".join(INGREDIENTS)}')
-        self.settings = PruneSettings(
-            name, density, rounds, schedule, scope, prunable, classifier_density, min_per_tensor, allocation
-        )
-        if not self.settings.is_final:
-            raise ValueError(self.settings.density_rule)
+        self.settings = PruneSettings(name, density, rounds, schedule, scope, prunable, min_per_tensor, allocation)
         asked = inspect.signature(self.score).parameters
         self.asks = tuple(asked)
-        """What the score can use, by name."""
+        """Names of all that the score can use."""
         self.needs = frozenset(key for key, parameter in asked.items() if parameter.default is parameter.empty)
-        """What of that it cannot do without."""
+        """Names of what it cannot do without."""
 
-    def groups(
-        self,
-        model: nn.Module,
-        *,
-        density: Real | None = None,
-        classifier_density: Real | None = None,
-        input_shape: Sequence[int] | None = None,
-        num_classes: int | None = None,
-    ) -> list[Group]:
+    def groups(self, model: nn.Module, *, shot: Callable[[Fraction], Fraction] | None = None) -> list[Group]:
         """Tell which weights would compete, and how many of them would stay; nothing is scored.
 
         Arguments and errors are those of :meth:`prune`.
         """
-        settings = self._settings(density, classifier_density)
-        layers = prunable_layers(model, settings.prunable)
+        settings = self.settings
+        places = prunable_places(model, settings.prunable)
         if parse_n_of_m(settings.scope):
-            _check_inputs(settings, layers)
-        shapes = {name: tuple(model.get_parameter(name).shape) for name in layers}
-        classifier = None
-        if settings.classifier_density is not None:
-            if num_classes is None and input_shape is not None:
-                num_classes = count_outputs(model, input_shape)
-            classifier = classifier_weight(model, list(shapes), num_classes)
-        return make_groups(
-            shapes,
-            settings.scope,
-            settings.density,
-            settings.min_per_tensor,
-            classifier,
-            settings.classifier_density,
-            settings.allocation,
-        )
+            _check_inputs(settings, {name: found[0].layer for name, found in places.items()})
+        shapes = {name: tuple(model.get_parameter(name).shape) for name in places}
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        named, rest = settings.density.by_tensor(places, sizes)
+        if shot is not None:
+            named = {name: _in_shot(settings, density, shot) for name, density in named.items()}
+            rest = None if rest is None else _in_shot(settings, rest, shot)
+        return make_groups(shapes, settings.scope, rest, settings.min_per_tensor, settings.allocation, named)
 
     def prune(
         self,
         model: nn.Module,
         batches: Sequence[tuple[Tensor, Tensor]] | None = None,
         *,
-        density: Real | None = None,
-        classifier_density: Real | None = None,
+        shot: Callable[[Fraction], Fraction] | None = None,
         flips: Mapping[str, Tensor] | None = None,
         loss: Loss | None = None,
         input_shape: Sequence[int] | None = None,
-        num_classes: int | None = None,
         seed: int = 0,
         on_round: Callable[[int, int, float], None] | None = None,
     ) -> dict[str, Tensor]:
@@ -166,11 +151,10 @@ class Pruner:
                 bools keep their type, all else becomes float64.
             loss: ``loss(outputs, labels)``, a tensor of one entry, for a model whose outputs are no logits, or another
                 loss than the cross-entropy. GraSP's divides logits by 200 before.
-            density, classifier_density: replace those of the settings, for a pruning in several shots.
+            shot: for a pruning in several shots, the function from each density of the settings to the one after this
+                shot, between it and 1, such as ``functools.partial(shot_density, shot=1, shots=3)``.
             flips: parameter name -> number of sign flips of each weight, for scores that read the history.
             input_shape: (C, H, W); by default that of the batches, else ``model.input_shape``.
-            num_classes: tells the classifier for ``classifier_density``; by default the number of the model's outputs
-                for one image, if ``input_shape`` is known.
             seed: fixes all that is random; the masks depend on it, the model and the arguments alone.
             on_round: called as ``on_round(done, total, density)`` after every round.
 
@@ -178,28 +162,22 @@ class Pruner:
             Parameter name -> bool tensor of the weight's shape and device, True where the weight stays.
 
         Raises:
-            ValueError: a need of the score was not given, ``prunable`` matches no layer, no layer is the classifier, a
-                score is not finite, the floors do not fit the density, or earlier masks left less than is to stay.
+                the model, a score is not finite, a network that is not pruned yet has only scores of 0 by its
+                gradients, the floors do not fit the density, or earlier masks left less than is to stay.
         """
-        settings = self._settings(density, classifier_density)
+        settings = self.settings
         with scoring_mode(model, seed):
             weights = {name: model.get_parameter(name) for name in prunable_layers(model, settings.prunable)}
             batches = as_batches(batches, next(iter(weights.values())).device, settings.owner)
             input_shape = as_input_shape(input_shape, batches, model, settings.owner)
             if flips is not None:
                 check_flips(flips, weights, settings.owner)
-            groups = self.groups(
-                model,
-                density=density,
-                classifier_density=classifier_density,
-                input_shape=input_shape,
-                num_classes=num_classes,
-            )
-            rounds = Rounds(weights, get_masks(model), groups, settings)
+            network = ScoringNetwork(model, given=weights) if 'network' in self.asks else None
+            rounds = Rounds(weights, get_masks(model), self.groups(model, shot=shot), settings, network)
             possible = {
                 'weights': rounds.weights,
                 'masks': rounds.masks,
-                'network': ScoringNetwork(model, given=weights),
+                'network': network,
                 'batches': batches,
                 'loss': as_loss(loss, settings.owner),
                 'input_shape': input_shape,
@@ -215,15 +193,18 @@ class Pruner:
             for done, kept_density in rounds.run(lambda: self.score(**given)):
                 if on_round is not None:
                     on_round(done, settings.rounds, kept_density)
-        masks = {name: rounds.masks[name].clone() for name in weights}
-        if empty := [name for name, mask in masks.items() if not mask.any()]:
-            text = f'{settings.owner}: no weight is left in {", ".join(empty)}; min_per_tensor keeps some'
-            print_log(text, logger='current', level=logging.WARNING)
-        return masks
+            rounds.warn()
+        return {name: rounds.masks[name].clone() for name in weights}
 
-    def _settings(self, density: Real | None, classifier_density: Real | None) -> PruneSettings:
-        changed = {'density': density, 'classifier_density': classifier_density}
-        return replace(self.settings, **{key: value for key, value in changed.items() if value is not None})
+
+def _in_shot(settings: PruneSettings, density: Fraction, shot: Callable[[Fraction], Fraction]) -> Fraction:
+    reached = as_density(shot(density), settings.owner, 'what shot returns')
+    if reached < density:
+        raise ValueError(
+            f'{settings.owner}: shot must return a density between that of the settings and 1, got {float(reached):g} '
+            f'for {float(density):g}'
+        )
+    return reached
 
 
 def _check_inputs(settings: PruneSettings, layers: Mapping[str, nn.Module]) -> None:

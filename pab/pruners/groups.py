@@ -1,9 +1,10 @@
-"""Who competes with whom: the tensors in groups, with how many of their weights stay."""
+"""Groups of tensors that compete, with the number of their weights that stay."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from types import MappingProxyType
 
 from torch import Tensor
 
@@ -26,7 +27,7 @@ class Group:
 
     @property
     def rule(self) -> str:
-        """What an error says of it."""
+        """Words for it in an error."""
         return f'density {float(self.density):g}'
 
     def at(self, density: Fraction) -> 'Group':
@@ -37,8 +38,13 @@ class Group:
         """Count those of the living, (N,) bool, that the group lets live: ``count``, or less where there are less."""
         return min(self.count, int(alive.count_nonzero()))
 
-    def losers(self, scores: Tensor, alive: Tensor, floor: int) -> Tensor:
-        """Index of the living that go, for scores (N,) and the least number ``floor`` that each tensor keeps."""
+    def losers(self, scores: Tensor, alive: Tensor, floor: int) -> tuple[Tensor, Tensor]:
+        """Indices of the living that go, and of those that stay for their position alone.
+
+        Args:
+            scores, alive: (N,) floating and bool.
+            floor: the least number that each tensor keeps.
+        """
         return lowest(scores, alive, int(alive.count_nonzero()) - self.survivors(alive), self.sizes, floor)
 
 
@@ -59,45 +65,50 @@ class BlockGroup(Group):
     def survivors(self, alive: Tensor) -> int:
         return living_in_blocks(alive.view(self.shape), self.width, self.density)
 
-    def losers(self, scores: Tensor, alive: Tensor, floor: int) -> Tensor:
-        gone = lowest_in_blocks(scores.view(self.shape), alive.view(self.shape), self.width, self.density)
-        return gone.flatten()
+    def losers(self, scores: Tensor, alive: Tensor, floor: int) -> tuple[Tensor, Tensor]:
+        gone, tied = lowest_in_blocks(scores.view(self.shape), alive.view(self.shape), self.width, self.density)
+        return gone.flatten(), tied.flatten()
 
 
 def make_groups(
     shapes: Mapping[str, Sequence[int]],
     scope: str,
-    density: Fraction,
+    density: Fraction | None,
     floor: int = 0,
-    classifier: str | None = None,
-    classifier_density: Fraction | None = None,
     allocation: str = 'uniform',
+    named: Mapping[str, Fraction] = MappingProxyType({}),
 ) -> list[Group]:
-    """Split the tensors into groups: all in one, each alone, or each in blocks; the classifier apart if asked.
+    """Split the tensors into groups: all in one, each alone, or each in blocks; those in ``named`` apart.
 
     Args:
         shapes: name -> shape of every prunable tensor, in the model's order.
         scope: 'global', 'local' or 'n:m', for which the arguments below ``density`` have no meaning.
-        density: of everything but the classifier, in (0, 1].
+        density: of the tensors that are not in ``named``, in (0, 1]; None where there are none.
         floor: least number of weights that every tensor keeps; a smaller tensor keeps all it has. The total stays the
-            one without floors; ValueError if they add up to more than that.
-        classifier: the tensor that has ``classifier_density``, or None.
+            one without floors; ValueError if they add up to more than that, or to more than a density in ``named``
+            keeps.
         allocation: a name in ``ALLOCATIONS``, for scope 'local'.
+        named: name -> density of each tensor that has one of its own.
     """
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     if block := parse_n_of_m(scope):
         whole = [BlockGroup((name,), (sizes[name],), density, 0, tuple(shapes[name]), block[1]) for name in shapes]
         return [group.at(density) for group in whole]
-    rest, groups = [name for name in shapes if name != classifier], []
+    rest, groups = [name for name in shapes if name not in named], []
     if rest and scope == 'local':
         counts = ALLOCATIONS[allocation]([shapes[name] for name in rest], density, floor)
         for name, count in zip(rest, counts, strict=True):
             groups.append(Group((name,), (sizes[name],), _share(count, sizes[name], density), count))
     elif rest:
         groups.append(_group(rest, sizes, density))
-    if classifier is not None:
-        groups.append(_group([classifier], sizes, classifier_density))
-    return _with_floors(groups, floor)
+    alone = [_group([name], sizes, named[name]) for name in named]
+    for group in alone:
+        if group.count < (least := min(floor, *group.sizes)):
+            raise ValueError(
+                f'min_per_tensor: {group.names[0]} needs {least} weights, but its {group.rule} keeps {group.count}; '
+                'lower min_per_tensor or raise that density'
+            )
+    return [*_with_floors(groups, floor), *alone]
 
 
 def _group(names: Sequence[str], sizes: Mapping[str, int], density: Fraction) -> Group:

@@ -20,9 +20,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..contracts import sign_optimizers
 from ..patterns import Place, places_of_parameters
+from ..state_dicts import MASK
 from .targets import prunable_layers, refuse_sharded
 
-SUFFIX = '_mask'
 _keepers: 'weakref.WeakSet[_Keeper]' = weakref.WeakSet()  # of all masked layers in the process
 
 
@@ -52,14 +52,14 @@ class _Keeper:
     def keep(self, place: Place) -> None:
         """Keep one more weight of the layer; make its mask unless there is one."""
         name, weight = place.own_name, self.layer._parameters[place.own_name]
-        if name + SUFFIX not in self.layer._buffers:
-            self.layer.register_buffer(name + SUFFIX, torch.ones_like(weight, dtype=torch.bool))
+        if name + MASK not in self.layer._buffers:
+            self.layer.register_buffer(name + MASK, torch.ones_like(weight, dtype=torch.bool))
         self.names[name] = place.full_name
         self._hook(name, weight)
 
     def mask(self, name: str) -> Tensor | None:
         """The mask of a weight, None where it was deleted; ValueError if it has no parameter to mask any more."""
-        mask = self.layer._buffers.get(name + SUFFIX)
+        mask = self.layer._buffers.get(name + MASK)
         if mask is not None and not _is_mask_of(mask, self.layer._parameters.get(name)):
             raise ValueError(
                 f'masks: {self.names[name]!r} is no parameter any more that its mask fits (weight_norm, another '
@@ -195,7 +195,7 @@ def apply_masks_(
     for name, mask in masks.items():
         layer, own = places[name].layer, places[name].own_name
         _keep(places[name])
-        weight, buffer = layer._parameters[own], layer._buffers[own + SUFFIX]
+        weight, buffer = layer._parameters[own], layer._buffers[own + MASK]
         buffer.copy_(mask)
         states = [value for optimizer in optimizers for value in optimizer.state.get(weight, {}).values()]
         for tensor in (weight.detach(), weight.grad, *states):
@@ -241,15 +241,15 @@ def check_state_masks(model: nn.Module, state_dict: Mapping[str, Tensor], prefix
     masks = get_masks(model, remove_duplicate=False)
     for name, own in masks.items():
         key = prefix + name
-        if key + SUFFIX in state_dict:
-            _check(key, state_dict[key + SUFFIX], own.shape, state_dict.get(key, model.get_parameter(name)))
+        if key + MASK in state_dict:
+            _check(key, state_dict[key + MASK], own.shape, state_dict.get(key, model.get_parameter(name)))
         elif key in state_dict:
             raise ValueError(
-                f'{type(model).__name__}: the state dict has no mask {key + SUFFIX!r}, but the model is pruned; '
+                f'{type(model).__name__}: the state dict has no mask {key + MASK!r}, but the model is pruned; '
                 'load a pruned checkpoint, or load before pruning'
             )
     for key, value in state_dict.items():
-        name = key.removesuffix(SUFFIX)
+        name = key.removesuffix(MASK)
         known = name == key or not key.startswith(prefix) or name.removeprefix(prefix) in masks
         if not known and _is_mask_of(value, state_dict.get(name)):
             raise ValueError(
@@ -285,7 +285,7 @@ def _numbers(tensor: Tensor) -> Tensor:
 
 
 def _masks_of(module: nn.Module) -> dict[str, Tensor]:
-    pairs = {own: (module._buffers.get(own + SUFFIX), weight) for own, weight in module._parameters.items()}
+    pairs = {own: (module._buffers.get(own + MASK), weight) for own, weight in module._parameters.items()}
     return {own: mask for own, (mask, weight) in pairs.items() if _is_mask_of(mask, weight)}
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .schedules import kept_count
+from .selection import equal
 
 
 def parse_n_of_m(scope: object) -> tuple[int, int] | None:
@@ -35,9 +36,9 @@ def living_in_blocks(alive: Tensor, m: int, density: Fraction) -> int:
     return sum(int(block.sum(2).clamp_(max=kept_count(block.shape[2], density)).sum()) for block in _blocks(alive, m))
 
 
-def lowest_in_blocks(scores: Tensor, alive: Tensor, m: int, density: Fraction) -> Tensor:
+def lowest_in_blocks(scores: Tensor, alive: Tensor, m: int, density: Fraction) -> tuple[Tensor, Tensor]:
     """Find what goes: in every block all the living but those with the highest scores; of equal scores the lower
-    index stays.
+    index stays. Equal is what :func:`~pab.pruners.selection.equal` says.
 
     Args:
         scores, alive: (out, in, ...) floating and bool; scores of the living are finite.
@@ -45,13 +46,18 @@ def lowest_in_blocks(scores: Tensor, alive: Tensor, m: int, density: Fraction) -
         density: share of a block that stays.
 
     Returns:
-        (out, in, ...) bool.
+        (out, in, ...) bool: what goes, and what stays for its position alone.
     """
-    gone = torch.zeros_like(alive)
-    for score, living, going in zip(_blocks(scores, m), _blocks(alive, m), _blocks(gone, m), strict=True):
-        order = score.masked_fill(~living, -torch.inf).argsort(dim=2, descending=True, stable=True)
-        going.scatter_(2, order[:, :, kept_count(score.shape[2], density) :], True)
-    return gone & alive
+    gone, tied = torch.zeros_like(alive), torch.zeros_like(alive)
+    for score, living, going, ties in zip(*(_blocks(part, m) for part in (scores, alive, gone, tied)), strict=True):
+        kept, score = kept_count(score.shape[2], density), score.masked_fill(~living, -torch.inf)
+        if kept == score.shape[2]:
+            continue
+        limit = score.sort(dim=2, descending=True).values[:, :, kept : kept + 1]  # the highest that goes
+        ties.copy_(equal(score, limit) & limit.isfinite())
+        order = torch.where(ties, limit, score).argsort(dim=2, descending=True, stable=True)
+        going.scatter_(2, order[:, :, kept:], True)
+    return gone & alive, tied & ~gone
 
 
 def _blocks(tensor: Tensor, m: int) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..contracts import exact_gradients
+from ..state_dicts import MASK
+from .flow import KeepFlow, fill_zero_weight, find_blocked_layers, find_overflow
 
 Tensors = dict[str, Tensor]  # by parameter name
 
@@ -30,21 +33,56 @@ class ScoringNetwork:
 
     def __init__(self, model: nn.Module, given: Collection[str] = ()):
         self._model = model
-        # A tied parameter stands under its first name only: functional_call hands it to all of its owners.
-        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self._names = _names_of_tensors(model)
         self._tensors = {
-            name: tensor.detach().to(torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)
-            for name, tensor in tensors.items()
-            if name not in given
+            names[0]: tensor.detach().to(torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)
+            for tensor, names in self._names.items()
+            if names[0] not in given
         }
+        self._last: tuple | None = None
 
-    def __call__(self, weights: Tensors, images: Tensor, absolute: bool = False) -> Tensor:
-        """Return the logits; with ``absolute`` those of the network of absolute parameters and buffers."""
+    def __call__(self, weights: Tensors, images: Tensor, absolute: bool = False, keep_flow: bool = False) -> Tensor:
+        """Return the logits.
+
+        Args:
+            weights, images: as above.
+            absolute: those of the network of absolute parameters and buffers.
+            keep_flow: with the stand-ins of :mod:`pab.pruners.flow`.
+        """
+        self._last = weights, images, absolute, keep_flow
         others = self._tensors
         if absolute:
             others = {name: tensor.abs() if tensor.is_floating_point() else tensor for name, tensor in others.items()}
-        arguments = ((), dict(images)) if isinstance(images, Mapping) else ((images,), {})
-        return functional_call(self._model, {**others, **weights}, *arguments)
+        if keep_flow:
+            others = {name: fill_zero_weight(name, w, others.get(name + MASK)) for name, w in others.items()}
+        tensors = {**others, **weights}
+        # Each layer once: functional_call would put back a layer with two names in the wrong order.
+        every = {name: tensors[names[0]] for names in self._names.values() for name in names}
+        with KeepFlow() if keep_flow else contextlib.nullcontext():
+            arguments = ((), dict(images)) if isinstance(images, Mapping) else ((images,), {})
+            return functional_call(self._model, every, *arguments, tie_weights=False)
+
+    def blocked_layers(self) -> str:
+        """Name the layers that passed nothing on in the last call, and their classes."""
+        weights, images, *settings = self._last
+        if isinstance(images, Tensor) and images.is_floating_point():
+            images = images.detach().requires_grad_()  # so that the first layer is looked at too
+        layers = find_blocked_layers(self._model, lambda: self(weights, images, *settings))
+        return ', '.join(layers) or 'some function outside of layers'
+
+    def overflow(self) -> str | None:
+        """Name the first layer with an output that is not finite in the last call, None if there is none."""
+        return find_overflow(self._model, lambda: self(*self._last))
+
+
+def _names_of_tensors(model: nn.Module) -> dict[Tensor, list[str]]:
+    """Parameter or buffer -> its names, one for each layer that has it; the first is that of the state dict."""
+    names: dict[Tensor, list[str]] = {}
+    for prefix, layer in model.named_modules():
+        own = (layer.named_parameters, layer.named_buffers)
+        for key, tensor in (item for named in own for item in named(recurse=False, remove_duplicate=False)):
+            names.setdefault(tensor, []).append(f'{prefix}.{key}'.removeprefix('.'))
+    return names
 
 
 def cross_entropy(outputs: Any, labels: Tensor, temperature: float = 1) -> Tensor:
@@ -68,12 +106,6 @@ def as_leaves(weights: Tensors) -> Tensors:
     return {name: weight.detach().requires_grad_() for name, weight in weights.items()}
 
 
-def count_outputs(model: nn.Module, input_shape: Sequence[int]) -> int:
-    """Count the logits that a model has for an image; input_shape is its (C, H, W)."""
-    with scoring_mode(model, seed=0), torch.no_grad():
-        return model(next(model.parameters()).new_zeros(1, *input_shape)).shape[1]
-
-
 @contextlib.contextmanager
 def scoring_mode(model: nn.Module, seed: int) -> Iterator[None]:
     """Evaluation mode, exact gradients, random numbers fixed by ``seed``; all of it is put back, also on an error.
@@ -91,6 +123,7 @@ def scoring_mode(model: nn.Module, seed: int) -> Iterator[None]:
         torch.enable_grad(),
         torch.autocast(device.type, enabled=False),
         torch.compiler.set_stance('force_eager'),
+        sdpa_kernel(SDPBackend.MATH),  # the only attention that has a second derivative
         exact_gradients(model),
     ):
         try:

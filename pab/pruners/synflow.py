@@ -1,7 +1,10 @@
 """SynFlow: how much of the total synaptic flow passes through a weight."""
 
+from typing import Any
+
 from ..registry import PRUNERS
 from .base import Pruner
+from .flow import fill_zero_weight
 from .network import ScoringNetwork, Tensors, as_leaves, gradients
 
 
@@ -14,15 +17,39 @@ class SynFlow(Pruner):
     with every parameter and buffer replaced by its absolute value, statistics of BatchNorm included. At initialisation
     those are the identity; on a trained network their absolute values distort the score.
 
+    An activation is assumed to pass positive values on unchanged, and every output to be reached. With ``keep_flow``
+    stand-ins see to it while scoring (:mod:`pab.pruners.flow`): ReLU for ReLU6, Hardswish, SiLU and GELU, open gates
+    for sigmoids and attention weights, scale and shift for LayerNorm, a constant for a weight that is 0 throughout.
+    They are ours; a network of ReLUs and plain convolutions has none, and the same masks with and without.
+
     At a low density the flow leaves small tensors beside large ones, such as 1x1 shortcuts, until they are empty: the
     pruner warns by name, and ``min_per_tensor`` is the way out.
+
+    Args:
+        keep_flow: whether to score with the stand-ins.
+        settings: those of :class:`~pab.pruners.base.Pruner`.
+
+    Raises:
+        TypeError: ``keep_flow`` is not a bool.
 
     Source: Tanaka et al. 2020 (arXiv 2006.05467), which takes 100 rounds on an exponential schedule.
     """
 
-    def score(self, weights: Tensors, network: ScoringNetwork, input_shape: tuple[int, int, int]) -> Tensors:
-        leaves = as_leaves({name: w.abs() for name, w in weights.items()})
+    def __init__(self, *args: Any, keep_flow: bool = True, **settings: Any):
+        super().__init__(*args, **settings)
+        if not isinstance(keep_flow, bool):
+            raise TypeError(f'{type(self).__name__}: keep_flow must be True or False, got {keep_flow!r}')
+        self.keep_flow = keep_flow
+
+    def score(
+        self, weights: Tensors, masks: Tensors, network: ScoringNetwork, input_shape: tuple[int, int, int]
+    ) -> Tensors:
+        leaves = {name: w.abs() for name, w in weights.items()}
+        if self.keep_flow:
+            leaves = {name: fill_zero_weight(name, w, masks[name]) for name, w in leaves.items()}
+        leaves = as_leaves(leaves)
         ones = next(iter(weights.values())).new_ones(1, *input_shape)
-        grads = gradients(network(leaves, ones, absolute=True).sum(), leaves)
+        output = network(leaves, ones, absolute=True, keep_flow=self.keep_flow)
+        grads = gradients(output.sum(), leaves)
         # in the memory of abs(w), which nobody else has
         return {name: leaf.detach().mul_(grads[name]).abs_() for name, leaf in leaves.items()}

@@ -1,4 +1,4 @@
-"""Which tensors of a model may be pruned, and in which order they are counted."""
+"""The tensors of a model that may be pruned, in the order in which they are counted."""
 
 from collections.abc import Iterator, Sequence
 
@@ -25,12 +25,17 @@ def prunable_layers(model: nn.Module, prunable: Sequence[str] = ('Conv2d',)) -> 
             is sharded (FSDP2) or computed from other parameters (a parametrization such as weight_norm,
             torch.nn.utils.prune).
     """
+    return {name: places[0].layer for name, places in prunable_places(model, prunable).items()}
+
+
+def prunable_places(model: nn.Module, prunable: Sequence[str]) -> dict[str, list[Place]]:
+    """Full name of each weight that may be pruned -> all its places; see :func:`prunable_layers`."""
     patterns, found, present = Patterns('prunable', prunable), {}, set()
     for places in _weights(model):
         present.add(type(places[0].layer).__name__)
         if patterns.select_shared(places):
             refuse_sharded(places[0].full_name, getattr(places[0].layer, places[0].own_name))
-            found[places[0].full_name] = places[0].layer
+            found[places[0].full_name] = places
     for place in _computed_weights(model):
         if patterns.select_shared([place]):
             raise ValueError(
@@ -52,34 +57,6 @@ def refuse_sharded(name: str, weight: Tensor) -> None:
     """Raise a ValueError for a weight of which this process has only a part (a DTensor, as FSDP2 makes them)."""
     if hasattr(weight, 'placements'):
         raise ValueError(f'masks: {name!r} is sharded; prune the network, or set its masks, before fully_shard')
-
-
-def classifier_weight(model: nn.Module, prunable: Sequence[str], num_classes: int | None) -> str:
-    """Name the weight of the classifier, the Linear layer with ``num_classes`` outputs.
-
-    Args:
-        prunable: names of the prunable weights.
-        num_classes: None where it is not known; then every Linear layer may be the classifier.
-
-    Raises:
-        ValueError: there is no such layer, or more than one, or it is not prunable.
-    """
-    outputs = {p[0].full_name: len(p[0].layer.weight) for p in _weights(model) if isinstance(p[0].layer, nn.Linear)}
-    fitting = [name for name, count in outputs.items() if num_classes in (None, count)]
-    which = 'Linear layer' if num_classes is None else f'Linear layer with {num_classes} outputs, the number of classes'
-    if len(fitting) != 1:
-        listed = ', '.join(f'{name} with {count} outputs' for name, count in outputs.items()) or 'none'
-        hint = '' if num_classes else '; give num_classes or input_shape to tell them apart'
-        raise ValueError(
-            f'classifier_density: the classifier must be the only {which}, but there are {len(fitting)}; '
-            f'the Linear layers are: {listed}{hint}; or leave classifier_density at None'
-        )
-    if fitting[0] not in prunable:
-        raise ValueError(
-            f"classifier_density: the only {which}, {fitting[0]!r}, is not prunable; add 'Linear' to prunable or leave "
-            'classifier_density at None'
-        )
-    return fitting[0]
 
 
 def _weights(model: nn.Module) -> Iterator[list[Place]]:

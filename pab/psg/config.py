@@ -6,15 +6,14 @@ from numbers import Real
 
 @dataclass(frozen=True)
 class PSGConfig:
-    """How a PSG layer computes its weight gradient (E2-Train, arXiv 1910.13349; variant of Peek-a-Boo's code).
+    """Settings of a PSG layer's weight gradient (E2-Train, arXiv 1910.13349; variant of Peek-a-Boo's code).
 
     Args:
         input_bits: bits of the layer's input in the weight gradient; >= 1; 32 and more keep it exact.
         weight_bits: bits of the weight, read only by the predictive forward pass; >= 1.
         grad_bits: bits of the output gradient in the weight gradient; >= 1; 32 and more keep it exact.
         threshold: weight gradients smaller than this are small; >= 0.
-        relative: whether ``threshold`` is a share of the largest entry of the layer's weight gradient; else an absolute
-            number.
+        relative: ``threshold`` is a share of the largest entry of the layer's weight gradient; else an absolute number.
         sparsify: small entries become 0; else they take the exact gradient, for which the layer keeps its float
             input and runs a fourth convolution.
         take_sign: the weight gradient is replaced by its sign.

@@ -17,7 +17,7 @@ SMALLEST_COMPILED = 1 << 18  # entries; below, a pass costs less than it takes t
 
 
 def is_large(x: Tensor) -> bool:
-    """Whether passes over ``x`` are to run as loops; inside a compiled network they are part of its own."""
+    """True where passes over ``x`` run as loops; inside a compiled network they are part of its own."""
     return x.numel() >= SMALLEST_COMPILED and not torch.compiler.is_compiling()
 
 
@@ -90,7 +90,7 @@ def _quantize_signed(grad: Tensor, scale: Tensor, bits: int) -> Tensor:
 
 @fused
 def weight_gradient(product: Tensor, factor: Tensor, threshold: float, relative: bool, take_sign: bool) -> Tensor:
-    """What becomes of the product of the quantised gradient and the decoded input; ``factor`` is scale - low."""
+    """The weight gradient from the product of quantised gradient and decoded input; ``factor`` is scale - low."""
     return q.sparse_gradient(product.to(factor.dtype) * factor, threshold, relative, take_sign)
 
 

@@ -22,7 +22,7 @@ def check_input_signed(owner: str, value: bool | None) -> None:
 class PSGLayer:
     """An ordinary layer whose weight gradient comes from a quantised input and a quantised output gradient.
 
-    What both kinds share: the special backward pass, as :mod:`pab.contracts` describes it.
+    The special backward pass of both kinds, as :mod:`pab.contracts` describes it.
 
     Args:
         *args, **kwargs: those of the ordinary layer.
@@ -59,7 +59,7 @@ class PSGLayer:
 
     @property
     def is_ordinary(self) -> bool:
-        """Whether a forward pass now is that of the ordinary layer: while exact, and where no gradient is wanted."""
+        """True while a forward pass is that of the ordinary layer: while exact, and where no gradient is wanted."""
         return self.exact or not (torch.is_grad_enabled() or self.psg.predictive_forward)
 
     def _psg_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -78,7 +78,6 @@ class PSGConv2d(PSGLayer, nn.Conv2d):
     _batch_dims = 4
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # what nn.Conv2d hands its weight to, so that a subclass may hand on another one
         return (super()._conv_forward if self.is_ordinary else self._psg_forward)(input, weight, bias)
 
     def _arguments(self, x: Tensor) -> tuple[Tensor, Conv]:

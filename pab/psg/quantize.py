@@ -80,7 +80,7 @@ def _bits(x: Tensor) -> Tensor:
 
 
 def index(x: Tensor, bits: int, low: Tensor, scale: Tensor) -> Tensor:
-    """Which of the 2^bits steps from low an entry is on: whole floats 0 .. 2^bits - 1 of the shape of ``x``.
+    """The number of steps from low to an entry, of 2^bits: whole floats 0 .. 2^bits - 1 of the shape of ``x``.
 
     A range of no length or one that is not finite gives an index without a meaning, but no division by 0.
     """
@@ -123,7 +123,7 @@ def decode(codes: Tensor, low: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
 def sparse_gradient(
     grad: Tensor, threshold: float, relative: bool, take_sign: bool, exact: Tensor | None = None
 ) -> Tensor:
-    """What becomes of the weight gradient: small entries go, and perhaps only the sign stays.
+    """Drop the small entries of a weight gradient, and with ``take_sign`` all but the signs.
 
     An entry is kept when ``|grad| >= threshold`` (times max|grad| if ``relative``); in the place of others come
     those of ``exact``, of the same shape, or 0. With ``take_sign`` only an entry that is not finite keeps more than its

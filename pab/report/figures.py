@@ -7,12 +7,11 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.legend import Legend
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from .amounts import short
@@ -25,7 +24,7 @@ WIDTH = 4.6  # inches, of every picture
 ROW = 0.15  # inches for each layer, and for each line of a legend
 TITLE, SMALL = 9, 7  # sizes of fonts
 
-Curve = tuple[Sequence[float], Sequence[float]]
+Curve = tuple[Sequence[float], Sequence[float | None]]
 
 
 def draw_curves(
@@ -36,24 +35,23 @@ def draw_curves(
     Args:
         title: what is shown.
         unit: of the values; label of the axis.
-        curves: name -> (epochs from 1, values); a legend is drawn for more than one, below the picture if it is large.
+        curves: name -> (epochs from 1, values); a value that is None or not a number leaves a gap.
         log: use a logarithmic axis; values that are not above 0 are left out.
         order: names by whose place in it lines get colour and marker, the same in every picture; else by that here.
     """
     figure, axes = _figure(2.5)
     looks, handles = _looks(order, curves), {}
     for name, (epochs, values) in curves.items():
-        points = [(e, v) for e, v in zip(epochs, values, strict=True) if v > 0 or not log]
-        xy = zip(*points, strict=True) if points else ([], [])
-        (handles[name],) = axes.plot(*xy, **looks[name], ms=2.5, label=name)
-    if log and any(v > 0 for _, values in curves.values() for v in values):
+        x, y = np.array(epochs, dtype=float), np.array(values, dtype=float)
+        shown = y > 0 if log else slice(None)
+        (handles[name],) = axes.plot(x[shown], y[shown], **looks[name], ms=2.5, label=name)
+    if log and any(len(line.get_ydata()) for line in handles.values()):
         axes.set_yscale('log')
-    if len(curves) > 3 or any(len(name) > 32 for name in curves if len(curves) > 1):
-        _add_legend_below(figure, handles)
-    elif len(curves) > 1:
-        _as_written(axes.legend(list(handles.values()), list(handles), fontsize=SMALL, framealpha=0.8))
+    if every := [epoch for epochs, _ in curves.values() for epoch in epochs]:
+        axes.set_xlim(min(every) - 0.5, max(every) + 0.5)
+    _add_legend(figure, handles)
     _label(axes, title, 'epoch', unit)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(_whole_numbers())
     return figure
 
 
@@ -85,36 +83,36 @@ def draw_points(
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(lambda number, _: short(number))
-    _add_legend_below(figure, handles)
+    _add_legend(figure, handles)
     _label(axes, title, amount, unit)
     return figure
 
 
-def draw_by_layer(title: str, unit: str, values: Mapping[str, Sequence[float]], log: bool = False) -> Figure:
-    """A heat map: one row for each layer, one column for each epoch, dark where there is much.
+def draw_by_layer(title: str, unit: str, values: Mapping[str, Sequence[float | None]], log: bool = False) -> Figure:
+    """A heat map: a row for each layer, a column for each epoch, dark where there is much, white where there is none.
 
     Args:
         title: what is shown.
         unit: of the values; label of the colour bar.
-        values: layer -> one value for each epoch, from the first; 0 is drawn as the lightest colour.
-        log: colours on a logarithmic scale.
+        values: layer -> one value for each epoch, from the first; 0, None and what is not a number are white.
+        log: colours on a logarithmic scale up to the largest value; else on a linear one up to 1 or that value.
     """
     figure, axes = _figure(max(2.5, ROW * len(values) + 1.0))
-    table = np.array(list(values.values()), dtype=float)
-    positive = table[table > 0]
-    norm = LogNorm(positive.min(), positive.max()) if log and len(np.unique(positive)) > 1 else None
-    epochs = table.shape[1]
+    table = np.ma.masked_invalid(np.array(list(values.values()), dtype=float))
+    table = np.ma.masked_less_equal(table, 0)
+    positive = table.compressed()
+    largest = positive.max(initial=0.0 if log else 1.0) or 1.0
     image = axes.imshow(
-        np.ma.masked_less_equal(table, 0) if norm else table,
+        table,
         aspect='auto',
         interpolation='nearest',
-        cmap='cividis_r',
-        norm=norm or Normalize(0, max(1.0, table.max(initial=0.0))),
-        extent=(0.5, epochs + 0.5, len(values) - 0.5, -0.5),
+        cmap=colormaps['cividis_r'].with_extremes(bad='white'),
+        norm=LogNorm(positive.min(), largest) if log and len(np.unique(positive)) > 1 else Normalize(0, largest),
+        extent=(0.5, table.shape[1] + 0.5, len(values) - 0.5, -0.5),
     )
     axes.grid(False)
-    axes.set_yticks(range(len(values)), list(values), fontsize=6)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_yticks(range(len(values)), list(values), fontsize=6, parse_math=False)
+    axes.xaxis.set_major_locator(_whole_numbers())
     bar = figure.colorbar(image, ax=axes, pad=0.02)
     bar.set_label(unit, fontsize=7)
     bar.ax.tick_params(labelsize=7)
@@ -131,7 +129,7 @@ def draw_bars(title: str, unit: str, values: Mapping[str, float], digits: str = 
     largest = max(values.values(), default=0) or 1
     for row, value in zip(rows, values.values(), strict=True):
         axes.text(value + 0.01 * largest, row, f'{value:{digits}}' if value else '0', va='center', fontsize=6)
-    axes.set_yticks(rows, list(values), fontsize=6)
+    axes.set_yticks(rows, list(values), fontsize=6, parse_math=False)
     axes.set_xlim(0, 1.15 * largest)  # room for the number behind the longest bar
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.grid(axis='y', visible=False)
@@ -163,20 +161,20 @@ def _looks(order: Iterable[str], names: Iterable[str]) -> dict[str, dict[str, st
     return looks
 
 
-def _add_legend_below(figure: Figure, handles: Mapping[str, Any]) -> None:
-    """Add a legend below the axes, in two columns where names are short; its rows make the picture higher."""
+def _add_legend(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """Add a legend below the axes, apart from title and curves; its rows make the picture higher."""
     names = [_broken(figure, name, SMALL, WIDTH - 0.5) for name in handles]
     columns = 2 if all('\n' not in name and _width(figure, name, SMALL) < 1.8 for name in names) else 1
     lines = sum(name.count('\n') + 1 for name in names)
     figure.set_figheight(figure.get_figheight() + ROW * (ceil(lines / columns) + 0.5))
     place = 'outside lower center'
-    _as_written(figure.legend(list(handles.values()), names, loc=place, ncols=columns, fontsize=SMALL))
-
-
-def _as_written(legend: Legend) -> None:
-    """Show names as they are, those with dollars too."""
+    legend = figure.legend(list(handles.values()), names, loc=place, ncols=columns, fontsize=SMALL)
     for text in legend.get_texts():
         text.set_parse_math(False)
+
+
+def _whole_numbers() -> MaxNLocator:
+    return MaxNLocator(integer=True, min_n_ticks=1)
 
 
 def _broken(figure: Figure, text: str, size: int, inches: float) -> str:

@@ -12,6 +12,7 @@ def render_page(
     subtitle: str,
     rows: Iterable[Sequence[str]],
     pictures: Mapping[str, bytes],
+    captions: Mapping[str, str],
     texts: Iterable[tuple[str, str]] = (),
     columns: Sequence[str] = (),
 ) -> str:
@@ -21,14 +22,15 @@ def render_page(
         title: of the page.
         subtitle: one sentence below it.
         rows: of the table, each a sequence of cells.
-        pictures: title -> PNG.
+        pictures: name -> PNG.
+        captions: name -> what to see in the picture of that name.
         texts: (heading, text) of what is folded away below the pictures.
         columns: headings of the table; none by default.
     """
     template = Environment(autoescape=True, trim_blocks=True).from_string(
         files(__package__).joinpath('page.html.j2').read_text(encoding='utf-8')
     )
-    shown = [{'title': name, 'data': base64.b64encode(data).decode()} for name, data in pictures.items()]
+    shown = [(base64.b64encode(data).decode(), captions[name]) for name, data in pictures.items()]
     return template.render(
         title=title, subtitle=subtitle, columns=columns, rows=list(rows), pictures=shown, texts=list(texts)
     )

@@ -1,5 +1,6 @@
 """The numbers of a run, as plain data that goes into its checkpoints and into ``report.json``."""
 
+import math
 import platform
 import shlex
 import sys
@@ -9,11 +10,14 @@ from typing import Any
 
 import mmengine
 import torch
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from .. import __version__
+from ..contracts import learning_rates
 from .amounts import short
 
 NOT_TIMED = 'checkpoints'  # the phase of what lies between two others
+RATES = {'lr': 'learning rate', 'adaptivity_rate': 'adaptivity rate', 'flip_share': 'share of flips'}  # of optimizers
 
 
 class RunRecord:
@@ -83,6 +87,28 @@ def summary(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     if n['macs'] is not None:
         rows.append(('training', f'{short(n["macs"])} MACs, {short(n["bit_operations"])} bit-operations'))
     return rows
+
+
+def rates_of(optim_wrapper: OptimWrapper | OptimWrapperDict) -> dict[str, float]:
+    """Every rate and share by name, such as ``'learning rate of sgd'``, and ``', group 1'`` where there are several."""
+    named = isinstance(optim_wrapper, OptimWrapperDict)
+    rates = {}
+    for name, wrapper in optim_wrapper.items() if named else [('', optim_wrapper)]:
+        groups, has_rate = wrapper.optimizer.param_groups, bool(learning_rates([wrapper.optimizer]))
+        for index, group in enumerate(groups):
+            whose = (f' of {name}' if named else '') + (f', group {index}' if len(groups) > 1 else '')
+            shown = [key for key in RATES if key in group and (key != 'lr' or has_rate)]
+            rates |= {f'{RATES[key]}{whose}': group[key] for key in shown}
+    return rates
+
+
+def finite(data: Any) -> Any:
+    """Plain data with None in place of numbers that JSON does not have."""
+    if isinstance(data, Mapping):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def origin(seed: int) -> dict[str, Any]:

@@ -1,42 +1,66 @@
 """From the record of a run, or of several, to pictures and a page."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from ..files import write_atomically
 from .figures import draw_bars, draw_by_layer, draw_curves, to_png
 from .page import render_page
+from .record import RATES, finite
 
-RECORD, PAGE, PICTURES = 'report.json', 'report.html', 'report'  # files and folder in a work dir
+RECORD_FILE, RUN_PAGE, PICTURES = 'report.json', 'report.html', 'report'  # files and folder in a work dir
 MOST_SERIES = 7  # curves that one picture can tell apart
+PARTS = {'name': str, 'summary': str, 'results': list, 'series': dict, 'layers': dict, 'config': str, 'origin': dict}
+CAPTIONS = {  # what to see in each picture of a run
+    'accuracy': 'Test accuracy after each validated epoch. It should rise and level off.',
+    'loss': 'Training loss, mean over the epoch, and test loss. One that rises while the other falls is overfitting.',
+    'flips': 'Share of the kept weights that flip in a step. It should fall by orders of magnitude: signs settle.',
+    'rates': 'Every rate in the last step of each epoch, a line for each optimizer that has it; 0 has no point.',
+    'flips_by_layer': 'Dark layers flip often; a white cell is an epoch without any flip.',
+    'changed_by_layer': 'Share of the kept weights whose sign is not that of the start; 0.5 is chance, white is none.',
+    'gradients_by_layer': 'Share of the kept weights with a gradient in the last step of the epoch. A white layer has '
+    'none: the threshold is too high for it.',
+    'density': 'What pruning keeps of each layer. A layer at 0 cuts the network.',
+    'seconds': 'Time of each phase over all parts of a resumed run; data is the wait for images.',
+}
+COMPARED = {  # series of several runs on one page: unit, logarithmic axis, what to see
+    'test accuracy': ('%', False, 'Test accuracy after each validated epoch; compare the ends.'),
+    'training loss': ('cross-entropy', False, 'Training loss, mean over each epoch: how fast and how far runs fit.'),
+    'flip rate': (
+        'flips / (weights x steps)',
+        True,
+        'Share of the kept weights that flip in a step: how signs settle.',
+    ),
+}
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> Path:
     """Write the record of a run into its folder; return the file's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECORD).write_text(json.dumps(record))
-    return folder / RECORD
+    write_atomically(json.dumps(finite(record), allow_nan=False).encode(), folder / RECORD_FILE)
+    return folder / RECORD_FILE
 
 
 def write_report(folder: Path, record: Mapping[str, Any]) -> Path:
     """Write record, pictures and page of a run into its folder; return the page's path."""
     write_record(folder, record)
-    (folder / PICTURES).mkdir(exist_ok=True)
     pictures = {name: to_png(figure) for name, figure in draw_run(record).items()}
     for name, data in pictures.items():
-        (folder / PICTURES / f'{name}.png').write_bytes(data)
+        write_atomically(data, folder / PICTURES / f'{name}.png')
     page = render_page(
         record['name'],
         record['summary'],
         record['results'],
         pictures,
+        CAPTIONS,
         [('Settings', record['config']), ('Command, seed and versions', _lines(record['origin']))],
     )
-    (folder / PAGE).write_text(page, encoding='utf-8')
-    return folder / PAGE
+    write_atomically(page.encode(), folder / RUN_PAGE)
+    return folder / RUN_PAGE
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -46,25 +70,45 @@ def read_record(folder: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         ValueError: the file is no record.
     """
-    path = folder / RECORD
+    path = folder / RECORD_FILE
     if not path.is_file():
-        raise FileNotFoundError(f'{folder} holds no {RECORD}, which ReportHook writes after each validation')
+        raise FileNotFoundError(f'{folder} holds no {RECORD_FILE}, which ReportHook writes after each validation')
     try:
         record = json.loads(path.read_text())
-        record['series'], record['layers'], record['results']
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f'{path} is no record of a run: {error}') from error
+    for key, kind in PARTS.items():
+        if not isinstance(record, dict) or not isinstance(record.get(key), kind):
+            raise ValueError(f'{path} is no record of a run: it lacks {key!r}; ReportHook writes a whole one')
     return record
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of paths that tell each from all others: ``a/seed_0`` and ``b/seed_0``.
+
+    Raises:
+        ValueError: a folder is given twice.
+    """
+    every = [Path(os.path.abspath(folder)).parts for folder in folders]
+    if twice := [folder for folder, parts in zip(folders, every, strict=True) if every.count(parts) > 1]:
+        raise ValueError(f'{twice[0]} is given twice; name each run once')
+    names = []
+    for parts in every:
+        length = 1
+        while sum(other[-length:] == parts[-length:] for other in every) > 1:
+            length += 1
+        names.append(str(Path(*parts[-length:])))
+    return names
 
 
 def draw_run(record: Mapping[str, Any]) -> dict[str, Figure]:
     """The pictures of one run by name; those without any value are left out."""
     series, layers = record['series'], record['layers']
     curves = {
-        'accuracy': ('Accuracy', '%', {k: series.get(k) for k in ('test accuracy',)}, False),
+        'accuracy': ('Accuracy', '%', {'test accuracy': series.get('test accuracy')}, False),
         'loss': ('Loss', 'cross-entropy', {k: series.get(k) for k in ('training loss', 'test loss')}, False),
         'flips': ('Sign flips of an epoch', 'flips / (weights x steps)', {'all layers': series.get('flip rate')}, True),
-        'rates': ('Rates', '', {k: series.get(k) for k in ('adaptivity rate', 'learning rate')}, True),
+        'rates': ('Rates', '', {k: line for k, line in series.items() if k.startswith(tuple(RATES.values()))}, True),
     }
     figures = {}
     for name, (title, unit, lines, log) in curves.items():
@@ -86,25 +130,22 @@ def draw_run(record: Mapping[str, Any]) -> dict[str, Figure]:
     return figures
 
 
-def compare_runs(records: Sequence[Mapping[str, Any]]) -> str:
-    """A page for several runs: one table, and one picture for each kind of curve with a line for each run."""
-    names = sorted({row[0]: None for record in records for row in record['results']})
-    rows = [[record['name'], *(dict(record['results']).get(name, '') for name in names)] for record in records]
-    pictures = {}
-    for key, unit, log in (
-        ('test accuracy', '%', False),
-        ('training loss', 'cross-entropy', False),
-        ('flip rate', 'flips / (weights x steps)', True),
-    ):
-        lines = {r['name']: r['series'][key] for r in records if r['series'].get(key)}
+def compare_runs(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """A page for several runs by name: one table, and one picture for each kind of curve with a line for each run."""
+    results = {run: dict(record['results']) for run, record in records.items()}
+    columns = sorted({column for row in results.values() for column in row})
+    rows = [[run, *(row.get(column, '') for column in columns)] for run, row in results.items()]
+    pictures, captions = {}, {}
+    for key, (unit, log, captions[key]) in COMPARED.items():
+        lines = {run: record['series'][key] for run, record in records.items() if record['series'].get(key)}
         shown = dict(list(lines.items())[:MOST_SERIES])
         if shown:
             left_out = '' if len(shown) == len(lines) else f' (first {MOST_SERIES} of {len(lines)} runs)'
-            title = key[0].upper() + key[1:] + left_out
-            pictures[title] = to_png(draw_curves(title, unit, shown, log))
-    texts = [(f'Settings of {record["name"]}', record['config']) for record in records]
-    subtitle = f'{len(records)} runs: ' + ', '.join(record['name'] for record in records)
-    return render_page('Runs compared', subtitle, rows, pictures, texts, columns=['run', *names])
+            pictures[key] = to_png(draw_curves(key.capitalize() + left_out, unit, shown, log))
+            captions[key] += left_out
+    texts = [(f'Settings of {run}', record['config']) for run, record in records.items()]
+    subtitle = f'{len(records)} runs: ' + ', '.join(records)
+    return render_page('Runs compared', subtitle, rows, pictures, captions, texts, columns=['run', *columns])
 
 
 def _lines(values: Mapping[str, Any]) -> str:

@@ -2,112 +2,28 @@
 
 import os
 import re
-import time
 import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import gather_object, get_rank
-from mmengine.hooks import CheckpointHook
 from mmengine.logging import HistoryBuffer
-from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..pruners import check_state_masks
-from ..registry import HOOKS
-from .hook_points import RunHook
+from ..registry import READERS
+from ..state_dicts import MASK, masks_in
 
 RUN_KEYS = ('meta', 'state_dict', 'message_hub', 'optimizer')  # what a file must hold for a run to go on from it
 HISTORY = 'history'  # the key that marks the plain form of a HistoryBuffer
-PARTIAL = 'partial_gradients'  # the key for gradients of a step that is not complete
 
 
 class UnusableCheckpoint(ValueError):
     """A file that cannot be used as a checkpoint: damaged, refused, or of something else."""
-
-
-@HOOKS.register_module()
-class CheckpointFormatHook(RunHook):
-    """Write into checkpoints what a run needs to go on exactly, as plain data; turn it back when they are read.
-
-    Plain data are tensors, numbers, strings and the containers of python; ``torch.load(weights_only=True)`` refuses
-    mmengine's own objects. What has no plain form is left out and named in a warning, once. To mmengine's content the
-    hook adds ``meta.epoch_length`` (steps), ``meta.written`` (a time in ns, later than in all checkpoints of the run
-    before), and, where several backward passes make one step and some are done, the gradients so far of every process.
-    """
-
-    priority = 'LOWEST'  # after every hook that adds something
-
-    def __init__(self) -> None:
-        self._reported: set[str] = set()
-        self._written, self._gradients = 0, None
-
-    def before_checkpoint(self, runner: Runner) -> None:
-        """Collect the gradients of an incomplete step, of which every process has its own."""
-        wrapper = wrappers_of(runner.optim_wrapper)[0]
-        if isinstance(wrapper, OptimWrapper) and not wrapper.should_update():
-            own = {n: p.grad.cpu() for n, p in bare(runner.model).named_parameters() if p.grad is not None}
-            self._gradients = gather_object(own)
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add what is missing, and convert everything but tensors by name, which are plain already."""
-        self._written = max(time.time_ns(), self._written + 1)
-        checkpoint['meta'].update(epoch_length=len(runner.train_dataloader), written=self._written)
-        if self._gradients and 'optimizer' in checkpoint:
-            counts = wrappers_of(runner.optim_wrapper)[0]._accumulative_counts
-            checkpoint[PARTIAL] = {'accumulative_counts': counts, 'of_processes': self._gradients}
-        self._gradients = None
-        dropped: list[str] = []
-        for key, value in checkpoint.items():
-            if not (isinstance(value, dict) and all(isinstance(v, Tensor) for v in value.values())):
-                checkpoint[key] = to_plain(value, key, dropped)
-        if new := sorted({*dropped} - self._reported):
-            self._reported.update(new)
-            runner.logger.warning(f'left out of checkpoints, because they have no plain form: {", ".join(new)}')
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Turn plain data into what mmengine's ``resume`` expects, and settle what this run sees differently."""
-        meta = checkpoint.setdefault('meta', {})
-        meta.pop('config', None)  # mmengine's resume would run it
-        if not runner._resume:
-            return
-        self._written = meta.get('written', 0)
-        if runner._randomness_cfg.get('seed') is not None:
-            meta['seed'] = runner._randomness_cfg['seed']  # a changed seed was allowed, so it is the one that counts
-        hub = checkpoint['message_hub']
-        hub['log_scalars'] = {name: history_from_plain(value) for name, value in hub['log_scalars'].items()}
-        known = {*hub['log_scalars'], *hub['runtime_info']}
-        hub['resumed_keys'] = {key: value for key, value in hub['resumed_keys'].items() if key in known}
-        for key, value in hub['runtime_info'].items():
-            # the folder may have been moved or copied; what is in another one is not this run's to remove
-            if key.startswith(('best_ckpt', 'last_ckpt')) and isinstance(value, str):
-                hub['runtime_info'][key] = os.path.join(checkpoint_folders(runner)[-1], Path(value).name)
-        # mmengine would compare the pickled forms, which differ for equal objects, and warn
-        metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
-        if repr(to_plain(metainfo, 'metainfo', [])) == repr(meta.get('dataset_meta')):
-            meta['dataset_meta'] = metainfo
-        here = len(runner.train_dataloader)
-        before = meta.get('epoch_length', here)
-        if before != here and meta['iter'] != meta['epoch'] * before:
-            raise UnusableCheckpoint(
-                f'resume: the checkpoint was written in the middle of an epoch of {before} steps, and an epoch now has '
-                f'{here}; resume with the batch size and number of processes of that run, or an epoch_*.pth'
-            )
-        meta['iter'] += meta['epoch'] * (here - before)
-        if partial := checkpoint.get(PARTIAL):
-            counts, gradients = wrappers_of(runner.optim_wrapper)[0]._accumulative_counts, partial['of_processes']
-            if (partial['accumulative_counts'], len(gradients)) != (counts, runner.world_size):
-                runner.logger.warning('The gradients of an incomplete step are left out: its parts are others now')
-                return
-            own = gradients[get_rank()]
-            for name, param in bare(runner.model).named_parameters():
-                param.grad = own[name].to(param.device) if name in own else None
 
 
 def to_plain(value: Any, where: str, dropped: list[str]) -> Any:
@@ -148,12 +64,11 @@ def history_from_plain(value: Any) -> Any:
 
 
 def load_any(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
-    """:func:`load_safely`, and a compact file (``.pab``) as a checkpoint; raises as they do."""
-    if not str(path).endswith('.pab'):
+    """:func:`load_safely`, and by what reads them, of files whose ending is in ``READERS``; raises as that does."""
+    path = Path(path).expanduser()
+    if (reader := READERS.get(path.suffix)) is None:
         return load_safely(path, map_location)
-    from ..compact.checkpoint import as_checkpoint  # what it needs is an extra
-
-    return as_checkpoint(Path(path).expanduser())
+    return (resolve_name(reader) if isinstance(reader, str) else reader)(path)  # imported now: it may need an extra
 
 
 def load_safely(path: str | os.PathLike, map_location: Any = 'cpu', check: bool = True) -> Any:
@@ -169,11 +84,8 @@ def load_safely(path: str | os.PathLike, map_location: Any = 'cpu', check: bool 
         UnusableCheckpoint: it is empty, truncated, damaged, no file of torch's, or holds more than plain data.
     """
     path = Path(path).expanduser()
-    try:
-        if check and zipfile.is_zipfile(path) and (bad := zipfile.ZipFile(path).testzip()):
-            raise UnusableCheckpoint(f'{path} is damaged: the checksum of {bad} is wrong')
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
-        raise UnusableCheckpoint(f'{path} is damaged: {error}') from error
+    if check:
+        check_sums(path)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'Detected pickle protocol')  # in files that are refused in a moment
@@ -190,6 +102,15 @@ def load_safely(path: str | os.PathLike, map_location: Any = 'cpu', check: bool 
             first_line = (str(error).splitlines() or [type(error).__name__])[0][:200]
             reason = f'is truncated or was not written by torch ({first_line})'
         raise UnusableCheckpoint(f'{path} {reason}') from error
+
+
+def check_sums(path: Path) -> None:
+    """Raise UnusableCheckpoint if a checksum in a file that torch wrote is wrong."""
+    try:
+        if zipfile.is_zipfile(path) and (bad := zipfile.ZipFile(path).testzip()):
+            raise UnusableCheckpoint(f'{path} is damaged: the checksum of {bad} is wrong')
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        raise UnusableCheckpoint(f'{path} is damaged: {error}') from error
 
 
 def non_finite(value: Any, name: str = '') -> str | None:
@@ -229,7 +150,8 @@ def check_fits(model: nn.Module, state_dict: Mapping[str, Tensor], path: str | o
 
     def shapes(state: Mapping[str, Any]) -> dict[str, Any]:
         """Name -> shape, or type of what is no tensor; without masks, which have a check of their own."""
-        names = [name for name in state if not (name.endswith('_mask') and name.removesuffix('_mask') in state)]
+        masks = {name + MASK for name in masks_in(state)}
+        names = [name for name in state if name not in masks]
         return {n: tuple(state[n].shape) if isinstance(state[n], Tensor) else type(state[n]).__name__ for n in names}
 
     here, there = shapes(model.state_dict()), shapes(state_dict)
@@ -248,20 +170,3 @@ def check_fits(model: nn.Module, state_dict: Mapping[str, Tensor], path: str | o
         check_state_masks(model, state_dict)
     except ValueError as error:
         raise UnusableCheckpoint(f'{path} does not fit the masks of this run: {error}') from error
-
-
-def bare(model: nn.Module) -> nn.Module:
-    """A model without the wrapper that makes it distributed."""
-    return model.module if is_model_wrapper(model) else model
-
-
-def wrappers_of(optim_wrapper: Any) -> list:
-    """The wrappers of single optimizers, of which a run has one or several."""
-    return list(optim_wrapper.values()) if isinstance(optim_wrapper, OptimWrapperDict) else [optim_wrapper]
-
-
-def checkpoint_folders(runner: Runner) -> list[str]:
-    """The work dir of a run, and behind it the folders that its CheckpointHooks write into instead."""
-    out_dirs = [hook.out_dir for hook in runner.hooks if isinstance(hook, CheckpointHook) and hook.out_dir]
-    name = os.path.basename(runner.work_dir.rstrip(os.sep))
-    return [runner.work_dir, *(os.path.join(folder, name) for folder in out_dirs)]

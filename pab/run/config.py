@@ -25,7 +25,7 @@ READ_ELSEWHERE = {
     *('find_unused_parameters', 'model_wrapper_cfg', 'overwrite', 'runner_type', 'sync_bn'),
 }
 # What reads the groups that need no ``type``: their keys, or the function or class whose arguments they are.
-READERS: dict[str, set[str] | Callable] = {
+GROUP_READERS: dict[str, set[str] | Callable] = {
     'auto_scale_lr': {'base_batch_size', 'enable'},
     'env_cfg': {'cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'},
     'env_cfg.dist_cfg': {'backend', 'timeout'},
@@ -38,7 +38,7 @@ READERS: dict[str, set[str] | Callable] = {
     'visualizer': Visualizer,
     **dict.fromkeys(('train_dataloader', 'val_dataloader', 'test_dataloader'), DataLoader),
 }
-GROUPS = {*READERS, 'data_preprocessor', 'default_hooks', 'model', 'optim_wrapper', 'train_cfg'}
+GROUPS = {*GROUP_READERS, 'data_preprocessor', 'default_hooks', 'model', 'optim_wrapper', 'train_cfg'}
 # Keys that are read by whoever builds an object, beside the arguments of its class.
 READ_BY_BUILDERS = {
     DataLoader: {'disable_subprocess_warning', 'num_batch_per_epoch'},
@@ -134,7 +134,7 @@ def _check_arguments(name: str, value: Any) -> None:
     """Check the keys of a group of settings, and of the groups in it."""
     if isinstance(value, Mapping):
         kind = value.get('type')
-        readers = _registered(kind) if isinstance(kind, str) else [kind or READERS.get(name)]
+        readers = _registered(kind) if isinstance(kind, str) else [kind or GROUP_READERS.get(name)]
         known = [_read_by(reader) for reader in readers if reader is not None]
         if known and None not in known:
             _check_keys(name, [key for key in value if key not in ('type', '_scope_')], set().union(*known))

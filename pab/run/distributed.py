@@ -1,4 +1,4 @@
-"""The processes of one run: brought together before its runner is built and taken apart after it; what they share."""
+"""The processes of one run: brought together before its runner is built, and taken apart after it."""
 
 import os
 import time
@@ -10,22 +10,10 @@ from datetime import timedelta
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import broadcast, is_distributed
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
 from torch import distributed
-from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
-from torch.nn.parallel import DistributedDataParallel
-
-from ..registry import HOOKS
 
 # What torchrun tells every process; without these there is no one to join.
 RENDEZVOUS = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
-COMPRESSIONS = {
-    # Given torch's hook itself, DistributedDataParallel asks for nccl; gloo runs it as well.
-    'bfloat16': lambda state, bucket: default_hooks.bf16_compress_hook(state, bucket),
-    'float16': default_hooks.fp16_compress_hook,
-}
 
 
 @contextmanager
@@ -112,55 +100,3 @@ def wrapper_settings(cfg: dict) -> dict:
         'find_unused_parameters': cfg.get('find_unused_parameters', False),
         **(cfg.get('model_wrapper_cfg') or {}),
     }
-
-
-@HOOKS.register_module()
-class SharedStatisticsHook(Hook):
-    """Give every process the running statistics of the first one before each validation.
-
-    A process sees its own part of each batch, so the running means and variances of batch norm differ among processes
-    (unless ``sync_bn='torch'``). Checkpoints hold those of the first, and with this hook all validate what is saved.
-    """
-
-    priority = 'LOW'  # behind hooks that exchange the model for an averaged one
-
-    def before_val_epoch(self, runner: Runner) -> None:
-        """Send all floating buffers of the model."""
-        if is_distributed():
-            for buffer in runner.model.buffers():
-                if buffer.is_floating_point():
-                    broadcast(buffer)
-
-
-@HOOKS.register_module()
-class GradientCompressionHook(Hook):
-    r"""Average the gradients of all processes in 16 bits, by torch's own communication hooks.
-
-    Each process divides its gradients by the number of processes and rounds them, :math:`g_r \to c(g_r / R)`; the sum
-    over processes r is formed in that type and widened again, so every process gets the same numbers. Bop reads only
-    an average over some 1/gamma steps, in which the rounding of single steps mostly cancels.
-
-    Args:
-        dtype: 'bfloat16' (8 bits of mantissa, the range of float32) or 'float16' (11 bits; what is below 6e-8 in
-            magnitude becomes 0, as small PSG gradients do), else ValueError.
-
-    Example:
-        ``tools/dist_train.sh CONFIG 8 --cfg-options default_hooks.compression.type=GradientCompressionHook``
-    """
-
-    def __init__(self, dtype: str = 'bfloat16') -> None:
-        if dtype not in COMPRESSIONS:
-            raise ValueError(f'GradientCompressionHook: dtype must be one of {sorted(COMPRESSIONS)}, got {dtype!r}')
-        self.dtype = dtype
-
-    def before_train(self, runner: Runner) -> None:
-        """Tell the distributed model how to average; TypeError for any but a DistributedDataParallel model."""
-        if isinstance(runner.model, DistributedDataParallel):
-            runner.model.register_comm_hook(None, COMPRESSIONS[self.dtype])
-        elif runner.distributed:
-            model = type(runner.model).__name__
-            raise TypeError(
-                f'GradientCompressionHook: needs a DistributedDataParallel model, got {model}; drop the hook'
-            )
-        else:
-            runner.logger.warning('GradientCompressionHook: a run of one process sends no gradients')

@@ -1,5 +1,7 @@
 """The points of a run at which hooks are called: mmengine's and pab's own. A name that is no point is an error."""
 
+from typing import ClassVar
+
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -9,7 +11,14 @@ PREFIXES = ('before_', 'after_', 'check_')  # begin the name of every point
 
 
 class RunHook(Hook):
-    """A hook with the points that :class:`pab.run.PabRunner` adds to mmengine's. Hooks need not derive from it."""
+    """A hook with the points that :class:`pab.run.PabRunner` adds to mmengine's. Hooks need not derive from it.
+
+    Attributes:
+        changes_training: False says that a training computes the same with other settings of the hook, or without it,
+            so that they may change at a resume.
+    """
+
+    changes_training: ClassVar[bool] = True
 
     def before_checkpoint(self, runner: Runner) -> None:
         """Act on every process, before the content of a checkpoint is collected on the first one."""

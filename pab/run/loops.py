@@ -1,19 +1,15 @@
-"""What makes a resume exact at any step: a loop that begins in mid-epoch, and randomness that depends on the step."""
+"""A training loop that a resumed run enters in mid-epoch."""
 
-import hashlib
-import random
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
-from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..registry import HOOKS, LOOPS
+from ..registry import LOOPS
 
 VALIDATED = 'epochs_validated'  # the message hub's key for how many epochs the last validation had seen
 
@@ -103,31 +99,10 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             validation.run()
 
 
-@HOOKS.register_module()
-class RandomStateHook(Hook):
-    """Seed python, numpy and torch anew for every step from (seed, step, rank): there is no random state to store.
-
-    What data loader workers draw is seeded sample by sample instead (see :class:`~pab.datasets.EpochSampler`).
-    """
-
-    priority = 'VERY_HIGH'
-
-    def before_train_epoch(self, runner: Runner) -> None:
-        """Seed the epoch's first step, before its batch is fetched."""
-        seed_all(step_seed(runner.seed, runner.iter, runner.rank))
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Seed the next step, before its batch is fetched."""
-        seed_all(step_seed(runner.seed, runner.iter + 1, runner.rank))
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """A 64-bit seed from (seed, step, rank), different ones being unrelated."""
-    return int.from_bytes(hashlib.sha256(f'{seed}/{step}/{rank}'.encode()).digest()[:8], 'little')
-
-
-def seed_all(seed: int) -> None:
-    """Seed the global generators of python, numpy and torch (every device)."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+def need_epochs(runner: Runner, who: str) -> None:
+    """Raise a ValueError naming the hook ``who`` unless the training loop is one over epochs."""
+    if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+        raise ValueError(
+            f'{who}: counts in epochs, and the training loop is {type(runner.train_loop).__name__}; set '
+            "train_cfg.type='ResumableEpochLoop', or drop the hook"
+        )

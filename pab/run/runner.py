@@ -5,10 +5,9 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -18,8 +17,9 @@ from torch.utils.data import DataLoader
 
 from ..contracts import learning_rates, sign_optimizers
 from ..registry import RUNNERS
-from .checkpoint import UnusableCheckpoint, bare, check_fits, check_resumable, load_any, non_finite, wrappers_of
+from .checkpoint import UnusableCheckpoint, check_fits, check_resumable, load_any, non_finite
 from .config import FixedConfig, check_config, check_schedules, suggest
+from .face import RunFace, on_first_process, single_wrappers
 from .hook_points import check_hook, check_point
 from .loops import EnduringLoader
 from .storage import ATOMIC, check_writable, download
@@ -27,10 +27,11 @@ from .work_dir import NOT_FOR_RESUME, choose_start
 
 
 @RUNNERS.register_module()
-class PabRunner(Runner):
+class PabRunner(RunFace, Runner):
     """The runner that ``tools/`` use.
 
-    It differs from mmengine's in this; hooks may have more methods (:class:`pab.run.RunHook`), and
+    It differs from mmengine's in this; hooks may have more methods (:class:`pab.run.RunHook`) and ask more
+    (:class:`pab.run.RunFace`), and
 
     - a key of the config that nothing reads is an error, and so is a hook's method that nothing calls;
     - the console shows progress, results and warnings only, while the log file in the work dir has everything;
@@ -41,12 +42,13 @@ class PabRunner(Runner):
     """
 
     _outdated: list[Path] = []
+    _read: tuple[str, dict] | None = None  # a file that was found good when the start was chosen, and its content
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> 'PabRunner':
         """Build a runner; ValueError for a config with a key that nothing reads, OSError without a work dir."""
         check_config(cfg)
-        _first_process(lambda: check_writable(cfg['work_dir']))
+        on_first_process(lambda: check_writable(cfg['work_dir']))
         return super().from_cfg(FixedConfig(dict(cfg), filename=getattr(cfg, 'filename', None)))
 
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs) -> MMLogger:
@@ -73,8 +75,9 @@ class PabRunner(Runner):
             check_hook(added)
 
     def register_hooks(self, *args, **kwargs) -> None:
-        """Register the config's hooks, and behind them the one that gives checkpoints their form."""
+        """Register the config's hooks, and those of every run: data are checked, checkpoints have their form."""
         super().register_hooks(*args, **kwargs)
+        self.register_hook(dict(type='pab.DataCheckHook'))
         self.register_hook(dict(type='pab.CheckpointFormatHook'))
 
     def call_hook(self, fn_name: str, **kwargs) -> None:
@@ -96,8 +99,8 @@ class PabRunner(Runner):
         A resume without a file's name takes the newest good checkpoint (:func:`choose_start`). Where there is none, the
         run begins anew with a warning, so that a cluster can always start a job with ``--resume``.
         """
-        start, self._outdated = _first_process(lambda: choose_start(self))
-        if self._resume and start is None:
+        start, self._outdated = self.on_first_process(self._choose_start)
+        if self.resumes and start is None:
             told = f'There is no checkpoint to resume from in {self.work_dir}'
             self.logger.warning(f'{told}: training starts from the beginning')
         self._resume, self._load_from = start is not None, start or self._load_from
@@ -124,7 +127,11 @@ class PabRunner(Runner):
         """
         if not (auto_scale_lr or {}).get('enable'):
             return
-        wrappers, loader, base = wrappers_of(optim_wrapper), self._train_dataloader, auto_scale_lr['base_batch_size']
+        wrappers, loader, base = (
+            single_wrappers(optim_wrapper),
+            self._train_dataloader,
+            auto_scale_lr['base_batch_size'],
+        )
         batch = loader['batch_size'] if isinstance(loader, dict) else loader.batch_size
         batch *= self.world_size * wrappers[0]._accumulative_counts
         groups = learning_rates(wrapper.optimizer for wrapper in wrappers)
@@ -167,7 +174,7 @@ class PabRunner(Runner):
     def non_finite(self) -> str | None:
         """The name of the first weight or state of an optimizer (no buffer) that holds NaN or infinity, else None."""
         states = self.optim_wrapper.state_dict() if hasattr(self.optim_wrapper, 'state_dict') else None
-        return non_finite({**dict(bare(self.model).named_parameters()), 'optimizer': states})
+        return non_finite({**dict(self.bare_model.named_parameters()), 'optimizer': states})
 
     def load_or_resume(self) -> None:
         """Load or resume what the config says, then remove the checkpoints that this run may overwrite."""
@@ -181,7 +188,7 @@ class PabRunner(Runner):
 
     def resume(self, filename: str, *args, **kwargs) -> None:
         """Go on from a checkpoint; a run whose config leaves the seed open goes on with the one it had drawn."""
-        seed_was_drawn = self._randomness_cfg.get('seed') is None
+        seed_was_drawn = self.seed_is_open
         super().resume(filename, *args, **kwargs)
         if seed_was_drawn and hasattr(self.train_dataloader.sampler, 'seed'):
             self.train_dataloader.sampler.seed = self.seed  # the loader was built before that seed was known
@@ -204,13 +211,16 @@ class PabRunner(Runner):
         Raises as :func:`load_any` does, and UnusableCheckpoint for what does not fit or cannot be resumed.
         """
         filename = self._fetch(filename)
-        checkpoint, model = load_any(filename, map_location), bare(self.model)
+        read, self._read, model = self._read, None, self.bare_model
+        is_checked = read is not None and read[0] == filename
+        checkpoint = read[1] if is_checked else load_any(filename, map_location)
         if not isinstance(checkpoint, Mapping):
             raise UnusableCheckpoint(f'{filename} is no checkpoint: it holds a {type(checkpoint).__name__}')
         if 'state_dict' not in checkpoint:
             checkpoint = {'state_dict': checkpoint}
-        if self._resume:
-            check_resumable(checkpoint, filename, model)
+        if self.resumes:
+            if not is_checked:
+                check_resumable(checkpoint, filename, model)
             self.call_hook('check_resume', checkpoint=checkpoint)
         state = checkpoint['state_dict']
         for pattern, replacement in revise_keys:
@@ -224,25 +234,16 @@ class PabRunner(Runner):
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
+    def _choose_start(self) -> tuple[str | None, list[Path]]:
+        start, content, outdated = choose_start(self)
+        self._read = None if content is None else (start, content)  # of this process only
+        return start, outdated
+
     def _fetch(self, source: str | None) -> str | None:
         """A path on this machine for a path or an address; a download is done by the first process."""
         if source is None or '://' not in source:
             return source and os.path.expanduser(source)
-        return _first_process(lambda: download(source, Path(self.work_dir) / 'downloads'))
-
-
-def _first_process(act: Callable[[], Any]) -> Any:
-    """Act on the first process; its result, or its error, is that of every process."""
-    outcome: list = [None]
-    if is_main_process():
-        try:
-            outcome[0] = act()
-        except Exception as error:
-            outcome[0] = error
-    broadcast_object_list(outcome)
-    if isinstance(outcome[0], Exception):
-        raise outcome[0]
-    return outcome[0]
+        return self.on_first_process(lambda: download(source, Path(self.work_dir) / 'downloads'))
 
 
 def is_for_console(record: logging.LogRecord) -> bool:

@@ -1,18 +1,16 @@
-"""Files: written so that whoever reads them finds the old or the new one whole, and fetched from where they are."""
+"""Where a run's files are: fetched by their address, checkpoints kept until newer ones are there."""
 
-import contextlib
-import errno
 import glob
 import os
-import shutil
 import tempfile
-import uuid
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import unquote, urlparse
 
 from mmengine.fileio import LocalBackend, register_backend
 from torch.hub import download_url_to_file
+
+from ..files import discard, write_atomically
 
 ATOMIC = 'atomic'  # the backend's name in configs: backend_args=dict(backend='atomic')
 
@@ -36,31 +34,6 @@ def download(address: str, folder: Path) -> str:
     except URLError as error:
         raise OSError(f'load_from: cannot fetch {address}: {error}') from error
     return str(target)
-
-
-def write_atomically(data: bytes, path: str | os.PathLike) -> None:
-    """Write a file by way of a temporary one in the same folder, forced to the disk and then renamed.
-
-    Missing folders are made. A file that is there is replaced at once or not at all; an OSError says why not. Where
-    several processes write the same file, each has a temporary one of its own, and the last to be renamed stays.
-    """
-    path = Path(path)
-    partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:12]}.partial')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open('wb') as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        _discard(partial)
-        reason = error.strerror
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = shutil.disk_usage(path.parent).free
-            reason += f' ({len(data) / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)'
-        raise OSError(f'cannot write {str(path)!r}: {reason}') from error
 
 
 def check_writable(folder: str | os.PathLike) -> None:
@@ -94,30 +67,14 @@ class AtomicBackend(LocalBackend):
                 'and go on with --resume'
             ) from error
         for left in path.parent.glob(f'.{glob.escape(path.name)}.*partial'):  # only one run writes into this folder
-            _discard(left)
+            discard(left)
         beside = {old for old in self._outdated if old.parent == path.parent}
         self._outdated.difference_update(beside)
         for old in beside - {path}:
-            _discard(old)
+            discard(old)
 
     def remove(self, filepath: str | os.PathLike) -> None:
         """Mark a file; it goes with the next :meth:`put` into its folder."""
         if not Path(filepath).is_file():
             raise FileNotFoundError(f'AtomicBackend: there is no file {os.fspath(filepath)!r} to remove')
         self._outdated.add(Path(filepath).absolute())
-
-
-def _discard(path: Path) -> None:
-    with contextlib.suppress(OSError):  # in a folder that cannot be written any more the file does no harm
-        path.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:  # some network file systems cannot; the file itself is safe
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)

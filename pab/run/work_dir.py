@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from torch import nn
 
-from .checkpoint import UnusableCheckpoint, bare, check_resumable, checkpoint_folders, load_safely, missing_for_resume
+from .checkpoint import UnusableCheckpoint, check_resumable, check_sums, load_safely, missing_for_resume
 
 NOT_FOR_RESUME = 'diverged_'  # begins the names of checkpoints that are kept to look at, not to go on from
 GIVEN_BY_RUNS = re.compile(r'(epoch_|iter_|best_|interrupted|diverged_)')  # begins the names that runs give
@@ -52,8 +53,10 @@ def run_files(folders: Iterable[str | os.PathLike], tell: Callable[[str], None] 
 
 def find_newest(
     folders: Iterable[str | os.PathLike], tell: Callable[[str], None], model: nn.Module | None = None
-) -> Path | None:
+) -> RunFile | None:
     """Find the newest checkpoint that a run in these folders can go on from; None when there is none.
+
+    Its checksums have been verified and its numbers are finite, so its content needs no other look.
 
     Args:
         folders: searched for ``*.pth``, not below; one that does not exist is empty.
@@ -64,7 +67,8 @@ def find_newest(
         UnusableCheckpoint: all that could have been one are damaged or not finite, so starting anew may not be meant.
     """
     unusable = []
-    for _, path, content in run_files(folders, tell):
+    for file in run_files(folders, tell):
+        path, content = file.path, file.content
         if path.name.startswith(NOT_FOR_RESUME):
             tell(f'passing over {path}: it was written when the loss was no longer finite')
             continue
@@ -73,8 +77,11 @@ def find_newest(
                 tell(f'passing over {path}: it is no checkpoint to resume a run from, it has no optimizer')
             continue
         try:
-            check_resumable(load_safely(path), path, model)
-            return path
+            if content is None:
+                load_safely(path)  # says what is wrong with it
+            check_sums(path)
+            check_resumable(content, path, model)
+            return file
         except UnusableCheckpoint as error:
             tell(f'passing over a file: {error}')
             unusable.append(path)
@@ -86,23 +93,24 @@ def find_newest(
     return None
 
 
-def choose_start(runner: Runner) -> tuple[str | None, list[Path]]:
+def choose_start(runner: Runner) -> tuple[str | None, Any, list[Path]]:
     """Decide which checkpoint a run goes on from, so that its folders hold none that is later and another run's.
 
     A job that torchrun starts again (``--max-restarts``) goes on from its newest checkpoint whatever the config says.
 
     Returns:
-        The file, None to start from the beginning; and the checkpoints to be removed before the first step.
+        The file, None to start from the beginning; its content, if it has been read and is sound; and the checkpoints
+        to be removed before the first step.
 
     Raises:
         FileExistsError: there are such checkpoints, and the config does not have ``overwrite=True``.
         UnusableCheckpoint: there are checkpoints to resume from, but none of them can be used.
     """
-    folders, start = checkpoint_folders(runner), runner._load_from if runner._resume else None
+    folders, start = checkpoint_folders(runner), runner.start_file if runner.resumes else None
     restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
-    newest_counts = restarted or (runner._resume and start is None)
-    if newest_counts and (newest := find_newest(folders, runner.logger.warning, bare(runner.model))):
-        return str(newest), []
+    newest_counts = restarted or (runner.resumes and start is None)
+    if newest_counts and (newest := find_newest(folders, runner.logger.warning, runner.bare_model)):
+        return str(newest.path), newest.content, []
     files = run_files(folders)
     here = Path(start or '').expanduser().resolve()
     if start and '://' not in start and not here.is_file():
@@ -116,4 +124,11 @@ def choose_start(runner: Runner) -> tuple[str | None, list[Path]]:
             f'{f"at {start}" if start else "anew"} would be mixed up with; go on from the newest by --resume, choose '
             'another --work-dir, or remove them by --overwrite (in a config: resume, work_dir, overwrite)'
         )
-    return start, left
+    return start, None, left
+
+
+def checkpoint_folders(runner: Runner) -> list[str]:
+    """The work dir of a run, and behind it the folders that its CheckpointHooks write into instead."""
+    out_dirs = [hook.out_dir for hook in runner.hooks if isinstance(hook, CheckpointHook) and hook.out_dir]
+    name = os.path.basename(runner.work_dir.rstrip(os.sep))
+    return [runner.work_dir, *(os.path.join(folder, name) for folder in out_dirs)]

@@ -6,10 +6,10 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from pab.hooks.prune import RECORD
 from pab.pruners import Mag, apply_masks_, get_masks
 from pab.registry import MODELS
-from tests.tiny_run import tiny_run
+from pab.state_dicts import PRUNING_RECORD
+from tests.small_run import small_config
 
 SEED = 11
 BOP = dict(type='Bop', adaptivity_rate=0.1, threshold=1e-6, owns=['Conv2d.weight'])
@@ -38,11 +38,11 @@ CONSTANT = {'biprop'}
 def kind(name: str, folder: Path) -> tuple[Config, dict, nn.Module]:
     """The config of a run, the content of a checkpoint of it, and its model in evaluation mode."""
     converter, _, options = KINDS[name]
-    cfg = tiny_run(folder)
+    cfg = small_config(folder, digits=True)
     cfg.model.update(converter=converter, init=options.get('init', dict(seed=SEED)), channels_last=False)
     cfg.optim_wrapper.optimizers = dict(sgd=dict(type='SGD', owns='rest', lr=0.1))
     if options.get('bop'):
-        cfg.optim_wrapper.optimizers.bop = BOP
+        cfg.optim_wrapper.optimizers.signs = BOP
     cfg.param_scheduler = {name: [] for name in cfg.optim_wrapper.optimizers}
     # what rewinding does is known by no PruneHook, and leaves no record
     cfg.default_hooks.update(prune=None, ar_decay=None, flips=None)
@@ -51,7 +51,7 @@ def kind(name: str, folder: Path) -> tuple[Config, dict, nn.Module]:
     if options.get('prune'):
         apply_masks_(model.network, Mag(density=0.4).prune(model.network))
     _change(model.network, bop=options.get('bop', False))
-    return cfg, {'meta': {'seed': 0}, 'state_dict': model.state_dict(), RECORD: {'pruner': 'Mag'}}, model.eval()
+    return cfg, {'meta': {'seed': 0}, 'state_dict': model.state_dict(), PRUNING_RECORD: {'pruner': 'Mag'}}, model.eval()
 
 
 @torch.no_grad()

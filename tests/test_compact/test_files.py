@@ -1,5 +1,6 @@
 """Networks come back bit for bit, or are refused with the reason."""
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import nn
 from pab import compact
 from pab.compact import CompactError, network
 from pab.models import CIFARResNet, ConvNet, ImageClassifier, initialize_
-from pab.pruners import SNIP, Mag, Rand, SynFlow, apply_masks_, get_masks
+from pab.pruners import SNIP, Mag, Rand, SynFlow, apply_masks_, get_masks, shot_density
 from pab.psg import PSGConfig, convert_psg_
 from pab.registry import MODELS
 
@@ -162,14 +163,13 @@ def test_what_a_file_cannot_hold_is_refused(damage, options, message, file):
 @pytest.mark.parametrize('shots', [1, 3])
 def test_a_derived_mask_is_left_out_and_found_again(shots, file):
     network = initialize_(CIFARResNet(8, width=4), seed=7)
-    pruner = SynFlow(density=0.4, rounds=4, prunable=['Conv2d', 'Linear'], classifier_density=0.5)
+    settings = dict(density=[['Linear', 0.5], ['rest', 0.4]], rounds=4, prunable=['Conv2d', 'Linear'])
     for shot in range(1, shots + 1):
-        densities = [1 - (1 - d) * shot / shots for d in (0.4, 0.5)]
-        masks = pruner.prune(network, density=densities[0], classifier_density=densities[1], input_shape=SHAPE, seed=3)
+        reached = functools.partial(shot_density, shot=shot, shots=shots)
+        masks = SynFlow(**settings).prune(network, shot=reached, input_shape=SHAPE, seed=3)
         apply_masks_(network, masks)
     change(network)
-    settings = dict(SYNFLOW, density=0.4, rounds=4, prunable=['Conv2d', 'Linear'], classifier_density=0.5)
-    derive = dict(pruner=settings, seed=3, shots=shots)
+    derive = dict(pruner=dict(SYNFLOW, **settings), seed=3, shots=shots)
     compact.save(network, file, network=RESNET, seed=7, input_shape=SHAPE, derive=derive)
     assert compact.info(file)['bytes']['mask'] == 0
     assert same(network, compact.load(file))

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from pab import compact
-from pab.compact.checkpoint import evaluate_file_
-from pab.hooks.prune import RECORD
+from pab.compact.checkpoint import as_checkpoint, evaluate_file_
 from pab.latent import merge_latents_
 from pab.latent.batch_norm import AffineFree
 from pab.pruners import get_masks
 from pab.run import PabRunner
+from pab.state_dicts import PRUNING_RECORD
 
 from .kinds import CONSTANT, KINDS, SEED, kind
 from .networks import same
@@ -77,7 +77,7 @@ def test_sgd_on_weights_of_a_sign_optimizer_is_refused(tmp_path):
     cfg, checkpoint, _ = kind('bop', tmp_path)
     with pytest.raises(compact.CompactError, match=r'weights left in conv1\.weight'):
         compact.pack(cfg, kind('sgd, pruned', tmp_path)[1], tmp_path / 'run.pab')
-    cfg.optim_wrapper.optimizers.bop.owns = ['Conv2d.weight', '!name:network.conv1.*']
+    cfg.optim_wrapper.optimizers.signs.owns = ['Conv2d.weight', '!name:network.conv1.*']
     compact.pack(cfg, checkpoint, tmp_path / 'run.pab')
     assert 'conv1.weight' not in compact.info(tmp_path / 'run.pab')['signs']
 
@@ -91,7 +91,7 @@ def test_the_tools_evaluate_show_and_compare_it(name, tmp_path, run_tool, capsys
     if name == 'sgd, pruned':
         cfg.default_hooks.prune.update(type='RewindHook', cycles=1)
     cfg.dump(tmp_path / 'config.py')
-    torch.save({**checkpoint, RECORD: None}, tmp_path / 'run.pth')
+    torch.save({**checkpoint, PRUNING_RECORD: None}, tmp_path / 'run.pth')
     run = tmp_path / 'config.py', tmp_path / 'run.pth'
     assert run_tool('compact', 'pack', *run, tmp_path / 'run.pab') is None
     signs = 'of 9 tensors' if KINDS[name][1] != 'values' else '0 bytes, of 0 tensors'
@@ -121,6 +121,20 @@ def test_a_file_is_evaluated_as_it_is_under_the_config_of_another_run(tmp_path):
     runner.test()
     assert any(isinstance(layer, AffineFree) for layer in runner.model.modules())
     assert same(runner.model.network, compact.load(tmp_path / 'run.pab'))
+
+
+def test_a_file_is_evaluated_on_its_own_classes_and_images(tmp_path, run_tool):
+    cfg, checkpoint, _ = kind('sgd', tmp_path)
+    names = [f'class {i}' for i in range(10)]
+    cfg.model.input_shape = (3, 8, 8)
+    checkpoint['meta'] = {'dataset_meta': {'classes': tuple(names)}}
+    compact.pack(cfg, checkpoint, tmp_path / 'run.pab')
+    assert as_checkpoint(tmp_path / 'run.pab')['meta']['dataset_meta'] == {'classes': tuple(names)}
+    cfg.model.input_shape = (1, 8, 8)
+    evaluate_file_(cfg, tmp_path / 'run.pab')
+    assert tuple(cfg.model.input_shape) == (3, 8, 8)
+    with pytest.raises(ValueError, match=r'test_dataloader: has classes that the checkpoint does not have:'):
+        PabRunner.from_cfg(cfg).test()
 
 
 def test_a_file_that_is_not_there_is_named_in_one_line(tmp_path, run_tool):

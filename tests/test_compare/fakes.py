@@ -1,6 +1,7 @@
 """A training without any training: what ``tools/train.py`` leaves, in milliseconds."""
 
 import sys
+import time
 from pathlib import Path
 
 from pab.compare.plan import Comparison, Run, Training
@@ -37,7 +38,8 @@ if name == 'fails':
 while name == 'slow' and not (folder / 'go').exists():
     time.sleep(0.02)
 numbers = {'epoch': 2, 'max_epochs': 2, 'accuracy': 60.0 + seed, 'seconds': 10.0, 'density': 0.25, 'macs': 1500}
-record = {'results': [], 'layers': {}, 'series': {'test accuracy': [[1, 2], [50.0, 60.0 + seed]]}, 'numbers': numbers}
+record = {'name': 'x', 'summary': '', 'config': '', 'origin': {}, 'results': [], 'layers': {}}
+record |= {'series': {'test accuracy': [[1, 2], [50.0, 60.0 + seed]]}, 'numbers': numbers}
 if name != 'silent':
     (folder / 'report.json').write_text(json.dumps(record))
 note('end')
@@ -78,3 +80,18 @@ def three_runs(folder: Path) -> tuple[Comparison, dict[Training, Result]]:
     results = {Training(a, seed): make_result(value) for seed, value in enumerate((62.0, 66.0, 64.0))}
     results |= {Training(b, seed): make_result(value, flips=None) for seed, value in enumerate((61.0, 62.0))}
     return Comparison('What is compared.', (a, b, other)), results
+
+
+def until(condition, seconds=300):
+    """Wait for something that another process does."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, 'waited too long'
+        time.sleep(0.01)
+    return found
+
+
+def child_of(process):
+    """The id of the only process that another has started."""
+    (child,) = ' '.join(file.read_text() for file in Path(f'/proc/{process}/task').glob('*/children')).split()
+    return int(child)

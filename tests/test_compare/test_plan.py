@@ -1,5 +1,7 @@
 """A comparison file: what it becomes, and everything that is refused before a training begins."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from pab.compare.config import load_run_config
 from pab.compare.plan import folder_name, read_comparison
+from pab.compare.run_config import load_run_config
 from pab.registry import MODELS
 
 QUICKSTART = Path(__file__).parents[2] / 'configs' / 'pab' / 'quickstart.py'
@@ -76,8 +78,23 @@ runs = [
         assert cfg._note == ['a [b', '{"c": 1}', None, -1e-7, ()]
 
 
+def test_the_environment_is_that_of_the_configs_and_no_longer(read, tmp_path, monkeypatch):
+    monkeypatch.setenv('OURS', 'before')
+    (tmp_path / 'ours.py').write_text("_base_ = ['./quickstart.py']\n_ours, _theirs = '{{$OURS:x}}', '{{$THEIRS:x}}'\n")
+    (run,) = read("title = 'x'\nenvironment = dict(OURS='within')\nruns = [dict(name='a', config='ours.py')]").runs
+    cfg = Config.fromstring(run.config, '.py')
+    assert (cfg._ours, cfg._theirs, os.environ['OURS']) == ('within', 'x', 'before')
+
+
+def test_a_comparison_takes_the_runs_of_another(read, tmp_path):
+    (tmp_path / 'base.py').write_text("title = 'x'\nruns = [dict(name='a', config='quickstart.py')]\n")
+    comparison = read("_base_ = ['./base.py']\ntitle = 'y'\noptions = {'train_cfg.max_epochs': 3}")
+    assert comparison.title == 'y'
+    assert Config.fromstring(comparison.runs[0].config, '.py').train_cfg.max_epochs == 3
+
+
 def test_modules_beside_a_config_are_found(read, tmp_path, monkeypatch):
-    monkeypatch.setattr('sys.path', [*__import__('sys').path])
+    monkeypatch.setattr('sys.path', [*sys.path])
     (tmp_path / 'there').mkdir()
     (tmp_path / 'there' / 'module_of_mine.py').touch()
     text = f"_base_ = [{str(QUICKSTART)!r}]\ncustom_imports = dict(imports=['module_of_mine'])\n"
@@ -85,82 +102,119 @@ def test_modules_beside_a_config_are_found(read, tmp_path, monkeypatch):
     assert read("title = 'x'\nruns = [dict(name='a', config='there/mine.py')]").runs[0].imports == tmp_path / 'there'
 
 
-RUN = "dict(name='a', config='quickstart.py'"
+RUN = dict(name='a', config='quickstart.py')
+
+
+@pytest.fixture
+def refused(read):
+    """A function: a message, runs by what they change in ``RUN`` (default: one, unchanged), other keys of the file."""
+
+    def refused(message, *runs, **keys):
+        keys = dict(title='x', runs=[RUN | run for run in runs] or [RUN]) | keys
+        with pytest.raises(ValueError, match=message):
+            read('\n'.join(f'{key} = {value!r}' for key, value in keys.items()))
+
+    return refused
+
+
+@pytest.mark.parametrize('title', [None, '', 3])
+def test_a_title_is_a_sentence(refused, title):
+    refused(f'comparison: title must be a sentence that says what is compared, got {title!r}', title=title)
+
+
+@pytest.mark.parametrize('runs', [[], [3], 3])
+def test_runs_are_a_list_of_dicts(refused, runs):
+    refused('comparison: runs must be a list of at least one dict', runs=runs)
+
+
+def test_a_key_that_nothing_reads_is_named(refused):
+    refused("comparison: nothing reads the key 'titel'; did you mean title", titel='x')
+    refused(r"runs\[0\]: nothing reads the key 'option'; did you mean options", dict(option=3))
+    message = "run 'a': train_cfg: nothing reads the key 'max_epoch'; did you mean max_epochs"
+    refused(message, dict(options={'train_cfg.max_epoch': 3}))
 
 
 @pytest.mark.parametrize(
-    ('text', 'message'),
+    ('key', 'value', 'message'),
     [
-        (f'runs = [{RUN})]', 'comparison: title must be a sentence that says what is compared, got None'),
-        ("title = 'x'\nruns = []", 'comparison: runs must be a list of at least one dict'),
-        ("title = 'x'\nruns = [3]", 'comparison: runs must be a list of at least one dict'),
-        (f"title = 'x'\ntitel = 'x'\nruns = [{RUN})]", "comparison: nothing reads the key 'titel'; did you mean title"),
-        (f"title = 'x'\noptions = 3\nruns = [{RUN})]", 'comparison: options must be a dict from dotted names'),
-        (f"title = 'x'\nruns = [{RUN}, option=3)]", r"runs\[0\]: nothing reads the key 'option'; did you mean options"),
-        (f"title = 'x'\nruns = [{RUN}, options=3)]", r'runs\[0\]: options must be a dict'),
-        (f"title = 'x'\nruns = [{RUN}, seeds=0)]", r'runs\[0\]: seeds must be an int >= 1, got 0'),
-        (f"title = 'x'\nruns = [{RUN}, group=3)]", r'runs\[0\]: group must be a text, got 3'),
-        ("title = 'x'\nruns = [dict(config='quickstart.py')]", r'runs\[0\]: name must be a text that is not empty'),
-        ("title = 'x'\nruns = [dict(name='a')]", r'runs\[0\]: config must be a text that is not empty, got None'),
-        ("title = 'x'\nruns = [dict(name='..', config='quickstart.py')]", r"'\.\.' has no letter or digit"),
-        ("title = 'x'\nruns = [dict(name='a', group='g', config='no.py')]", "run 'a' of group 'g': there is no config"),
-        (f"title = 'x'\nruns = [{RUN}), {RUN})]", "two runs are called 'a'; names must be unique in a group"),
-        (f"title = 'x'\nruns = [{RUN}), dict(name='a?', config='quickstart.py')]", 'would share the folder .*/out/a'),
-        (f"title = 'x'\nruns = [{RUN}, against='b')]", "a: against must name another run of its group, got 'b'"),
-        (f"title = 'x'\nruns = [{RUN}, against='a')]", "a: against must name another run of its group, got 'a'"),
-        (
-            f"title = 'x'\nruns = [{RUN}, options={{'train_cfg.max_epoch': 3}})]",
-            "run 'a': train_cfg: nothing reads the key 'max_epoch'; did you mean max_epochs",
-        ),
-        (f"title = 'x'\nruns = [{RUN}, options={{'model': 3}})]", "run 'a': model is a group of settings, got 3"),
-        (f"title = 'x'\nruns = [{RUN}, options={{'default_hooks.report': None}})]", 'the config has no ReportHook'),
-        (
-            f"title = 'x'\nruns = [{RUN}, options={{'default_hooks.checkpoint.out_dir': '/tmp'}})]",
-            "run 'a': default_hooks.checkpoint.out_dir: a comparison keeps checkpoints in the folder of each run",
-        ),
-        (
-            f"title = 'x'\nruns = [{RUN}, options={{'_x': float('inf')}})]",
-            r"runs\[0\]: option '_x' must be what .* got inf",
-        ),
-        (
-            f"title = 'x'\noptions = {{'_x': [len]}}\nruns = [{RUN})]",
-            "comparison: option '_x' must be what a config can",
-        ),
-        (
-            f"title = 'x'\nruns = [{RUN}, options={{3: 2}})]",
-            r'runs\[0\]: options must have dotted names as keys, got 3',
-        ),
-        (f"title = 'x'\nruns = [{RUN}, group='a\\nb')]", r'a name must be one line of printable characters, got'),
-        *(
-            (f"title = 'x'\nruns = [{RUN}, group={name!r})]", f'{name}: a: the comparison itself writes {name}; call')
-            for name in ('table.md', 'table.csv', 'report.html', 'jobs', 'x.png')
-        ),
-        ("title = 'x'\nruns = [dict(name='jobs', config='quickstart.py')]", 'jobs: the comparison itself writes jobs'),
-        (
-            f"title = 'x'\nruns = [dict(name='seed_0', group='a', config='quickstart.py'), {RUN})]",
-            "the folder of 'a: seed_0' would lie in that of 'a', .*/out/a; call the run or the group another name",
-        ),
-        *(
-            (f"title = 'x'\nruns = [{RUN}, options={options!r})]", f"run 'a': {message}")
-            for options, message in (
-                ({'default_hooks.prune.pruner.density': 7}, r'SynFlow: density must lie in \(0, 1\], got 7'),
-                ({'custom_hooks': [{'type': 'Nothing'}]}, '.*Nothing'),
-                ({'model.label_smoothing': 2}, 'ImageClassifier: label_smoothing must lie'),
-                ({'model.converter.weight_bits': 0}, 'PSGConfig: weight_bits must be at least 1'),
-                ({'optim_wrapper.optimizers.bop.owns': ['Conv2d.none']}, 'ownership: .*Conv2d.none'),
-                (
-                    {'param_scheduler': {'_delete_': True, 'sgd': []}},
-                    r"param_scheduler: needs one entry .* got \['sgd'\]",
-                ),
-                ({'val_evaluator': None}, 'val_evaluator is missing: without a validation there is no accuracy'),
-                ({'model.init.seed': 0}, 'model.init.seed must be None, got 0; the seeds of a comparison must differ'),
-            )
-        ),
+        ('name', None, 'must be a text that is not empty, got None'),
+        ('config', '', "must be a text that is not empty, got ''"),
+        ('group', 3, 'must be a text, got 3'),
+        ('seeds', 0, 'must be an int >= 1, got 0'),
+        ('options', 3, 'must be a dict from dotted names to values, got 3'),
+        ('options', {3: 2}, 'must have dotted names as keys, got 3'),
     ],
 )
-def test_refusals(read, text, message):
-    with pytest.raises(ValueError, match=message):
-        read(text)
+def test_a_value_of_a_run_that_is_none(refused, key, value, message):
+    refused(rf'runs\[0\]: {key} {message}', {key: value})
+
+
+@pytest.mark.parametrize('value', ["float('inf')", '[len]'])
+@pytest.mark.parametrize('where', ['comparison', r'runs\[0\]'])
+def test_an_option_is_what_a_config_can_hold(read, where, value):
+    shared, own = (f"options={{'_x': {value}}}" if place == where else '' for place in ('comparison', r'runs\[0\]'))
+    with pytest.raises(ValueError, match=f"{where}: option '_x' must be what a config can hold, .* got .*(inf|len)"):
+        read(f"title = 'x'\n{shared}\nruns = [dict(name='a', config='quickstart.py', {own})]")
+
+
+@pytest.mark.parametrize('environment', [3, {'A': 3}])
+def test_the_environment_is_texts(refused, environment):
+    refused('comparison: environment must be a dict from names of variables to texts', environment=environment)
+
+
+def test_a_config_that_is_not_there(refused):
+    refused("run 'a' of group 'g': there is no config", dict(group='g', config='no.py'))
+
+
+@pytest.mark.parametrize(('name', 'message'), [('..', 'has no letter or digit'), ('a\nb', 'one line of printable')])
+@pytest.mark.parametrize('key', ['name', 'group'])
+def test_a_name_that_cannot_be_shown_or_be_a_folder(refused, key, name, message):
+    refused(message, {key: name})
+
+
+def test_a_name_is_used_once(refused):
+    refused("two runs are called 'a'; names must be unique in a group", {}, {})
+
+
+@pytest.mark.parametrize('key', ['name', 'group'])
+@pytest.mark.parametrize('name', ['table.md', 'table.csv', 'report.html', 'command.json', 'jobs', 'x.png'])
+def test_a_folder_is_none_of_the_files_of_the_comparison(refused, key, name):
+    refused(f'the comparison itself writes {name}; call', {key: name})
+
+
+def test_a_folder_is_neither_shared_nor_within_another(refused):
+    refused('would share the folder .*/out/a', {}, dict(name='a?'))
+    message = "the folder of 'a: seed_0' would lie in that of 'a', .*/out/a; call the run or the group another name"
+    refused(message, dict(name='seed_0', group='a'), {})
+
+
+@pytest.mark.parametrize('against', ['a', 'b'])
+def test_a_run_is_compared_with_another_of_its_group(refused, against):
+    refused(f'a: against must name another run of its group, got {against!r}', dict(against=against))
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        ('model', 3, 'model is a group of settings, got 3'),
+        ('default_hooks.report', None, 'the config has no ReportHook'),
+        (
+            'default_hooks.checkpoint.out_dir',
+            '/tmp',
+            'default_hooks.checkpoint.out_dir: a comparison keeps',
+        ),
+        ('default_hooks.prune.pruner.density', 7, r'SynFlow: density must lie in \(0, 1\], got 7'),
+        ('custom_hooks', [{'type': 'Nothing'}], '.*Nothing'),
+        ('model.label_smoothing', 2, 'ImageClassifier: label_smoothing must lie'),
+        ('model.converter.weight_bits', 0, 'PSGConfig: weight_bits must be at least 1'),
+        ('model.init.seed', 0, 'model.init.seed must be None, got 0; the seeds of a comparison must differ'),
+        ('optim_wrapper.optimizers.signs.owns', ['Conv2d.none'], 'ownership: .*Conv2d.none'),
+        ('param_scheduler', {'_delete_': True, 'sgd': []}, r"param_scheduler: needs one entry .* got \['sgd'\]"),
+        ('val_evaluator', None, 'val_evaluator is missing: without a validation there is no accuracy'),
+    ],
+)
+def test_a_config_that_could_not_be_trained_or_compared(refused, name, value, message):
+    refused(f"run 'a': {message}", dict(options={name: value}))
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,15 @@ import io
 import json
 import re
 import runpy
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from pab.compare.page import draw_comparison, write_page
-from pab.compare.plan import Training
-from pab.compare.progress import NUMBERS, TABLE, Progress
+from pab.compare.plan import COMMAND, Comparison, Training
+from pab.compare.progress import TABLE, TABLE_CSV, Progress
 from pab.compare.results import RESULT
 from pab.compare.summary import summarize
 from pab.compare.tables import table_rows, to_csv, to_markdown
@@ -78,6 +79,36 @@ def test_markdown(compared):
     assert lines[6].startswith(r'| b\|c | 2 | 61.50 ± 0.71 |')
     assert lines[-1] == '1 of 6 trainings have no result yet.'
     assert {len(re.findall(r'(?<!\\)\|', line)) for line in lines[2:8]} == {11}
+
+
+@pytest.mark.parametrize(
+    ('name', 'shown'),
+    [
+        ('a|b', r'a\|b'),
+        ('*a* `b` <b> $c$ &amp; ~~d~~', r'\*a\* \`b\` \<b\> \$c\$ \&amp; \~\~d\~\~'),
+        ('_a_ b_c', r'\_a\_ b_c'),
+        ('[a](http://b)', r'[a\](http://b)'),
+        ('a\\|b', r'a\\\|b'),
+    ],
+)
+def test_markdown_shows_names_and_titles_as_they_are(tmp_path, name, shown):
+    comparison = Comparison(name, (make_run(tmp_path, name, group=name),))
+    lines = to_markdown(comparison, {}).splitlines()
+    assert lines[0] == shown
+    assert lines[4].startswith(f'| **{shown}** |')
+    assert lines[5].startswith(f'| {shown} | 0 |')
+
+
+@pytest.mark.parametrize(('title', 'shown'), [('# a', r'\# a'), ('- a', r'\- a'), ('1. a', r'1\. a'), ('a\nb', 'a b')])
+def test_a_title_is_a_paragraph(title, shown):
+    assert to_markdown(Comparison(title, ()), {}).splitlines()[0] == shown
+
+
+@pytest.mark.parametrize('name', ['=1+1', '+a', '-a', '@a'])
+def test_no_name_is_a_formula(tmp_path, name):
+    run = make_run(tmp_path, name, group=name)
+    (row,) = csv.DictReader(io.StringIO(to_csv(Comparison('x', (run,)), {Training(run, 0): make_result(1.0)})))
+    assert (row['group'], row['name'], row['accuracy']) == (f"'{name}", f"'{name}", '1.0')
 
 
 def test_csv_has_every_number_in_full(compared):
@@ -185,7 +216,7 @@ def test_progress(progress, tmp_path):
     progress.ended(a1, TrainingStopped())
     assert set(progress.waiting()) == {a1, b1, Training(a0.run, 2)}
     assert '4 of 6 trainings have no result yet' in (tmp_path / TABLE).read_text()
-    assert len((tmp_path / NUMBERS).read_text().splitlines()) == 3
+    assert len((tmp_path / TABLE_CSV).read_text().splitlines()) == 3
 
 
 def test_while_nothing_has_a_result_no_time_is_guessed(tmp_path):
@@ -196,26 +227,93 @@ def test_while_nothing_has_a_result_no_time_is_guessed(tmp_path):
     assert told[0].endswith('; 0 of 6 done')
 
 
+def test_a_result_of_other_settings_is_refused_and_the_tables_stay(progress, tmp_path):
+    progress.write_tables()
+    before = (tmp_path / TABLE).read_text(), (tmp_path / TABLE_CSV).read_text()
+    run = replace(progress.comparison.trainings()[0].run, config='x = 2\n')
+    with pytest.raises(ValueError, match='holds the result of other settings: x was 1 and is 2'):
+        Progress(replace(progress.comparison, runs=(run,)), tmp_path, 1, print)
+    assert ((tmp_path / TABLE).read_text(), (tmp_path / TABLE_CSV).read_text()) == before
+
+
+def test_a_result_of_other_settings_that_comes_later_is_a_failure_of_that_training(progress, tmp_path):
+    _, b0, other, *_ = progress.comparison.trainings()
+    progress.store(b0)
+    file = b0.folder / RESULT
+    file.write_text(file.read_text().replace('"x": 1', '"x": 2'))
+    progress.ended(other, TrainingFailed('boom'))
+    assert 'holds the result of other settings' in progress.failures[b0]
+    assert set(progress.failures) == {b0, other}
+
+
+def test_tables_hold_the_results_of_other_commands(progress, tmp_path):
+    _, b0, other, *_ = progress.comparison.trainings()
+    progress.store(b0, 12.34)
+    progress.ended(other, TrainingFailed('boom'))
+    assert '12.34' in (tmp_path / TABLE).read_text()
+
+
+def test_a_training_that_ends_without_a_result_has_failed(progress):
+    _, b0, *_ = progress.comparison.trainings()
+    progress.ended(b0, None)
+    assert progress.failures[b0].startswith('it left no result')
+
+
+@pytest.fixture
+def compare(tmp_path, monkeypatch, capsys):
+    """A function: arguments of tools/compare.py -> its status and output; it asks for three runs and trains none."""
+
+    def compare(*args, stub='pab.compare.pool.train_here', act=lambda *_: None):
+        asked = []
+        monkeypatch.setattr('pab.compare.plan.read_comparison', lambda *args: asked.append(args) or comparison)
+        monkeypatch.setattr(stub, act)
+        monkeypatch.setattr('sys.argv', ['compare.py', 'x.py', '--work-dir', str(tmp_path), *args])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(COMPARE), run_name='__main__')
+            sys.exit(0)
+        return ended.value.code, capsys.readouterr(), asked[0] if asked else None
+
+    comparison = three_runs(tmp_path)[0]
+    return compare
+
+
+def test_collect_goes_by_the_last_training(compare, tmp_path):
+    compare('--seeds', '5', '--cfg-options', 'train_cfg.max_epochs=2')
+    assert json.loads((tmp_path / COMMAND).read_text()) == {'seeds': 5, 'cfg_options': {'train_cfg.max_epochs': 2}}
+    _, _, (_, seeds, _, options) = compare('--collect')
+    assert (seeds, options) == (5, {'train_cfg.max_epochs': 2})
+    _, _, (_, seeds, _, options) = compare('--collect', '--seeds', '1', '--cfg-options', 'x=1')
+    assert (seeds, options) == (1, {'train_cfg.max_epochs': 2, 'x': 1})
+    assert json.loads((tmp_path / COMMAND).read_text())['seeds'] == 5
+
+
+def test_collect_before_any_training(compare):
+    code, _, (_, seeds, _, options) = compare('--collect')
+    assert (code, seeds, options) == (0, 3, {})
+
+
+def test_trainings_that_another_command_has_stopped_are_no_success(compare):
+    code, out, _ = compare()
+    assert code == '6 trainings have no result: another command stopped them; start this again'
+    assert '6 of 6 trainings have no result yet' in out.out
+
+
+def test_the_output_is_not_a_table_that_another_command_wrote(compare, tmp_path):
+    real = write_page
+
+    def write(*args):
+        (tmp_path / TABLE).write_text('of another command')
+        return real(*args)
+
+    _, out, _ = compare('--collect', stub='pab.compare.page.write_page', act=write)
+    assert 'What is compared.' in out.out
+    assert 'of another command' not in out.out
+
+
 @pytest.mark.parametrize('place', ['pab.compare.plan.read_comparison', 'pab.compare.page.write_page'])
-def test_ctrl_c_while_nothing_is_trained_is_one_line(tmp_path, monkeypatch, capsys, place):
+def test_ctrl_c_while_nothing_is_trained_is_one_line(compare, place):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('pab.compare.plan.read_comparison', lambda *_: three_runs(tmp_path)[0])
-    monkeypatch.setattr(place, interrupted)
-    monkeypatch.setattr('sys.argv', ['compare.py', 'x.py', '--collect', '--work-dir', str(tmp_path)])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(COMPARE), run_name='__main__')
-    assert ended.value.code == 130
-    assert capsys.readouterr() == ('', '\nStopped\n')
-
-
-def test_a_result_of_other_settings_is_a_failure_of_that_training(progress, tmp_path):
-    first = progress.comparison.trainings()[0]
-    run = replace(first.run, config='x = 2\n')
-    changed = replace(progress.comparison, runs=(run, *progress.comparison.runs[1:]))
-    again = Progress(changed, tmp_path, 1, print)
-    assert 'holds the result of other settings: x was 1 and is 2' in again.failures[Training(run, 0)]
-    assert Training(run, 0) not in again.waiting()
-    assert not again.results
-    assert again.seconds_left() == 0.0
+    code, out, _ = compare('--collect', stub=place, act=interrupted)
+    assert (code, out) == (130, ('', '\nStopped\n'))

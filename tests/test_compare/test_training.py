@@ -15,12 +15,13 @@ from pab.compare import training as module
 from pab.compare.plan import Training
 from pab.compare.results import RESULT, last_checkpoint, read_result
 from pab.compare.training import LOCK, LOG, Trainer, TrainingFailed, TrainingStopped, last_line
-from tests.test_compare.fakes import events, fake_command, make_run
+from tests.test_compare.fakes import events, fake_command, make_run, until
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr(module, 'PAUSE', 0.02)
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
 
 
 @pytest.fixture
@@ -29,15 +30,6 @@ def trainer(tmp_path):
     made = Trainer(fake_command(tmp_path), threads=3, tell=told.append)
     made.told = told
     return made
-
-
-def until(condition):
-    """Wait for something that another process does."""
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError('waited for ten seconds')
 
 
 def in_thread(act, *args):
@@ -78,6 +70,12 @@ def test_only_what_has_a_checkpoint_is_resumed(trainer, tmp_path):
     (training.folder / 'epoch_1.pth').touch()
     trainer(training)
     assert events(training)[0] == 'start --resume'
+
+
+def test_the_threads_of_the_user_stay(trainer, tmp_path, monkeypatch):
+    monkeypatch.setenv('OMP_NUM_THREADS', '7')
+    trainer(training := Training(make_run(tmp_path), 0))
+    assert 'hello from a with 7 threads' in (training.folder / LOG).read_text()
 
 
 def test_modules_beside_the_config(trainer, tmp_path, monkeypatch):

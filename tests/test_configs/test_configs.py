@@ -7,18 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import PARAM_SCHEDULERS
 
 from pab.compare.plan import read_comparison
 from pab.contracts import layers_with_weight_in_use
 from pab.hooks import ARDecayHook, PruneHook
-from pab.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, PRUNERS
+from pab.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS, PRUNERS
 from pab.run import PabRunner, check_config
-from tests.tiny_run import tiny_run
+from tests.small_run import small_config
 
 FOLDER = Path(__file__).parents[2] / 'configs' / 'pab'
 CONFIGS = sorted(path.name for path in FOLDER.glob('*.py'))
-COMPARED = sorted(f'../compare/{path.parent.name}/{path.name}' for path in FOLDER.parent.glob('compare/*/*.py'))
+WAYS = sorted(path.name for path in FOLDER.parent.glob('compare/ways/*.py'))
 COMPARISONS = sorted(FOLDER.parent.glob('compare/*.py'))
 NAMED = [
     'quickstart',
@@ -53,7 +52,7 @@ def test_every_comparison_is_sound(path, tmp_path):
 
 
 # the large networks are others of the same classes, and building them takes most of a second
-@pytest.mark.parametrize('name', [n for n in CONFIGS + COMPARED if not n.startswith(('wrn28', 'r50'))])
+@pytest.mark.parametrize('name', [n for n in CONFIGS if not n.startswith(('wrn28', 'r50'))])
 def test_model_hooks_and_owners_fit_together(name):
     cfg = load(name)
     model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
@@ -83,13 +82,13 @@ def test_recipes_hold_the_published_numbers(name, density, rounds, rate, interva
     cfg = load(name)
     hook = HOOKS.build(dict(cfg.default_hooks.prune))
     assert isinstance(hook, PruneHook)
-    assert float(hook.pruner.settings.density) == density
+    assert hook.pruner.settings.density.plain == density
     assert hook.pruner.settings.rounds == rounds
     decay = HOOKS.build(dict(cfg.default_hooks.ar_decay))
     assert isinstance(decay, ARDecayHook)
     assert (decay.interval, decay.gamma, decay.timing) == (interval, 0.15, timing)
-    assert cfg.optim_wrapper.optimizers.bop.adaptivity_rate == rate
-    assert cfg.optim_wrapper.optimizers.bop.threshold == 1e-6
+    assert cfg.optim_wrapper.optimizers.signs.adaptivity_rate == rate
+    assert cfg.optim_wrapper.optimizers.signs.threshold == 1e-6
     if milestones:
         assert cfg.param_scheduler.sgd[0].milestones == milestones
 
@@ -98,7 +97,7 @@ def test_recipes_hold_the_published_numbers(name, density, rounds, rate, interva
     'scheduler, got',
     [
         (dict(sgd=[]), r"\['sgd'\]"),
-        (dict(bop=[], sgd=[], sdg=[]), r"\['bop', 'sdg', 'sgd'\]"),
+        (dict(signs=[], sgd=[], sdg=[]), r"\['sdg', 'sgd', 'signs'\]"),
         ([dict(type='MultiStepLR', milestones=[1])], 'MultiStepLR'),
         (dict(type='MultiStepLR', milestones=[1]), 'MultiStepLR'),
     ],
@@ -106,7 +105,7 @@ def test_recipes_hold_the_published_numbers(name, density, rounds, rate, interva
 def test_schedules_that_belong_to_no_optimizer_are_refused(tiny_config, scheduler, got):
     cfg = tiny_config()
     cfg.param_scheduler = scheduler
-    with pytest.raises(ValueError, match=rf'param_scheduler: needs one entry for each optimizer, bop, sgd, .*{got}'):
+    with pytest.raises(ValueError, match=rf'param_scheduler: needs one entry for each optimizer, sgd, signs, .*{got}'):
         PabRunner.from_cfg(cfg).train()
 
 
@@ -114,12 +113,12 @@ def test_schedules_that_belong_to_no_optimizer_are_refused(tiny_config, schedule
     ('moved', 'hint'), [('threshhold', 'did you mean threshold'), ('flip_share', 'its settings are')]
 )
 def test_a_schedule_of_what_an_optimizer_does_not_have(tmp_path, moved, hint):
-    schedule = dict(bop=[dict(type='StepParamScheduler', param_name=moved, step_size=1)])
-    with pytest.raises(ValueError, match=f"param_scheduler.bop: the optimizer has no '{moved}' to move; {hint}"):
-        PabRunner.from_cfg(tiny_run(tmp_path, default_hooks=dict(ar_decay=None), param_scheduler=schedule)).train()
+    schedule = dict(signs=[dict(type='StepParamScheduler', param_name=moved, step_size=1)])
+    with pytest.raises(ValueError, match=f"param_scheduler.signs: the optimizer has no '{moved}' to move; {hint}"):
+        PabRunner.from_cfg(small_config(tmp_path, default_hooks__ar_decay=None, param_scheduler=schedule)).train()
 
 
-SHORT = sorted(path.name for path in (FOLDER.parent / '_base_' / 'schedules').glob('*_cosine_*e.py'))
+COSINES = [name for name in CONFIGS if re.search('bop-cosine|latent-signs|top-flips', name)]
 
 
 def course(cfg, epoch_length) -> dict:
@@ -147,27 +146,48 @@ def course(cfg, epoch_length) -> dict:
     return values
 
 
-def test_short_schedules_are_named_alike():
-    assert SHORT == ['bop_cosine_180e.py', 'bop_cosine_30e.py', 'bop_cosine_8e.py', 'top_flips_cosine_8e.py']
-
-
-@pytest.mark.parametrize('name', SHORT)
+@pytest.mark.parametrize('name', COSINES)
 def test_short_schedules_fill_the_run_whatever_the_number_of_steps(name):
-    cfg = load(f'../_base_/schedules/{name}')
-    epochs = int(name.rpartition('_')[2].removesuffix('e.py'))
-    assert cfg.train_cfg.max_epochs == epochs
+    cfg = load(name)
+    epochs = cfg.train_cfg.max_epochs
     values, others = course(cfg, 10), course(cfg, 40)
     assert len(values['lr']) == epochs + 1
     assert values['lr'][0] == 0.01
     assert max(values['lr']) == pytest.approx(1.0, abs=0.02)
     assert values['lr'][-1] < 1e-3
-    if 'top_flips' in name:
+    if 'top-flips' in name:
         assert values['flip_share'] == sorted(values['flip_share'], reverse=True)
         assert values['flip_share'][-1] < 1e-3
-    else:
-        assert values['adaptivity_rate'][epochs - 1] == pytest.approx(0.003, rel=0.02)  # in the last epoch
+    elif 'bop' in name:
+        expected = [0.003 ** (epoch / (epochs - 1)) for epoch in range(epochs)]
+        assert values['adaptivity_rate'][:epochs] == pytest.approx(expected)
     for key, course_of_key in values.items():
         assert course_of_key == pytest.approx(others[key], abs=0.02), key
+
+
+# epochs, warm-up, TopFlips' adaptivity rate and the step to rewind to, as in the published tables
+@pytest.mark.parametrize(
+    ('budget', 'epochs', 'warm_up', 'rate', 'step'),
+    [('r18_cifar10', 180, 5, 3e-3, 2000), ('r20_cifar10', 6, 1, 1e-2, 100)],
+)
+def test_each_way_follows_its_budget(monkeypatch, budget, epochs, warm_up, rate, step):
+    monkeypatch.setenv('PAB_BUDGET', budget)
+    ways = {name.removesuffix('.py'): load(f'../compare/ways/{name}') for name in WAYS}
+    rewinding = ways.pop('rewinding')
+    assert rewinding.train_cfg.max_epochs == 4 * epochs
+    assert rewinding.param_scheduler.sgd[0].periods == [epochs] * 4
+    assert rewinding.default_hooks.prune.rewind_iter == step
+    assert ways['top_flips'].optim_wrapper.optimizers.signs.adaptivity_rate == rate
+    for cfg in ways.values():
+        values = course(cfg, 10)
+        assert cfg.train_cfg.max_epochs == epochs
+        assert values['lr'][warm_up] == pytest.approx(1.0)
+        assert values['lr'][-1] < 1e-3
+        for name in cfg.param_scheduler.keys() - {'signs'}:
+            assert cfg.param_scheduler[name] == cfg.param_scheduler.sgd
+    assert course(ways['bop'], 10)['adaptivity_rate'][epochs - 1] == pytest.approx(0.003)
+    assert course(ways['second_order_bop'], 10)['adaptivity_rate'][-1] < 1e-3
+    assert course(ways['top_flips'], 10)['flip_share'][-1] < 1e-3
 
 
 @pytest.mark.parametrize('name', ['quickstart_warm_up', 'quickstart_edge_popup'])
@@ -177,7 +197,7 @@ def test_examples_of_the_docs_run(tmp_path, name):
     (tmp_path / 'configs').symlink_to(FOLDER.parent)
     file = tmp_path / 'mine' / f'{name}.py'
     file.write_text(re.search(rf'`mine/{name}.py`:\n\n```python\n(.*?)```', text, re.DOTALL).group(1))
-    cfg, small = Config.fromfile(str(file)), tiny_run(tmp_path / 'run', train_cfg=dict(max_epochs=3))
+    cfg, small = Config.fromfile(str(file)), small_config(tmp_path / 'run', digits=True, train_cfg__max_epochs=3)
     for key in ('work_dir', 'experiment_name', 'train_cfg', 'train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[key] = small[key]
     cfg.merge_from_dict(dict(model=dict(network=dict(width=2)), default_hooks=dict(report=None)))
@@ -185,7 +205,7 @@ def test_examples_of_the_docs_run(tmp_path, name):
     runner.train()
     if name == 'quickstart_warm_up':
         # 12 steps: 8 of warm-up, 4 of a cosine of 72
-        (group,) = runner.optim_wrapper['bop'].optimizer.param_groups
+        (group,) = runner.optim_wrapper['signs'].optimizer.param_groups
         assert group['adaptivity_rate'] == pytest.approx(1e-2 * (1 + math.cos(math.pi * 3 / 72)) / 2, rel=1e-3)
         rates = runner.message_hub.get_scalar('adaptivity_rate').data[0]
         assert 1e-3 < rates[0] < rates[1]
@@ -212,7 +232,8 @@ def leaves(settings: dict, path=()):
 @pytest.mark.parametrize('name', CONFIGS)
 def test_leaves_show_only_what_they_vary(name):
     own = {}
-    exec((FOLDER / name).read_text(), own)
+    text = (FOLDER / name).read_text()
+    exec(re.sub(r'\{\{.*?\}\}', "'what a base has'", text), own)
     bases = [load_base(FOLDER / base) for base in own.pop('_base_')]
     merged = {key: value for base in bases for key, value in base.items()}
     for path, value in leaves({key: value for key, value in own.items() if not key.startswith('__')}):

@@ -123,6 +123,37 @@ def test_truncated_files_are_unreadable(decoder, kind, keep):
         decode_rgb(data[: keep if isinstance(keep, int) else int(keep * len(data))])
 
 
+def preview(**options):
+    """The bytes of a small JPEG."""
+    return encode(Image.fromarray(COLOUR[:8, :8]), 'JPEG', **options)
+
+
+@pytest.mark.parametrize('options', [{}, {'progressive': True}, {'restart_marker_blocks': 4}])
+@pytest.mark.parametrize('exif', [None, b'Exif\0\0' + preview()])
+@pytest.mark.parametrize('keep', [0.3, 0.6, 0.9, 0.99, 'all but the end'])
+@pytest.mark.parametrize('tail', ['zeroed', 'cut', 'of 255'])
+def test_jpegs_without_an_end_are_unreadable(decoder, options, exif, keep, tail):
+    noise = np.random.RandomState(0).randint(0, 256, (64, 96, 3)).astype(np.uint8)
+    data = encode(Image.fromarray(noise), 'JPEG', **options, **({'exif': exif} if exif else {}))
+    kept = data[: -2 if isinstance(keep, str) else int(keep * len(data))]
+    ending = {'zeroed': b'\0', 'cut': b'', 'of 255': b'\xff'}[tail] * (len(data) - len(kept))
+    with pytest.raises(UnreadableImageError):
+        decode_rgb(kept + ending)
+
+
+@pytest.mark.parametrize('ending', [bytes(500), b'\xff\xda' + bytes(9), preview(), preview()[:-2]])
+def test_what_follows_the_end_of_a_jpeg_is_ignored(decoder, ending):
+    data = encode(Image.fromarray(COLOUR), 'JPEG')
+    expect(data + ending, pillow(data))
+
+
+@pytest.mark.filterwarnings('ignore:Corrupt')
+def test_damage_before_the_end_of_a_jpeg_is_read_alike(decoder):
+    data = bytearray(encode(Image.fromarray(COLOUR), 'JPEG'))
+    data[-200:-2] = bytes(198)
+    expect(bytes(data), pillow(bytes(data)))
+
+
 @pytest.mark.parametrize('data', [b'<html>not found</html>', bytes(1000), b'\xff\xd8\xff' + bytes(100)])
 def test_other_bytes_are_unreadable(data):
     with pytest.raises(UnreadableImageError, match=r'\w+Error: '):

@@ -95,7 +95,9 @@ def test_starts_in_the_middle_once(num_workers):
 
 
 def test_datasets_without_randomness_get_plain_ints():
-    dataset = InMemoryDataset(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.zeros(10, dtype=torch.int64), ['a'])
+    dataset = InMemoryDataset(
+        torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.zeros(10, dtype=torch.int64), ['a', 'b']
+    )
     sampler = EpochSampler(dataset, seed=3)
     assert {type(index) for index in sampler} == {int}
     assert list(sampler) == list(EpochSampler(Drawing(), seed=3))

@@ -82,7 +82,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match='topk must not exceed the number of classes, 3, got 5'):
         metric.process(None, [{'logits': LOGITS, 'labels': LABELS}])
     with pytest.raises(ValueError, match='topk must not exceed the number of classes, 2, got 5'):
-        metric.dataset_meta = {'classes': ('cat', 'dog')}  # mmengine's loop does this before the first epoch
+        metric.check_classes(2)
     with pytest.raises(ValueError, match=r'labels \(N,\), got \(4, 3\) and \(3,\)'):
         metric.process(None, [{'logits': LOGITS, 'labels': LABELS[:3]}])
     with pytest.raises(ValueError, match='labels must lie below the number of logits, 3, got 3'):

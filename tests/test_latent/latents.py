@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from pab.models import initialize_
 from pab.registry import CONVERTERS
@@ -15,6 +16,21 @@ WAYS = {
     'biprop, global': dict(type='Biprop', density=0.3, scope='global'),
 }
 every_way = pytest.mark.parametrize('way', WAYS)
+
+
+class Standardized(nn.Conv2d):
+    """A convolution of one's own: its forward pass reads the weight itself, and it has a parameter more."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def initialize_(self, stream):
+        self.gain.data.fill_(1 + stream('gain').random_sample())
+
+    def forward(self, input):
+        weight = self.gain * (self.weight - self.weight.mean())
+        return F.conv2d(input, weight, self.bias, self.stride, self.padding)
 
 
 def plain(seed: int = 0) -> nn.Sequential:

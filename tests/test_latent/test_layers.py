@@ -184,8 +184,8 @@ def test_owners(way):
     assert list(owned['signs']) == [f'{at}.{latent}' for at in (0, 3, 5)]
     bounds = [f'{at}.{name}' for at in (0, 3, 5) for name in network[at].latents[1:]]
     assert sorted(owned['sgd']) == sorted([*bounds, '3.bias', '7.weight', '7.bias'])  # nothing that is frozen
-    with pytest.raises(ValueError, match=r"matching no trainable parameter: 'Conv2d.weight' of bop"):
-        assign_owners(network, {'bop': ['Conv2d.weight'], 'sgd': 'rest'})
+    with pytest.raises(ValueError, match=r"matching no trainable parameter: 'Conv2d.weight' of signs"):
+        assign_owners(network, {'signs': ['Conv2d.weight'], 'sgd': 'rest'})
 
 
 @pytest.mark.parametrize('pruner', [Mag, SNIP, GraSP, SynFlow])

@@ -170,6 +170,8 @@ def test_input_shape():
         ({'init': {'seed': -3}}, 'seed must be an int >= 0, got -3'),
         ({'label_smoothing': 1}, r'ImageClassifier: label_smoothing must lie in \[0, 1\), got 1'),
         ({'input_shape': (8, 8)}, r'ImageClassifier: input_shape must be \(channels, height, width\), got \(8, 8\)'),
+        ({'input_shape': 3}, r'ImageClassifier: input_shape must be \(channels, height, width\), got 3'),
+        ({'input_shape': '388'}, r"ImageClassifier: input_shape must be \(channels, height, width\), got '388'"),
         ({'input_shape': (1, 8, 0)}, 'ImageClassifier: each entry of input_shape must be an int >= 1, got 0'),
     ],
 )

@@ -1,4 +1,5 @@
 import copy
+import re
 
 import pytest
 import torch
@@ -124,6 +125,14 @@ def test_input_is_left_alone_and_state_dict_empty():
 @pytest.mark.parametrize(
     ('options', 'text'),
     [
+        *(
+            (
+                {name: value},
+                rf'{name} must be a list of numbers, one for each channel, such as .*, got {re.escape(repr(value))}',
+            )
+            for name in ('mean', 'std')
+            for value in (0.3, '0.3', None, ['0.3'])
+        ),
         ({'mean': (0.5,), 'std': (0.5, 0.5)}, 'mean and std need one number for each channel, got 1 and 2'),
         ({'mean': (), 'std': ()}, 'need one number for each channel'),
         ({'mean': (123.7,), 'std': (58.4,)}, r'mean must lie in \[0, 1\].*123.7'),

@@ -71,9 +71,13 @@ def test_a_sign_optimizer_flips_signs_alone_and_counts_them(kind, weights, dtype
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_a_restored_sign_optimizer_goes_on_bit_for_bit(kind, weights, dtype):
+@pytest.mark.parametrize('flags', [False, True])
+def test_a_restored_sign_optimizer_goes_on_bit_for_bit(kind, weights, dtype, flags):
     params = parameters(weights, dtype)
-    optimizer = kind(params, flips_per_weight=True)
+    defaults = kind(params).defaults
+    # other numbers than the defaults, so that the settings are restored too
+    numbers = {key: 0.7 * value for key, value in defaults.items() if isinstance(value, float)}
+    optimizer = kind(params, **numbers, **{key: flags for key, value in defaults.items() if isinstance(value, bool)})
     steps(optimizer, params, 0, 10)
     twins = parameters(params, dtype)
     twin = kind(twins)

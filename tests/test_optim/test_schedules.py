@@ -1,4 +1,4 @@
-"""Every param scheduler of mmengine moves every number of every sign optimizer, as it would move a learning rate."""
+"""Every param scheduler moves every number of every sign optimizer, as it would move a learning rate."""
 
 import copy
 import signal
@@ -6,9 +6,9 @@ import signal
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
-from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
+from pab.registry import PARAM_SCHEDULERS
 from tests.registered import SIGN_OPTIMIZERS
 from tests.small_run import run_in_child, small_config, train, train_and_kill
 
@@ -18,6 +18,7 @@ SCHEDULERS = {
     'CosineAnnealingParamScheduler': dict(T_max=EPOCHS),  # to 0
     'CosineRestartParamScheduler': dict(periods=[2, 3], restart_weights=[1, 0.5], eta_min=0),
     'ExponentialParamScheduler': dict(gamma=0.7),
+    'GeometricParamScheduler': dict(end_factor=0.01, end=EPOCHS),
     'LinearParamScheduler': dict(start_factor=0.1, end_factor=1.0, end=3),  # a warm-up
     'MultiStepParamScheduler': dict(milestones=[1, 3], gamma=0.1),
     'PolyParamScheduler': dict(power=0.9, end=EPOCHS),  # to 0
@@ -40,8 +41,9 @@ KEYS = [
 ]
 
 
-def test_every_scheduler_of_mmengine_is_here():
-    known = {name for name in PARAM_SCHEDULERS.module_dict if name.endswith('ParamScheduler')}
+def test_every_scheduler_is_here():
+    every = {**PARAM_SCHEDULERS.parent.module_dict, **PARAM_SCHEDULERS.module_dict}
+    known = {name for name in every if name.endswith('ParamScheduler')}
     assert known == {*SCHEDULERS, *NOT_FOR_SIGNS}
     assert {('Bop', 'threshold'), ('TopFlips', 'flip_share'), ('SecondOrderBop', 'second_rate')} <= {*KEYS}
 
@@ -124,15 +126,15 @@ def test_several_schedules_in_a_run_that_is_killed(tmp_path):
 
     def config(name, **options):
         cfg = small_config(tmp_path / name, default_hooks__ar_decay=None, **options)
-        cfg.optim_wrapper.optimizers.bop = dict(
+        cfg.optim_wrapper.optimizers.signs = dict(
             type='SecondOrderBop', owns=['Conv2d.weight'], adaptivity_rate=0.2, second_rate=0.1, bias_corrected=True
         )
-        cfg.param_scheduler.bop = [dict(schedule, convert_to_iter_based=True) for schedule in schedules]
+        cfg.param_scheduler.signs = [dict(schedule, convert_to_iter_based=True) for schedule in schedules]
         return cfg
 
     status, whole = run_in_child(train, config('whole'))
     assert status == 0, whole
-    group = whole['optimizers']['bop']['param_groups'][0]
+    group = whole['optimizers']['signs']['param_groups'][0]
     assert group['adaptivity_rate'] == pytest.approx(0.2 * 0.00616, rel=1e-2)  # a step before the end of the cosine
     assert group['threshold'] == 0.0
     assert group['second_rate'] == pytest.approx(0.1 * 0.5**2)

@@ -40,7 +40,7 @@ def sign_flipper(monkeypatch):
 def test_hooks_and_pruners_take_it_as_their_own(tiny_config, sign_flipper):
     cfg = tiny_config(train_cfg=dict(max_epochs=3))
     own = dict(type='SignFlipper', owns=['Conv2d.weight'], adaptivity_rate=0.5, flips_per_weight=True)
-    cfg.optim_wrapper.optimizers.bop = own
+    cfg.optim_wrapper.optimizers.signs = own
     cfg.default_hooks.prune.update(pruner=dict(type='FlipFreq', density=0.3), epoch=1)
     runner = PabRunner.from_cfg(cfg)
     runner.train()
@@ -49,7 +49,7 @@ def test_hooks_and_pruners_take_it_as_their_own(tiny_config, sign_flipper):
     assert len(epochs) == 3
     assert all(epochs > 0)
     assert hub.get_scalar('adaptivity_rate').data[0].tolist() == pytest.approx([0.5, 0.5 * 0.15, 0.5 * 0.15**2])
-    optimizer = runner.optim_wrapper['bop'].optimizer
+    optimizer = runner.optim_wrapper['signs'].optimizer
     assert sum(int(count) for count in tensor_flips([optimizer]).values()) == epochs.sum()
     # pruning kept weights that had not flipped, and forgot the counts of the others
     assert sum(int(count.sum()) for count in weight_flips([optimizer]).values()) == epochs[1:].sum()

@@ -15,10 +15,10 @@ def net():
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
 
 
-def build(model, bop=None, sgd=None, **wrapper):
+def build(model, signs=None, sgd=None, **wrapper):
     cfg = dict(
         optimizers=dict(
-            bop=dict(type='Bop', owns=['Conv2d.weight'], adaptivity_rate=0.1, threshold=1e-5, **(bop or {})),
+            signs=dict(type='Bop', owns=['Conv2d.weight'], adaptivity_rate=0.1, threshold=1e-5, **(signs or {})),
             sgd=dict(type='SGD', owns='rest', lr=0.1, momentum=0.9, **(sgd or {})),
         ),
         **wrapper,
@@ -145,7 +145,7 @@ def test_logged_rates():
 
 def test_state_of_other_optimizers_is_refused():
     wrapper = build(net())
-    with pytest.raises(ValueError, match=r"holds the state of \['adam'\], this run has \['bop', 'sgd'\]"):
+    with pytest.raises(ValueError, match=r"holds the state of \['adam'\], this run has \['sgd', 'signs'\]"):
         wrapper.load_state_dict(dict(adam={}))
     with pytest.raises(ValueError, match='precision the run was started with'):
         build(net(), precision='float16').load_state_dict(wrapper.state_dict())

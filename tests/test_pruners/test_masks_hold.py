@@ -13,6 +13,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from pab.optim import Bop, SecondOrderBop, TopFlips
 from pab.pruners import Mag, SynFlow, apply_masks_, check_masks, get_masks, register_masks_
 from pab.pruners.masks import _keepers
 from tests.registered import SIGN_OPTIMIZERS
@@ -277,6 +278,30 @@ def test_a_sharded_network_trains_as_a_whole_one(name, net, masks, batches, mesh
         check_masks(one)
     for whole, part in zip(*(one.parameters() for one in nets), strict=True):
         torch.testing.assert_close(part.full_tensor(), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('large', [False, True])
+def test_signs_of_a_sharded_network(large, net, masks, batches, mesh, monkeypatch):
+    """The parts of a process flip and count as plain tensors do; what ranks a whole tensor refuses."""
+    monkeypatch.setattr('pab.optim.flips.BLOCK', 10 if large else 1 << 16)
+    apply_masks_(net, masks)
+    nets = [net, sharded(copy.deepcopy(net), mesh)]
+    with pytest.raises(ValueError, match=r'TopFlips: .* take Bop or SecondOrderBop under fully_shard'):
+        TopFlips([nets[1].conv1.weight])
+    for kind in (Bop, SecondOrderBop):
+        counts = []
+        for one in nets:
+            optimizer = kind([one.conv1.weight, one.conv2.weight], adaptivity_rate=0.5, flips_per_weight=True)
+            for images, labels in batches:
+                one.zero_grad()
+                F.cross_entropy(one(images), labels).backward()
+                optimizer.step()
+            check_masks(one)
+            assert type(optimizer.last_flips) is torch.Tensor
+            counts.append([int(optimizer.last_flips), *(int(s['tensor_flips']) for s in optimizer.state.values())])
+        assert counts[0] == counts[1]
+        assert counts[0][0] > 0
+    assert torch.equal(nets[1].conv1.weight.full_tensor(), net.conv1.weight)
 
 
 def test_a_sharded_network_loads_what_fits_and_is_not_pruned(net, masks, mesh):

@@ -1,14 +1,15 @@
 """Of every m inputs n stay: masks by hand, and what every pruner must do."""
 
+import functools
 from fractions import Fraction
 
 import pytest
 import torch
 from torch import nn
 
-from pab.pruners import apply_masks_
+from pab.pruners import apply_masks_, shot_density
 from pab.pruners.n_of_m import count_in_blocks, living_in_blocks, lowest_in_blocks, parse_n_of_m
-from tests.test_pruners.pruning import ALL, BOTH, build, same
+from tests.test_pruners.pruning import BOTH, build, same
 
 HALF = Fraction(1, 2)
 
@@ -16,7 +17,7 @@ HALF = Fraction(1, 2)
 def kept_of(scores, m, density, alive=None):
     scores = torch.tensor(scores, dtype=torch.float64)
     alive = torch.ones_like(scores, dtype=torch.bool) if alive is None else torch.tensor(alive, dtype=torch.bool)
-    kept = alive & ~lowest_in_blocks(scores, alive, m, density)
+    kept = alive & ~lowest_in_blocks(scores, alive, m, density)[0]
     assert int(kept.sum()) == living_in_blocks(alive, m, density)
     return kept.int().tolist()
 
@@ -56,7 +57,7 @@ def test_a_convolution_competes_at_one_position():
             living = [i for i in range(start, end) if alive[o, i, y, x]]
             for i in sorted(living, key=lambda i: -scores[o, i, y, x])[:n]:
                 want[o, i, y, x] = True
-    assert torch.equal(alive & ~lowest_in_blocks(scores, alive, 4, HALF), want)
+    assert torch.equal(alive & ~lowest_in_blocks(scores, alive, 4, HALF)[0], want)
     assert living_in_blocks(alive, 4, HALF) == int(want.sum())
 
 
@@ -65,15 +66,6 @@ def per_block(mask, m):
     full = mask.shape[1] // m * m
     blocks = mask[:, :full].unflatten(1, (-1, m)).sum(2) if full else torch.zeros(0)
     return set(blocks.flatten().tolist()), set(mask[:, full:].sum(1).flatten().tolist())
-
-
-@pytest.mark.parametrize('name', ALL)
-@pytest.mark.parametrize('rounds', [1, 7])
-def test_every_pruner_keeps_two_of_four(name, rounds, net, batches, flips):
-    masks = build(name, 0.5, scope='2:4', rounds=rounds, prunable=BOTH).prune(net, batches, flips=flips)
-    assert per_block(masks['conv1.weight'], 4) == (set(), {2})  # 3 channels: 3 - floor(1.5)
-    for key in ('conv2.weight', 'short.weight', 'fc.weight'):
-        assert per_block(masks[key], 4)[0] == {2}
 
 
 @pytest.mark.parametrize('scope, density', [('4:8', 0.5), ('1:4', 0.25), ('3:4', 0.75), ('1:1', 1), ('1:3', 1 / 3)])
@@ -98,7 +90,7 @@ def test_rounds_and_shots_on_the_way(net):
     # densities 7/8, 3/4, 5/8, 1/2: 4 - floor(4/8), 4 - floor(1), 4 - floor(12/8), 4 - floor(2)
     assert seen == [1, 0.75, 0.75, 0.5]
     assert len(scored) == 2  # what removes nothing is not scored
-    shot = pruner.prune(net, density=0.75)
+    shot = pruner.prune(net, shot=functools.partial(shot_density, shot=1, shots=2))
     assert per_block(shot['fc.weight'], 4)[0] == {3}
     apply_masks_(net, shot)
     assert same(pruner.prune(net), final)  # by magnitude, in two shots or in one
@@ -133,9 +125,10 @@ def test_earlier_masks_are_respected(net):
         (dict(scope=24), 'scope must be .* got 24'),
         (dict(scope='2:4', min_per_tensor=3), "scope '2:4' .* so min_per_tensor must be left at 0, got 3"),
         (
-            dict(scope='2:4', classifier_density=0.5),
-            "scope '2:4' .* so classifier_density must be left at None, got 1/2",
+            dict(scope='2:4', density=[('Linear', 1), ('rest', 0.5)]),
+            r"scope '2:4' .* so density must be 2 / 4, got \[\['Linear', 1.0\], \['rest', 0.5\]\]; leave tensors out",
         ),
+        (dict(scope='2:4', density=[('total', 0.5)]), r"so density must be 2 / 4, got \[\['total', 0.5\]\]"),
     ],
 )
 def test_refusals(settings, text):
@@ -145,10 +138,8 @@ def test_refusals(settings, text):
 
 def test_refusals_of_a_network(net):
     pruner = build('Mag', 0.5, scope='2:4')
-    with pytest.raises(ValueError, match=r"density must be 2 / 4 with scope '2:4', got 0.25"):
-        pruner.prune(net, density=0.25)
-    with pytest.raises(ValueError, match=r"scope '2:4' .* classifier_density must be left at None"):
-        pruner.prune(net, classifier_density=0.5)
+    with pytest.raises(ValueError, match=r'Mag: shot must return a density between .* and 1, got 0.25 for 0.5'):
+        pruner.prune(net, shot=lambda density: density / 2)
     turned = build('Mag', 0.5, scope='2:4', prunable=['ConvTranspose2d'])
     with pytest.raises(ValueError, match=r"'0.weight' of a transposed convolution is not; add '!name:0.weight'"):
         turned.prune(nn.Sequential(nn.ConvTranspose2d(8, 8, 3)))

@@ -31,7 +31,6 @@ def test_earlier_masks_that_left_too_little(name, net, batches, flips):
         (dict(scope='layer'), ValueError, "Mag: scope must be one of global, local, or 'n:m' .* got 'layer'"),
         (dict(prunable='Conv2d'), TypeError, "Mag: prunable must be a list of patterns such as .* got 'Conv2d'"),
         (dict(prunable=()), ValueError, r'Mag: prunable selects nothing, got \[\]'),
-        (dict(classifier_density=2), ValueError, r'Mag: classifier_density must lie in \(0, 1\], got 2'),
         (dict(min_per_tensor=-1), ValueError, 'Mag: min_per_tensor must be at least 0, got -1'),
         (dict(min_per_tensor=0.5), TypeError, 'Mag: min_per_tensor must be a whole number, got 0.5'),
     ],

@@ -14,7 +14,7 @@ from pab.pruners.selection import lowest
 
 def keep_highest(scores, alive, count, sizes=(), floor=0):
     kept = alive.clone()
-    kept[lowest(scores, alive, int(alive.sum()) - count, sizes, floor)] = False
+    kept[lowest(scores, alive, int(alive.sum()) - count, sizes, floor)[0]] = False
     assert int(kept.sum()) == count
     return kept
 
@@ -129,11 +129,12 @@ def test_floor_by_hand():
 def test_groups():
     half, tenth, shapes = Fraction(1, 2), Fraction(1, 10), dict(a=(5, 2), b=(20,), fc=(3, 10))
     whole = Group(('a', 'b', 'fc'), (10, 20, 30), half, 30)
+    named = dict(fc=tenth)
     alone, classifier = [Group(('a',), (10,), half, 5), Group(('b',), (20,), half, 10)], Group(('fc',), (30,), tenth, 3)
     assert make_groups(shapes, 'global', half) == [whole]
-    assert make_groups(shapes, 'global', half, 0, 'fc', tenth) == [Group(('a', 'b'), (10, 20), half, 15), classifier]
-    assert make_groups(shapes, 'local', half, 0, 'fc', tenth) == [*alone, classifier]
-    assert make_groups(dict(fc=(30,)), 'global', half, 0, 'fc', tenth) == [classifier]
+    assert make_groups(shapes, 'global', half, named=named) == [Group(('a', 'b'), (10, 20), half, 15), classifier]
+    assert make_groups(shapes, 'local', half, named=named) == [*alone, classifier]
+    assert make_groups(dict(fc=(30,)), 'global', None, named=named) == [classifier]
 
 
 def test_counts_shared_by_floors():

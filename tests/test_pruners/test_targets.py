@@ -1,15 +1,14 @@
-"""Which weights are prunable, and which of them is the classifier's."""
+"""Which weights are prunable."""
 
 from pathlib import Path
 
 import pytest
-import torch
 from mmengine.config import Config
 from torch import nn
 
 from pab.pruners import prunable_layers, register_masks_
 from pab.registry import MODELS
-from tests.test_pruners.pruning import BOTH, build
+from tests.test_pruners.pruning import build
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'pab'
 
@@ -60,60 +59,4 @@ def test_the_research_codes_imagenet_variant():
     weights = {name: network.get_parameter(name).numel() for name in [*convolutions, 'fc.weight']}
     kept = sum(size * (pruner.density if name in masks else 1) for name, size in weights.items())
     assert kept / sum(weights.values()) == pytest.approx(0.554, abs=1e-3)
-    assert cfg.optim_wrapper.optimizers.bop.first_step == 'gradient'
-
-
-class Towers(nn.Module):
-    """The classifier is not the last Linear layer, and another is as wide as it."""
-
-    def __init__(self, other=5):
-        super().__init__()
-        self.conv = nn.Conv2d(1, 4, 3)
-        self.classifier = nn.Linear(4, 7)
-        self.other = nn.Linear(4, other)
-
-    def forward(self, images):
-        x = self.conv(images).mean((2, 3))
-        return self.classifier(x) + self.other(x).mean(1, keepdim=True)
-
-
-GIVEN = {
-    'num_classes': dict(num_classes=7),
-    'input_shape': dict(input_shape=(1, 6, 6)),
-    'batches': dict(batches=[(torch.zeros(1, 1, 6, 6), torch.zeros(1, dtype=torch.int64))]),
-}
-
-
-@pytest.mark.parametrize('given', GIVEN)
-def test_the_classifier_has_as_many_outputs_as_there_are_classes(given):
-    model = Towers().train()
-    masks = build('Mag', 0.5, prunable=BOTH, classifier_density=0.25).prune(model, **GIVEN[given])
-    assert int(masks['classifier.weight'].sum()) == 7
-    assert int(masks['conv.weight'].sum() + masks['other.weight'].sum()) == 28
-    assert model.training
-
-
-@pytest.mark.parametrize(
-    ('model', 'prunable', 'given', 'text'),
-    [
-        (
-            Towers(7),
-            BOTH,
-            GIVEN['num_classes'],
-            'only Linear layer with 7 outputs, .* there are 2; the Linear layers',
-        ),
-        (
-            Towers(),
-            BOTH,
-            dict(num_classes=3),
-            'there are 0; .* classifier.weight with 7 outputs, other.weight with 5',
-        ),
-        (Towers(), BOTH, {}, 'the only Linear layer, but there are 2; .*; give num_classes or input_shape to tell'),
-        (Towers(), ('Conv2d',), GIVEN['num_classes'], "'classifier.weight', is not prunable; add 'Linear' to prunable"),
-        (nn.Sequential(nn.Conv2d(1, 1, 1)), ('Conv2d',), {}, 'there are 0; the Linear layers are: none'),
-    ],
-    ids=['tie', 'none', 'unknown', 'not prunable', 'no Linear'],
-)
-def test_a_classifier_that_is_not_clear(model, prunable, given, text):
-    with pytest.raises(ValueError, match=f'classifier_density: .*{text}'):
-        build('Mag', prunable=prunable, classifier_density=0.5).prune(model, **given)
+    assert cfg.optim_wrapper.optimizers.signs.first_step == 'gradient'

@@ -119,16 +119,6 @@ def test_copy_pickle_and_state():
     net.load_state_dict(plain.state_dict())
 
 
-def test_torchvision_network():
-    net = torchvision.models.resnet18(num_classes=3)
-    keys = list(net.state_dict())
-    convert_psg_(net)
-    assert len(psg_layers(net)) == 20
-    assert list(net.state_dict()) == keys
-    net(torch.randn(2, 3, 32, 32)).sum().backward()
-    assert all(p.grad.isfinite().all() for p in net.parameters())
-
-
 def mobilenet():
     return torchvision.models.mobilenet_v2(num_classes=10, width_mult=0.25, dropout=0)
 

@@ -127,16 +127,17 @@ def test_linear(shape):
     x = torch.randn(shape)
     for got, want in zip(step(ours, x), step(plain, x), strict=True):
         torch.testing.assert_close(got, want)
-    # a linear layer is a 1 x 1 convolution, PSG included
-    ours.psg = PSGConfig(input_bits=4, grad_bits=6, threshold=0.02)
-    conv = PSGConv2d(7, 3, 1, psg=ours.psg, input_signed=True)
-    conv.weight.data, conv.bias.data = ours.weight.data[..., None, None].clone(), ours.bias.data.clone()
-    images = (x if x.dim() > 1 else x[None]).reshape(max(len(x), 1) if x.dim() > 1 else 1, -1, 7).mT[..., None]
-    out = conv(images)
-    torch.manual_seed(1)
-    grad_out = torch.randn(*shape[:-1], 3)
-    out.backward(grad_out.reshape(len(images), -1, 3).mT[..., None])
-    assert torch.allclose(step(ours, x)[2], conv.weight.grad[..., 0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize('shape', [(5, 7), (5, 4, 7), (5, 2, 3, 7)])
+def test_a_linear_layer_is_a_convolution_of_one_pixel(shape):
+    linear = PSGLinear(7, 3, psg=PSGConfig(input_bits=4, grad_bits=6, threshold=0.02), input_signed=True)
+    conv = PSGConv2d(7, 3, 1, psg=linear.psg, input_signed=True)
+    conv.weight.data, conv.bias.data = linear.weight.data[..., None, None].clone(), linear.bias.data.clone()
+    x, upstream = torch.randn(shape), torch.randn(*shape[:-1], 3)
+    linear(x).backward(upstream)
+    conv(x.reshape(5, -1, 7).mT[..., None]).backward(upstream.reshape(5, -1, 3).mT[..., None])
+    assert torch.allclose(linear.weight.grad, conv.weight.grad[..., 0, 0], atol=1e-5)
 
 
 def test_predictive_forward_gates_the_output_only():
@@ -148,33 +149,46 @@ def test_predictive_forward_gates_the_output_only():
     assert 0.2 < gated.float().mean() < 0.8
     assert not got[0][gated].any()
     assert torch.equal(got[1], want[1])
+
+
+def test_predictive_forward_gates_an_evaluation_too():
+    _, ours = pair('strided', psg=PSGConfig(input_bits=4, weight_bits=4, predictive_forward=True))
+    x = torch.randn(3, 4, 9, 8)
     with torch.no_grad():
-        assert torch.equal(ours(x), got[0])
+        evaluated = ours(x)
+    assert torch.equal(evaluated, ours(x))
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('psg', [PSGConfig(), EXACT, PSGConfig(sparsify=False), PSGConfig(input_bits=20)])
 @pytest.mark.parametrize('linear', [False, True])
-def test_autocast(dtype, psg, linear):
-    if linear:
-        plain, ours, x = nn.Linear(6, 4), PSGLinear(6, 4, psg=psg, input_signed=True), torch.randn(9, 6)
-        ours.load_state_dict(plain.state_dict())
-    else:
-        plain, ours = pair('strided', psg=psg)
-        x = torch.randn(3, 4, 9, 8).contiguous(memory_format=torch.channels_last)
-    want32 = step(ours, x)
-    with torch.autocast('cpu', dtype=dtype):
-        y, want_y = ours(x), plain(x)
-    assert y.dtype == dtype
-    assert torch.equal(y, want_y)
-    inputs = x.detach().requires_grad_()
-    with torch.autocast('cpu', dtype=dtype):
-        y = ours(inputs)
-    torch.manual_seed(1)
-    y.backward(torch.randn(y.shape).to(y))  # outside of autocast, as torch advises
-    assert inputs.grad.dtype == ours.weight.grad.dtype == ours.bias.grad.dtype == torch.float32
-    for got, want in zip((inputs.grad, ours.weight.grad, ours.bias.grad), want32[1:], strict=True):
-        assert (got - want).norm() < 0.02 * want.norm()
+class TestAutocast:
+    def layers(self, psg, linear):
+        if linear:
+            plain, ours, x = nn.Linear(6, 4), PSGLinear(6, 4, psg=psg, input_signed=True), torch.randn(9, 6)
+            ours.load_state_dict(plain.state_dict())
+            return plain, ours, x
+        return *pair('strided', psg=psg), torch.randn(3, 4, 9, 8).contiguous(memory_format=torch.channels_last)
+
+    def test_the_output_is_that_of_the_plain_layer(self, dtype, psg, linear):
+        plain, ours, x = self.layers(psg, linear)
+        with torch.autocast('cpu', dtype=dtype):
+            y, want = ours(x), plain(x)
+        assert y.dtype == dtype
+        assert torch.equal(y, want)
+
+    def test_gradients_are_float32_and_near_those_without(self, dtype, psg, linear):
+        _, ours, x = self.layers(psg, linear)
+        want32 = step(ours, x)
+        ours.zero_grad()
+        inputs = x.detach().requires_grad_()
+        with torch.autocast('cpu', dtype=dtype):
+            y = ours(inputs)
+        torch.manual_seed(1)
+        y.backward(torch.randn(y.shape).to(y))  # outside of autocast, as torch advises
+        assert inputs.grad.dtype == ours.weight.grad.dtype == ours.bias.grad.dtype == torch.float32
+        for got, want in zip((inputs.grad, ours.weight.grad, ours.bias.grad), want32[1:], strict=True):
+            assert (got - want).norm() < 0.02 * want.norm()
 
 
 def test_autocast_leaves_doubles_alone():
@@ -223,18 +237,17 @@ def test_zeros_make_no_nan(psg):
 
 @pytest.mark.parametrize('psg', [PSGConfig(), PSGConfig(sparsify=False), PSGConfig(take_sign=True)])
 @pytest.mark.parametrize('bad', [torch.inf, torch.nan])
-def test_overflow_reaches_the_weight_gradient(psg, bad):
+@pytest.mark.parametrize('where', ['input', 'output gradient'])
+def test_overflow_reaches_the_weight_gradient(psg, bad, where):
     _, ours = pair('strided', psg=psg, input_signed=False)
     x = torch.rand(2, 4, 9, 8)
+    if where == 'input':
+        x[0, 0, 4, 4] = bad
     y = ours(x)
-    grad_out = torch.ones_like(y)
-    grad_out[0, 0, 0, 0] = bad
-    y.backward(grad_out)
-    assert not ours.weight.grad.isfinite().all()
-    ours.zero_grad()
-    x[0, 0, 4, 4] = bad
-    y = ours(x)
-    y.backward(torch.ones_like(y))
+    upstream = torch.ones_like(y)
+    if where == 'output gradient':
+        upstream[0, 0, 0, 0] = bad
+    y.backward(upstream)
     assert not ours.weight.grad.isfinite().all()
 
 

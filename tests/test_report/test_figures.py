@@ -1,11 +1,12 @@
-"""Pictures with many lines and odd names: nothing is cut off, every line is in the legend, looks stay the same."""
+"""Pictures: they show the values, nothing is cut off, every line is in the legend, looks stay the same."""
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from pab.report.figures import draw_curves, draw_points, to_png
+from pab.report.figures import draw_bars, draw_by_layer, draw_curves, draw_points, to_png
 
 
 def curves(names):
@@ -18,7 +19,7 @@ def points(names):
 
 def legend_of(figure):
     """The legend, and the names in it with their lines joined again."""
-    (legend,) = figure.legends or [figure.axes[0].get_legend()]
+    (legend,) = figure.legends
     return legend, [text.get_text().replace('\n', '') for text in legend.get_texts()]
 
 
@@ -29,8 +30,9 @@ def legend_of(figure):
         [f'SynFlow, signs by Bop {i}' for i in range(13)],
         [f'magnitude with rewinding, weights by SGD {i}' for i in range(5)],
         ['x' * 200, 'W' * 60, 'b', 'c'],
+        ['one'],
     ],
-    ids=['many', 'long', 'very long'],
+    ids=['many', 'long', 'very long', 'one'],
 )
 def test_a_legend_is_within_the_picture_and_below_the_axes(draw, names):
     figure = draw(names)
@@ -41,13 +43,6 @@ def test_a_legend_is_within_the_picture_and_below_the_axes(draw, names):
     assert whole.x0 <= box.x0 < box.x1 <= whole.x1
     assert whole.y0 <= box.y0 < box.y1 <= axes.y0
     assert axes.height / figure.dpi > 1.5
-
-
-def test_few_curves_have_their_legend_within_the_axes():
-    assert not curves(['a', 'b', 'c']).legends
-    assert curves(['a', 'b', 'c', 'd']).legends
-    assert curves(['a', 'b' * 33]).legends
-    assert curves(['b' * 33]).axes[0].get_legend() is None
 
 
 @pytest.mark.parametrize('draw', [curves, points])
@@ -77,3 +72,82 @@ def test_looks_go_by_the_place_of_a_name():
     assert [(line.get_color(), line.get_marker()) for line in some[:2]] == [looks['30'], looks['2']]
     series = draw_points('', '', '', {'7': [(1.0, 1.0, 0.0)]}, order=order).axes[0].containers[0].lines[0]
     assert (series.get_color(), series.get_marker()) == looks['7']
+
+
+def test_each_curve_shows_its_own_values():
+    given = {'a': ([1, 2, 4], [3.0, None, 5.0]), 'b': ([2], [7.0])}
+    lines = {line.get_label(): line for line in draw_curves('', '', given).axes[0].lines}
+    assert list(lines) == ['a', 'b']
+    assert np.array_equal(lines['a'].get_xydata(), [[1, 3], [2, np.nan], [4, 5]], equal_nan=True)
+    assert lines['b'].get_xydata().tolist() == [[2, 7]]
+
+
+def test_a_logarithmic_axis_leaves_out_what_is_not_above_0():
+    axes = draw_curves('', '', {'a': ([1, 2, 3, 4], [0.0, 2.0, None, 4.0]), 'b': ([1], [0.0])}, log=True).axes[0]
+    assert axes.get_yscale() == 'log'
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[2, 2], [4, 4]], []]
+    assert draw_curves('', '', {'a': ([1], [0.0])}, log=True).axes[0].get_yscale() == 'linear'
+
+
+def test_each_series_of_points_shows_its_own_values():
+    axes = draw_points('', '', '', {'a': [(3.0, 1.0, 0.5), (2.0, 4.0, 0.0)], 'b': [(9.0, 8.0, 0.0)]}).axes[0]
+    assert [box.lines[0].get_xydata().tolist() for box in axes.containers] == [[[2, 4], [3, 1]], [[9, 8]]]
+
+
+def colours(values, log):
+    """The cells of a heat map: name -> colours of its epochs, as the picture has them."""
+    image = draw_by_layer('', '', values, log).axes[0].images[0]
+    return dict(zip(values, image.to_rgba(image.get_array()).tolist(), strict=True))
+
+
+@pytest.mark.parametrize('log', [True, False])
+@pytest.mark.parametrize('some', [[0.5, 0.25], [0.5, 0.5], [0.0, 0.0]], ids=['different', 'equal', 'none'])
+def test_cells_without_a_flip_are_white_and_no_others(some, log):
+    white = [1.0, 1.0, 1.0, 1.0]
+    cells = colours({'a': [0.0, some[0]], 'b': [some[1], None], 'c': [float('nan'), 0.0]}, log)
+    assert [[cell == white for cell in row] for row in cells.values()] == [
+        [True, some[0] == 0],
+        [some[1] == 0, True],
+        [True, True],
+    ]
+
+
+@pytest.mark.parametrize('log', [True, False])
+def test_more_is_darker(log):
+    (row,) = colours({'a': [0.01, 0.1, 1.0]}, log).values()
+    light = [sum(colour[:3]) for colour in row]
+    assert light == sorted(light, reverse=True)
+    assert len(set(light)) == 3
+
+
+def test_bars_show_their_values_from_the_top():
+    axes = draw_bars('', '', {'a': 0.5, 'b': 0.0, 'c': 2.0}).axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [0.5, 0.0, 2.0]
+    assert [text.get_text() for text in axes.texts] == ['0.50', '0', '2.00']
+    assert axes.yaxis_inverted()
+
+
+@pytest.mark.parametrize('epochs', [*range(1, 12), 180])
+@pytest.mark.parametrize('kind', ['curves', 'layers'])
+def test_an_epoch_axis_has_whole_numbers(kind, epochs):
+    values = [1.0] * epochs
+    figure = (
+        draw_curves('', '', {'a': (range(1, epochs + 1), values)})
+        if kind == 'curves'
+        else draw_by_layer('', '', {'a': values})
+    )
+    axis = figure.axes[0].xaxis
+    low, high = axis.get_view_interval()
+    ticks = [tick for tick in axis.get_ticklocs() if low <= tick <= high]
+    assert ticks
+    assert all(tick == int(tick) for tick in ticks)
+
+
+@pytest.mark.parametrize('draw', [draw_by_layer, draw_bars])
+def test_names_of_layers_are_shown_as_they_are(draw):
+    names = ['a $x^{$', '$', r'b\$', '_c']
+    figure = draw('', '', {name: [1.0] if draw is draw_by_layer else 1.0 for name in names})
+    to_png(figure)
+    labels = figure.axes[0].get_yticklabels()
+    assert [label.get_text() for label in labels] == names
+    assert not any(label.get_parse_math() for label in labels)

@@ -1,6 +1,7 @@
 """The report of a run: what it records, its pictures, its page; and the page for several runs."""
 
 import json
+import math
 import re
 import runpy
 import shutil
@@ -11,15 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from pab.contracts import tensor_flips
 from pab.hooks import CostHook
-from pab.hooks.parts import network_of, optimizers_of
 from pab.pruners import get_masks
 from pab.registry import RUNNERS
-from pab.report.record import RunRecord, summary
-from pab.report.run import compare_runs, draw_run, read_record, write_report
-from tests.tiny_run import tiny_run
+from pab.report.record import RunRecord, rates_of, summary
+from pab.report.run import CAPTIONS, PARTS, compare_runs, distinct_names, draw_run, read_record, write_report
+from tests.small_run import small_config
 
 ROOT = Path(__file__).parents[2]
 BROWSERS = [shutil.which(name) for name in ('chromium', 'chromium-browser', 'google-chrome')]
@@ -35,12 +36,12 @@ class Watch(Hook):
         self.flips, self.changed = [], []
 
     def before_train(self, runner):
-        self.start = {n: p.detach().clone() for n, p in network_of(runner.model).named_parameters()}
+        self.start = {n: p.detach().clone() for n, p in runner.network.named_parameters()}
 
     def after_train_epoch(self, runner):
-        network = network_of(runner.model)
+        network = runner.network
         weights, masks = dict(network.named_parameters()), get_masks(network)
-        counts = tensor_flips(optimizers_of(runner))
+        counts = tensor_flips(runner.optimizers)
         self.flips.append({name: int(counts[weights[name]]) for name in masks})
         self.changed.append(
             {
@@ -53,7 +54,7 @@ class Watch(Hook):
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     """A run of two epochs with its watch."""
-    cfg = tiny_run(tmp_path_factory.mktemp('report') / 'run', report=True)
+    cfg = small_config(tmp_path_factory.mktemp('report') / 'run', digits=True, report=True)
     runner, watch = RUNNERS.build(cfg), Watch()
     runner.register_hook(watch)
     runner.train()
@@ -63,7 +64,7 @@ def trained(tmp_path_factory):
 def test_what_is_recorded(trained):
     runner, watch = trained
     record = read_record(Path(runner.work_dir))
-    steps, masks = len(runner.train_dataloader), get_masks(network_of(runner.model))
+    steps, masks = len(runner.train_dataloader), get_masks(runner.network)
     epochs, rates = record['series']['flip rate']
     assert epochs == [1, 2]
     for name, mask in masks.items():
@@ -80,13 +81,13 @@ def test_what_is_recorded(trained):
     assert set(record['seconds']) >= {'pruning', 'training', 'validation', 'data', 'checkpoints'}
     assert record['origin']['seed'] == runner.seed
     # those that the epoch ran at, not those of the next one
-    assert record['series']['adaptivity rate'][1] == pytest.approx([1e-2, 1.5e-3])
-    assert record['series']['learning rate'][1] == pytest.approx([0.1, 0.01])
+    assert record['series']['adaptivity rate of signs'][1] == pytest.approx([1e-2, 1.5e-3])
+    assert record['series']['learning rate of sgd'][1] == pytest.approx([0.1, 0.01])
 
 
 def test_the_numbers_of_a_run(trained):
     runner, watch = trained
-    numbers, masks = read_record(Path(runner.work_dir))['numbers'], get_masks(network_of(runner.model)).values()
+    numbers, masks = read_record(Path(runner.work_dir))['numbers'], get_masks(runner.network).values()
     kept, prunable = sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
     accuracies = runner.message_hub.log_scalars['val/accuracy/top1'].data[0].tolist()
     work = next(hook.work for hook in runner.hooks if isinstance(hook, CostHook))
@@ -128,12 +129,13 @@ def test_the_rows_of_a_summary():
 
 
 def test_the_density_of_weights_in_use(tmp_path):
-    cfg = tiny_run(
+    cfg = small_config(
         tmp_path,
+        digits=True,
         report=True,
         train_cfg=dict(max_epochs=1),
         model=dict(converter=dict(_delete_=True, type='EdgePopup', density=0.5, layers=['!name:conv1', 'Conv2d'])),
-        optim_wrapper=dict(optimizers=dict(bop=dict(_delete_=True, type='SGD', owns=['Conv2d.scores'], lr=0.1))),
+        optim_wrapper=dict(optimizers=dict(signs=dict(_delete_=True, type='SGD', owns=['Conv2d.scores'], lr=0.1))),
         default_hooks=dict(prune=None, ar_decay=None, flips=None),
     )
     RUNNERS.build(cfg).train()
@@ -160,7 +162,7 @@ def test_a_resumed_run_goes_on_with_its_record(trained, tmp_path):
     folder = tmp_path / 'run'
     folder.mkdir()
     shutil.copy(Path(trained[0].work_dir) / 'epoch_1.pth', folder)
-    RUNNERS.build(tiny_run(folder, resume=True, report=True)).train()
+    RUNNERS.build(small_config(folder, digits=True, resume=True, report=True)).train()
     resumed = read_record(folder)
     assert resumed['series'] == whole['series']
     assert resumed['layers'] == whole['layers']
@@ -185,31 +187,101 @@ def test_runs_without_signs_have_fewer_pictures(trained):
 def test_one_page_for_several_runs(trained, tmp_path, monkeypatch, capsys):
     record = read_record(Path(trained[0].work_dir))
     for name in 'ab':
-        write_report(tmp_path / name, {**record, 'name': name})
+        write_report(tmp_path / name / 'seed_0', {**record, 'name': 'seed_0'})
 
     def tool(*args):
         monkeypatch.setattr(sys, 'argv', ['report.py', *map(str, args)])
         runpy.run_path(str(ROOT / 'tools' / 'report.py'), run_name='__main__')
 
-    tool(tmp_path / 'a', tmp_path / 'b', '--out', tmp_path / 'both.html')
+    a, b = tmp_path / 'a' / 'seed_0', tmp_path / 'b' / 'seed_0'
+    tool(a, b, '--out', tmp_path / 'both.html')
     page = (tmp_path / 'both.html').read_text()
     assert page.count('<img') == 3
-    assert '<td>a</td>' in page
-    assert '<td>b</td>' in page
+    assert '<td>a/seed_0</td>' in page
+    assert '<td>b/seed_0</td>' in page
     with pytest.raises(SystemExit, match=r'both\.html exists'):
-        tool(tmp_path / 'a', tmp_path / 'b', '--out', tmp_path / 'both.html')
-    (tmp_path / 'a' / 'report.html').unlink()
-    tool(tmp_path / 'a')
-    assert (tmp_path / 'a' / 'report.html').is_file()
-    (tmp_path / 'b' / 'report.json').write_text('{}')
-    for folder, message in ((tmp_path, 'holds no report.json'), (tmp_path / 'b', 'is no record of a run')):
-        with pytest.raises(SystemExit, match=message):
-            tool(folder)
+        tool(a, b, '--out', tmp_path / 'both.html')
+    with pytest.raises(SystemExit, match='seed_0 is given twice'):
+        tool(a, a, '--out', tmp_path / 'twice.html')
+    (a / 'report.html').unlink()
+    tool(a)
+    assert (a / 'report.html').is_file()
+    with pytest.raises(SystemExit, match=r'holds no report\.json'):
+        tool(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda record: [], "it lacks 'name'"),
+        (lambda record: '{', 'is no record of a run: Expecting'),
+        *((lambda record, key=key: {**record, key: None}, f"it lacks '{key}'") for key in PARTS),
+    ],
+)
+def test_a_file_that_is_no_record(trained, tmp_path, change, message):
+    record = change(read_record(Path(trained[0].work_dir)))
+    (tmp_path / 'report.json').write_text(record if isinstance(record, str) else json.dumps(record))
+    with pytest.raises(ValueError, match=message):
+        read_record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('folders', 'names'),
+    [
+        (['x/a', 'x/b'], ['a', 'b']),
+        (['a/seed_0', 'b/seed_0', 'a/seed_1'], ['a/seed_0', 'b/seed_0', 'seed_1']),
+        (['/a', '/x/a'], ['/a', 'x/a']),
+    ],
+)
+def test_runs_are_named_by_the_shortest_ends_that_tell_them_apart(folders, names):
+    assert distinct_names([Path(folder) for folder in folders]) == names
+
+
+def test_what_is_not_finite_is_none_in_the_file_and_a_gap_in_the_pictures(trained, tmp_path):
+    record = read_record(Path(trained[0].work_dir))
+    record['series'] = {'test accuracy': [[1, 2, 3], [50.0, math.nan, math.inf]]}
+    record['layers'] = {'flip rate': {'conv': [0.5, math.nan]}}
+    write_report(tmp_path, record)
+    text = (tmp_path / 'report.json').read_text()
+    assert 'NaN' not in text and 'Infinity' not in text
+    again = read_record(tmp_path)
+    assert again['series'] == {'test accuracy': [[1, 2, 3], [50.0, None, None]]}
+    assert again['layers'] == {'flip rate': {'conv': [0.5, None]}}
+    write_report(tmp_path, again)
+
+
+def test_every_rate_has_a_line_with_its_own_values(trained):
+    wrapper = OptimWrapperDict(
+        **{
+            name: OptimWrapper(torch.optim.SGD([{'params': [torch.ones(1)], 'lr': lr} for lr in rates], lr=1.0))
+            for name, rates in (('sgd', [0.1]), ('latent', [1.0, 0.5]))
+        }
+    )
+    found = rates_of(wrapper)
+    assert found == {
+        'learning rate of sgd': 0.1,
+        'learning rate of latent, group 0': 1.0,
+        'learning rate of latent, group 1': 0.5,
+    }
+    assert rates_of(OptimWrapper(torch.optim.SGD([torch.ones(1)], lr=0.3))) == {'learning rate': 0.3}
+    record = read_record(Path(trained[0].work_dir))
+    record['series'] = {name: [[1, 2], [rate, rate / 2]] for name, rate in found.items()}
+    lines = draw_run(record)['rates'].axes[0].lines
+    assert {line.get_label(): list(line.get_ydata()) for line in lines} == {
+        name: [rate, rate / 2] for name, rate in found.items()
+    }
+
+
+def test_every_picture_has_a_caption(trained):
+    record = read_record(Path(trained[0].work_dir))
+    assert {*draw_run(record)} <= {*CAPTIONS}
+    page = (Path(trained[0].work_dir) / 'report.html').read_text()
+    assert page.count('<figcaption>') == page.count('<img') == len(draw_run(record))
 
 
 def test_more_runs_than_colours(trained):
     record = read_record(Path(trained[0].work_dir))
-    assert 'first 7 of 9 runs' in compare_runs([{**record, 'name': str(run)} for run in range(9)])
+    assert 'first 7 of 9 runs' in compare_runs({str(run): record for run in range(9)})
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on this machine: apt-get install chromium')
@@ -244,20 +316,20 @@ def test_the_hook_costs_a_step_nothing(trained):
     hook.before_train_iter(runner, 0)
     assert not hook._watches
     hook.before_train_iter(runner, len(runner.train_dataloader) - 1)
-    assert len(hook._watches) == len(get_masks(network_of(runner.model)))
+    assert len(hook._watches) == len(get_masks(runner.network))
     hook.after_train_iter(runner, len(runner.train_dataloader) - 1)
-    weight = next(p for n, p in network_of(runner.model).named_parameters() if n == 'conv1.weight')
+    weight = next(p for n, p in runner.network.named_parameters() if n == 'conv1.weight')
     assert not hook._watches
     assert not torch.is_tensor(weight._post_accumulate_grad_hooks) and not weight._post_accumulate_grad_hooks
 
 
 def test_a_run_resumed_within_an_epoch_has_all_flips_of_the_epoch(tmp_path):
     each_step = dict(checkpoint=dict(by_epoch=False, interval=1, max_keep_ckpts=-1, save_best=None))
-    RUNNERS.build(tiny_run(tmp_path / 'whole', report=True, default_hooks=each_step)).train()
+    RUNNERS.build(small_config(tmp_path / 'whole', digits=True, report=True, default_hooks=each_step)).train()
     folder = tmp_path / 'resumed'
     folder.mkdir()
     shutil.copy(tmp_path / 'whole' / 'iter_6.pth', folder)  # of eight, four to an epoch
-    RUNNERS.build(tiny_run(folder, report=True, resume=True, default_hooks=each_step)).train()
+    RUNNERS.build(small_config(folder, digits=True, report=True, resume=True, default_hooks=each_step)).train()
     whole, resumed = read_record(tmp_path / 'whole'), read_record(folder)
     assert resumed['layers'] == whole['layers']
     assert resumed['series'] == whole['series']

@@ -12,8 +12,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # when this file is the script
 
-from pab.hooks.parts import network_of, sign_optimizers_of
-from pab.hooks.prune import hash_masks
+from pab.hooks.method.pruning import hash_masks
 from pab.pruners import get_masks
 from pab.registry import HOOKS, RUNNERS
 from tests import small_run
@@ -27,7 +26,7 @@ class EvalLayersHook(Hook):
     """Train with batch norm and dropout in evaluation mode, so that a step depends on its images only."""
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        for module in network_of(runner.model).modules():
+        for module in runner.network.modules():
             if isinstance(module, (nn.BatchNorm2d, nn.Dropout)):
                 module.eval()
 
@@ -57,9 +56,9 @@ def train(cfg: Config) -> dict:
 
 def summary(runner: Any) -> dict:
     """The final state of a process: tensors, and hashes of them."""
-    network = network_of(runner.model)
+    network = runner.network
     flips = runner.message_hub.log_scalars['flips/step'].data[0].tolist()
-    averages = [state['moving_average'] for bop in sign_optimizers_of(runner) for state in bop.state.values()]
+    averages = [state['moving_average'] for bop in runner.sign_optimizers for state in bop.state.values()]
     parameters = {name: param.detach().clone() for name, param in network.named_parameters()}
     return {
         'parameters': parameters,
@@ -87,8 +86,16 @@ def _hash(tensors) -> str:
     return digest.hexdigest()
 
 
-def act(launched: Config, folder: Path) -> None:
-    """Train four runs in turn, let a fifth fail, and leave a file of what each ended in.
+RUNS = {
+    'whole': config,
+    'compressed': lambda folder, name: config(folder, name, custom_hooks=[dict(type='GradientCompressionHook')]),
+    'split': lambda folder, name: plain_config(folder, name, batch_size=4),
+    'split_psg': lambda folder, name: plain_config(folder, name, batch_size=4, psg=True),
+}
+
+
+def train_each(launched: Config, folder: Path) -> None:
+    """Train :data:`RUNS` in turn in two processes; ``rank<N>.pth`` has the summary of each, and the files written.
 
     Args:
         launched: what a config needs so that the processes find each other.
@@ -101,27 +108,23 @@ def act(launched: Config, folder: Path) -> None:
             written.append(str(args[0]))
 
     sys.addaudithook(watch)
-    rank, ranks, result = torch.distributed.get_rank(), torch.distributed.get_world_size(), {}
-    runs = {
-        'whole': config(folder, 'whole'),
-        'compressed': config(folder, 'compressed', custom_hooks=[dict(type='GradientCompressionHook')]),
-        'split': plain_config(folder, 'split', 8 // ranks),
-        'split_psg': plain_config(folder, 'split_psg', 8 // ranks, psg=True),
-    }
-    for name, cfg in runs.items():
+    result: dict[str, Any] = {}
+    for name, make in RUNS.items():
+        cfg = make(folder, name)
         cfg.merge_from_dict(launched)
         result[name] = train(cfg)
-    bad = config(
-        folder, 'bad', default_hooks__prune__pruner__type='SNIP', default_hooks__prune__data=dict(num_samples=10**6)
-    )
-    bad.merge_from_dict(launched)
-    try:
-        RUNNERS.build(bad).train()
-    except ValueError as error:
-        result['error'] = str(error)
-    torch.distributed.barrier()  # nobody leaves while another may still be told of the error
     result['written'] = [path for path in written if Path(path).is_relative_to(folder)]
-    torch.save(result, folder / f'rank{rank}.pth')
+    torch.save(result, folder / f'rank{torch.distributed.get_rank()}.pth')
+
+
+def prune_with_too_many_images(cfg: Config) -> str:
+    """Train; return the text of the ValueError that this raises."""
+    try:
+        RUNNERS.build(cfg).train()
+    except ValueError as error:
+        torch.distributed.barrier()  # nobody leaves while another may still be told of the error
+        return str(error)
+    return 'nothing was refused'
 
 
 def act_in_part(cfg: Config, accident: bool) -> None:

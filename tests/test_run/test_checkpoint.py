@@ -15,10 +15,10 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import nn
 
+from pab.hooks.method.prune_to_file import prune_to_file
 from pab.pruners import apply_masks_, register_masks_
 from pab.registry import RUNNERS
 from pab.run.checkpoint import UnusableCheckpoint, check_fits, history_from_plain, load_safely, to_plain
-from pab.run.pruned import prune_to_file
 from pab.run.work_dir import find_newest
 from tests.small_run import run_in_child, small_config, train
 

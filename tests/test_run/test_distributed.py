@@ -11,9 +11,8 @@ from pab.registry import RUNNERS
 from tests.launching import ROOT, launch
 from tests.small_run import run_ranks
 from tests.test_run import distributed_job
-from tests.test_run.distributed_job import VALIDATION, config, plain_config
+from tests.test_run.distributed_job import RUNS, VALIDATION, config, plain_config
 
-RUNS = ('whole', 'compressed', 'split', 'split_psg')
 ACCIDENT = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
@@ -37,7 +36,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope='module')
 def ranks(folder):
     """What each process of the job ended in."""
-    assert run_ranks(2, distributed_job.act, Config(), folder) == [(0, None)] * 2
+    assert run_ranks(2, distributed_job.train_each, Config(), folder) == [(0, None)] * 2
     return [torch.load(folder / f'rank{rank}.pth') for rank in range(2)]
 
 
@@ -73,9 +72,13 @@ def test_only_the_first_process_writes(ranks):
     assert any(path.endswith('.log') for path in ranks[0]['written'])
 
 
-def test_an_error_while_the_first_process_scores_is_raised_in_all(ranks):
-    assert 'data.num_samples must not exceed the training set, 76' in ranks[0]['error']
-    assert ranks[0]['error'] == ranks[1]['error']
+def test_an_error_while_the_first_process_scores_is_raised_in_all(tmp_path):
+    images = dict(default_hooks__prune__pruner__type='SNIP', default_hooks__prune__data=dict(num_samples=10**6))
+    (_, first), (_, second) = run_ranks(
+        2, distributed_job.prune_with_too_many_images, config(tmp_path, 'bad', **images)
+    )
+    assert 'data.num_samples must not exceed the training set, 76' in first
+    assert first == second
 
 
 def test_two_processes_with_half_the_batch_equal_one_with_all_of_it(ranks, tmp_path):

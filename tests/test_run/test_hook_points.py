@@ -6,6 +6,7 @@ import mmengine.hooks
 import pytest
 from mmengine.hooks import Hook
 
+import pab.contrib.gradient_compression
 import pab.hooks
 import pab.run
 from pab.run.hook_points import HOOK_POINTS, RunHook, check_hook
@@ -55,7 +56,7 @@ def test_points_of_ones_own(runner, monkeypatch):
 
 
 def test_no_hook_of_mmengine_or_of_pab_is_refused():
-    modules = mmengine.hooks, pab.hooks, pab.run
+    modules = mmengine.hooks, pab.hooks, pab.run, pab.contrib.gradient_compression
     classes = {c for module in modules for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, Hook)}
     assert len(classes) > 25
     for cls in classes:

@@ -7,9 +7,10 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
+from pab.contrib.gradient_compression import GradientCompressionHook
 from pab.pruners import Pruner
 from pab.registry import RUNNERS
-from pab.run import GradientCompressionHook, check_config
+from pab.run import check_config
 from pab.run.distributed import process_group
 from tests.small_run import CONFIGS, small_config
 

@@ -47,14 +47,14 @@ def test_the_newest_was_written_last_whatever_its_name_date_and_step(tmp_path):
     newest = save(a_run_at(69, 3, written=70), tmp_path / 'interrupted.pth')
     os.utime(newest, (0, 0))
     (tmp_path / 'last_checkpoint').write_text('/somewhere/else/epoch_2.pth')
-    assert find_newest([tmp_path, tmp_path / 'none'], said.append) == newest
+    assert find_newest([tmp_path, tmp_path / 'none'], said.append).path == newest
     assert said == []
 
 
 def test_files_without_a_time_are_ordered_by_their_steps(tmp_path):
     save(a_run_at(24, 2), tmp_path / 'interrupted.pth')
     newest = save(a_run_at(30, 3), tmp_path / 'epoch_3.pth')
-    assert find_newest([tmp_path], lambda _: None) == newest
+    assert find_newest([tmp_path], lambda _: None).path == newest
 
 
 def test_what_is_passed_over_is_named(tmp_path):
@@ -65,19 +65,19 @@ def test_what_is_passed_over_is_named(tmp_path):
     (tmp_path / 'epoch_3.pth').touch()
     flip_bits(save(a_run_at(40, 4, more=torch.ones(64)), tmp_path / 'epoch_4.pth'))
     save(a_run_at(41, 4, state_dict={'conv.weight': torch.tensor([1.0, float('nan')])}), tmp_path / 'interrupted.pth')
-    average = {'bop': {'state': {0: {'moving_average': torch.tensor(float('inf'))}}}}
+    average = {'signs': {'state': {0: {'moving_average': torch.tensor(float('inf'))}}}}
     save(a_run_at(42, 4, optimizer=average), tmp_path / 'iter_42.pth')
     save(a_run_at(50, 5), tmp_path / 'diverged_iter_50.pth')
     save({'conv1.weight': torch.ones(3)}, tmp_path / 'resnet.pth')
     save([1, 2], tmp_path / 'list.pth')
     (tmp_path / 'teacher.pth').write_text('of another program')
-    assert find_newest([tmp_path], said.append) == good
+    assert find_newest([tmp_path], said.append).path == good
     words = {
         'epoch_2.pth': 'truncated',
         'epoch_3.pth': 'empty',
         'epoch_4.pth': 'checksum',
         'interrupted.pth': 'cannot be resumed: state_dict.conv.weight is not finite',
-        'iter_42.pth': 'cannot be resumed: optimizer.bop.state.0.moving_average is not finite',
+        'iter_42.pth': 'cannot be resumed: optimizer.signs.state.0.moving_average is not finite',
         'diverged_iter_50.pth': 'no longer finite',
         'resnet.pth': 'no checkpoint to resume a run from, it has no meta',
         'list.pth': 'no checkpoint to resume a run from',
@@ -92,7 +92,7 @@ def test_buffers_may_hold_infinities(tmp_path):
     model = nn.Module()
     model.register_buffer('causal_mask', torch.tensor(float('-inf')))
     path = save(a_run_at(3, state_dict=model.state_dict()), tmp_path / 'iter_3.pth')
-    assert find_newest([tmp_path], lambda _: None, model) == path
+    assert find_newest([tmp_path], lambda _: None, model).path == path
     with pytest.raises(UnusableCheckpoint, match=r'iter_3.pth is damaged or not finite'):
         find_newest([tmp_path], lambda _: None)
 
@@ -111,13 +111,13 @@ def start(folder, resume=False, load_from=None, overwrite=False):
     runner = SimpleNamespace(
         work_dir=str(folder),
         hooks=[],
-        model=nn.Linear(1, 1),
+        bare_model=nn.Linear(1, 1),
         logger=logging.getLogger('test'),
         cfg=dict(overwrite=overwrite),
-        _resume=resume,
-        _load_from=load_from and str(load_from),
+        resumes=resume,
+        start_file=load_from and str(load_from),
     )
-    chosen, removed = choose_start(runner)
+    chosen, _, removed = choose_start(runner)
     return chosen and os.path.relpath(chosen, folder), sorted(path.name for path in removed)
 
 

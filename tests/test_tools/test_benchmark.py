@@ -78,6 +78,24 @@ def test_wrong_arguments(benchmark, args, message):
     assert message in printed
 
 
+def test_results_have_a_place_before_anything_is_measured(benchmark, tmp_path):
+    """A folder that is missing is made; a file that is there is kept unless --force is given."""
+    file, folder = tmp_path / 'kept.json', tmp_path / 'new' / 'folder'
+    file.write_text('mine')
+    for target, message in (
+        (file, 'kept.json is there; choose another file, or pass --force'),
+        (tmp_path, 'is there; choose another file\n'),
+        (file / 'below.json', 'below.json cannot be written: '),
+    ):
+        printed, status = benchmark('sparse', '--json', target)
+        assert (status, message in printed, 'measuring' in printed) == (2, True, False)
+    assert file.read_text() == 'mine'
+    assert benchmark('sparse', '--json', file, '--force')[1] == 0
+    assert benchmark('sparse', '--json', folder / 'result.json')[1] == 0
+    for written in (file, folder / 'result.json'):
+        assert json.loads(written.read_text())['rows'] == []
+
+
 def test_ratios_are_medians_of_pairs(benchmarks):
     timing = benchmarks['timing']
     seconds = {'a': [2.0, 9.0, 4.0, 4.0, 6.0], 'b': [1.0, 3.0, 4.0, 2.0, 2.0]}  # ratios 2 3 1 2 3

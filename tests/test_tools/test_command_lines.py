@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from pab import sparse
+from pab.contrib import sparse
 from pab.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def test_prune_to_a_file_train_from_it_resume_with_changes_and_test(tool, tmp_pa
     assert masks
     assert all(torch.equal(trained['state_dict'][name], mask) for name, mask in masks.items())
 
-    more = ['train_cfg.max_epochs=2', 'optim_wrapper.optimizers.bop.threshold=1e-5']
+    more = ['train_cfg.max_epochs=2', 'optim_wrapper.optimizers.signs.threshold=1e-5']
     resumed = act('train.py', '--work-dir', folder, '--seed', 3, '--amp', '--resume', '--allow-changes', options=more)
     assert 'Resumed with other settings, as allowed' in resumed
     tested = act('test.py', folder / 'epoch_2.pth', '--work-dir', tmp_path / 'test')

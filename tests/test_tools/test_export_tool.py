@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from PIL import Image
 
 from pab.models import CIFARResNet, ImagePreprocessor, initialize_
 from pab.pruners import Rand, apply_masks_
@@ -76,6 +77,34 @@ def test_tool_on_real_images(tool, checkpoint, cifar10_root, monkeypatch):
     assert 'exists; choose another file, or pass --force' in tool(file, out, *options)[1]
     assert out.read_bytes() == before
     assert tool(file, out, '--force', *options)[1] == 0
+
+
+def test_classes_are_those_of_the_checkpoint(tool, checkpoint, tmp_path):
+    file, _ = checkpoint
+    for name in 'abde':  # the test set has nothing of c
+        (tmp_path / 'val' / name).mkdir(parents=True)
+        Image.new('RGB', (32, 32)).save(tmp_path / 'val' / name / '1.png')
+    cfg = Config.fromfile(R20)
+    cfg.model.network.update(depth=8, width=4)
+    cfg.test_dataloader.dataset = dict(type='ImageFolder', split='val', data_root=str(tmp_path), size=32, resize=32)
+    cfg.dump(tmp_path / 'config.py')
+    content = torch.load(file)
+    options = ('--config', tmp_path / 'config.py', '--format', 'onnx')
+
+    def export(name, classes):
+        content['meta'] = {'dataset_meta': {'classes': classes}}
+        torch.save(content, file)
+        return tool(file, tmp_path / name, *options)
+
+    printed, status = export('all.onnx', tuple('abcdefghij'))
+    assert status == 0, status
+    told = ort.InferenceSession(str(tmp_path / 'all.onnx')).get_modelmeta().custom_metadata_map
+    assert json.loads(told['classes']) == list('abcdefghij')
+    assert 'by 4 images of ImageFolder' in printed
+    assert (
+        'error: test_dataloader: has classes that the network does not have:'
+        in export('no.onnx', tuple('ABCDEFGHIJ'))[1]
+    )
 
 
 def test_tool_without_the_data_takes_random_images(tool, checkpoint, tmp_path, monkeypatch):

@@ -61,8 +61,8 @@ def test_the_recipe_trains_resumes_and_evaluates(photographs, tmp_path):
     assert resumed['pruning']['masks_sha256'] == whole['pruning']['masks_sha256']
     for name, value in whole['state_dict'].items():
         assert torch.equal(value, resumed['state_dict'][name]), name
-    for index, state in whole['optimizer']['bop']['state'].items():
-        assert torch.equal(state['moving_average'], resumed['optimizer']['bop']['state'][index]['moving_average'])
+    for index, state in whole['optimizer']['signs']['state'].items():
+        assert torch.equal(state['moving_average'], resumed['optimizer']['signs']['state'][index]['moving_average'])
 
     evaluated = job('dist_test.sh', CONFIG, last, 2)
     entropies = [

@@ -1,13 +1,18 @@
 """The examples of the README and of docs/, run as they stand there."""
 
+import contextlib
+import io
 import os
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+
+from tests.small_run import run_in_child
 
 ROOT = Path(__file__).parents[2]
 PAGES = {path.name: path.read_text() for path in (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')))}
@@ -18,12 +23,18 @@ def block_after(page: str, text: str) -> str:
     return re.search(r'```\w+\n(.*?)```', PAGES[page][PAGES[page].index(text) :], re.DOTALL).group(1)
 
 
+RESNET = 'layer3.0.conv2.weight'
+
+
 @pytest.mark.parametrize(
     ('page', 'name', 'printed'),
     [
-        ('README.md', 'scaled_mag', 'ScaledMag, shot 1 of 1: density 0.3'),
-        ('method.md', 'sign_gradient', 'SynFlow, shot 1 of 1'),
-        ('method.md', 'bop_with_reset', '; adaptivity rate 0.01'),
+        ('README.md', 'scaled_mag', ['ScaledMag, shot 1 of 1: density 0.3', RESNET]),
+        ('method.md', 'sign_gradient', ['SynFlow, shot 1 of 1', RESNET]),
+        ('method.md', 'bop_with_reset', ['; adaptivity rate 0.01', RESNET]),
+        ('method.md', 'two_stages', [r'conv1.weight  +\d+ +18 ', r'conv2.weight  +\d+ +72 ', r'all +27 +90 +0\.3000']),
+        ('method.md', 'bars', [r'Epoch\(train\) +\[1\]\[1/1\]', RESNET]),
+        ('method.md', 'positive_share', [r'Epoch 1: \d\d\.\d% of the kept weights are positive', RESNET]),
     ],
 )
 def test_a_part_in_a_file_of_ones_own(tmp_path, page, name, printed):
@@ -33,19 +44,35 @@ def test_a_part_in_a_file_of_ones_own(tmp_path, page, name, printed):
     for file in (f'mine/{name}.py', f'mine/quickstart_{name}.py'):
         (tmp_path / file).write_text(block_after(page, f'`{file}`:'))
     options = ['train_cfg.max_epochs=1', 'model.network.width=2', 'train_dataloader.dataset.num_samples=64']
-    run = subprocess.run(
-        [sys.executable, ROOT / 'tools' / 'train.py', f'mine/quickstart_{name}.py', '--cfg-options', *options],
-        cwd=tmp_path,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr
-    for part in (printed, 'layer3.0.conv2.weight', 'signs flipped', 'Trained 1 epochs'):
-        assert part in run.stdout + run.stderr
-    assert 'Exp name' not in run.stdout + run.stderr
-    assert (tmp_path / 'work_dirs' / f'quickstart_{name}' / 'report.html').exists()
+    options += ['default_hooks.logger.interval=1']
+    reported = name in ('scaled_mag', 'bop_with_reset')  # a report takes seconds
+    options += [] if reported else ['default_hooks.report=None']
+    status, text = run_in_child(_train, tmp_path, [f'mine/quickstart_{name}.py', '--cfg-options', *options])
+    assert status == 0, text
+    for part in (*printed, 'signs flipped', *['Trained 1 epochs'] * reported):
+        assert re.search(part, text), f'{part} is not in\n{text}'
+    assert 'Exp name' not in text
+    folder = tmp_path / 'work_dirs' / f'quickstart_{name}'
+    assert (folder / 'epoch_1.pth').exists()
+    assert (folder / 'report.html').exists() == reported
+
+
+def test_photographs_of_ones_own(tmp_path):
+    for split in ('train', 'val'):
+        for label, name in enumerate(('ant', 'bee', 'cat')):
+            (tmp_path / 'photos' / split / name).mkdir(parents=True)
+            for number in range(2):
+                Image.new('RGB', (80, 70), (80 * label, 0, 0)).save(tmp_path / f'photos/{split}/{name}/{number}.jpg')
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+    (tmp_path / 'mine/photos.py').write_text(block_after('own_data.md', '`mine/photos.py`:'))
+    loaders = [
+        f'{part}_dataloader.{key}' for part in ('train', 'val') for key in ('num_workers=0', 'persistent_workers=False')
+    ]
+    options = ['train_cfg.max_epochs=1', 'default_hooks.prune.pruner.rounds=1', 'default_hooks.report=None', *loaders]
+    status, text = run_in_child(_train, tmp_path, ['mine/photos.py', '--cfg-options', *options])
+    assert status == 0, text
+    assert 'Epoch(val) [1][1/1]' in text
 
 
 def test_without_configs():
@@ -61,7 +88,16 @@ def test_without_configs():
     assert int(scope['bop'].last_flips) > 0
 
 
+def _train(folder, arguments):
+    """Run the tool in a folder, in this process, and return what it printed."""
+    os.chdir(folder)
+    sys.argv, printed = ['train.py', *arguments], io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        runpy.run_path(str(ROOT / 'tools' / 'train.py'), run_name='__main__')
+    return printed.getvalue()
+
+
 @pytest.mark.parametrize('page', PAGES)
 def test_every_file_it_names_is_there(page):
-    named = set(re.findall(r'(?<!mine/)(?:configs|tools|docs|tests)/[\w/.-]+\.(?:py|sh|png|md)', PAGES[page]))
+    named = set(re.findall(r'(?<!mine/)(?:configs|examples|tools|docs|tests)/[\w/.-]+\.(?:py|sh|png|md)', PAGES[page]))
     assert [path for path in named if not (ROOT / path).exists()] == []

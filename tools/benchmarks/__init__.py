@@ -1,1 +1,1 @@
-"""The measures of ``tools/benchmark.py``, one a file, and what they are compared with."""
+"""The measures of ``tools/benchmark.py``, one a file, and their baseline."""

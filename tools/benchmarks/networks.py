@@ -152,8 +152,8 @@ def two_optimizers(bop_class: type) -> Callable[[nn.Module], list[torch.optim.Op
     """A function of a network that gives its convolutions to a Bop and the rest to SGD."""
 
     def make(network: nn.Module) -> list[torch.optim.Optimizer]:
-        owners = assign_owners(network, dict(bop=['Conv2d.weight'], sgd='rest'))
-        bop = bop_class(owners['bop'].values(), adaptivity_rate=1e-3, threshold=1e-6)
+        owners = assign_owners(network, dict(signs=['Conv2d.weight'], sgd='rest'))
+        bop = bop_class(owners['signs'].values(), adaptivity_rate=1e-3, threshold=1e-6)
         return [bop, sgd(owners['sgd'].values())]
 
     return make

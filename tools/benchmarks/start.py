@@ -1,4 +1,4 @@
-"""Imports, and what passes from the start of tools/train.py to its first step."""
+"""Imports in a new process, and the time of tools/train.py to its first step."""
 
 import os
 import subprocess

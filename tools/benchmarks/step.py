@@ -108,7 +108,7 @@ def _memory(case: Case, settings: Settings) -> list[Row]:
 
 
 def _extras(case: Case, settings: Settings) -> list[Row]:
-    """What masks, their hooks and the counting of flips add to a step."""
+    """A step with masks, their hooks and the counting of flips, beside one without."""
     masked_network = make_network(case)
     generator = torch.Generator().manual_seed(1)
     convs = [name for name, p in masked_network.named_parameters() if p.dim() == 4]

@@ -13,7 +13,7 @@ import torch
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line says about every measure."""
+    """Settings of the command line that all measures share."""
 
     device: str = 'cpu'
     repeats: int = 15
@@ -55,7 +55,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the requirement is met; None where there is none."""
+        """True if the requirement is met, False if it is missed, None without a requirement."""
         value = self.median if self.peer is None else self.ratio
         return None if self.required is None or value is None else value <= self.required
 

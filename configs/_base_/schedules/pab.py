@@ -8,7 +8,7 @@ test_cfg = dict()
 optim_wrapper = dict(
     constructor='OwnershipConstructor',
     optimizers=dict(
-        bop=dict(type='Bop', owns=['Conv2d.weight'], adaptivity_rate=1e-3, threshold=1e-6),
+        signs=dict(type='Bop', owns=['Conv2d.weight'], adaptivity_rate=1e-3, threshold=1e-6),
         sgd=dict(type='SGD', owns='rest', lr=0.1, momentum=0.9),
     ),
 )

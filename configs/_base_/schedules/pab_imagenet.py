@@ -3,7 +3,7 @@ _base_ = ['./pab.py']
 
 train_cfg = dict(max_epochs=100)
 optim_wrapper = dict(optimizers=dict(sgd=dict(weight_decay=1e-4)))
-param_scheduler = dict(bop=[], sgd=[dict(type='StepLR', step_size=30, gamma=0.1)])
+param_scheduler = dict(signs=[], sgd=[dict(type='StepLR', step_size=30, gamma=0.1)])
 # lr 0.1 belongs to a batch of 256 in total, over all GPUs; it is scaled for another
 auto_scale_lr = dict(enable=True, base_batch_size=256)
 

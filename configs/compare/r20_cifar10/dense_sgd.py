@@ -1,3 +1,0 @@
-_base_ = ['./synflow_sgd.py']
-
-default_hooks = dict(prune=None)

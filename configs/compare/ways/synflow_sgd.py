@@ -1,0 +1,2 @@
+# All ways share a budget, a file in budgets/ that PAB_BUDGET names; by default the full recipe.
+_base_ = ['../budgets/{{$PAB_BUDGET:r18_cifar10}}.py']

@@ -1,0 +1,17 @@
+_base_ = ['./bop.py']
+
+model = dict(converter=None)
+optim_wrapper = dict(
+    optimizers=dict(
+        signs=dict(
+            _delete_=True,
+            type='TopFlips',
+            owns=['Conv2d.weight'],
+            flip_share=3e-3,
+            adaptivity_rate={{_base_._top_flips_rate}},
+        )
+    )
+)
+param_scheduler = dict(
+    signs=[dict(type='CosineAnnealingParamScheduler', param_name='flip_share', convert_to_iter_based=True)],
+)

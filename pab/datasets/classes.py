@@ -1,0 +1,85 @@
+"""Classes are known by their names: data sets that go together number them alike, or are refused."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SHOWN = 5  # names in a message
+
+
+class NamedClasses:
+    """Part of a data set whose ``labels`` (N,) are positions in ``metainfo['classes']``, negative ones no class."""
+
+    labels: Tensor
+    metainfo: dict[str, Any]
+
+    def number_classes(self, classes: Sequence[str]) -> None:
+        """Number the classes as ``classes`` does, which has each of their names and may have more."""
+        table = torch.tensor([classes.index(name) for name in self.metainfo['classes']], device=self.labels.device)
+        self.labels = torch.where(self.labels < 0, self.labels, table[self.labels.clamp(min=0)])
+        self.metainfo['classes'] = tuple(classes)  # in the dict, which evaluators share
+
+
+def check_class_names(owner: str, classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of two or more classes; ValueError naming ``owner`` for a string, one class, or equal names."""
+    names = (classes,) if isinstance(classes, str) else tuple(classes)
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in names):
+        hint = f'; a tuple of one name is written ({classes!r},)' if isinstance(classes, str) else ''
+        raise ValueError(f'{owner}: classes must be a list of names, got {classes!r}{hint}')
+    if len(names) < 2:
+        raise ValueError(f'{owner}: a classifier needs two classes or more, got {_listed(names)}')
+    if len(set(names)) < len(names):
+        raise ValueError(f'{owner}: classes must have different names, got {_listed(names)}')
+    return names
+
+
+def class_names(dataset: Any) -> tuple[str, ...] | None:
+    """Return the names of a data set's classes, in the order of its labels; None where it has none."""
+    names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    return None if names is None else tuple(names)
+
+
+def classes_in(checkpoint: dict[str, Any]) -> tuple[str, ...] | None:
+    """Return the classes that a run wrote into its checkpoint; None where it did not."""
+    return tuple(((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes') or ()) or None
+
+
+def number_classes_(dataset: Any, classes: Sequence[str], who: str, whose: str) -> None:
+    """Number the classes of a data set by their names in ``classes``, which may have more.
+
+    Args:
+        dataset: with ``metainfo['classes']``; one without is left alone. Labels change only where numbers differ.
+        classes: the names, in the order of the network's outputs.
+        who, whose: what the data set and the owner of ``classes`` are, for messages.
+
+    Raises:
+        ValueError: the data set has a class that is not in ``classes``, or numbers them otherwise and has no
+            ``number_classes`` as :class:`NamedClasses` does.
+    """
+    own, classes = class_names(dataset), tuple(classes)
+    if own is None or own == classes:
+        return
+    if not set(own) <= set(classes):
+        raise ValueError(f'{who}: has classes that {whose} does not have: {difference(own, classes, who, whose)}')
+    if not hasattr(dataset, 'number_classes'):
+        raise ValueError(
+            f'{who}: {type(dataset).__name__} numbers its classes otherwise than {whose} ({_listed(own)} against '
+            f'{_listed(classes)}), and has no number_classes(classes) to change it; give both the same list'
+        )
+    dataset.number_classes(classes)
+
+
+def difference(own: Sequence[str], other: Sequence[str], who: str, whose: str) -> str:
+    """Say which names of two lists of classes are only in one of them."""
+    sides = ((own, other, who), (other, own, whose))
+    return '; '.join(
+        f'only in {name} ({len(here)} classes): {_listed([c for c in here if c not in set(there)])}'
+        for here, there, name in sides
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f', ... ({len(names)} in all)' if len(names) > SHOWN else ''
+    return (', '.join(map(str, names[:SHOWN])) or 'none') + more

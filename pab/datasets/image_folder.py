@@ -1,0 +1,199 @@
+"""Photographs of one's own, and ImageNet: a folder with one folder of images for each class."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms import v2
+
+from ..checks import known_choice
+from ..registry import DATASETS
+from .classes import NamedClasses, check_class_names, difference
+from .common import data_folder, missing_data, subset
+from .decode import UnreadableImageError, decode_rgb
+
+IGNORED_LABEL = -100  # cross-entropy and Accuracy leave it out
+
+
+@DATASETS.register_module()
+class ImageFolder(NamedClasses, Dataset):
+    """Photographs in ``data_root/folder/split/<class>/<file>``; docs/own_data.md shows a config.
+
+    An item is ``dict(images=(3, size, size) uint8, labels=int)``; ImagePreprocessor normalises on the device. Files are
+    those with an image's extension, at any depth. Files and folders whose names begin with a dot are no data, and a
+    folder that links lead to again is read once.
+
+    A label is the position of the folder's name in ``metainfo['classes']``: the names in alphabetical order, or
+    ``classes``. A run gives the data it validates and tests with the classes that its network was trained with.
+
+    A file that cannot be read is named in the log once and listed in ``unreadable``; when training, the next readable
+    file in order stands in for it (nearly always of the same class); otherwise its image is black and its label -100,
+    so that the accuracy leaves it out. The random numbers of an item come from the seed that its index carries
+    (EpochSampler), else from torch's default generator.
+
+    Args:
+        split: 'train' (random crop and flip), 'val' or 'test' (centre crop).
+        data_root: by default the environment variable ``PAB_DATA``, else ``data``.
+        folder: below ``data_root``; '' when ``data_root`` itself holds the splits; None is the default of the class.
+        size: pixels of a side of the crop.
+        resize: pixels of the shorter side before the centre crop; at least ``size``.
+        scale, ratio: ranges of the random crop's share of the image, and of its width / height.
+        max_unreadable: share of files that may be unreadable, in [0, 1]; ten always may.
+        classes: two or more names in the order of the labels, where folders alone do not say them: a class may be
+            without a folder, but not a folder without a class.
+        indices, num_samples, sample_seed: choose samples, see :func:`subset`.
+
+    Raises:
+        FileNotFoundError, ValueError: no such folder; one class or none, one without images, or one that ``classes``
+            does not have; a setting out of range.
+        RuntimeError: (from an item) more files are unreadable than may be.
+    """
+
+    splits = ('train', 'val', 'test')
+    default_folder = ''
+
+    def __init__(
+        self,
+        split: str = 'train',
+        data_root: str | Path | None = None,
+        *,
+        folder: str | None = None,
+        size: int = 224,
+        resize: int = 256,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        max_unreadable: float = 0.01,
+        classes: Sequence[str] | None = None,
+        indices: Sequence[int] | None = None,
+        num_samples: int | None = None,
+        sample_seed: int | None = None,
+    ):
+        self._name = type(self).__name__
+        known_choice(self._name, 'split', split, self.splits)
+        if not 1 <= size <= resize:
+            raise ValueError(f'{self._name}: needs 1 <= size <= resize, got size={size!r}, resize={resize!r}')
+        for name, (low, high), limit in (('scale', scale, 1), ('ratio', ratio, float('inf'))):
+            if not 0 < low <= high <= limit:
+                raise ValueError(f'{self._name}: {name} needs 0 < low <= high <= {limit}, got {low, high}')
+        if not 0 <= max_unreadable <= 1:
+            raise ValueError(f'{self._name}: max_unreadable is a share of the files in [0, 1], got {max_unreadable!r}')
+        if classes is not None:
+            classes = check_class_names(self._name, classes)
+        self.training, self.size = split == 'train', size
+        random = [v2.RandomResizedCrop(size, scale, ratio), v2.RandomHorizontalFlip()]
+        self.transform = v2.Compose(random if self.training else [v2.Resize(resize), v2.CenterCrop(size)])
+        self.root = data_folder(data_root) / (self.default_folder if folder is None else folder) / split
+        if not self.root.is_dir():
+            raise missing_data(self._name, self.root, 'make it with one folder of images for each class')
+        files = self._find(classes)
+        self.metainfo = {'classes': classes or tuple(files)}
+        numbers = torch.tensor([self.metainfo['classes'].index(name) for name in files])
+        labels = numbers.repeat_interleave(torch.tensor([len(paths) for paths in files.values()]))
+        kept = subset(self._name, len(labels), indices, num_samples, sample_seed)
+        # arrays, not lists: workers share their memory, while counting references to a million strings would copy it
+        self._paths = np.array([os.fsencode(path) for paths in files.values() for path in paths])[kept]
+        self.labels = labels[kept]
+        # a ceiling also for small folders: a handful of bad files is no reason to stop
+        self._max_unreadable = min(max(10, int(max_unreadable * len(self))), len(self) - 1)
+        self._unreadable = torch.zeros(len(self), dtype=torch.bool).share_memory_()  # workers write to it
+
+    def _find(self, classes: tuple[str, ...] | None) -> dict[str, list[str]]:
+        """Class -> paths of its files from the root, both in alphabetical order."""
+        folders = sorted(e.name for e in os.scandir(self.root) if e.is_dir() and not e.name.startswith('.'))
+        above = {self.root.resolve(), *self.root.resolve().parents}
+        files = {name: _images(self.root, name) for name in folders if (self.root / name).resolve() not in above}
+        rule = f'{self._name}: {self.root} needs one folder of images for each class'
+        if not files:
+            raise ValueError(f'{rule}; there is no class folder in it')
+        if empty := [name for name, paths in files.items() if not paths]:
+            raise ValueError(f'{rule}; there is no image in {", ".join(empty)} ({", ".join(IMG_EXTENSIONS)})')
+        if classes is None and len(files) == 1:
+            raise ValueError(f'{rule}, and two classes or more, got {folders[0]} alone; name all of them by classes')
+        if classes is not None and not set(files) <= set(classes):
+            told = difference(list(files), classes, 'the folder', 'classes')
+            raise ValueError(f'{self._name}: {self.root} has classes that are not in classes; {told}')
+        return files
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, index: int) -> Path:
+        return self.root / os.fsdecode(self._paths[index])
+
+    @property
+    def unreadable(self) -> list[Path]:
+        """The files that this process and its workers could not read so far."""
+        return [self.path(index) for index in self._unreadable.nonzero().flatten().tolist()]
+
+    def __getitem__(self, index: int) -> dict:
+        position = range(len(self))[index]
+        image = self._read(position)
+        if image is None and not self.training:
+            return {'images': torch.zeros(3, self.size, self.size, dtype=torch.uint8), 'labels': IGNORED_LABEL}
+        while image is None:
+            position = (position + 1) % len(self)
+            image = self._read(position)
+        seed = getattr(index, 'seed', None)
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                # not torch.manual_seed: in a worker that would queue a call for every GPU, sample after sample
+                torch.default_generator.manual_seed(seed)
+            return {'images': self.transform(image), 'labels': int(self.labels[position])}
+
+    def _read(self, position: int) -> Tensor | None:
+        """Return the pixels of a file, None when it cannot be read; RuntimeError when too many cannot."""
+        path = self.path(position)
+        if not self._unreadable[position]:
+            try:
+                return decode_rgb(path.read_bytes())
+            except (OSError, UnreadableImageError) as error:
+                self._unreadable[position] = True
+                rule = 'the next readable file stands in for it' if self.training else 'it is left out'
+                text = (
+                    f'{self._name}: {path} cannot be read, {rule} ({len(self.unreadable)} such files so far): {error}'
+                )
+                # an error, for mmengine's logger passes on nothing less from ranks other than the first
+                print_log(text, 'current', logging.ERROR)
+        if (count := int(self._unreadable.sum())) > self._max_unreadable:
+            names = ', '.join(map(str, self.unreadable[:3]))
+            raise RuntimeError(
+                f'{self._name}: {count} of {len(self)} files below {self.root} cannot be read, more than '
+                f'{self._max_unreadable}: {names}, ...; repair the files, or raise max_unreadable'
+            )
+        return None
+
+
+@DATASETS.register_module()
+class ImageNet(ImageFolder):
+    """ImageNet in ``data_root/imagenet/{train,val}/<WordNet id>/<file>``; arguments as of :class:`ImageFolder`.
+
+    Source: Russakovsky et al. 2015 (arXiv 1409.0575).
+    """
+
+    splits = ('train', 'val')
+    default_folder = 'imagenet'
+
+
+def _images(root: Path, name: str) -> list[str]:
+    """Paths from ``root`` of the images in its folder ``name``, as torchvision orders them."""
+    real = (root / name).resolve()
+    seen, found = {real, *real.parents}, {}
+    for folder, inner, files in os.walk(root / name, followlinks=True):
+        kept = []
+        # a folder itself before links to it
+        for child in sorted(inner, key=lambda child: (os.path.islink(os.path.join(folder, child)), child)):
+            target = Path(folder, child).resolve()
+            if not child.startswith('.') and target not in seen:
+                seen.add(target)
+                kept.append(child)
+        inner[:] = kept
+        found[folder] = sorted(f for f in files if f.lower().endswith(IMG_EXTENSIONS) and not f.startswith('.'))
+    start = len(str(root)) + 1
+    return [os.path.join(folder, file)[start:] for folder in sorted(found) for file in found[folder]]

@@ -1,0 +1,50 @@
+"""Files that whoever reads them finds whole, the old one or the new one."""
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+
+def write_atomically(data: bytes, path: str | os.PathLike) -> None:
+    """Write a file by way of a temporary one in the same folder, forced to the disk and then renamed.
+
+    Missing folders are made. A file that is there is replaced at once or not at all; an OSError says why not. Where
+    several processes write the same file, each has a temporary one of its own, and the last to be renamed stays.
+    """
+    path = Path(path)
+    partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:12]}.partial')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open('wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        discard(partial)
+        reason = error.strerror
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(path.parent).free
+            reason += f' ({len(data) / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)'
+        raise OSError(f'cannot write {str(path)!r}: {reason}') from error
+
+
+def discard(path: Path) -> None:
+    """Remove a file if it is there and can be removed."""
+    with contextlib.suppress(OSError):  # in a folder that cannot be written any more the file does no harm
+        path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems cannot; the file itself is safe
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

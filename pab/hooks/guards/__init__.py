@@ -1,0 +1,1 @@
+"""Hooks that keep a run reproducible, resumable and whole."""

@@ -1,0 +1,1 @@
+"""Hooks that are part of the method: they change what is trained, or count what it does."""

@@ -1,0 +1,250 @@
+"""What a run leaves for a person: a summary of a few lines, and a page with pictures."""
+
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import is_main_process, master_only
+from torch import Tensor, nn
+
+from ...contracts import layers_with_weight_in_use, special_layers, tensor_flips
+from ...pruners import get_masks
+from ...registry import HOOKS
+from ...report.record import NOT_TIMED, RunRecord, origin, rates_of, summary
+from ...run import PabRunner, RunHook
+from .costs import CostHook
+
+STATE = 'report'  # the checkpoint's key
+FIRST_PAGE, PAUSE = 60, 50  # seconds until the first page; then until the next, in times of what one takes
+
+
+@HOOKS.register_module()
+class ReportHook(RunHook):
+    """Record a run, and leave ``report.html`` in its work dir, a page that needs no other file and no network.
+
+    The page shows accuracy, loss, rates, density by layer and the seconds of each phase; for a run with a sign
+    optimizer also flips and the share of signs that differ from the start, by layer; and for one with layers that have
+    a special backward pass, the share of the weights that are left whose gradient in the last step of an epoch was not
+    0. Its numbers, ``report.json``, are written after every validation; the page, and its pictures as PNG in
+    ``report/``, at the end of the training, and in between as often as takes 2 % of the time. ``tools/report.py`` makes
+    them from the numbers at any time. What is recorded is part of the checkpoints, so a resumed run goes on with it.
+
+    Nothing is read from the device within an epoch.
+
+    Args:
+        metric: the validation metric that is reported, in per cent.
+    """
+
+    priority = 'LOW'
+    changes_training = False
+    writes_report = True  # asked for by comparisons, which read report.json
+
+    def __init__(self, metric: str = 'accuracy/top1') -> None:
+        self.metric = metric
+        self.record = RunRecord()
+        self._start_signs: dict[str, Tensor] = {}
+        self._flips: dict[str, int] = {}
+        self._gradients: dict[str, Tensor] = {}
+        self._watches: list = []
+        self._shots = 0
+        self._next_page = time.monotonic() + FIRST_PAGE
+
+    def before_train(self, runner: PabRunner) -> None:
+        """Start the clock, and keep the signs that the run starts with."""
+        self.record.start_clock()
+        self._shots = _shots_done(runner)
+        if not self._start_signs:
+            self._start_signs = {name: (p.detach() < 0).cpu() for name, p in runner.sign_trained.items()}
+        if not self._flips:
+            self._flips = self._flips_so_far(runner)
+
+    def before_train_epoch(self, runner: PabRunner) -> None:
+        """Count what came before as pruning if there was one."""
+        shots = _shots_done(runner)
+        self.record.spent('pruning' if shots > self._shots else NOT_TIMED)
+        if shots > self._shots:
+            self._flips = self._flips_so_far(runner)  # a rewinding starts these counts anew
+        self._shots = shots
+
+    def before_train_iter(self, runner: PabRunner, batch_idx: int, data_batch=None) -> None:
+        """Note the rates of an epoch's last step, before schedulers move them, and look at its gradients."""
+        if batch_idx < len(runner.train_dataloader) - 1:
+            return
+        for name, value in rates_of(runner.optim_wrapper).items():
+            self.record.add(name, runner.epoch + 1, value)
+        if any(special_layers(runner.network)):
+            for name, param in runner.sign_trained.items():
+                watch = param.register_post_accumulate_grad_hook(lambda p, name=name: self._look(name, p))
+                self._watches.append(watch)
+
+    def after_train_iter(self, runner: PabRunner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Stop looking."""
+        while self._watches:
+            self._watches.pop().remove()
+
+    def after_train_epoch(self, runner: PabRunner) -> None:
+        """Note what the epoch did."""
+        epoch, hub, record = runner.epoch + 1, runner.message_hub, self.record
+        steps = len(runner.train_dataloader)
+        data = sum(_last(hub, 'train/data_time', steps))
+        record.seconds['data'] = record.seconds.get('data', 0.0) + data
+        record.spent('training', data)
+        if losses := _last(hub, 'train/loss', steps):
+            record.add('training loss', epoch, sum(losses) / len(losses))
+        if rates := _last(hub, 'flips/rate', 1):
+            record.add('flip rate', epoch, rates[0])
+        self._note_layers(runner, epoch, steps)
+
+    def before_val_epoch(self, runner: PabRunner) -> None:
+        """Count the checkpoint of the epoch."""
+        self.record.spent(NOT_TIMED)
+
+    def after_val_epoch(self, runner: PabRunner, metrics: dict[str, float] | None = None) -> None:
+        """Note the accuracy, and write the page."""
+        self.record.spent('validation')
+        for key, name in ((self.metric, 'test accuracy'), ('cross_entropy', 'test loss')):
+            if metrics and key in metrics:
+                self.record.add(name, runner.epoch, metrics[key])
+        self._write(runner, draw=time.monotonic() >= self._next_page)
+
+    @master_only
+    def after_train(self, runner: PabRunner) -> None:
+        """Sum up: accuracy, density, flips, costs, and where everything is."""
+        page = self._write(runner, draw=True)
+        rows = [*summary(self._numbers(runner)), *self._places(runner, page)]
+        lines = [f'  {name:<10}  {value}' for name, value in rows]
+        elapsed = timedelta(seconds=round(sum(self.record.seconds.values())))
+        runner.logger.info('\n'.join([f'Trained {runner.epoch} epochs in {elapsed}', *lines]))
+
+    def before_save_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
+        """Keep the record, the flips before this epoch, and the signs of the start, eight to a byte."""
+        packed = {
+            name: torch.from_numpy(np.packbits(signs.numpy(), axis=None)) for name, signs in self._start_signs.items()
+        }
+        checkpoint[STATE] = {'record': self.record.state(), 'start_signs': packed, 'flips': self._flips}
+
+    def after_load_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
+        """Take them up in a resumed run."""
+        if not runner.resumes or STATE not in checkpoint:
+            return
+        self.record.load(checkpoint[STATE]['record'])
+        self._flips = checkpoint[STATE]['flips']  # up to the epoch's start, also where it is resumed within
+        for name, param in runner.network.named_parameters():
+            if name in (packed := checkpoint[STATE]['start_signs']):
+                bits = np.unpackbits(packed[name].cpu().numpy(), count=param.numel())
+                self._start_signs[name] = torch.from_numpy(bits.astype(bool)).view(param.shape)
+
+    def _note_layers(self, runner: PabRunner, epoch: int, steps: int) -> None:
+        network = runner.network
+        left = weights_left(network)
+        if left:
+            self.record.layers['density'] = {}
+            self.record.add_layers('density', 1, {_layer(name): kept / total for name, (kept, total) in left.items()})
+        rates, changed, gradients = {}, {}, {}
+        flips = self._flips_so_far(runner)
+        for name, param in runner.sign_trained.items():
+            kept = max(1, left.get(name, (param.numel(),))[0])
+            if name in flips:
+                rates[_layer(name)] = (flips[name] - self._flips.get(name, 0)) / (kept * steps)
+            if name in self._start_signs:
+                start = self._start_signs[name].to(param.device)
+                changed[_layer(name)] = int((((param.detach() < 0) != start) & (param.detach() != 0)).sum()) / kept
+            if name in self._gradients:
+                gradients[_layer(name)] = int(self._gradients[name]) / kept
+        self._flips = flips
+        for key, values in (('flip rate', rates), ('changed signs', changed), ('gradients kept', gradients)):
+            self.record.add_layers(key, epoch, values)
+
+    def _look(self, name: str, param: Tensor) -> None:
+        self._gradients[name] = torch.count_nonzero(param.grad)
+
+    @staticmethod
+    def _flips_so_far(runner: PabRunner) -> dict[str, int]:
+        names = {param: name for name, param in runner.network.named_parameters()}
+        counts = {names[p]: c for p, c in tensor_flips(runner.optimizers).items() if p in names}
+        return dict(zip(counts, torch.stack(list(counts.values())).tolist(), strict=True)) if counts else {}
+
+    def _numbers(self, runner: PabRunner) -> dict[str, Any]:
+        """The run so far in numbers; None for what it does not have."""
+        epochs, accuracies = self.record.as_curves().get('test accuracy', ([], []))
+        best = max(accuracies, default=None)
+        left = weights_left(runner.network).values()
+        kept, prunable = (sum(counts) for counts in zip(*left, strict=True)) if left else (None, None)
+        flips = _last(runner.message_hub, 'flips/total', 1)
+        work = next((hook.work for hook in runner.hooks if isinstance(hook, CostHook)), None)
+        return {
+            'epoch': runner.epoch,
+            'max_epochs': runner.max_epochs,
+            'accuracy': accuracies[-1] if accuracies else None,
+            'best_accuracy': best,
+            'best_epoch': epochs[accuracies.index(best)] if accuracies else None,
+            'density': kept / prunable if left else None,
+            'kept': kept,
+            'prunable': prunable,
+            'flips': int(flips[0]) if flips else None,
+            'macs': sum(work.macs.values()) if work else None,
+            'bit_operations': sum(work.bit_operations.values()) if work else None,
+            'seconds': sum(self.record.seconds.values()),
+        }
+
+    @staticmethod
+    def _places(runner: PabRunner, page: Path) -> list[tuple[str, str]]:
+        places = {
+            'checkpoint': runner.message_hub.get_info('last_ckpt'),
+            'scalars': Path(runner.log_dir) / 'vis_data' / 'scalars.json',
+            'report': page,
+        }
+        return [(name, str(place)) for name, place in places.items() if place and Path(place).exists()]
+
+    def _write(self, runner: PabRunner, draw: bool) -> Path | None:
+        if not is_main_process():
+            return None
+        # matplotlib takes half a second to import, and not every process that knows this hook draws
+        from ...report.run import write_record, write_report
+
+        tables = self.record.as_tables(runner.epoch)
+        density, numbers = tables.pop('density', {}), self._numbers(runner)
+        record: dict[str, Any] = {
+            'name': Path(runner.work_dir).name,
+            'summary': f'{runner.epoch} of {runner.max_epochs} epochs',
+            'results': summary(numbers),
+            'numbers': numbers,
+            'series': self.record.as_curves(),
+            'layers': {**tables, 'density': {layer: values[0] for layer, values in density.items() if values}},
+            'seconds': self.record.seconds,
+            'config': runner.cfg.pretty_text,
+            'origin': origin(runner.seed),
+        }
+        if not draw:
+            return write_record(Path(runner.work_dir), record)
+        started = time.monotonic()
+        page = write_report(Path(runner.work_dir), record)
+        self._next_page = time.monotonic() + PAUSE * (time.monotonic() - started)
+        self.record.spent('report')
+        return page
+
+
+def _shots_done(runner: PabRunner) -> int:
+    return sum(getattr(hook, 'shots_done', 0) for hook in runner.hooks)
+
+
+def _last(hub, name: str, count: int) -> list[float]:
+    return hub.log_scalars[name].data[0][-count:].tolist() if name in hub.log_scalars else []
+
+
+def _layer(name: str) -> str:
+    return name.removesuffix('.weight')
+
+
+@torch.no_grad()
+def weights_left(network: nn.Module) -> dict[str, tuple[int, int]]:
+    """Name -> (kept, all) for every weight with a mask, and for every one in whose place another is used.
+
+    Of the latter those are kept whose weight in use is not 0 (see :mod:`pab.contracts`).
+    """
+    kept = get_masks(network)
+    kept |= {name: layer.used_weight() != 0 for name, layer in layers_with_weight_in_use(network).items()}
+    return {name: (int(marks.sum()), marks.numel()) for name, marks in kept.items()}

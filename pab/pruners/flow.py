@@ -1,0 +1,208 @@
+r"""Stand-ins that let a positive flow through every layer while SynFlow scores; ours, not from its paper.
+
+SynFlow assumes that an activation passes positive values on unchanged, as ReLU does. It sends ones through a network of
+absolute weights, where values become large. There ReLU6 and sigmoid are saturated, LayerNorm subtracts what it is
+given, and behind a weight that is 0 throughout nothing arrives: the gradient is 0, and so is every score.
+
+=====================================================  ================================================================
+in the network                                         while scoring
+=====================================================  ================================================================
+ReLU6, Hardswish, SiLU, GELU, Mish                     ReLU
+Hardtanh, Tanh, Softsign, LogSoftmax                   the identity
+``clamp``                                              without its upper bound
+Sigmoid, Hardsigmoid                                   a gate that is open: the value is 1, and its relative change is
+                                                       that of the input, :math:`g(z) = z / z_0` with
+                                                       :math:`z_0 = z` held constant
+Softmax, attention weights                             equal shares, times that gate
+LayerNorm, GroupNorm, InstanceNorm, RMSNorm, and       its scale and shift alone, which is what BatchNorm is at
+BatchNorm without running statistics                   initialisation
+a parameter called ``weight``, 0 throughout            1 for a scale; :math:`1 / \sqrt{n}` for n inputs of a filter
+=====================================================  ================================================================
+
+With a gate, the flow :math:`\sum w\, \partial R / \partial w` through the layers in front of it equals the flow that
+passes it. Functions that change their argument in place (``x.sigmoid_()``) and the attention weights inside of
+``nn.MultiheadAttention`` stay as they are.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+def _relu(input: Tensor, *_: Any, **__: Any) -> Tensor:
+    return F.relu(input)
+
+
+def _identity(input: Tensor, *_: Any, **__: Any) -> Tensor:
+    return input
+
+
+def _clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    return input if min is None else torch.clamp(input, min)
+
+
+def _gate(input: Tensor, *_: Any, **__: Any) -> Tensor:
+    positive = input > 0
+    held = torch.where(positive, input.detach(), 1)
+    return torch.where(positive, input / held, 1)
+
+
+def _softmax(input: Tensor, dim: int | None = None, *_: Any, **__: Any) -> Tensor:
+    dim = (0 if input.dim() in (0, 1, 3) else 1) if dim is None else dim  # torch's own choice
+    reached = input > 0
+    reached = reached | ~reached.any(dim, keepdim=True)
+    return _gate(input) * reached / reached.sum(dim, keepdim=True)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    if enable_gqa:
+        key, value = (part.repeat_interleave(query.shape[-3] // part.shape[-3], -3) for part in (key, value))
+    logits = query @ key.transpose(-2, -1)
+    if is_causal:
+        attn_mask = torch.ones_like(logits, dtype=torch.bool).tril()
+    if attn_mask is not None:
+        open_ = attn_mask if attn_mask.dtype == torch.bool else attn_mask > -torch.inf
+        logits = logits.masked_fill(~open_, 0)
+    return _softmax(logits, -1) @ value
+
+
+def _last_axes(input: Tensor, shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, *_, **__) -> Tensor:
+    output = input if weight is None else input * weight
+    return output if bias is None else output + bias
+
+
+def _channels(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    shape = (-1, *[1] * (input.dim() - 2))  # (C,) -> (C, 1, 1)
+    return _last_axes(input, (), *(None if part is None else part.view(shape) for part in (weight, bias)))
+
+
+def _group_norm(input: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, *_, **__):
+    return _channels(input, weight, bias)
+
+
+def _batch_norm(input, running_mean, running_var, weight=None, bias=None, *settings, **more) -> Tensor:
+    if running_mean is None:
+        return _channels(input, weight, bias)
+    return F.batch_norm(input, running_mean, running_var, weight, bias, *settings, **more)
+
+
+def _instance_norm(input, running_mean=None, running_var=None, weight=None, bias=None, *_, **__) -> Tensor:
+    return _channels(input, weight, bias)
+
+
+STAND_INS: dict[Callable, Callable] = {
+    **dict.fromkeys((F.relu6, F.hardswish, F.silu, F.gelu, F.mish), _relu),
+    **dict.fromkeys((F.hardtanh, F.tanh, torch.tanh, torch.Tensor.tanh, F.softsign), _identity),
+    **dict.fromkeys((F.log_softmax, torch.log_softmax, torch.Tensor.log_softmax), _identity),
+    **dict.fromkeys((torch.clamp, torch.Tensor.clamp, torch.clip, torch.Tensor.clip), _clamp),
+    **dict.fromkeys((F.sigmoid, torch.sigmoid, torch.Tensor.sigmoid, F.hardsigmoid), _gate),
+    **dict.fromkeys((F.softmax, torch.softmax, torch.Tensor.softmax), _softmax),
+    F.scaled_dot_product_attention: _attention,
+    **dict.fromkeys((F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm), _last_axes),
+    **dict.fromkeys((F.group_norm, torch.group_norm), _group_norm),
+    F.instance_norm: _instance_norm,
+    F.batch_norm: _batch_norm,
+}
+"""Function of torch -> what takes its place; both have the same arguments."""
+
+
+class KeepFlow(TorchFunctionMode):
+    """Within a ``with`` block, functions of torch on floating tensors have their stand-ins."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        stand_in = STAND_INS.get(func)
+        input = args[0] if args else None
+        if stand_in is not None and isinstance(input, Tensor) and input.is_floating_point():
+            func = stand_in
+        return func(*args, **(kwargs or {}))
+
+
+def fill_zero_weight(name: str, weight: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The tensor itself, or a constant where it is a weight that is 0 throughout though a mask keeps some of it.
+
+    Args:
+        name: of the parameter; only one whose own name is ``weight`` is filled.
+        weight: of any shape.
+        mask: bool of that shape, True where the weight stays; None: everywhere.
+    """
+    pruned = mask is not None and not mask.any()
+    if name.rpartition('.')[2] != 'weight' or weight.any() or pruned:
+        return weight
+    filled = torch.full_like(weight, 1 if weight.dim() < 2 else weight[0].numel() ** -0.5)
+    return filled if mask is None else filled * mask
+
+
+def find_blocked_layers(model: nn.Module, forward: Callable[[], Tensor]) -> list[str]:
+    """Name the layers whose inputs get a gradient of 0 throughout, though their outputs get another.
+
+    Args:
+        model: unchanged.
+        forward: calls it; the sum of what this returns is differentiated.
+    """
+    names, tensors = [], []
+
+    def note(name: str, layer: nn.Module, inputs: list[Tensor], output: Tensor) -> None:
+        if inputs and output.requires_grad:
+            names.append((name, type(layer).__name__))
+            tensors.append((output, inputs))
+
+    with _watched(model, note):
+        total = forward().sum()
+    flat = [tensor for output, inputs in tensors for tensor in (output, *inputs)]
+    grads = iter(torch.autograd.grad(total, flat, materialize_grads=True) if total.requires_grad else ())
+    blocked = []
+    for (name, kind), (_, inputs) in zip(names, tensors, strict=True):
+        reached, *passed = [bool(next(grads).any()) for _ in range(1 + len(inputs))]
+        if reached and not any(passed):
+            blocked.append(f'{name} ({kind})')
+    return blocked
+
+
+def find_overflow(model: nn.Module, forward: Callable[[], Tensor]) -> str | None:
+    """Name the first layer with an output that is not finite, None if there is none."""
+    found = []
+
+    def note(name: str, layer: nn.Module, _inputs: list[Tensor], output: Tensor) -> None:
+        if not output.isfinite().all():
+            found.append(f'{name} ({type(layer).__name__})')
+
+    with _watched(model, note), torch.no_grad():
+        forward()
+    return found[0] if found else None
+
+
+@contextlib.contextmanager
+def _watched(model: nn.Module, note: Callable[[str, nn.Module, list[Tensor], Tensor], None]) -> Iterator[None]:
+    """Within the block, hand every layer's name, inputs that need a gradient, and output to ``note``."""
+
+    def watch(name: str, layer: nn.Module, inputs: tuple, output: Any) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point():
+            note(name, layer, [x for x in inputs if isinstance(x, Tensor) and x.requires_grad], output)
+
+    layers = {name: layer for name, layer in model.named_modules() if not any(layer.children())}
+    in_place = [layer for layer in layers.values() if getattr(layer, 'inplace', False)]
+    handles = [layer.register_forward_hook(functools.partial(watch, name)) for name, layer in layers.items()]
+    try:
+        for layer in in_place:  # its input and output would be one tensor
+            layer.inplace = False
+        yield
+    finally:
+        for layer in in_place:
+            layer.inplace = True
+        for handle in handles:
+            handle.remove()
