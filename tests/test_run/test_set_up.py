@@ -84,7 +84,7 @@ def test_a_run_scales_the_rates_of_those_that_have_one(tmp_path, base, passes, s
     runner.logger.addFilter(lambda record: said.append(record.getMessage()) or True)
     runner.scale_lr(wrapper, scale)
     assert wrapper['sgd'].optimizer.param_groups[0]['lr'] == before * share
-    assert wrapper['bop'].optimizer.param_groups[0]['lr'] == 1.0
+    assert wrapper['signs'].optimizer.param_groups[0]['lr'] == 1.0
     assert said == [line]
     runner.scale_lr(wrapper, dict(scale, enable=False))
     assert wrapper['sgd'].optimizer.param_groups[0]['lr'] == before * share
