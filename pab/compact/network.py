@@ -70,6 +70,8 @@ def save(
     """
     if values not in VALUES:
         raise CompactError(f'save: values must be {" or ".join(VALUES)}, got {values!r}')
+    if isinstance(classes, str):
+        raise CompactError(f'save: classes must be a list of names, got {classes!r}')
     recipe = {
         'network': network,
         'init': {'scheme': scheme, 'seed': seed, 'fan_share': fan_share, 'sha256': ''},

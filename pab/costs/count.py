@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..patterns import places_of_parameters
 from ..pruners import get_masks
 
 aten = torch.ops.aten
@@ -57,6 +58,8 @@ class LayerCost:
         gradient_bits: bits of the two operands of the weight gradient: input, output gradient.
         sign_trained: whether its weight belongs to a sign optimizer.
         learning: weights that need a gradient and an update; None: those that are kept.
+        tied_to: name of the parameter, in a layer that shares the weight of an earlier one; its weights are stored and
+            updated there, and multiplied here once more.
     """
 
     name: str
@@ -68,11 +71,12 @@ class LayerCost:
     gradient_bits: tuple[int, int] = (FLOAT_BITS, FLOAT_BITS)
     sign_trained: bool = False
     learning: int | None = None
+    tied_to: str | None = None
 
     @property
     def parameter(self) -> str:
-        """Name of its weight in the network."""
-        return f'{self.name}.weight'.removeprefix('.')
+        """Name of its weight in the network; of a shared weight, that in the first layer which has it."""
+        return self.tied_to or f'{self.name}.weight'.removeprefix('.')
 
     @property
     def total(self) -> int:
@@ -140,6 +144,8 @@ def count_layers(
         with the name '(functions)' and no weight, if there is any.
     """
     sign_trained = set(sign_trained)
+    first_names = {parameter: places[0].full_name for parameter, places in places_of_parameters(network).items()}
+    own_weights = {name: getattr(layer, 'weight', None) for name, layer in network.named_modules()}
     copied = copy.deepcopy(network).to('meta').eval()
     outputs: dict[str, tuple[int, ...]] = {}
     layers = {
@@ -161,7 +167,8 @@ def count_layers(
     root = type(copied).__name__
     rows = []
     for name, output in outputs.items():
-        layer = layers[name]
+        layer, own = layers[name], f'{name}.weight'.removeprefix('.')
+        first = first_names.get(own_weights[name], own)
         rows.append(
             LayerCost(
                 name,
@@ -171,7 +178,8 @@ def count_layers(
                 sum(counts.get(f'{root}.{name}' if name else root, {}).values()) // 2,
                 layer.weight.numel(),
                 getattr(layer, 'weight_gradient_bits', (FLOAT_BITS, FLOAT_BITS)),
-                f'{name}.weight'.removeprefix('.') in sign_trained,
+                first in sign_trained,
+                tied_to=first if first != own else None,
             )
         )
     rows = count_weights(rows, network, masks)
@@ -218,7 +226,7 @@ def step_work(layers: list[LayerCost], batch: int, steps: int = 1) -> Work:
         work.add('forward', batch * layer.sparse_macs)
         work.add('input gradient', batch * layer.sparse_macs if index else 0)
         work.add('weight gradient', batch * layer.gradient_macs, layer.gradient_bits)
-        if layer.weight:
+        if layer.weight and not layer.tied_to:
             work.add('optimizer', steps * layer.updated * (SIGN_UPDATE if layer.sign_trained else OTHER_UPDATE))
     return work
 
@@ -250,12 +258,18 @@ def pruning_work(pruner, network: nn.Module, input_shape: tuple[int, ...], image
     for mask in get_masks(network).values():
         mask.fill_(True)
     data = 'batches' in pruner.needs
-    example = [(torch.zeros(1, *input_shape), torch.zeros(1, dtype=torch.long))] if data else None
+    example = [(torch.ones(1, *input_shape), torch.zeros(1, dtype=torch.long))] if data else None
     one_round = copy.copy(pruner)
     plain = {'scope': 'global', 'allocation': 'uniform', 'min_per_tensor': 0}
     one_round.settings = replace(pruner.settings, rounds=1, density=ALMOST_ALL, **plain)
-    with FlopCounterMode(display=False, custom_mapping={aten.convolution_backward: _backward_flops}) as counter:
-        one_round.prune(network, example, input_shape=input_shape)
+    counter = FlopCounterMode(display=False, custom_mapping={aten.convolution_backward: _backward_flops})
+
+    def counted(**given):  # the score alone, not a search for layers that stop it
+        with counter:
+            return pruner.score(**given)
+
+    one_round.score = counted
+    one_round.prune(network, example, input_shape=input_shape)
     macs = counter.get_total_flops() // 2 * (images if data else 1) * pruner.settings.rounds
     work.add('pruning', macs, (SCORE_BITS, SCORE_BITS))
     return work

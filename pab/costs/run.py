@@ -129,7 +129,7 @@ def _storage(network: nn.Module, shape: tuple[int, ...], layers: list[LayerCost]
     parameters = list(network.parameters())
     own, learned = _bytes(parameters), _bytes(param for param in parameters if param.requires_grad)
     usual = _bytes(plain.parameters())
-    signs = 4 * sum(row.total for row in layers if row.sign_trained)
+    signs = 4 * sum(row.total for row in layers if row.sign_trained and not row.tied_to)
     dense = {'weights': usual, 'optimizer state': usual, 'saved activations': activations}
     return {
         'this config': {

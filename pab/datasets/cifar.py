@@ -50,7 +50,7 @@ class CIFAR10(InMemoryDataset):
             self._download(root)
         parts = [self._read(root / self.folder / name) for name in self.files[split]]
         images, labels = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
-        names = root / self.folder / self.meta[0]  # they are for people only: without the file, numbers will do
+        names = root / self.folder / self.meta[0]  # without the file, the numbers are the names
         classes = self._load(names).get(self.meta[1]) if names.is_file() else range(self.num_classes)
         classes = [name.decode() if isinstance(name, bytes) else str(name) for name in classes]
         super().__init__(images, labels, classes, **subset)

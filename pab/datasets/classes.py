@@ -62,7 +62,10 @@ def number_classes_(dataset: Any, classes: Sequence[str], who: str, whose: str) 
     if own is None or own == classes:
         return
     if not set(own) <= set(classes):
-        raise ValueError(f'{who}: has classes that {whose} does not have: {difference(own, classes, who, whose)}')
+        told = difference(own, classes, who, whose)
+        raise ValueError(
+            f'{who}: has classes that {whose} does not have ({told}); leave their folders out, or train with them'
+        )
     if not hasattr(dataset, 'number_classes'):
         raise ValueError(
             f'{who}: {type(dataset).__name__} numbers its classes otherwise than {whose} ({_listed(own)} against '
@@ -74,10 +77,8 @@ def number_classes_(dataset: Any, classes: Sequence[str], who: str, whose: str) 
 def difference(own: Sequence[str], other: Sequence[str], who: str, whose: str) -> str:
     """Say which names of two lists of classes are only in one of them."""
     sides = ((own, other, who), (other, own, whose))
-    return '; '.join(
-        f'only in {name} ({len(here)} classes): {_listed([c for c in here if c not in set(there)])}'
-        for here, there, name in sides
-    )
+    missing = [(name, len(here), [c for c in here if c not in set(there)]) for here, there, name in sides]
+    return '; '.join(f'only in {name} (of {count}): {_listed(names)}' for name, count, names in missing if names)
 
 
 def _listed(names: Sequence[str]) -> str:

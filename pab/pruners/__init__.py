@@ -9,6 +9,7 @@ from .network import ScoringNetwork
 from .rand import Rand
 from .schedules import SCHEDULES, kept_count, shot_density
 from .snip import SNIP
+from .summary import describe_kept_share
 from .synflow import SynFlow
 from .targets import prunable_layers
 
@@ -27,6 +28,7 @@ __all__ = [
     'check_masks',
     'check_state_masks',
     'density_table',
+    'describe_kept_share',
     'get_masks',
     'kept_count',
     'prunable_layers',

@@ -36,15 +36,17 @@ from torch.overrides import TorchFunctionMode
 
 
 def _relu(input: Tensor, *_: Any, **__: Any) -> Tensor:
-    return F.relu(input)
+    return torch.where(
+        input > 0, input, 0
+    )  # unlike ReLU's, its output may be changed in place before the backward pass
 
 
 def _identity(input: Tensor, *_: Any, **__: Any) -> Tensor:
-    return input
+    return input.clone()  # the output may be changed in place, and the input be used elsewhere
 
 
 def _clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    return input if min is None else torch.clamp(input, min)
+    return input.clone() if min is None else torch.clamp(input, min)
 
 
 def _gate(input: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -82,7 +84,7 @@ def _attention(
 
 
 def _last_axes(input: Tensor, shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, *_, **__) -> Tensor:
-    output = input if weight is None else input * weight
+    output = input.clone() if weight is None else input * weight
     return output if bias is None else output + bias
 
 

@@ -1,12 +1,13 @@
 """GraSP: how much removing a weight weakens the gradient flow."""
 
 import functools
+import re
 
 from torch import Tensor
 
 from ..registry import PRUNERS
 from .base import Pruner
-from .inputs import Batches, Loss
+from .inputs import Batches, Loss, weigh_batches
 from .network import ScoringNetwork, Tensors, as_leaves, cross_entropy, gradients
 
 softened = functools.partial(cross_entropy, temperature=200)  # an untrained network is confident by accident
@@ -17,10 +18,16 @@ class GraSP(Pruner):
     r"""Score a weight by its share in the gradient flow, the highest stay; reads one batch or more.
 
     .. math:: S = \frac{(H g) \odot w}{|\sum (H g) \odot w| + 10^{-10}}, \quad
-              g = \sum_{b} \nabla L_b, \quad H g = \sum_{b} \nabla (g \cdot \nabla L_b)
+              g = \sum_{b} \frac{n_b}{\bar n} \nabla L_b, \quad
+              H g = \sum_{b} \frac{n_b}{\bar n} \nabla (g \cdot \nabla L_b)
 
-    where L_b is the loss of batch b, by default the mean cross-entropy for logits divided by 200, the gradients are
-    those of the weights that earlier rounds have kept, and g counts as a constant.
+    where L_b is the loss of batch b with n_b images, by default the mean cross-entropy for logits divided by 200,
+    :math:`\bar n` the mean of n_b over the batches, the gradients are those of the weights that earlier rounds have
+    kept, and g counts as a constant. How images are cut into batches changes the scores by one factor only, so it
+    changes no mask.
+
+    Raises:
+        ValueError: a function of the network has no second derivative in torch, as Hardsigmoid.
 
     Source: Wang et al. 2020 (arXiv 2002.07376), with the sign turned so that the highest stay.
     """
@@ -30,9 +37,10 @@ class GraSP(Pruner):
     ) -> Tensors:
         leaves = as_leaves(weights)
 
-        def loss_of(images: Tensor, labels: Tensor) -> Tensor:
-            return loss(network(leaves, images), labels)
+        def loss_of(images: Tensor, labels: Tensor, share: float) -> Tensor:
+            return loss(network(leaves, images), labels) * share
 
+        batches = [(*batch, share) for batch, share in zip(batches, weigh_batches(batches), strict=True)]
         flow = dict.fromkeys(leaves, 0)
         for batch in batches:
             grads = gradients(loss_of(*batch), leaves)
@@ -41,7 +49,20 @@ class GraSP(Pruner):
         for batch in batches:
             grads = gradients(loss_of(*batch), leaves, create_graph=True)
             product = sum((flow[name] * grads[name]).sum() for name in leaves)
-            curved = gradients(product, leaves)
+            curved = self._second(product, leaves, network)
             scores = {name: scores[name] + curved[name] * weights[name] for name in scores}
         total = sum(score.sum() for score in scores.values()).abs() + 1e-10
         return {name: score / total for name, score in scores.items()}
+
+    def _second(self, product: Tensor, leaves: Tensors, network: ScoringNetwork) -> Tensors:
+        try:
+            return gradients(product, leaves)
+        except RuntimeError as error:  # torch's own words name the function of the first derivative
+            if missing := re.search(r'derivative for aten::(\w+) is not implemented', str(error)):
+                function = missing.group(1).removesuffix('_backward')
+                raise ValueError(
+                    f'{type(self).__name__}: {function} ({network.layers_of(function)}) has no second derivative in '
+                    'torch, which the score needs; put another function in its place, or take a pruner that needs '
+                    'none, such as SNIP'
+                ) from error
+            raise

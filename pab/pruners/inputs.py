@@ -59,6 +59,12 @@ def as_loss(loss: Loss | None, owner: str) -> Loss | None:
     return checked
 
 
+def weigh_batches(batches: Batches) -> list[float]:
+    """The weight of each batch in a sum over batches: its images in those of an average batch; 1 for equal batches."""
+    sizes = [len(labels) for _, labels in batches]
+    return [size * len(sizes) / sum(sizes) for size in sizes]
+
+
 def as_input_shape(
     shape: Sequence[int] | None, batches: Batches | None, model: nn.Module, owner: str
 ) -> tuple[int, ...] | None:

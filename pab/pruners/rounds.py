@@ -88,8 +88,10 @@ class Rounds:
             # what is pruned takes no part any more; one sum spares a closer look at what is finite
             if not score.sum().isfinite() and not (score.isfinite() | ~self.masks[name]).all():
                 raise ValueError(f'{owner}: the score of {name!r} is not finite; {self._not_finite()}')
-        if not self._scored and self._network is not None:
-            self._check_flow(checked)
+        if self._network is not None:
+            if not self._scored:
+                self._check_flow(checked)
+            self._network.forget()
         self._scored = True
         return checked
 

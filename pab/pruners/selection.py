@@ -48,13 +48,15 @@ def equal(scores: Tensor, limit: Tensor) -> Tensor:
 
 def _lowest(scores: Tensor, alive: Tensor, drop: int) -> tuple[Tensor, Tensor]:
     candidates = _candidates(scores, alive, drop).flip(0)  # ties: the higher index goes first
-    found = scores[candidates]
-    order = found.argsort(stable=True)
+    found, order = scores[candidates].sort(stable=True)
     if not 0 < drop < len(order):
         return candidates[order[:drop]], candidates[:0]
-    ties = equal(found[order], found[order[drop - 1]])
-    order[ties] = order[ties].sort().values
-    return candidates[order[:drop]], candidates[order[drop:][ties[drop:]]]
+    limit = found[drop - 1]
+    start = int(torch.searchsorted(found, limit - EQUAL * limit.abs()))
+    end = int(torch.searchsorted(found, limit + EQUAL * limit.abs(), right=True))
+    if found[start] != found[end - 1]:  # equal on paper, but not yet in the order of their positions
+        order[start:end] = order[start:end].sort().values
+    return candidates[order[:drop]], candidates[order[drop:end]]
 
 
 def _candidates(scores: Tensor, alive: Tensor, drop: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from ..registry import PRUNERS
 from .base import Pruner
-from .inputs import Batches, Loss
+from .inputs import Batches, Loss, weigh_batches
 from .network import ScoringNetwork, Tensors, as_leaves, cross_entropy, gradients
 
 
@@ -10,10 +10,12 @@ from .network import ScoringNetwork, Tensors, as_leaves, cross_entropy, gradient
 class SNIP(Pruner):
     r"""Score a weight by how much the loss changes with its mask; reads one batch or more.
 
-    .. math:: S = \frac{|g \odot w|}{\sum |g \odot w|}, \quad g = \sum_{b} \frac{\partial L_b}{\partial w}
+    .. math:: S = \frac{|g \odot w|}{\sum |g \odot w|}, \quad
+              g = \sum_{b} \frac{n_b}{\bar n} \frac{\partial L_b}{\partial w}
 
-    where L_b is the loss of batch b, by default the mean cross-entropy, and g * w is the derivative with respect to a
-    mask on w.
+    where L_b is the loss of batch b with n_b images, by default the mean cross-entropy, :math:`\bar n` the mean of n_b
+    over the batches, and g * w the derivative with respect to a mask on w. So the scores do not depend on how images
+    are cut into batches.
 
     Source: Lee et al. 2018 (arXiv 1810.02340).
     """
@@ -21,8 +23,8 @@ class SNIP(Pruner):
     def score(self, weights: Tensors, network: ScoringNetwork, batches: Batches, loss: Loss = cross_entropy) -> Tensors:
         leaves = as_leaves(weights)
         scores = dict.fromkeys(leaves, 0)
-        for images, labels in batches:
-            grads = gradients(loss(network(leaves, images), labels), leaves)
+        for (images, labels), share in zip(batches, weigh_batches(batches), strict=True):
+            grads = gradients(loss(network(leaves, images), labels) * share, leaves)
             scores = {name: scores[name] + grads[name] * weights[name] for name in scores}
         scores = {name: score.abs() for name, score in scores.items()}
         total = sum(score.sum() for score in scores.values())

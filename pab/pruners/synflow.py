@@ -51,5 +51,4 @@ class SynFlow(Pruner):
         ones = next(iter(weights.values())).new_ones(1, *input_shape)
         output = network(leaves, ones, absolute=True, keep_flow=self.keep_flow)
         grads = gradients(output.sum(), leaves)
-        # in the memory of abs(w), which nobody else has
-        return {name: leaf.detach().mul_(grads[name]).abs_() for name, leaf in leaves.items()}
+        return {name: (leaf.detach() * grads.pop(name)).abs_() for name, leaf in leaves.items()}

@@ -145,6 +145,7 @@ def nothing(model):
         (nothing, dict(network=dict(type='Wizard')), r"'Wizard' is no model of pab, which has CIFARResNet"),
         (nothing, dict(preprocessing=dict(f=torch.ones(1))), r'plain data only'),
         (nothing, dict(preprocessing=dict(mean=float('nan'))), r'plain data only'),
+        (nothing, dict(classes='ship'), r"classes must be a list of names, got 'ship'"),
         (nothing, dict(values='int3'), r"values must be float32 or float16, got 'int3'"),
         (nothing, dict(derive=dict(pruner=dict(SYNFLOW, density=0.4), seed=7)), r'gives another mask than'),
         (nothing, dict(derive=dict(pruner=SYNFLOW, seed=7, shots=2)), r'gives another mask than'),

@@ -133,7 +133,7 @@ def test_a_file_is_evaluated_on_its_own_classes_and_images(tmp_path, run_tool):
     cfg.model.input_shape = (1, 8, 8)
     evaluate_file_(cfg, tmp_path / 'run.pab')
     assert tuple(cfg.model.input_shape) == (3, 8, 8)
-    with pytest.raises(ValueError, match=r'test_dataloader: has classes that the checkpoint does not have:'):
+    with pytest.raises(ValueError, match=r'test_dataloader: has classes that the checkpoint does not have'):
         PabRunner.from_cfg(cfg).test()
 
 

@@ -50,9 +50,9 @@ def test_labels_in_memory_are_numbered_by_name():
 def test_classes_that_are_not_known_are_listed(tmp_path):
     dataset = ImageFolder('val', make(tmp_path, 'val', 'ant', 'bee', 'eel'), **SMALL)
     text = (
-        r'val: has classes that train does not have: only in val \(3 classes\): eel; only in train \(4 classes\): cat, '
+        r'val: has classes that train does not have \(only in val \(of 3\): eel; only in train \(of 4\): cat, dog\); '
     )
-    with pytest.raises(ValueError, match=text + 'dog$'):
+    with pytest.raises(ValueError, match=text):
         number_classes_(dataset, PETS, 'val', 'train')
     assert dataset.labels.tolist() == [0, 0, 1, 1, 2, 2]
     many = [f'c{i:02}' for i in range(30)]
@@ -92,7 +92,7 @@ def test_names_that_the_user_gives(tmp_path):
     dataset = ImageFolder('val', tmp_path, classes=['dog', 'cat', 'ant'], **SMALL)
     assert dataset.labels.tolist() == [1, 1]
     assert dataset.metainfo == {'classes': ('dog', 'cat', 'ant')}
-    with pytest.raises(ValueError, match=r'has classes that are not in classes; only in the folder \(1 classes\): cat'):
+    with pytest.raises(ValueError, match=r'has classes that are not in classes; only in the folder \(of 1\): cat'):
         ImageFolder('val', tmp_path, classes=['dog', 'ant'])
     with pytest.raises(
         ValueError, match=r'ImageFolder: .*two classes or more, got cat alone; name all of them by clas'

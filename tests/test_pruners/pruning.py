@@ -1,7 +1,11 @@
 """What the tests of the pruners share."""
 
+import contextlib
+import logging
+
 import torch
 import torch.nn.functional as F
+from mmengine.logging import MMLogger
 
 from pab.pruners import check_masks
 from pab.registry import PRUNERS
@@ -43,3 +47,16 @@ def assert_pruned(model, masks, gradients=True):
         if weight.grad is not None and gradients:
             assert not weight.grad[~mask].any()
             assert weight.grad[mask].any()
+
+
+@contextlib.contextmanager
+def warnings_of():
+    """A list of the warnings that are logged within the block."""
+    messages, handler, logger = [], logging.Handler(), MMLogger.get_current_instance()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    handler.setLevel(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)

@@ -143,3 +143,10 @@ def test_refusals_of_a_network(net):
     turned = build('Mag', 0.5, scope='2:4', prunable=['ConvTranspose2d'])
     with pytest.raises(ValueError, match=r"'0.weight' of a transposed convolution is not; add '!name:0.weight'"):
         turned.prune(nn.Sequential(nn.ConvTranspose2d(8, 8, 3)))
+
+
+def test_noise_does_not_tell_equal_scores_apart():
+    scores = torch.tensor([[2.0, 1, 1 + 1e-15, 1, 5, 1 - 1e-15, 3, 4]], dtype=torch.float64)
+    gone, tied = lowest_in_blocks(scores, torch.ones(1, 8, dtype=torch.bool), 4, HALF)
+    assert gone.int().tolist() == [[0, 0, 1, 1, 0, 1, 1, 0]]
+    assert tied.int().tolist() == [[0, 1, 0, 0, 0, 0, 0, 0]]

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import logging
 import random
 from fractions import Fraction
 
@@ -10,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mmengine.logging import MMLogger
 from torch import nn
 
-from pab.pruners import apply_masks_, density_table, kept_count
+from pab.pruners import apply_masks_, density_table, describe_kept_share, kept_count
 from pab.psg import convert_psg_
 from pab.registry import PRUNERS
-from tests.test_pruners.pruning import ALL, BOTH, build, kept, same, total
+from tests.test_pruners.pruning import ALL, BOTH, build, kept, same, total, warnings_of
 
 
 def test_the_registry_holds_these(net):
@@ -198,19 +196,104 @@ def test_a_floor_that_does_not_fit(net):
 
 
 def test_emptied_tensors_are_named(net):
-    messages = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    handler.setLevel(logging.WARNING)
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    try:
+    with warnings_of() as messages:
         masks = build('Mag', 0.05, prunable=BOTH).prune(net)
-    finally:
-        logger.removeHandler(handler)
     empty = [name for name, mask in masks.items() if not mask.any()]
     assert empty
     assert messages == [f'Mag: no weight is left in {", ".join(empty)}; min_per_tensor keeps some']
+
+
+def test_tensors_in_which_position_decides_are_named(net):
+    net.conv2.weight.data.fill_(0.01)
+    with warnings_of() as messages:
+        build('Mag', 0.5, scope='local').prune(net)
+    assert messages == ['Mag: scores are equal, so position decides which weights stay in conv2.weight']
+
+
+def test_constant_magnitudes_do_not_depend_on_the_order_of_sums(resnet20):
+    """Scores that are equal on paper: with another order of memory, and with noise of rounding."""
+    for parameter in resnet20.parameters():
+        if parameter.dim() == 4:
+            parameter.data.fill_(parameter[0].numel() ** -0.5)
+    model = resnet20.double()
+    pruner = build('SynFlow', 0.3, rounds=4)
+    score, before = pruner.score, pruner.prune(model, input_shape=(3, 8, 8))
+
+    def noisy(**given):
+        return {name: s * (1 + torch.randn_like(s) * 1e-15) for name, s in score(**given).items()}
+
+    pruner.score = noisy
+    for seed in range(3):
+        assert same(before, pruner.prune(model, input_shape=(3, 8, 8), seed=seed))
+    pruner.score = score
+    assert same(before, pruner.prune(model.to(memory_format=torch.channels_last), input_shape=(3, 8, 8)))
+
+
+@pytest.mark.parametrize('name', ['SNIP', 'GraSP'])
+def test_batches_weigh_what_they_hold(name, net):
+    """However 20 images are cut into batches, the mask is that of one batch, though single images differ a lot."""
+    stream = torch.Generator().manual_seed(4)
+    images, labels = torch.randn(20, 3, 8, 8, generator=stream), torch.randint(10, (20,), generator=stream)
+    images[-1] *= 20
+    whole = build(name, rounds=2, prunable=BOTH).prune(net, [(images, labels)])
+    for sizes in ((13, 7), (19, 1), (10, 10), (1,) * 20):
+        cut = list(zip(images.split(sizes), labels.split(sizes), strict=True))
+        assert same(whole, build(name, rounds=2, prunable=BOTH).prune(net, cut))
+
+
+@pytest.mark.parametrize('name', ['SNIP', 'GraSP', 'SynFlow'])
+@pytest.mark.parametrize('tied', ['layer', 'weight'])
+def test_what_is_used_twice_stays_a_parameter(name, tied, net):
+    """One layer under two names, or two layers with one weight, and one buffer."""
+    first = nn.Conv2d(4, 4, 3, padding=1)
+    second = first if tied == 'layer' else nn.Conv2d(4, 4, 3, padding=1)
+    second.weight, second.bias = first.weight, first.bias
+    model = nn.Sequential(first, nn.BatchNorm2d(4), second, nn.AdaptiveAvgPool2d(1), nn.Flatten()).bfloat16()
+    model[1].running_var.fill_(2)
+    ids = [id(parameter) for parameter in model.parameters()]
+    batch = torch.ones(3, 4, 6, 6), torch.tensor([0, 1, 3])
+    masks = build(name, 0.5).prune(model, [batch])
+    assert [id(parameter) for parameter in model.parameters()] == ids
+    assert model[0].weight is model[2].weight
+    assert {(type(p), p.dtype) for p in model.parameters()} == {(nn.Parameter, torch.bfloat16)}
+    assert {b.dtype for b in model.buffers()} == {torch.bfloat16, torch.int64}
+    apply_masks_(model, masks)
+    model(torch.ones(1, 4, 6, 6).bfloat16()).sum().backward()
+    assert not first.weight.grad[~masks['0.weight']].any()
+    assert int((second.weight != 0).sum()) == 72
+
+
+def test_attention_has_a_second_derivative():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.mix = nn.Conv2d(3, 8, 4, stride=4), nn.MultiheadAttention(8, 2, batch_first=True)
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, images):
+            tokens = self.embed(images).flatten(2).mT
+            return self.head(self.mix(tokens, tokens, tokens, need_weights=False)[0].mean(1))
+
+    torch.manual_seed(0)
+    batch = torch.randn(4, 3, 8, 8), torch.arange(4)
+    masks = build('GraSP', prunable=BOTH).prune(Attention(), [batch])
+    assert kept(masks) == kept_count(total(masks), Fraction('0.3'))
+
+
+def test_a_function_without_a_second_derivative_is_refused_by_name():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Hardsigmoid(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(ValueError, match=r'GraSP: hardsigmoid \(1\) has no second derivative in torch') as refused:
+        build('GraSP').prune(model, [(torch.randn(4, 3, 8, 8), torch.arange(4))])
+    assert '\n' not in str(refused.value)
+
+
+def test_the_share_of_the_whole_network(net):
+    """216 + 1152 + 128 weights of convolutions, of which half go; 64 numbers of BatchNorm, 160 + 10 of the head."""
+    apply_masks_(net, build('Mag', 0.5).prune(net))
+    assert describe_kept_share(net) == (
+        'Of all 1,746 parameters of the network 998 stay (0.5716); 250 are not prunable, '
+        'the largest tensor of them fc.weight'
+    )
 
 
 def test_table():

@@ -148,3 +148,28 @@ def test_counts_shared_by_floors():
     assert counts(10) == [10, 10, 11]
     with pytest.raises(ValueError, match='min_per_tensor: 12 weights in each of 3 tensors need 34 kept weights'):
         counts(12)
+
+
+def test_noise_does_not_tell_equal_scores_apart():
+    """Two values, each many times, with noise of rounding: position decides as it does without the noise."""
+    stream = torch.Generator().manual_seed(0)
+    exact = torch.tensor([3.0, -7.0, 11.0]).double()[torch.randint(3, (3000,), generator=stream)]
+    for seed in range(5):
+        noise = torch.randn(3000, generator=torch.Generator().manual_seed(seed)).double() * 1e-15
+        for sizes, floor in (((3000,), 0), ((1000, 2000), 400)):
+            for drop in (1, 500, 1000, 1700):
+                alive = torch.ones(3000, dtype=torch.bool)
+                without = keep_highest(exact, alive, 3000 - drop, sizes, floor)
+                assert torch.equal(keep_highest(exact * (1 + noise), alive, 3000 - drop, sizes, floor), without)
+
+
+def test_what_stays_for_its_position():
+    scores, alive = torch.tensor([5.0, 1, 1, 3, 1, 0, 1]).double(), torch.ones(7, dtype=torch.bool)
+    alive[1] = False
+    gone, tied = lowest(scores, alive, 2, (7,))  # the 0 and the last of three ones
+    assert sorted(gone.tolist()) == [5, 6]
+    assert sorted(tied.tolist()) == [2, 4]
+    assert not len(lowest(scores, alive, 4, (7,))[1])  # all ones go
+    # the second tensor keeps one of its ones for the floor alone, the first none for its position
+    gone, tied = lowest(torch.tensor([2.0, 3, 1, 1]), torch.ones(4, dtype=torch.bool), 1, (2, 2), floor=1)
+    assert (gone.tolist(), tied.tolist()) == ([3], [2])

@@ -102,7 +102,7 @@ def test_classes_are_those_of_the_checkpoint(tool, checkpoint, tmp_path):
     assert json.loads(told['classes']) == list('abcdefghij')
     assert 'by 4 images of ImageFolder' in printed
     assert (
-        'error: test_dataloader: has classes that the network does not have:'
+        'error: test_dataloader: has classes that the network does not have ('
         in export('no.onnx', tuple('ABCDEFGHIJ'))[1]
     )
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...contracts import weight_flips
 from ...models import network_of
-from ...pruners import apply_masks_, density_table, prunable_layers, register_masks_
+from ...pruners import apply_masks_, density_table, describe_kept_share, prunable_layers, register_masks_
 from ...registry import PRUNERS
 from ...run import PabRunner, RunHook
 from ...state_dicts import PRUNING_RECORD
@@ -112,7 +112,7 @@ class PruningHook(RunHook):
         kept, total = (sum(int(count(mask)) for mask in masks.values()) for count in (torch.sum, torch.numel))
         runner.logger.info(
             f'{self._name}, shot {self.shots_done} of {self.shots}: density {kept / total:.4g}, '
-            f'masks sha256 {self._mask_hash[:12]}\n{density_table(masks)}'
+            f'masks sha256 {self._mask_hash[:12]}\n{density_table(masks)}\n{describe_kept_share(network)}'
         )
 
     def record(self, runner: PabRunner) -> dict:

@@ -1,0 +1,195 @@
+"""SynFlow where a flow of ones would be stopped; numbers by hand."""
+
+import functools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pab.pruners import ScoringNetwork, SynFlow, apply_masks_
+from pab.pruners.flow import KeepFlow, find_blocked_layers
+from tests.test_pruners.pruning import BOTH, build, kept, same, warnings_of
+
+
+def chain(*layers):
+    """A 1x1 convolution with weights 2 and 3 for one channel, layers behind it, and a sum: R = f(2) + f(3)."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), *layers, nn.Flatten())
+    model[0].weight.data = torch.tensor([2.0, -3.0]).view(2, 1, 1, 1)
+    return model
+
+
+def scores_of(model, input_shape=(1, 1, 1), prunable=('Conv2d',), **settings):
+    pruner, seen = SynFlow(0.5, prunable=prunable, **settings), []
+    score = pruner.score
+    pruner.score = lambda **given: seen.append({k: s.clone() for k, s in score(**given).items()}) or seen[-1]
+    pruner.prune(model, input_shape=input_shape)
+    return {name: score.flatten().tolist() for name, score in seen[0].items()}
+
+
+@pytest.mark.parametrize(
+    'layer', [nn.ReLU6(), nn.Hardtanh(), nn.Hardswish(), nn.SiLU(), nn.GELU(), nn.Mish(), nn.Tanh(), nn.Softsign()]
+)
+def test_a_bounded_activation_passes_positive_values(layer):
+    assert scores_of(chain(layer))['0.weight'] == [2, 3]
+
+
+@pytest.mark.parametrize('layer', [nn.SiLU(inplace=True), nn.Hardtanh(), nn.GELU(), nn.GroupNorm(1, 2, affine=False)])
+def test_what_a_stand_in_returns_may_be_changed_in_place(layer):
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            x = x * 1
+            output = layer(x)
+            output += 7
+            return output * 1 if getattr(layer, 'inplace', False) else output + x
+
+    assert scores_of(chain(Residual()))['0.weight'] == ([2, 3] if getattr(layer, 'inplace', False) else [4, 6])
+
+
+@pytest.mark.parametrize('gate', [nn.Sigmoid(), nn.Hardsigmoid()])
+def test_a_gate_is_open_and_passes_its_relative_change(gate):
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.squeeze, self.excite = nn.Conv2d(2, 1, 1, bias=False), nn.Conv2d(1, 2, 1, bias=False)
+            self.squeeze.weight.data.fill_(100)  # a sigmoid of what follows is 1, its derivative 0
+            self.excite.weight.data.fill_(100)
+
+        def forward(self, x):
+            return x * gate(self.excite(self.squeeze(x)))
+
+    scores = scores_of(chain(Gated()))
+    # R = 2 g0 + 3 g1, g = 1. The flow through the gates is 2 and 3, 5 in all, at every layer in front of them; of what
+    # the squeeze receives, 2/5 comes from the first channel. So w dR/dw of the first layer is 2 + 2/5 5 and 3 + 3/5 5
+    assert scores['1.excite.weight'] == pytest.approx([2, 3])
+    assert scores['1.squeeze.weight'] == pytest.approx([2, 3])
+    assert scores['0.weight'] == pytest.approx([4, 6])
+    assert build('SynFlow', 0.5, keep_flow=False).prune(chain(Gated()), input_shape=(1, 1, 1)).keys() == scores.keys()
+
+
+@pytest.mark.parametrize(
+    'norm',
+    [
+        nn.GroupNorm(1, 2),
+        nn.InstanceNorm2d(2, affine=True),
+        nn.BatchNorm2d(2, track_running_stats=False),
+        nn.Sequential(nn.Flatten(), nn.LayerNorm(2)),
+        nn.Sequential(nn.Flatten(), nn.RMSNorm(2)),
+    ],
+)
+def test_a_normalisation_by_data_keeps_scale_and_shift(norm):
+    scaled = norm[-1] if isinstance(norm, nn.Sequential) else norm
+    scaled.weight.data.copy_(torch.tensor([-5.0, 7]))
+    assert scores_of(chain(norm))['0.weight'] == [10, 21]
+
+
+def test_weights_of_zero_count_as_constants():
+    """A head of zeros for 4 inputs counts as 1/2 everywhere, the scale of a BatchNorm as 1."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), nn.BatchNorm2d(4, eps=0), nn.Flatten(), nn.Linear(4, 3))
+    model[0].weight.data = torch.tensor([1.0, 2, 3, 4]).view(4, 1, 1, 1)
+    nn.init.zeros_(model[1].weight)
+    nn.init.zeros_(model[3].weight)
+    scores = scores_of(model, prunable=BOTH)
+    assert scores['0.weight'] == [1.5, 3, 4.5, 6]  # three outputs take half of each
+    assert scores['3.weight'] == [0.5, 1, 1.5, 2] * 3
+    with pytest.raises(ValueError, match=r'SynFlow: every score is 0, since nothing passes 3 \(Linear\);'):
+        scores_of(model, keep_flow=False)
+
+
+def test_a_tensor_that_pruning_has_emptied_stays_empty():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.Conv2d(2, 2, 1, bias=False), nn.Flatten())
+    pruner = build('SynFlow', 0.5)
+    weights = {'0.weight': torch.ones(2, 1, 1, 1).double(), '1.weight': torch.zeros(2, 2, 1, 1).double()}
+    masks = {name: w.bool() for name, w in weights.items()}
+    scores = pruner.score(weights, masks, ScoringNetwork(model, given=weights), (1, 1, 1))
+    assert not any(score.any() for score in scores.values())
+
+
+@pytest.mark.parametrize('causal', [False, True])
+def test_attention_weights_are_equal_shares(causal):
+    query, value = torch.rand(1, 2, 3, 4).double() * 1000, torch.rand(1, 2, 3, 4).double()
+    query.requires_grad_()
+    with KeepFlow():
+        output = F.scaled_dot_product_attention(query, query, value, is_causal=causal)
+        by_hand = torch.softmax((query @ query.mT).masked_fill(~torch.ones(3, 3).bool().tril(), -torch.inf), -1) @ value
+    mean = (
+        value.cumsum(2) / torch.arange(1, 4).view(3, 1) if causal else value.mean(2, keepdim=True).expand(-1, -1, 3, -1)
+    )
+    torch.testing.assert_close(output, mean)
+    if causal:
+        torch.testing.assert_close(by_hand, output)
+    assert (torch.autograd.grad(output.sum(), query)[0] > 0).all()
+
+
+def test_a_network_of_relus_scores_alike_with_and_without(net):
+    plain = build('SynFlow', 0.1, rounds=5, keep_flow=False).prune(net, input_shape=(3, 8, 8))
+    assert same(plain, build('SynFlow', 0.1, rounds=5).prune(net, input_shape=(3, 8, 8)))
+
+
+def test_keep_flow_is_a_flag():
+    with pytest.raises(TypeError, match=r'SynFlow: keep_flow must be True or False, got 1'):
+        build('SynFlow', keep_flow=1)
+
+
+class Block(nn.Module):
+    """ReLU6 behind weights that saturate it, in place as torchvision has it, beside a path that is free."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3), nn.Conv2d(1, 4, 3)
+        self.limit = nn.ReLU6(inplace=True)
+        self.first.weight.data.fill_(10)
+
+    def forward(self, images):
+        return (self.limit(self.first(images)) + self.second(images)).flatten(1)
+
+
+def test_layers_that_stop_the_flow_are_named():
+    model = Block()
+    with warnings_of() as messages:
+        build('SynFlow', 0.5, keep_flow=False).prune(model, input_shape=(1, 5, 5))
+    assert messages[0] == 'SynFlow: every score is 0 in first.weight; nothing passes limit (ReLU6)'
+    assert model.limit.inplace
+    assert not model.limit._forward_hooks
+    with warnings_of() as messages:
+        build('SynFlow', 0.5).prune(model, input_shape=(1, 5, 5))
+    assert not any('every score' in message for message in messages)
+
+
+@pytest.mark.parametrize('name', ['SNIP', 'GraSP'])
+def test_a_head_of_zeros_is_named_by_scores_of_data(name, net, batches):
+    nn.init.zeros_(net.fc.weight)
+    with pytest.raises(
+        ValueError, match=rf'{name}: every score is 0, since nothing passes fc \(Linear\); draw weights'
+    ):
+        build(name).prune(net, batches)
+    masks = build('Mag', 0.5).prune(net)
+    apply_masks_(net, masks)  # a run that prunes in several shots goes on
+    with warnings_of() as messages:
+        assert kept(build(name, 0.3).prune(net, batches)) == 449
+    assert 'every score is 0 in conv1.weight' in messages[0]
+
+
+def test_overflow_is_told_from_nan(net):
+    net.conv1.weight.data.fill_(1e30)
+    net.conv2.weight.data.fill_(1e38)
+    net.fc.weight.data.fill_(1e38)
+    net.bn1.weight.data.fill_(1e38)
+    net.bn2.weight.data.fill_(1e38)
+    deep = nn.Sequential(net, *[nn.Linear(10, 10) for _ in range(4)])
+    for layer in deep[1:]:
+        layer.weight.data.fill_(1e38)
+    with pytest.raises(ValueError, match=r'leave the range of float64, or are NaN, from 4 \(Linear\) on'):
+        build('SynFlow').prune(deep, input_shape=(3, 8, 8))
+    net.conv1.weight.data[0] = torch.nan
+    with pytest.raises(ValueError, match=r"the weight '0.conv1.weight' has NaN or infinity"):
+        build('SynFlow').prune(deep, input_shape=(3, 8, 8))
+
+
+def test_blocked_layers_of_a_network_without_gradients():
+    layer = nn.Linear(2, 2).requires_grad_(False)
+    assert find_blocked_layers(layer, functools.partial(layer, torch.ones(1, 2))) == []
