@@ -5,11 +5,11 @@ Its floors, from the top; what is below knows nothing of what is above, and part
 - contrib
 - compare
 - hooks
-- compact, costs, export, report, run, sparse
+- compact, costs, export, report, run
 - latent
 - optim, pruners
 - datasets, evaluation, models, psg
-- converter
+- converter, preprocessing
 - registry
 - checks, compiled, contracts, files, machine, patterns, state_dicts
 """
