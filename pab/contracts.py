@@ -84,6 +84,13 @@ def sign_optimizers(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
     return [optimizer for optimizer in optimizers if hasattr(optimizer, 'last_flips')]
 
 
+def sign_trained(network: nn.Module, optimizers: Iterable[Optimizer]) -> dict[str, nn.Parameter]:
+    """Name -> parameter of a network, for the parameters of sign optimizers."""
+    groups = [group for optimizer in sign_optimizers(optimizers) for group in optimizer.param_groups]
+    owned = {param for group in groups for param in group['params']}
+    return {name: param for name, param in network.named_parameters() if param in owned}
+
+
 def weight_flips(optimizers: Iterable[Optimizer]) -> dict[nn.Parameter, Tensor]:
     """Parameter -> flips of each of its weights so far (int32), where a sign optimizer counts them one by one."""
     return _counts(optimizers, 'weight_flips')

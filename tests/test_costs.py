@@ -85,7 +85,7 @@ def test_all_weights_of_a_layer_learn_which_are_used(converter):
     net = converter(density=0.25, layers=['!name:strided', 'Conv2d'])(Four())
     net.strided.weight.requires_grad_(False)
     rows = count_layers(net, (3, 8, 8))
-    assert [(row.kept, row.updated) for row in rows] == [(216, 0), (72, 288), (16, 64), (40, 40)]
+    assert [(row.kept, row.learning) for row in rows] == [(216, 0), (72, 288), (16, 64), (40, 40)]
     work = step_work(rows, batch=10)
     forward = 3456 + 4608 // 4 + 1024 // 4 + 40
     assert work.macs == {
@@ -103,13 +103,13 @@ def test_a_mask_and_weights_that_are_not_used():
         net.grouped.latent.view(-1)[:100] = -1.0  # of these, those of even positions have a mask that keeps them
     masks = {'grouped.weight': HALF}
     (row,) = [row for row in count_layers(net, (3, 8, 8), masks) if row.name == 'grouped']
-    assert (row.kept, row.updated) == (94, 144)
+    assert (row.kept, row.learning) == (94, 144)
     apply_masks_(net, masks)
     assert row in count_layers(net, (3, 8, 8), masks)
     with torch.no_grad():
         net.grouped.latent.view(-1)[:100] = 1.0
     (row,) = count_weights([row], net, masks)
-    assert (row.kept, row.updated, row.sparse_macs) == (144, 144, 4608 // 2)
+    assert (row.kept, row.learning, row.sparse_macs) == (144, 144, 4608 // 2)
 
 
 @pytest.mark.parametrize('settings', [dict(rounds=1), dict(rounds=1, min_per_tensor=30), dict(scope='2:4')])

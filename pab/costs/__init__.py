@@ -1,4 +1,4 @@
-"""What a network and its training cost.
+"""The costs of a network and its training.
 
 =====  ==================================================================
 count  the formulas, and the counts of layers, steps, prunings and bytes
