@@ -1,4 +1,4 @@
-"""Say what a config's network and a step of its training cost, in multiply-accumulates, bit-operations and bytes.
+"""Count the costs of a config's network and of a training step: multiply-accumulates, bit-operations and bytes.
 
 python tools/analyze.py configs/pab/r18_cifar10.py
 python tools/analyze.py configs/pab/r18_cifar10.py work_dirs/r18_cifar10/epoch_180.pth --json costs.json
