@@ -1,4 +1,4 @@
-"""From a comparison file to the trainings it asks for, everything checked before the first of them begins."""
+"""A comparison file, and the trainings it asks for, all checked before the first of them begins."""
 
 import ast
 import os
@@ -25,18 +25,21 @@ JOBS, COMMAND = 'jobs', 'command.json'
 
 @dataclass(frozen=True)
 class Run:
-    """A row of a comparison: one config, trained with several seeds."""
+    """A row of a comparison: one config, trained with several seeds.
+
+    Attributes:
+        against: name of the run in the same group with whose accuracy this one's is compared.
+        config: the whole config, as the text of a Python file.
+        imports: folder of the modules that the config imports, None if it imports none.
+    """
 
     group: str
     name: str
     against: str | None
-    """The name of the run in the same group from whose accuracy this one's is told apart."""
     seeds: int
     folder: Path
     config: str
-    """The whole config, as the text of a Python file."""
     imports: Path | None
-    """The folder of the modules that the config imports, None where it imports none."""
 
     @property
     def title(self) -> str:
@@ -44,7 +47,7 @@ class Run:
         return f'{self.group}: {self.name}' if self.group else self.name
 
     def trainings(self) -> list['Training']:
-        """One training for each seed, which is counted from 0."""
+        """One training for each seed from 0."""
         return [Training(self, seed) for seed in range(self.seeds)]
 
 
@@ -68,13 +71,13 @@ class Training:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison file asks for."""
+    """A comparison file, read and checked."""
 
     title: str
     runs: tuple[Run, ...]
 
     def trainings(self) -> list[Training]:
-        """All trainings: those of the first seed come first, so that a whole table is there early."""
+        """All trainings, first of the first seed, so that a whole table is there early."""
         return sorted((training for run in self.runs for training in run.trainings()), key=lambda t: t.seed)
 
     def sections(self) -> dict[str, list[Run]]:
@@ -151,7 +154,7 @@ def _plan_run(
 
 @contextmanager
 def _environment(variables: Any) -> Iterator[None]:
-    """Set variables of the environment, which configs read as ``{{$NAME:default}}``, for as long as the block lasts."""
+    """Set environment variables, which configs read as ``{{$NAME:default}}``, within a block."""
     if not isinstance(variables, Mapping) or not all(isinstance(value, str) for value in variables.values()):
         raise ValueError(f'comparison: environment must be a dict from names of variables to texts, got {variables!r}')
     before, logger = dict(os.environ), MMLogger.get_current_instance()
@@ -167,13 +170,13 @@ def _environment(variables: Any) -> Iterator[None]:
 
 
 def _told(error: Exception) -> str:
-    """What an error says in one line; its class too, unless it speaks for itself."""
+    """The message of an error in one line, with its class unless it speaks for itself."""
     text = ' '.join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
     return text if isinstance(error, ValueError | KeyError) else f'{type(error).__name__}: {text}'
 
 
 def folder_name(name: str) -> str:
-    """A name without what a shell or a file system would trip over: ``'SynFlow + Bop'`` -> ``'SynFlow_+_Bop'``."""
+    """Make a name fit for shells and file systems: ``'SynFlow + Bop'`` -> ``'SynFlow_+_Bop'``."""
     return re.sub(r'[^\w+=.,-]+', '_', name).strip('._')
 
 
@@ -216,7 +219,7 @@ def _check_keys(where: str, keys: Iterable[str], known: set[str]) -> None:
 
 
 def _check_names(runs: Sequence[Run]) -> None:
-    """Refuse names that are used twice, folders that would be shared, and runs to compare with that are not there."""
+    """Refuse names used twice, shared folders, and ``against`` without such a run."""
     for index, run in enumerate(runs):
         top = folder_name(run.group or run.name)
         if top in (TABLE, TABLE_CSV, TABLE_PAGE, JOBS, COMMAND) or top.endswith('.png'):

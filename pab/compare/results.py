@@ -1,4 +1,4 @@
-"""What a training has come to: read from its report and its checkpoint once, and kept in ``result.json``."""
+"""The result of a training: read from its report and its checkpoint once, and kept in ``result.json``."""
 
 import json
 import re
@@ -26,16 +26,19 @@ PACKING = threading.Lock()  # one at a time, for it holds a whole network in mem
 
 @dataclass(frozen=True)
 class Result:
-    """The numbers of a finished training."""
+    """The result of a finished training.
+
+    Attributes:
+        settings: dotted name -> value, of all settings that the training and its accuracy depend on.
+        numbers: name in ``REPORTED`` -> number; accuracies in per cent, None for what the training does not have.
+        curve: epochs from 1, and the test accuracy after each.
+        size: bytes of the network as a compact file, None if it cannot be one.
+    """
 
     settings: dict[str, Any]
-    """What the training and its accuracy depend on: value by dotted name."""
     numbers: dict[str, float | None]
-    """Those of ``REPORTED``; accuracies in per cent, None for what the training does not have."""
     curve: tuple[list[int], list[float]]
-    """Epochs from 1, and the test accuracy after each."""
     size: int | None
-    """Bytes of the network as a compact file, None where it cannot be one."""
 
 
 def read_result(training: Training) -> Result | None:
@@ -62,7 +65,7 @@ def read_result(training: Training) -> Result | None:
 
 
 def write_result(training: Training, tell: Callable[[str], None]) -> None:
-    """Sum up a training that has ended; ``tell`` is called with the reason where its network cannot be stored.
+    """Write the result of a training that has ended; ``tell`` is called with the reason if no compact file can be.
 
     Raises:
         FileNotFoundError: it left no report.
@@ -85,7 +88,7 @@ def write_result(training: Training, tell: Callable[[str], None]) -> None:
 
 
 def settings_of(cfg: Config) -> dict[str, Any]:
-    """What the result of a config depends on, by dotted names: not where data lie, nor how fast they are read."""
+    """Dotted name -> value of all settings that a result depends on: not where data lie, nor how fast they are read."""
     plain: Mapping[str, Any] = json.loads(json.dumps(cfg.to_dict(), default=str))
     measured = {key: plain[key] for key in MEASURED if key in plain}
     return flatten(plain) | flatten(measured, 'measured')  # resuming may change what is measured; a result may not

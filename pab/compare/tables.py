@@ -9,8 +9,7 @@ from datetime import timedelta
 from ..report.amounts import short
 from .plan import Comparison
 from .results import REPORTED
-from .statistics import Difference, Spread, paired_difference
-from .summary import Results, Summary, summarize
+from .summary import Results, Spread, Summary, paired_difference, summarize
 
 COLUMNS = ('run', 'seeds', 'accuracy, %', 'difference', 'density', 'flips', 'training MACs', 'bit-operations')
 COLUMNS += ('time', 'compact file')
@@ -24,7 +23,7 @@ UNKNOWN = '-'
 
 
 def table_rows(comparison: Comparison, results: Results) -> list[list[str]]:
-    """The cells of the table: a row for each run, and before each group that has a name, a row with that alone."""
+    """The cells of the table: a row for each run, below a row with the name of its group, if it has one."""
     summaries = {(s.run.group, s.run.name): s for s in summarize(comparison, results)}
     rows = []
     for group, runs in comparison.sections().items():
@@ -75,7 +74,7 @@ def _row(summary: Summary, other: Summary | None) -> list[str]:
 
 
 def _counted(seeds: int, summary: Summary) -> str:
-    """Says over how many seeds a mean is, where they are fewer than those of the row."""
+    """Say over how many seeds a mean is, if these are fewer than the row has."""
     if seeds in (0, len(summary.results)):
         return ''
     return ' (one seed)' if seeds == 1 else f' ({seeds} seeds)'
@@ -88,7 +87,7 @@ def _accuracy(accuracy: Spread | None) -> str:
 
 
 def _difference(summary: Summary, other: Summary) -> str:
-    difference: Difference | None = paired_difference(summary.accuracies(), other.accuracies())
+    difference = paired_difference(summary.accuracies(), other.accuracies())
     if difference is None:
         return f'no common seed with {other.run.name}' if summary.results and other.results else UNKNOWN
     mean, seeds, half = difference
@@ -103,10 +102,10 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """A text in one line, without anything that Markdown acts on within a line."""
+    """Put a text in one line, with everything escaped that Markdown acts on within a line."""
     return re.sub(r'[\\`*<>|~$&]|(?<!\w)_|_(?!\w)|\](?=[(\[:])', r'\\\g<0>', ' '.join(text.split()))
 
 
 def _no_formula(text: str) -> str:
-    """A text that a spreadsheet shows and does not compute: an apostrophe before what would begin a formula."""
+    """Put an apostrophe before a text that a spreadsheet would compute as a formula."""
     return f"'{text}" if text.startswith(('=', '+', '-', '@')) else text
