@@ -45,6 +45,9 @@ BY_HAND = {
 }
 
 
+HALF = torch.arange(16 * 2 * 9).view(16, 2, 3, 3) % 2 == 0  # a mask of grouped.weight
+
+
 def test_macs_by_hand():
     rows = {row.name: row for row in count_layers(Four(), (3, 8, 8))}
     assert {name: row.macs for name, row in rows.items()} == BY_HAND
@@ -55,9 +58,7 @@ def test_macs_by_hand():
 
 def test_a_step_by_hand():
     net = convert_psg_(Four(), PSGConfig(input_bits=8, grad_bits=16))
-    keep_half = torch.zeros(16, 2, 3, 3, dtype=torch.bool)
-    keep_half[:8] = True
-    rows = count_layers(net, (3, 8, 8), {'grouped.weight': keep_half}, ['strided.weight', 'grouped.weight'])
+    rows = count_layers(net, (3, 8, 8), {'grouped.weight': HALF}, ['strided.weight', 'grouped.weight'])
     work = step_work(rows, batch=10)
     forward = 3456 + 4608 / 2 + 1024 + 40
     assert work.macs == {
@@ -75,9 +76,6 @@ def test_a_step_by_hand():
     latent = step_work(latent_signs(rows), batch=10)
     assert latent.macs['forward'] == work.macs['forward']
     assert latent.bit_operations['weight gradient'] == 10 * forward * 1024
-
-
-HALF = torch.arange(16 * 2 * 9).view(16, 2, 3, 3) % 2 == 0
 
 
 @pytest.mark.parametrize('converter', [EdgePopup, Biprop])

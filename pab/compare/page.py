@@ -20,7 +20,7 @@ OVER_EPOCHS = 'The mean over seeds after each epoch that all of them measured; c
 
 
 def draw_comparison(comparison: Comparison, results: Results) -> dict[str, Figure]:
-    """The pictures by name; those without any value are left out."""
+    """Draw the pictures, by name; a picture without any value is left out."""
     summaries, figures = summarize(comparison, results), {}
     order = [run.name for run in comparison.runs]  # a name has the same colour and marker in all of them
     for key, (name, label) in AMOUNTS.items():

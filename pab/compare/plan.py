@@ -110,10 +110,9 @@ def read_comparison(path: Path, seeds: int, work_dir: Path, options: Mapping[str
         raise ValueError(f'{path}: {_told(error)}') from error
     _check_keys('comparison', [key for key in file if not key.startswith('_')], FILE_KEYS)
     title, entries, shared = file.get('title'), file.get('runs'), file.get('options', {})
-    if not isinstance(title, str) or not title:
-        raise ValueError(f'comparison: title must be a sentence that says what is compared, got {title!r}')
-    if not isinstance(entries, list) or not entries or not all(isinstance(entry, Mapping) for entry in entries):
-        raise ValueError('comparison: runs must be a list of at least one dict(name=..., config=...)')
+    _require(title and isinstance(title, str), 'comparison', 'title', title, 'a sentence that says what is compared')
+    dicts = isinstance(entries, list) and all(isinstance(entry, Mapping) for entry in entries)
+    _require(entries and dicts, 'comparison', 'runs', entries, 'a list of at least one dict(name=..., config=...)')
     _check_options('comparison', shared)
     runs = []
     with _environment(file.get('environment', {})):
@@ -155,8 +154,8 @@ def _plan_run(
 @contextmanager
 def _environment(variables: Any) -> Iterator[None]:
     """Set environment variables, which configs read as ``{{$NAME:default}}``, within a block."""
-    if not isinstance(variables, Mapping) or not all(isinstance(value, str) for value in variables.values()):
-        raise ValueError(f'comparison: environment must be a dict from names of variables to texts, got {variables!r}')
+    texts = isinstance(variables, Mapping) and all(isinstance(value, str) for value in variables.values())
+    _require(texts, 'comparison', 'environment', variables, 'a dict from names of variables to texts')
     before, logger = dict(os.environ), MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel('WARNING')  # mmengine has a line for each variable in each file
@@ -180,14 +179,19 @@ def folder_name(name: str) -> str:
     return re.sub(r'[^\w+=.,-]+', '_', name).strip('._')
 
 
+def _require(fits: Any, where: str, key: str, value: Any, rule: str) -> None:
+    if not fits:
+        raise ValueError(f'{where}: {key} must be {rule}, got {value!r}')
+
+
 def _check_entry(where: str, entry: Mapping[str, Any]) -> None:
     _check_keys(where, entry, ENTRY_KEYS)
     for key in ('name', 'config'):
-        if not isinstance(entry.get(key), str) or not entry[key]:
-            raise ValueError(f'{where}: {key} must be a text that is not empty, got {entry.get(key)!r}')
-    if not isinstance(entry.get('group', ''), str):
-        raise ValueError(f'{where}: group must be a text, got {entry["group"]!r}')
-    for name in filter(None, (entry['name'], entry.get('group', ''))):
+        value = entry.get(key)
+        _require(value and isinstance(value, str), where, key, value, 'a text that is not empty')
+    group = entry.get('group', '')
+    _require(isinstance(group, str), where, 'group', group, 'a text')
+    for name in filter(None, (entry['name'], group)):
         if not name.isprintable():
             raise ValueError(f'{where}: a name must be one line of printable characters, got {name!r}')
         if not folder_name(name):
@@ -197,18 +201,15 @@ def _check_entry(where: str, entry: Mapping[str, Any]) -> None:
 
 
 def _check_options(where: str, options: Any) -> None:
-    if not isinstance(options, Mapping):
-        raise ValueError(f'{where}: options must be a dict from dotted names to values, got {options!r}')
+    _require(isinstance(options, Mapping), where, 'options', options, 'a dict from dotted names to values')
     for name, value in options.items():
         if not isinstance(name, str):
             raise ValueError(f'{where}: options must have dotted names as keys, got {name!r}')
         try:
             ast.literal_eval(repr(value))
         except (ValueError, SyntaxError) as error:
-            told = 'such as a number, a text, or a list or dict of these'
-            raise ValueError(
-                f'{where}: option {name!r} must be what a config can hold, {told}, got {value!r}'
-            ) from error
+            rule = 'must be what a config can hold, such as a number, a text, or a list or dict of these'
+            raise ValueError(f'{where}: option {name!r} {rule}, got {value!r}') from error
 
 
 def _check_keys(where: str, keys: Iterable[str], known: set[str]) -> None:
@@ -229,7 +230,7 @@ def _check_names(runs: Sequence[Run]) -> None:
                 raise ValueError(f'runs: two runs are called {run.title!r}; names must be unique in a group')
             if other.folder == run.folder:
                 raise ValueError(f'runs: {other.title!r} and {run.title!r} would share the folder {run.folder}')
-            inner, outer = sorted((run, other), key=lambda one: len(one.folder.parts), reverse=True)
+            outer, inner = sorted((run, other), key=lambda one: len(one.folder.parts))
             if outer.folder in inner.folder.parents:
                 raise ValueError(
                     f'runs: the folder of {inner.title!r} would lie in that of {outer.title!r}, {outer.folder}; call '

@@ -1,7 +1,6 @@
 """The result of a training: read from its report and its checkpoint once, and kept in ``result.json``."""
 
 import json
-import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from ..report.run import read_record
 from ..run.checkpoint import load_safely
 from .plan import Training
 
-RESULT, NETWORK = 'result.json', 'network.pab'  # files in the folder of a training
+RESULT, COMPACT_FILE = 'result.json', 'network.pab'  # files in the folder of a training
 REPORTED = ('epoch', 'max_epochs', 'accuracy', 'best_accuracy', 'density', 'kept', 'prunable', 'flips')
 REPORTED += ('macs', 'bit_operations', 'seconds')  # all that a report counts, in this order in a CSV file
 MEASURED = ('val_dataloader', 'val_evaluator')  # settings that an accuracy depends on, and the training does not
@@ -94,21 +93,13 @@ def settings_of(cfg: Config) -> dict[str, Any]:
     return flatten(plain) | flatten(measured, 'measured')  # resuming may change what is measured; a result may not
 
 
-def last_checkpoint(folder: Path, epoch: int | None) -> Path:
-    """The checkpoint of an epoch, else of the last one that is there; FileNotFoundError where there is none."""
-    found = {int(m[1]): path for path in folder.glob('epoch_*.pth') if (m := re.fullmatch(r'epoch_(\d+)', path.stem))}
-    if not found:
-        raise FileNotFoundError(f'{folder} holds no epoch_*.pth')
-    return found.get(epoch, found[max(found)])
-
-
 def _compact_size(cfg: Config, folder: Path, epoch: int | None, tell: Callable[[str], None]) -> int | None:
     try:
         from ..compact import pack
 
         with PACKING:
-            pack(cfg, load_safely(last_checkpoint(folder, epoch)), folder / NETWORK)
+            pack(cfg, load_safely(folder / f'epoch_{epoch}.pth'), folder / COMPACT_FILE)
     except (ValueError, TypeError, KeyError, RuntimeError, OSError, ImportError) as error:
         tell(f'the network has no compact file: {error}')
         return None
-    return (folder / NETWORK).stat().st_size
+    return (folder / COMPACT_FILE).stat().st_size

@@ -25,7 +25,7 @@ class SparseLinear(nn.Linear):
 
 
 class SparseConv1x1(nn.Conv2d):
-    """As :class:`SparseLinear`, for a 1x1 convolution: (N, C, H, W) or (C, H, W), strided by slicing."""
+    """A 1x1 convolution like :class:`SparseLinear`: (N, C, H, W) or (C, H, W), strided by slicing."""
 
     compressed: Tensor
 

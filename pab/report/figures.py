@@ -33,7 +33,7 @@ def draw_curves(
     """Lines over epochs.
 
     Args:
-        title: what is shown.
+        title: of the picture.
         unit: of the values; label of the axis.
         curves: name -> (epochs from 1, values); None and NaN leave a gap.
         log: use a logarithmic axis; values that are not above 0 are left out.
@@ -65,7 +65,7 @@ def draw_points(
     """Points over an amount, those of a series joined from left to right.
 
     Args:
-        title: what is shown.
+        title: of the picture.
         amount: label of the horizontal axis, which is logarithmic if amounts differ by more than a factor of 10.
         unit: of the values; label of the other axis.
         series: name -> (amount > 0, value, half the length of its error bar); a legend is below the picture.
@@ -92,7 +92,7 @@ def draw_by_layer(title: str, unit: str, values: Mapping[str, Sequence[float | N
     """A heat map: a row for each layer, a column for each epoch; more is darker, none is white.
 
     Args:
-        title: what is shown.
+        title: of the picture.
         unit: of the values; label of the colour bar.
         values: layer -> one value for each epoch, from the first; 0, None and NaN are white.
         log: colours on a logarithmic scale up to the largest value; else on a linear one up to 1 or that value.

@@ -104,7 +104,7 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
 
 
 def draw_run(record: Mapping[str, Any]) -> dict[str, Figure]:
-    """The pictures of one run by name; those without any value are left out."""
+    """Draw the pictures of one run, by name; a picture without any value is left out."""
     layers, figures = record['layers'], {}
     for name, (title, unit, log, begins) in CURVES.items():
         lines = {key: line for key, line in record['series'].items() if key.startswith(begins) and line and line[0]}

@@ -13,7 +13,7 @@ from pab.registry import DATASETS
 
 @DATASETS.register_module()
 class RandomImages(InMemoryDataset):
-    """As many random colour images as asked for, of ``size`` x ``size`` pixels and ten classes."""
+    """Random colour images of ``size`` x ``size`` pixels, in ten classes."""
 
     def __init__(self, num_images: int, size: int = 32) -> None:
         generator = torch.Generator().manual_seed(0)
