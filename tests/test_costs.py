@@ -4,18 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from pab.costs import (
-    count_layers,
-    count_weights,
-    dense_sgd,
-    latent_signs,
-    masks_of_checkpoint,
-    masks_of_config,
-    pruning_work,
-    run_costs,
-    saved_bytes,
-    step_work,
-)
+from pab.costs.count import count_layers, count_weights, dense_sgd, latent_signs, pruning_work, saved_bytes, step_work
+from pab.costs.run import masks_of_checkpoint, masks_of_config, run_costs
 from pab.latent import Biprop, EdgePopup, LatentSigns
 from pab.pruners import SNIP, FlipFreq, Mag, SynFlow, apply_masks_
 from pab.psg import PSGConfig, convert_psg_

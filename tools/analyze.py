@@ -12,7 +12,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from pab.costs import RunCosts, masks_of_checkpoint, masks_of_config, run_costs
+from pab.costs.run import RunCosts, masks_of_checkpoint, masks_of_config, run_costs
 from pab.files import check_free, write_atomically
 from pab.report.amounts import short
 from pab.run.checkpoint import load_any

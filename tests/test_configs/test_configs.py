@@ -16,6 +16,7 @@ from pab.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDU
 from pab.run import PabRunner
 from tests.registered import ALL_PRUNERS
 from tests.small_run import small_config
+from tests.test_tools.test_readme import write_blocks
 
 FOLDER = Path(__file__).parents[2] / 'configs' / 'pab'
 CONFIGS = sorted(path.name for path in FOLDER.glob('*.py'))
@@ -176,12 +177,9 @@ def test_each_way_follows_its_budget(monkeypatch, budget, epochs, warm_up, rate,
 
 @pytest.mark.parametrize('name', ['quickstart_warm_up', 'quickstart_edge_popup'])
 def test_examples_of_the_docs_run(tmp_path, name):
-    text = (FOLDER.parents[1] / 'docs' / 'method.md').read_text()
-    (tmp_path / 'mine').mkdir()
-    (tmp_path / 'configs').symlink_to(FOLDER.parent)
-    file = tmp_path / 'mine' / f'{name}.py'
-    file.write_text(re.search(rf'`mine/{name}.py`:\n\n```python\n(.*?)```', text, re.DOTALL).group(1))
-    cfg, small = Config.fromfile(str(file)), small_config(tmp_path / 'run', digits=True, train_cfg__max_epochs=3)
+    write_blocks(tmp_path, 'method.md', f'mine/{name}.py')
+    cfg = Config.fromfile(str(tmp_path / 'mine' / f'{name}.py'))
+    small = small_config(tmp_path / 'run', digits=True, train_cfg__max_epochs=3)
     for key in ('work_dir', 'experiment_name', 'train_cfg', 'train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[key] = small[key]
     cfg.merge_from_dict(dict(model=dict(network=dict(width=2)), default_hooks=dict(report=None)))

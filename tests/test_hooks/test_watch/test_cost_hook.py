@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pab.costs import Work, count_layers, masks_of_config, pruning_work, run_costs, step_work
+from pab.costs.count import Work, count_layers, pruning_work, step_work
+from pab.costs.run import masks_of_config, run_costs
 from pab.hooks import CostHook
 from pab.hooks.method.prune_to_file import prune_to_file
 from pab.pruners import get_masks
