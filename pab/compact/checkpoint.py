@@ -32,8 +32,11 @@ def as_checkpoint(file: str | os.PathLike) -> dict[str, Any]:
     if told['pruning'] is not None:
         check_form(told['pruning'], PRUNING, f'{file}: pruning')
     record = {} if told['pruning'] is None else {PRUNING_RECORD: told['pruning']}
+    meta = {} if told['init'] is None else {'seed': told['init']['seed']}
+    if told['classes']:
+        meta['dataset_meta'] = {'classes': tuple(told['classes'])}
     return {
-        'meta': {'seed': told['init']['seed'], 'dataset_meta': {'classes': tuple(told['classes'])}},
+        'meta': meta,
         'state_dict': {NETWORK + n: t for n, t in state.items()},
         **record,
     }

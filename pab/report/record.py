@@ -13,6 +13,7 @@ import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from .. import __version__
+from ..contracts import learning_rates
 from .amounts import short
 
 NOT_TIMED = 'checkpoints'  # the phase between two others
@@ -93,10 +94,11 @@ def rates_of(optim_wrapper: OptimWrapper | OptimWrapperDict) -> dict[str, float]
     named = isinstance(optim_wrapper, OptimWrapperDict)
     rates = {}
     for name, wrapper in optim_wrapper.items() if named else [('', optim_wrapper)]:
-        groups = wrapper.optimizer.param_groups
+        groups, has_rate = wrapper.optimizer.param_groups, bool(learning_rates([wrapper.optimizer]))
         for index, group in enumerate(groups):
             whose = (f' of {name}' if named else '') + (f', group {index}' if len(groups) > 1 else '')
-            rates |= {f'{RATES[key]}{whose}': group[key] for key in RATES if key in group}
+            shown = [key for key in RATES if key in group and (key != 'lr' or has_rate)]
+            rates |= {f'{RATES[key]}{whose}': group[key] for key in shown}
     return rates
 
 

@@ -15,7 +15,7 @@ from mmengine.runner import Runner, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..contracts import sign_optimizers
+from ..contracts import learning_rates, sign_optimizers
 from ..registry import RUNNERS
 from .checkpoint import UnusableCheckpoint, check_fits, check_resumable, load_any, non_finite
 from .config import FixedConfig, check_config, check_schedules, suggest
@@ -134,7 +134,7 @@ class PabRunner(RunFace, Runner):
         )
         batch = loader['batch_size'] if isinstance(loader, dict) else loader.batch_size
         batch *= self.world_size * wrappers[0]._accumulative_counts
-        groups = [group for wrapper in wrappers for group in wrapper.optimizer.param_groups if 'lr' in group]
+        groups = learning_rates(wrapper.optimizer for wrapper in wrappers)
         for group in groups:
             group['lr'] *= batch / base
         shown = ', '.join(f'{group["lr"]:g}' for group in groups)

@@ -59,6 +59,7 @@ def test_tool_on_real_images(export_tool, checkpoint, cifar10_root, monkeypatch)
     session = ort.InferenceSession(str(out))
     told = session.get_modelmeta().custom_metadata_map
     assert json.loads(told['classes'])[:2] == ['airplane', 'automobile']
+    assert json.loads(told['mean']) == [0.4914, 0.4822, 0.4465]
     # from the file alone: pixels -> logits
     pixels = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
     mean, std = (torch.tensor(json.loads(told[key]))[:, None, None] for key in ('mean', 'std'))
@@ -129,6 +130,12 @@ def test_tool_refuses_in_one_line(export_tool, tmp_path):
     assert 'no state_dict' in refusal('torch', '--config', R20)
 
 
+def metadata_of(file):
+    held = {'metadata.json': ''}
+    torch.export.load(file, extra_files=held)
+    return held['metadata.json']
+
+
 def test_tool_on_a_compact_file(export_tool, tmp_path):
     compact = pytest.importorskip('pab.compact')
     network = initialize_(CIFARResNet(8, width=4), 'kaiming_normal', 3)
@@ -140,14 +147,49 @@ def test_tool_on_a_compact_file(export_tool, tmp_path):
         network=dict(type='CIFARResNet', depth=8, width=4),
         seed=3,
         classes=list('abcdefghij'),
-        preprocessing=dict(mean=[0.5, 0.4, 0.3], std=[0.25, 0.25, 0.25]),
+        preprocessing=dict(mean=[0.5, 0.4, 0.3], std=[0.25, 0.25, 0.25], resize=20, size=16),
         input_shape=(3, 16, 16),
     )
     printed, status = export_tool(file, out, '--format', 'torch')
     assert status == 0, status
     assert 'by 100 random images (no test set is known)' in printed
+    assert json.loads(metadata_of(out))['resize'] == 20
     assert "['a', 'b'" in printed
     pixels = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
     images = ImagePreprocessor((0.5, 0.4, 0.3), (0.25, 0.25, 0.25))({'images': pixels})['images'].contiguous()
     with torch.no_grad():
         torch.testing.assert_close(run_file(out, images), network.eval()(images), atol=1e-4, rtol=0)
+
+
+def test_a_compact_file_that_says_nothing_of_its_images(tool, tmp_path, monkeypatch):
+    """Each way that the message names leads to a file; a config gives normalisation, size and test images."""
+    compact, file, out = pytest.importorskip('pab.compact'), tmp_path / 'net.pab', tmp_path / 'net.pt2'
+    network = initialize_(CIFARResNet(8, width=4), 'kaiming_normal', 3)
+    compact.save(network, file, network=dict(type='CIFARResNet', depth=8, width=4), seed=3)
+    monkeypatch.setenv('PAB_DATA', str(tmp_path / 'nothing'))
+    refused = export_tool(file, out, '--format', 'torch')[1]
+    assert 'give a config with a test set, or --config CONFIG --cfg-options "model.input_shape=(C, H, W)"' in refused
+    assert '--cfg-options changes a config' in export_tool(file, out, '--format', 'torch', '--cfg-options', 'a=1')[1]
+    size = ['--cfg-options', 'model.input_shape=(3, 24, 24)']
+    printed, status = export_tool(file, out, '--format', 'torch', '--config', R20, *size)
+    assert status == 0, status
+    assert '[3, 24, 24]' in printed
+    assert 'mean         [0.4914' in printed
+    bare = tmp_path / 'bare.py'
+    bare.write_text("model = dict(type='ImageClassifier', network=dict(type='CIFARResNet', depth=8, width=4))")
+    printed, status = export_tool(file, out, '--format', 'torch', '--force', '--config', bare, *size)
+    assert status == 0, status
+    assert 'as in training' in printed
+
+
+def test_a_compact_file_without_normalisation_and_a_test_set_of_pixels(tool, tmp_path, cifar10_root, monkeypatch):
+    compact, file, out = pytest.importorskip('pab.compact'), tmp_path / 'net.pab', tmp_path / 'net.pt2'
+    network = initialize_(CIFARResNet(8, width=4), 'kaiming_normal', 3)
+    compact.save(network, file, network=dict(type='CIFARResNet', depth=8, width=4), seed=3)
+    monkeypatch.setenv('PAB_DATA', str(cifar10_root))
+    config = Config.fromfile(R20)
+    config.data_preprocessor = None
+    config.dump(tmp_path / 'config.py')
+    printed, status = export_tool(file, out, '--format', 'torch', '--config', tmp_path / 'config.py')
+    assert status == 0, status
+    assert 'random images (nothing says how pixels are normalised)' in printed
