@@ -1,11 +1,11 @@
 """Messages and tables while trainings end."""
 
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
 
 from ..files import write_atomically
+from ..report.amounts import clock
 from .plan import TABLE, TABLE_CSV, Comparison, Training
 from .results import Result, read_result
 from .tables import to_csv, to_markdown
@@ -46,11 +46,11 @@ class Progress:
         done, total = len(self.results), len(self.comparison.trainings())
         if training in self.results:
             numbers = self.results[training].numbers
-            what = f'{numbers["accuracy"]:.2f} % in {_clock(numbers["seconds"] or 0)}'
+            what = f'{numbers["accuracy"]:.2f} % in {clock(numbers["seconds"] or 0)}'
         else:
             what = f'failed: {self.failures[training]}'
         seconds = self.seconds_left()
-        left = f', about {_clock(seconds)} left' if seconds else ''
+        left = f', about {clock(seconds)} left' if seconds else ''
         self.tell(f'{training.title}: {what}; {done} of {total} done{left}')
         self.write_tables()
 
@@ -78,7 +78,3 @@ class Progress:
                 if strict:
                     raise
                 self.failures[training] = str(error)
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))

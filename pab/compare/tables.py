@@ -4,15 +4,20 @@ import csv
 import io
 import re
 from collections.abc import Sequence
-from datetime import timedelta
 
-from ..report.amounts import short
+from ..report.amounts import clock, short
 from .plan import Comparison
 from .results import REPORTED
 from .summary import Results, Spread, Summary, paired_difference, summarize
 
 COLUMNS = ('run', 'seeds', 'accuracy, %', 'difference', 'density', 'flips', 'training MACs', 'bit-operations')
 COLUMNS += ('time', 'compact file')
+AMOUNTS = {  # number of a summary -> text of its mean, for the columns from density on
+    'density': '{:.4g}'.format,
+    **dict.fromkeys(('flips', 'macs', 'bit_operations'), short),
+    'seconds': clock,
+    'size': lambda size: f'{short(size)}B',
+}
 LEGEND = (
     'Accuracy is that on the test set after the last epoch, ± the standard deviation over seeds. A difference is the '
     'mean over the seeds that both runs have, paired; in brackets is its 95 % t-interval. Other columns are means over '
@@ -59,23 +64,17 @@ def to_csv(comparison: Comparison, results: Results) -> str:
 
 
 def _row(summary: Summary, other: Summary | None) -> list[str]:
-    amounts = {key: summary.mean(key) for key in ('density', 'flips', 'macs', 'bit_operations', 'seconds', 'size')}
-    told = {key: UNKNOWN if amount is None else short(amount) for key, amount in amounts.items()}
-    if amounts['density'] is not None:
-        told['density'] = f'{amounts["density"]:.4g}'
-    if amounts['seconds'] is not None:
-        told['seconds'] = str(timedelta(seconds=round(amounts['seconds'])))
-    if amounts['size'] is not None:
-        told['size'] += 'B'
     difference = _difference(summary, other) if other else ''
-    for key in told:
-        told[key] += _counted(len(summary.values(key)), summary)
-    return [summary.run.name, str(len(summary.results)), _accuracy(summary.accuracy()), difference, *told.values()]
+    cells = [summary.run.name, str(len(summary.results)), _accuracy(summary.accuracy()), difference]
+    for key, write in AMOUNTS.items():
+        mean = summary.mean(key)
+        cells.append(UNKNOWN if mean is None else write(mean) + _counted(len(summary.values(key)), summary))
+    return cells
 
 
 def _counted(seeds: int, summary: Summary) -> str:
     """Say over how many seeds a mean is, if these are fewer than the row has."""
-    if seeds in (0, len(summary.results)):
+    if seeds == len(summary.results):
         return ''
     return ' (one seed)' if seeds == 1 else f' ({seeds} seeds)'
 

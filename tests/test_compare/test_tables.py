@@ -259,6 +259,8 @@ def compare(tmp_path, monkeypatch, capsys):
 
 
 def test_collect_goes_by_the_last_training(compare, tmp_path):
+    code, _, (_, seeds, _, options) = compare('--collect')
+    assert (code, seeds, options) == (0, 3, {})
     compare('--seeds', '5', '--cfg-options', 'train_cfg.max_epochs=2')
     assert json.loads((tmp_path / COMMAND).read_text()) == {'seeds': 5, 'cfg_options': {'train_cfg.max_epochs': 2}}
     _, _, (_, seeds, _, options) = compare('--collect')
@@ -266,11 +268,6 @@ def test_collect_goes_by_the_last_training(compare, tmp_path):
     _, _, (_, seeds, _, options) = compare('--collect', '--seeds', '1', '--cfg-options', 'x=1')
     assert (seeds, options) == (1, {'train_cfg.max_epochs': 2, 'x': 1})
     assert json.loads((tmp_path / COMMAND).read_text())['seeds'] == 5
-
-
-def test_collect_before_any_training(compare):
-    code, _, (_, seeds, _, options) = compare('--collect')
-    assert (code, seeds, options) == (0, 3, {})
 
 
 def test_trainings_that_another_command_has_stopped_are_no_success(compare):
