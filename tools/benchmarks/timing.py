@@ -124,7 +124,7 @@ def environment(settings: Settings) -> dict[str, object]:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The rows as a Markdown table, with what is known about each below it."""
+    """The rows as a Markdown table, with the details of each below it."""
     header = ('measure', 'case', 'contender', 'median', 'ratio', 'to', 'required', 'met')
     body, notes = [], []
     for r in rows:

@@ -67,7 +67,9 @@ class CostHook(RunHook):
             for hook in (hook for hook in runner.hooks if isinstance(hook, PruningHook)):
                 if new := hook.shots_done - self._shots:
                     one = pruning_work(hook.pruner, network, hook.data.input_shape(runner), hook.data.num_samples)
-                    self._pruned, self._shots = self._pruned.plus(one.times(new)), hook.shots_done
+                    for _ in range(new):
+                        self._pruned = self._pruned.plus(one)
+                    self._shots = hook.shots_done
 
     def after_train_epoch(self, runner: PabRunner) -> None:
         """Add the epoch, and report the sums."""
