@@ -19,6 +19,7 @@ from ..contracts import sign_optimizers
 from ..registry import RUNNERS
 from .checkpoint import UnusableCheckpoint, check_fits, check_resumable, load_any, non_finite
 from .config import FixedConfig, check_config, check_schedules, suggest
+from .distributed import check_settings_agree
 from .face import RunFace, on_first_process, single_wrappers
 from .hook_points import check_hook, check_point
 from .loops import EnduringLoader
@@ -50,6 +51,11 @@ class PabRunner(RunFace, Runner):
         check_config(cfg)
         on_first_process(lambda: check_writable(cfg['work_dir']))
         return super().from_cfg(FixedConfig(dict(cfg), filename=getattr(cfg, 'filename', None)))
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Set up mmengine's environment; ValueError if the processes have not the same settings and versions."""
+        super().setup_env(env_cfg)
+        check_settings_agree(self.cfg.to_dict())
 
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs) -> MMLogger:
         """Build mmengine's logger and keep its console output short."""
