@@ -5,7 +5,7 @@ Its floors, from the top; what is below knows nothing of what is above, and part
 - contrib
 - compare
 - hooks
-- compact, costs, export, report, run, sparse
+- compact, costs, export, report, run
 - latent
 - optim, pruners
 - datasets, evaluation, models, psg

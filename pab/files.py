@@ -26,7 +26,7 @@ def write_atomically(data: bytes, path: str | os.PathLike) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         discard(partial)
-        reason = error.strerror
+        reason = error.strerror or str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = shutil.disk_usage(path.parent).free
             reason += f' ({len(data) / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)'

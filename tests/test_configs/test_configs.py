@@ -11,8 +11,9 @@ from mmengine.config import Config
 from pab.compare.plan import read_comparison
 from pab.contracts import layers_with_weight_in_use
 from pab.hooks import ARDecayHook, PruneHook
-from pab.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS, PRUNERS
+from pab.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
 from pab.run import PabRunner, check_config
+from tests.registered import ALL_PRUNERS
 from tests.small_run import small_config
 
 FOLDER = Path(__file__).parents[2] / 'configs' / 'pab'
@@ -64,7 +65,7 @@ def test_model_hooks_and_owners_fit_together(name):
     assert set(cfg.param_scheduler) == set(wrapper.keys())
 
 
-@pytest.mark.parametrize('name', sorted(PRUNERS.module_dict) or ['SynFlow'])
+@pytest.mark.parametrize('name', ALL_PRUNERS)
 def test_there_is_a_config_for_every_pruner(name):
     assert any(
         (cfg.default_hooks.get('prune') or {}).get('pruner', {}).get('type') == name for cfg in map(load, CONFIGS)
