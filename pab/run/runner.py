@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -17,15 +17,17 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..contracts import learning_rates, sign_optimizers
+from ..files import write_atomically
 from ..registry import RUNNERS
 from ..state_dicts import renamed
 from .checkpoint import UnusableCheckpoint, check_fits, check_resumable, load_any, non_finite
 from .config import FixedConfig, check_config, check_schedules, suggest
+from .distributed import check_settings_agree
 from .face import RunFace, on_first_process, single_wrappers
 from .hook_points import check_hook, check_point
 from .loops import EnduringLoader, ResumableEpochLoop
 from .schedules import Schedules
-from .storage import ATOMIC, check_writable, download
+from .storage import ATOMIC, LogFile, check_writable, download
 from .work_dir import NOT_FOR_RESUME, choose_start
 
 
@@ -54,6 +56,11 @@ class PabRunner(RunFace, Runner):
         on_first_process(lambda: check_writable(cfg['work_dir']))
         return super().from_cfg(FixedConfig(dict(cfg), filename=getattr(cfg, 'filename', None)))
 
+    def setup_env(self, env_cfg: dict) -> None:
+        """Set up mmengine's environment; ValueError if the processes have not the same settings and versions."""
+        super().setup_env(env_cfg)
+        check_settings_agree(self.cfg.to_dict())
+
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs) -> MMLogger:
         """Build mmengine's logger and keep its console output short."""
         logger = super().build_logger(log_level, log_file, **kwargs)
@@ -62,6 +69,8 @@ class PabRunner(RunFace, Runner):
         for handler in logger.handlers:
             if type(handler) is logging.StreamHandler:
                 handler.addFilter(is_for_console)  # a second time it changes nothing
+            elif type(handler) is logging.FileHandler:
+                handler.__class__ = LogFile  # mmengine lets nobody choose it
         return logger
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
@@ -95,6 +104,12 @@ class PabRunner(RunFace, Runner):
         if type(loader) is DataLoader:
             loader.__class__ = EnduringLoader  # mmengine lets nobody choose it
         return loader
+
+    @master_only
+    def dump_config(self) -> None:
+        """Write the config into the work dir, whole or not at all."""
+        name = Path(self.cfg.filename).name if self.cfg.filename else f'{self.timestamp}.py'
+        write_atomically(self.cfg.dump().encode(), Path(self.work_dir) / name)
 
     def train(self) -> nn.Module:
         """Train, in a work dir that is new, that this run goes on in, or that it may overwrite; else errors as there.
