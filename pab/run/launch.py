@@ -14,7 +14,7 @@ from mmengine.device import get_device
 
 from ..registry import RUNNERS
 from .allocator import keep_freed_memory
-from .config import check_config, merge_options
+from .config import check_config, merge_options, read_config
 from .distributed import process_group
 
 
@@ -56,7 +56,7 @@ def load_config(args: argparse.Namespace) -> Config:
         sys.exit(f'error: there is no config {path}; those that come with pab are in configs/pab/')
     sys.path.append(str(path.parent.resolve()))  # modules of custom_imports may lie beside the config
     with errors_in_one_line(f'{path}: '):
-        cfg = Config.fromfile(str(path))
+        cfg = read_config(path)
         merge_options(cfg, args.cfg_options or {})
         check_config(cfg)
     if getattr(args, 'seed', None) is not None:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from ..contracts import sign_optimizers
 from ..registry import RUNNERS
 from .checkpoint import UnusableCheckpoint, check_fits, check_resumable, load_any, non_finite
-from .config import FixedConfig, check_config, check_schedules, suggest
+from .config import FixedConfig, check_config, check_schedules, plain_config, suggest
 from .face import RunFace, on_first_process, single_wrappers
 from .hook_points import check_hook, check_point
 from .loops import EnduringLoader
@@ -47,9 +47,10 @@ class PabRunner(RunFace, Runner):
     @classmethod
     def from_cfg(cls, cfg: Config) -> 'PabRunner':
         """Build a runner; ValueError for a config with a key that nothing reads, OSError without a work dir."""
+        cfg = plain_config(cfg)
         check_config(cfg)
         on_first_process(lambda: check_writable(cfg['work_dir']))
-        return super().from_cfg(FixedConfig(dict(cfg), filename=getattr(cfg, 'filename', None)))
+        return super().from_cfg(FixedConfig(dict(cfg), filename=cfg.filename))
 
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs) -> MMLogger:
         """Build mmengine's logger and keep its console output short."""
