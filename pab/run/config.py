@@ -75,8 +75,10 @@ def read_config(path: str | os.PathLike) -> Config:
     try:
         return plain_config(Config.fromfile(str(path), lazy_import=lazy))
     except (AttributeError, NameError, RuntimeError) as error:
-        folder = os.path.dirname(mmengine.__file__)
-        at = [part for part in traceback.extract_tb(error.__traceback__) if not part.filename.startswith(folder)][-1]
+        frames, folder = traceback.extract_tb(error.__traceback__), os.path.dirname(mmengine.__file__)
+        if isinstance(error, RuntimeError) and not frames[-1].filename.startswith(folder):
+            raise  # by the file itself
+        at = [frame for frame in frames if not frame.filename.startswith(folder)][-1]
         told = str(error) or 'with read_base() an import has no use but as a type; write the value, or use _base_'
         raise ValueError(f'{at.filename}, line {at.lineno}, {at.line!r}: {told}') from error
 
