@@ -40,7 +40,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of every tool that builds a runner."""
     add_config_arguments(parser)
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/<name of the config>)')
+    text = 'folder for logs and checkpoints (default: work_dirs/<config>, with _seedN after it by --seed N)'
+    parser.add_argument('--work-dir', help=text)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
 
 
@@ -59,11 +60,13 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg = read_config(path)
         merge_options(cfg, args.cfg_options or {})
         check_config(cfg)
+    name = path.stem
     if getattr(args, 'seed', None) is not None:
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)
+        name += f'_seed{args.seed}'
     if hasattr(args, 'launcher'):
         cfg.launcher = args.launcher
-        cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / path.stem)
+        cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / name)
     return cfg
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from mmengine.config import Config
@@ -23,7 +24,7 @@ from .face import RunFace, on_first_process, single_wrappers
 from .hook_points import check_hook, check_point
 from .loops import EnduringLoader
 from .storage import ATOMIC, check_writable, download
-from .work_dir import NOT_FOR_RESUME, choose_start
+from .work_dir import NOT_FOR_RESUME, checkpoint_folders, choose_start, locked
 
 
 @RUNNERS.register_module()
@@ -98,17 +99,21 @@ class PabRunner(RunFace, Runner):
         """Train, in a work dir that is new, that this run goes on in, or that it may overwrite; else errors as there.
 
         A resume without a file's name takes the newest good checkpoint (:func:`choose_start`). Where there is none, the
-        run begins anew with a warning, so that a cluster can always start a job with ``--resume``.
+        run begins anew with a warning, so that a cluster can always start a job with ``--resume``. Another process that
+        trains in the same folder is an error (:func:`locked`).
         """
-        start, self._outdated = self.on_first_process(self._choose_start)
-        if self.resumes and start is None:
-            told = f'There is no checkpoint to resume from in {self.work_dir}'
-            self.logger.warning(f'{told}: training starts from the beginning')
-        self._resume, self._load_from = start is not None, start or self._load_from
-        try:
-            return super().train()
-        finally:
-            self.call_hook('after_exit')
+        with ExitStack() as held:
+            for folder in checkpoint_folders(self):
+                self.on_first_process(lambda folder=folder: held.enter_context(locked(folder, self.logger.warning)))
+            start, self._outdated = self.on_first_process(self._choose_start)
+            if self.resumes and start is None:
+                told = f'There is no checkpoint to resume from in {self.work_dir}'
+                self.logger.warning(f'{told}: training starts from the beginning')
+            self._resume, self._load_from = start is not None, start or self._load_from
+            try:
+                return super().train()
+            finally:
+                self.call_hook('after_exit')
 
     def build_optim_wrapper(self, optim_wrapper: dict | OptimWrapper) -> OptimWrapper | OptimWrapperDict:
         """Build the optimizers; ValueError for a sign optimizer alone, whose learning rate mmengine would ask for."""
