@@ -29,7 +29,7 @@ from .. import registry
 # What mmengine's runner reads from the config beyond its constructor's arguments.
 READ_ELSEWHERE = {
     *('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'env_cfg'),
-    *('find_unused_parameters', 'model_wrapper_cfg', 'overwrite', 'runner_type', 'sync_bn'),
+    *('find_unused_parameters', 'model_wrapper_cfg', 'new_head', 'overwrite', 'runner_type', 'sync_bn'),
 }
 # What reads the groups that need no ``type``: their keys, or the function or class whose arguments they are.
 GROUP_READERS: dict[str, set[str] | Callable] = {
@@ -177,6 +177,10 @@ def _check_choices(cfg: Config) -> None:
         raise ValueError(
             f'model_wrapper_cfg: {wrapper!r} is not a registered model wrapper; MMDistributedDataParallel is'
         )
+    if cfg.get('new_head') not in (None, False, True):
+        raise ValueError(f'config: new_head must be True or False, got {cfg["new_head"]!r}')
+    if cfg.get('new_head') and not (cfg.get('load_from') or cfg.get('resume')):
+        raise ValueError('config: new_head=True needs load_from, a file whose head has another number of classes')
     for key, known in (('sync_bn', ('torch', 'mmcv')), ('log_level', logging._nameToLevel)):
         if cfg.get(key) and cfg[key] not in known:
             raise ValueError(f'config: {key} must be one of {", ".join(known)}, got {cfg[key]!r}')

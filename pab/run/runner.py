@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from ..contracts import sign_optimizers
 from ..registry import RUNNERS
-from .checkpoint import UnusableCheckpoint, check_fits, check_resumable, load_any, non_finite
+from .checkpoint import UnusableCheckpoint, as_start, check_fits, check_resumable, load_any, non_finite
 from .config import FixedConfig, check_config, check_schedules, plain_config, suggest
 from .face import RunFace, on_first_process, single_wrappers
 from .hook_points import check_hook, check_point
@@ -208,6 +208,9 @@ class PabRunner(RunFace, Runner):
     ) -> dict:
         """Load a checkpoint into the model; nothing is taken from one that runs code, is damaged or does not fit.
 
+        A run that does not resume takes a state dict of the network alone, too; one that trains a dense one, which
+        it prunes, and with ``new_head=True`` in its config one with a head for another number of classes.
+
         Args:
             filename: a file, or an address of file, http or https.
             map_location: where its tensors go.
@@ -231,13 +234,17 @@ class PabRunner(RunFace, Runner):
         state = checkpoint['state_dict']
         for pattern, replacement in revise_keys:
             state = {re.sub(pattern, replacement, name): value for name, value in state.items()}
+        told = ''
+        if not self.resumes:
+            new_head = self.cfg.get('new_head', False) and not self.evaluates
+            state, told = as_start(model, state, new_head, dense=self.trains)
         checkpoint['state_dict'] = state
         if strict:
             check_fits(model, state, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         load_state_dict(model, checkpoint['state_dict'], strict=strict, logger=self.logger)
         self._has_loaded = True
-        self.logger.info(f'Load checkpoint from {filename}')
+        self.logger.info(f'Load checkpoint from {filename}{told and ": "}{told}')
         return checkpoint
 
     def _choose_start(self) -> tuple[str | None, list[Path]]:
