@@ -185,8 +185,6 @@ def test_a_compact_file_that_says_nothing_of_its_images(export_tool, tmp_path, m
 def test_a_compact_file_without_normalisation_and_a_test_set_of_pixels(
     export_tool, tmp_path, cifar10_root, monkeypatch
 ):
-    export_tool, tmp_path, cifar10_root, monkeypatch
-):
     compact, file, out = pytest.importorskip('pab.compact'), tmp_path / 'net.pab', tmp_path / 'net.pt2'
     network = initialize_(CIFARResNet(8, width=4), 'kaiming_normal', 3)
     compact.save(network, file, network=dict(type='CIFARResNet', depth=8, width=4), seed=3)
