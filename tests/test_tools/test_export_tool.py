@@ -161,7 +161,7 @@ def test_tool_on_a_compact_file(export_tool, tmp_path):
         torch.testing.assert_close(run_file(out, images), network.eval()(images), atol=1e-4, rtol=0)
 
 
-def test_a_compact_file_that_says_nothing_of_its_images(tool, tmp_path, monkeypatch):
+def test_a_compact_file_that_says_nothing_of_its_images(export_tool, tmp_path, monkeypatch):
     """Each way that the message names leads to a file; a config gives normalisation, size and test images."""
     compact, file, out = pytest.importorskip('pab.compact'), tmp_path / 'net.pab', tmp_path / 'net.pt2'
     network = initialize_(CIFARResNet(8, width=4), 'kaiming_normal', 3)
@@ -182,7 +182,9 @@ def test_a_compact_file_that_says_nothing_of_its_images(tool, tmp_path, monkeypa
     assert 'as in training' in printed
 
 
-def test_a_compact_file_without_normalisation_and_a_test_set_of_pixels(tool, tmp_path, cifar10_root, monkeypatch):
+def test_a_compact_file_without_normalisation_and_a_test_set_of_pixels(
+    export_tool, tmp_path, cifar10_root, monkeypatch
+):
     compact, file, out = pytest.importorskip('pab.compact'), tmp_path / 'net.pab', tmp_path / 'net.pt2'
     network = initialize_(CIFARResNet(8, width=4), 'kaiming_normal', 3)
     compact.save(network, file, network=dict(type='CIFARResNet', depth=8, width=4), seed=3)
