@@ -5,7 +5,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -150,7 +150,7 @@ def check_resumable(checkpoint: Any, path: str | os.PathLike, model: nn.Module |
 
 def as_start(
     model: nn.Module, state_dict: Mapping[str, Tensor], new_head: bool, dense: bool
-) -> tuple[dict[str, Tensor], str]:
+) -> tuple[OrderedDict[str, Tensor], str]:
     """Make of a state dict what a run can begin with, and say so in words; what does not fit is left as it is.
 
     A state dict of the network alone gets the names that it has in an ImageClassifier. Latents that it lacks are those
@@ -163,27 +163,30 @@ def as_start(
             differ in their first size only, and all from the same number to the same.
         dense: give masks that keep everything to a state dict that has no mask, for the run to prune.
     """
-    state, metadata = dict(state_dict), getattr(state_dict, '_metadata', None)
-    if network_of(model) is not model and not any(name.startswith(NETWORK) for name in state):
-        state = {NETWORK + name: value for name, value in state.items()}
-        metadata = metadata and {(NETWORK + name).rstrip('.'): value for name, value in metadata.items()}
+    alone = network_of(model) is not model and not any(name.startswith(NETWORK) for name in state_dict)
+    state = renamed(state_dict, lambda name: NETWORK + name if alone else name)
     own, before = model.state_dict(), {*state}
     layers = layers_with_weight_in_use(model)
     latents = {f'{name.removesuffix("weight")}{latent}' for name, layer in layers.items() for latent in layer.latents}
     anew = sorted(latents - state.keys()) + (head_of_another_size(own, state) if new_head else [])
-    state |= {name: own[name] for name in anew}
+    state.update({name: own[name] for name in anew})
     told = f'took {len(before - {*anew})} of {len(before)} tensors'
     if anew:
         told += f'; not from there, but drawn anew: {", ".join(anew[:4])}'
         told += f' and {len(anew) - 4} more' if len(anew) > 4 else ''
     masks = get_masks(model, remove_duplicate=False)
     if dense and masks and not masks_in(state):
-        state |= {name + MASK: torch.ones_like(mask) for name, mask in masks.items() if name in state}
+        state.update({name + MASK: torch.ones_like(mask) for name, mask in masks.items() if name in state})
         told += '; it is dense, and this run prunes it'
-    if metadata is not None:
-        state = OrderedDict(state)
-        state._metadata = metadata
     return state, told
+
+
+def renamed(state_dict: Mapping[str, Tensor], rename: Callable[[str], str]) -> OrderedDict[str, Tensor]:
+    """Copy a state dict under other names, with the versions of its layers, without which some refuse to load."""
+    state = OrderedDict((rename(name), value) for name, value in state_dict.items())
+    if hasattr(state_dict, '_metadata'):
+        state._metadata = {rename(f'{name}.').rstrip('.'): of for name, of in state_dict._metadata.items()}
+    return state
 
 
 def head_of_another_size(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> list[str]:

@@ -1,5 +1,6 @@
 """mmengine's runner with a short console log, a config checked before anything is built, and checkpoints that last."""
 
+import functools
 import logging
 import os
 import re
@@ -11,20 +12,22 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict, _ParamScheduler
 from mmengine.runner import Runner, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..contracts import sign_optimizers
 from ..registry import RUNNERS
-from .checkpoint import UnusableCheckpoint, as_start, check_fits, check_resumable, load_any, non_finite
+from .checkpoint import UnusableCheckpoint, as_start, check_fits, check_resumable, load_any, non_finite, renamed
 from .config import FixedConfig, check_config, check_schedules, plain_config, suggest
 from .face import RunFace, on_first_process, single_wrappers
 from .hook_points import check_hook, check_point
 from .loops import EnduringLoader
 from .storage import ATOMIC, check_writable, download
 from .work_dir import NOT_FOR_RESUME, checkpoint_folders, choose_start, locked
+
+ENDLESS = int(1e9)  # mmengine's end of a schedule that has none
 
 
 @RUNNERS.register_module()
@@ -77,8 +80,9 @@ class PabRunner(RunFace, Runner):
             check_hook(added)
 
     def register_hooks(self, *args, **kwargs) -> None:
-        """Register the config's hooks, and those of every run: data are checked, checkpoints have their form."""
+        """Register the config's hooks, and those of every run, which check data and metrics and form checkpoints."""
         super().register_hooks(*args, **kwargs)
+        self.register_hook(dict(type='pab.MetricCheckHook'))
         self.register_hook(dict(type='pab.DataCheckHook'))
         self.register_hook(dict(type='pab.CheckpointFormatHook'))
 
@@ -158,7 +162,22 @@ class PabRunner(RunFace, Runner):
                     if moved is not None and moved not in has:
                         hint = suggest(moved, has, 'its settings are')
                         raise ValueError(f'param_scheduler.{name}: the optimizer has no {moved!r} to move; {hint}')
-        return super().build_param_scheduler(scheduler)
+        built = super().build_param_scheduler(scheduler)
+        for name, schedules in built.items() if isinstance(built, dict) else [('', built)]:
+            for schedule in schedules:
+                self._warn_of_unfinished(schedule, f'param_scheduler{name and "."}{name}')
+        return built
+
+    def _warn_of_unfinished(self, schedule: _ParamScheduler, where: str) -> None:
+        """Say that a schedule with an end goes on after that of the run."""
+        length = self.max_epochs if schedule.by_epoch else self.max_iters
+        end = min(schedule.end, schedule.begin + getattr(schedule, 'T_max', schedule.end))
+        if length < end < ENDLESS:
+            unit = 'epochs' if schedule.by_epoch else 'steps'
+            self.logger.warning(
+                f'{where}: {type(schedule).__name__} takes {end} {unit} and the run has {length}, so '
+                f'{schedule.param_name} does not reach its end; set end (T_max of a cosine), or the length of the run'
+            )
 
     def save_checkpoint(self, out_dir: str, filename: str, *args, backend_args: dict | None = None, **kwargs) -> None:
         """Save a checkpoint, atomically unless ``backend_args`` says otherwise; to be called on every process.
@@ -233,7 +252,7 @@ class PabRunner(RunFace, Runner):
             self.call_hook('check_resume', checkpoint=checkpoint)
         state = checkpoint['state_dict']
         for pattern, replacement in revise_keys:
-            state = {re.sub(pattern, replacement, name): value for name, value in state.items()}
+            state = renamed(state, functools.partial(re.sub, pattern, replacement))
         told = ''
         if not self.resumes:
             new_head = self.cfg.get('new_head', False) and not self.evaluates
