@@ -171,7 +171,8 @@ class PabRunner(RunFace, Runner):
     def _warn_of_unfinished(self, schedule: _ParamScheduler, where: str) -> None:
         """Say that a schedule with an end goes on after that of the run."""
         length = self.max_epochs if schedule.by_epoch else self.max_iters
-        end = min(schedule.end, schedule.begin + getattr(schedule, 'T_max', schedule.end))
+        # mmengine cuts a cosine at the run's end unless it is given one
+        end = schedule.begin + schedule.T_max if hasattr(schedule, 'T_max') else schedule.end
         if length < end < ENDLESS:
             unit = 'epochs' if schedule.by_epoch else 'steps'
             self.logger.warning(
