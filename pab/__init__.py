@@ -5,13 +5,13 @@ Its floors, from the top; what is below knows nothing of what is above, and part
 - contrib
 - compare
 - hooks
-- compact, costs, export, report, run, sparse
+- compact, costs, export, report, run
 - latent
 - optim, pruners
 - datasets, evaluation, models, psg
-- converter
+- converter, preprocessing
 - registry
-- checks, compiled, contracts, files, patterns, state_dicts
+- checks, compiled, contracts, files, machine, patterns, state_dicts
 """
 
 __version__ = '0.1.0'

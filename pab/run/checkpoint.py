@@ -5,7 +5,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -19,7 +19,7 @@ from ..contracts import layers_with_weight_in_use
 from ..models import network_of
 from ..pruners import check_state_masks, get_masks
 from ..registry import READERS
-from ..state_dicts import MASK, NETWORK, masks_in
+from ..state_dicts import MASK, NETWORK, masks_in, renamed
 
 RUN_KEYS = ('meta', 'state_dict', 'message_hub', 'optimizer')  # what a file must hold for a run to go on from it
 HISTORY = 'history'  # the key that marks the plain form of a HistoryBuffer
@@ -46,7 +46,11 @@ def to_plain(value: Any, where: str, dropped: list[str]) -> Any:
     if isinstance(value, np.generic):
         return to_plain(value.item(), where, dropped)
     if isinstance(value, Mapping):
-        return {to_plain(k, f'{where} key', dropped): to_plain(v, f'{where}.{k}', dropped) for k, v in value.items()}
+        plain = {to_plain(k, f'{where} key', dropped): to_plain(v, f'{where}.{k}', dropped) for k, v in value.items()}
+        if hasattr(value, '_metadata'):  # of a state dict: the versions of its modules
+            plain = OrderedDict(plain)
+            plain._metadata = to_plain(value._metadata, f'{where}._metadata', dropped)
+        return plain
     if isinstance(value, set | frozenset):
         value = sorted(value, key=repr)
     if isinstance(value, list | tuple):
@@ -179,14 +183,6 @@ def as_start(
         state.update({name + MASK: torch.ones_like(mask) for name, mask in masks.items() if name in state})
         told += '; it is dense, and this run prunes it'
     return state, told
-
-
-def renamed(state_dict: Mapping[str, Tensor], rename: Callable[[str], str]) -> OrderedDict[str, Tensor]:
-    """Copy a state dict under other names, with the versions of its layers, without which some refuse to load."""
-    state = OrderedDict((rename(name), value) for name, value in state_dict.items())
-    if hasattr(state_dict, '_metadata'):
-        state._metadata = {rename(f'{name}.').rstrip('.'): of for name, of in state_dict._metadata.items()}
-    return state
 
 
 def head_of_another_size(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> list[str]:

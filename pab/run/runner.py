@@ -9,22 +9,26 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, OptimWrapperDict, _ParamScheduler
-from mmengine.runner import Runner, load_state_dict
+from mmengine.runner import BaseLoop, Runner, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..contracts import sign_optimizers
+from ..contracts import learning_rates, sign_optimizers
+from ..files import write_atomically
 from ..registry import RUNNERS
-from .checkpoint import UnusableCheckpoint, as_start, check_fits, check_resumable, load_any, non_finite, renamed
+from ..state_dicts import renamed
+from .checkpoint import UnusableCheckpoint, as_start, check_fits, check_resumable, load_any, non_finite
 from .config import FixedConfig, check_config, check_schedules, plain_config, suggest
+from .distributed import check_settings_agree
 from .face import RunFace, on_first_process, single_wrappers
 from .hook_points import check_hook, check_point
-from .loops import EnduringLoader
-from .storage import ATOMIC, check_writable, download
+from .loops import EnduringLoader, ResumableEpochLoop
+from .schedules import Schedules
+from .storage import ATOMIC, LogFile, check_writable, download
 from .work_dir import NOT_FOR_RESUME, checkpoint_folders, choose_start, locked
 
 ENDLESS = int(1e9)  # mmengine's end of a schedule that has none
@@ -56,6 +60,11 @@ class PabRunner(RunFace, Runner):
         on_first_process(lambda: check_writable(cfg['work_dir']))
         return super().from_cfg(FixedConfig(dict(cfg), filename=cfg.filename))
 
+    def setup_env(self, env_cfg: dict) -> None:
+        """Set up mmengine's environment; ValueError if the processes have not the same settings and versions."""
+        super().setup_env(env_cfg)
+        check_settings_agree(self.cfg.to_dict())
+
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs) -> MMLogger:
         """Build mmengine's logger and keep its console output short."""
         logger = super().build_logger(log_level, log_file, **kwargs)
@@ -64,6 +73,8 @@ class PabRunner(RunFace, Runner):
         for handler in logger.handlers:
             if type(handler) is logging.StreamHandler:
                 handler.addFilter(is_for_console)  # a second time it changes nothing
+            elif type(handler) is logging.FileHandler:
+                handler.__class__ = LogFile  # mmengine lets nobody choose it
         return logger
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
@@ -99,6 +110,12 @@ class PabRunner(RunFace, Runner):
             loader.__class__ = EnduringLoader  # mmengine lets nobody choose it
         return loader
 
+    @master_only
+    def dump_config(self) -> None:
+        """Write the config into the work dir, whole or not at all."""
+        name = Path(self.cfg.filename).name if self.cfg.filename else f'{self.timestamp}.py'
+        write_atomically(self.cfg.dump().encode(), Path(self.work_dir) / name)
+
     def train(self) -> nn.Module:
         """Train, in a work dir that is new, that this run goes on in, or that it may overwrite; else errors as there.
 
@@ -129,6 +146,16 @@ class PabRunner(RunFace, Runner):
             )
         return wrapper
 
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the training loop; ValueError for another than ours, which counts in epochs and resumes exactly."""
+        built = super().build_train_loop(loop)
+        if not isinstance(built, ResumableEpochLoop):
+            raise ValueError(
+                f'train_cfg: a run counts in epochs and goes on inside of them, which {type(built).__name__} does not; '
+                "set type='ResumableEpochLoop' and max_epochs, or derive a loop of your own from it"
+            )
+        return built
+
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
         """Scale the learning rates by batch of a step / ``base_batch_size`` if ``auto_scale_lr.enable``.
 
@@ -144,7 +171,7 @@ class PabRunner(RunFace, Runner):
         )
         batch = loader['batch_size'] if isinstance(loader, dict) else loader.batch_size
         batch *= self.world_size * wrappers[0]._accumulative_counts
-        groups = [group for wrapper in wrappers for group in wrapper.optimizer.param_groups if 'lr' in group]
+        groups = learning_rates(wrapper.optimizer for wrapper in wrappers)
         for group in groups:
             group['lr'] *= batch / base
         shown = ', '.join(f'{group["lr"]:g}' for group in groups)
@@ -215,7 +242,12 @@ class PabRunner(RunFace, Runner):
     def resume(self, filename: str, *args, **kwargs) -> None:
         """Go on from a checkpoint; a run whose config leaves the seed open goes on with the one it had drawn."""
         seed_was_drawn = self.seed_is_open
+        built = self.param_schedulers or []
+        lists = built.values() if isinstance(built, dict) else [built]
+        schedules = Schedules(single_wrappers(self.optim_wrapper), [one for entry in lists for one in entry])
         super().resume(filename, *args, **kwargs)
+        for told in schedules.settle(self.epoch, self.iter, len(self.train_dataloader)):
+            self.logger.info(told)
         if seed_was_drawn and hasattr(self.train_dataloader.sampler, 'seed'):
             self.train_dataloader.sampler.seed = self.seed  # the loader was built before that seed was known
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pab.costs import masks_of_config, run_costs
+from pab.costs.run import masks_of_config, run_costs
 from pab.registry import RUNNERS
 from pab.run import RunHook, check_config
 from pab.run.config import plain_config

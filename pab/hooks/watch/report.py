@@ -1,7 +1,7 @@
 """What a run leaves for a person: a summary of a few lines, and a page with pictures."""
 
+import math
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...contracts import layers_with_weight_in_use, special_layers, tensor_flips
 from ...pruners import get_masks
 from ...registry import HOOKS
+from ...report.amounts import clock
 from ...report.record import NOT_TIMED, RunRecord, origin, rates_of, summary
 from ...run import PabRunner, RunHook
 from .costs import CostHook
@@ -118,7 +119,7 @@ class ReportHook(RunHook):
         page = self._write(runner, draw=True)
         rows = [*summary(self._numbers(runner)), *self._places(runner, page)]
         lines = [f'  {name:<10}  {value}' for name, value in rows]
-        elapsed = timedelta(seconds=round(sum(self.record.seconds.values())))
+        elapsed = clock(sum(self.record.seconds.values()))
         runner.logger.info('\n'.join([f'Trained {runner.epoch} epochs in {elapsed}', *lines]))
 
     def before_save_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
@@ -172,7 +173,7 @@ class ReportHook(RunHook):
     def _numbers(self, runner: PabRunner) -> dict[str, Any]:
         """The run so far in numbers; None for what it does not have."""
         epochs, accuracies = self.record.as_curves().get('test accuracy', ([], []))
-        best = max(accuracies, default=None)
+        best = max(filter(math.isfinite, accuracies), default=None)
         left = weights_left(runner.network).values()
         kept, prunable = (sum(counts) for counts in zip(*left, strict=True)) if left else (None, None)
         flips = _last(runner.message_hub, 'flips/total', 1)
@@ -181,9 +182,9 @@ class ReportHook(RunHook):
             'epoch': runner.epoch,
             'max_epochs': runner.max_epochs,
             'metric': self.metric,
-            'accuracy': accuracies[-1] if accuracies else None,
+            'accuracy': accuracies[-1] if best is not None else None,
             'best_accuracy': best,
-            'best_epoch': epochs[accuracies.index(best)] if accuracies else None,
+            'best_epoch': None if best is None else epochs[accuracies.index(best)],
             'density': kept / prunable if left else None,
             'kept': kept,
             'prunable': prunable,
@@ -221,10 +222,14 @@ class ReportHook(RunHook):
             'config': runner.cfg.pretty_text,
             'origin': origin(runner.seed),
         }
-        if not draw:
-            return write_record(Path(runner.work_dir), record)
         started = time.monotonic()
-        page = write_report(Path(runner.work_dir), record)
+        try:
+            page = (write_report if draw else write_record)(Path(runner.work_dir), record)
+        except OSError as error:  # a training does not end for want of its pictures
+            runner.logger.warning(f'The report is not complete: {error}; tools/report.py draws what report.json holds')
+            return None
+        if not draw:
+            return page
         self._next_page = time.monotonic() + PAUSE * (time.monotonic() - started)
         self.record.spent('report')
         return page
