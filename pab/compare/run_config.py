@@ -11,7 +11,7 @@ from torch import nn
 
 from ..optim.constructor import OwnershipConstructor, assign_owners
 from ..registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
-from ..run.config import check_config, check_schedules, merge_options, read_config
+from ..run.config import check_config, check_schedules, merge_options, plain_config, read_config
 
 
 def load_run_config(path: Path, options: Iterable[Mapping[str, Any]]) -> Config:
@@ -28,6 +28,7 @@ def load_run_config(path: Path, options: Iterable[Mapping[str, Any]]) -> Config:
     cfg = read_config(path)
     for some in options:
         merge_options(cfg, copy.deepcopy(dict(some)))  # merging takes _delete_ out of what it is given
+    cfg = plain_config(cfg)
     check_config(cfg)
     _check_use(cfg)
     settings = [{key: value for key, value in copy.deepcopy(hook).items() if key != 'priority'} for hook in _hooks(cfg)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmengine.optim import OptimWrapperDict
 from torch import Tensor, nn
 
 from ..contracts import exact_gradients, sign_trained
@@ -88,9 +89,12 @@ def run_costs(cfg: Mapping, masks: Mapping[str, Tensor]) -> RunCosts:
     model = _initial_model(cfg)
     network, shape = network_of(model), tuple(model.input_shape)
     settings = dict(cfg['optim_wrapper'])
-    constructor = settings.pop('constructor')
-    wrapper = OPTIM_WRAPPER_CONSTRUCTORS.build(dict(type=constructor, optim_wrapper_cfg=settings))(model)
-    optimizers = [single.optimizer for single in wrapper.values()]
+    kind = settings.pop('constructor', 'DefaultOptimWrapperConstructor')
+    by_parameter = settings.pop('paramwise_cfg', None)
+    constructor = dict(type=kind, optim_wrapper_cfg=settings, paramwise_cfg=by_parameter)
+    wrapper = OPTIM_WRAPPER_CONSTRUCTORS.build(constructor)(model)
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    optimizers = [single.optimizer for single in wrappers]
     pruner = _pruner_of(cfg)
     _check_masks(network, masks, pruner.settings.prunable if pruner else None)
     layers = count_layers(network, shape, masks, sign_trained(network, optimizers))

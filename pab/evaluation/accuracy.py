@@ -39,6 +39,11 @@ class Accuracy(BaseMetric):
         self.topk = ks
         self._batches: list[Tensor] = []
 
+    @property
+    def metric_keys(self) -> list[str]:
+        """The keys that every evaluation has, without ``prefix``; runs ask before their first step."""
+        return [*(f'accuracy/top{k}' for k in self.topk), 'cross_entropy']
+
     def check_classes(self, number: int) -> None:
         """Raise a ValueError if there are fewer classes than the largest k; runs ask before their first step."""
         _check_topk(self.topk, number)

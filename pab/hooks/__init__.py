@@ -20,6 +20,7 @@ RandomStateHook          VERY_HIGH       whatever draws in a step draws from its
 DeviceScalarsHook        VERY_HIGH       mmengine's RuntimeInfoHook, whose place it takes                    looks on
 DivergenceHook           NORMAL          acts inside the update                                              looks on
 DataCheckHook            VERY_HIGH       before anything prunes or trains; every run has it                  looks on
+MetricCheckHook          VERY_HIGH       before anything prunes or trains; every run has it                  looks on
 ResumeCheckHook          NORMAL          asked before anything is loaded                                     looks on
 SharedStatisticsHook     LOW             behind what exchanges the model for an averaged one                 looks on
 EarlyStoppingHook        LOW             before a checkpoint that a new best result writes                   changes
@@ -34,6 +35,7 @@ from .guards.device_scalars import DeviceScalarsHook
 from .guards.divergence import DivergenceHook
 from .guards.early_stopping import EarlyStoppingHook
 from .guards.interrupt import InterruptHook
+from .guards.metric_check import MetricCheckHook
 from .guards.random_state import RandomStateHook
 from .guards.resume_check import ResumeCheckHook
 from .guards.shared_statistics import SharedStatisticsHook
@@ -56,6 +58,7 @@ __all__ = [
     'EarlyStoppingHook',
     'FlipCountHook',
     'InterruptHook',
+    'MetricCheckHook',
     'PruneHook',
     'RandomStateHook',
     'ReportHook',

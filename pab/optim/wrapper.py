@@ -1,8 +1,10 @@
 """Several optimizers behind one backward pass, in the shape mmengine's runner expects."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
+from typing import Any
 
 import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -46,9 +48,8 @@ class SharedBackward(OptimWrapperDict):
                 )
         super().__init__(**{name: OptimWrapper(o, accumulative_counts) for name, o in optimizers.items()})
         self._first = next(self.values())
+        check_clipping('SharedBackward: clip_grad', clip_grad)
         self.clip_grad = None if clip_grad is None else {'type': 'norm', **clip_grad}
-        if clip_grad is not None:
-            _check_clipping(**self.clip_grad)
         self.scalars: dict[str, Tensor] = {}
         """Numbers of the last step for the log, on the device: 'grad_norm' when it clipped by the norm."""
         self.dtype = PRECISIONS[precision]
@@ -131,9 +132,21 @@ class SharedBackward(OptimWrapperDict):
                 self.scalars['grad_norm'] = norm
 
 
-def _check_clipping(type: str, **settings) -> None:
-    known_choice('SharedBackward', 'clip_grad.type', type, CLIPPINGS)
+def check_clipping(where: str, clip_grad: Any) -> None:
+    """Raise a ValueError or TypeError, which begins with ``where``, unless gradients can be clipped so; None can."""
+    if clip_grad is None:
+        return
+    if not isinstance(clip_grad, Mapping) or not clip_grad:
+        raise ValueError(f'{where} must be a dict such as dict(max_norm=1.0), or None, got {clip_grad!r}')
+    settings = dict(clip_grad)
+    kind = settings.pop('type', 'norm')
+    known_choice(where.partition(':')[0], 'clip_grad.type', kind, CLIPPINGS)
     try:
-        inspect.signature(CLIPPINGS[type]).bind([], **settings)
+        inspect.signature(CLIPPINGS[kind]).bind([], **settings)
     except TypeError as error:
-        raise TypeError(f'SharedBackward: clip_grad does not fit {CLIPPINGS[type].__name__}: {error}') from None
+        raise TypeError(f'{where} does not fit {CLIPPINGS[kind].__name__}: {error}') from None
+    for key in ('max_norm', 'clip_value', 'norm_type'):
+        value = settings.get(key, 1)
+        number = float(value) if key == 'norm_type' and value == 'inf' else value
+        if isinstance(number, bool) or not isinstance(number, Real) or not number > 0:
+            raise ValueError(f'{where}.{key} must be a number above 0, got {value!r}')

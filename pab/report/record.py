@@ -80,7 +80,8 @@ def summary(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     n, rows = numbers, []
     if n['accuracy'] is not None:
         best = f'best {n["best_accuracy"]:.2f} % at epoch {n["best_epoch"]}'
-        rows.append(('accuracy', f'{n["accuracy"]:.2f} % ({best})'))
+        name = n.get('metric', 'accuracy/top1')
+        rows.append(('accuracy' if name == 'accuracy/top1' else name, f'{n["accuracy"]:.2f} % ({best})'))
     if n['density'] is not None:
         rows.append(('density', f'{n["density"]:.4f} ({n["kept"]:,} of {n["prunable"]:,} prunable weights)'))
     if n['flips'] is not None:

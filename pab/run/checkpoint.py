@@ -154,7 +154,7 @@ def check_resumable(checkpoint: Any, path: str | os.PathLike, model: nn.Module |
 
 def as_start(
     model: nn.Module, state_dict: Mapping[str, Tensor], new_head: bool, dense: bool
-) -> tuple[dict[str, Tensor], str]:
+) -> tuple[OrderedDict[str, Tensor], str]:
     """Make of a state dict what a run can begin with, and say so in words; what does not fit is left as it is.
 
     A state dict of the network alone gets the names that it has in an ImageClassifier. Latents that it lacks are those
@@ -167,20 +167,20 @@ def as_start(
             differ in their first size only, and all from the same number to the same.
         dense: give masks that keep everything to a state dict that has no mask, for the run to prune.
     """
-    bare = network_of(model) is not model and not any(name.startswith(NETWORK) for name in state_dict)
-    state = renamed(state_dict, lambda name: NETWORK + name if bare else name)
+    alone = network_of(model) is not model and not any(name.startswith(NETWORK) for name in state_dict)
+    state = renamed(state_dict, lambda name: NETWORK + name if alone else name)
     own, before = model.state_dict(), {*state}
     layers = layers_with_weight_in_use(model)
     latents = {f'{name.removesuffix("weight")}{latent}' for name, layer in layers.items() for latent in layer.latents}
     anew = sorted(latents - state.keys()) + (head_of_another_size(own, state) if new_head else [])
-    state |= {name: own[name] for name in anew}
+    state.update({name: own[name] for name in anew})
     told = f'took {len(before - {*anew})} of {len(before)} tensors'
     if anew:
         told += f'; not from there, but drawn anew: {", ".join(anew[:4])}'
         told += f' and {len(anew) - 4} more' if len(anew) > 4 else ''
     masks = get_masks(model, remove_duplicate=False)
     if dense and masks and not masks_in(state):
-        state |= {name + MASK: torch.ones_like(mask) for name, mask in masks.items() if name in state}
+        state.update({name + MASK: torch.ones_like(mask) for name, mask in masks.items() if name in state})
         told += '; it is dense, and this run prunes it'
     return state, told
 

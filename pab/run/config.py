@@ -4,6 +4,7 @@ import difflib
 import functools
 import inspect
 import logging
+import math
 import os
 import re
 import traceback
@@ -25,6 +26,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from .. import registry
+from ..optim.wrapper import check_clipping
 
 # What mmengine's runner reads from the config beyond its constructor's arguments.
 READ_ELSEWHERE = {
@@ -54,6 +56,15 @@ READ_BY_BUILDERS = {
     Optimizer: {'owns'},
     _ParamScheduler: {'convert_to_iter_based'},
 }
+
+
+class NonFinite(float):
+    """NaN or an infinity, which the text of a config can hold."""
+
+    def __repr__(self) -> str:
+        return f"float('{float(self)}')"
+
+    __str__ = __repr__
 
 
 class FixedConfig(Config):
@@ -99,6 +110,8 @@ def _plain(value: Any) -> Any:
         return {key: _plain(value[key]) for key in value}
     if type(value) in (list, tuple):
         return type(value)(map(_plain, value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return NonFinite(value)
     if not isinstance(value, type | FunctionType):
         return value
     if {*_registered(value.__name__)} == {value}:
@@ -141,6 +154,7 @@ def check_config(cfg: Config) -> None:
             raise ValueError(f'config: custom_hooks must be a list of hooks, got {value!r}')
         _check_arguments(key, value)
     _check_choices(cfg)
+    check_clipping('optim_wrapper.clip_grad', (cfg.get('optim_wrapper') or {}).get('clip_grad'))
     hooks = cfg.get('default_hooks') or {}
     known_hooks = [name for name, hook in hooks.items() if isinstance(hook, Mapping) and 'type' in hook]
     for name, hook in hooks.items():
@@ -166,6 +180,18 @@ def check_schedules(scheduler: Any, optimizers: Iterable[str]) -> None:
             f'param_scheduler: needs one entry for each optimizer, {", ".join(names)}, such as dict({entries}), where '
             f'[] keeps what is set; got {got!r}'
         )
+
+
+def _check_numbers(name: str, settings: Mapping, readers: Iterable[Callable]) -> None:
+    """Refuse a text for what is a number by default, or a rate, in an optimizer or a schedule."""
+    for reader in readers:
+        if not inspect.isclass(reader) or not issubclass(reader, Optimizer | _ParamScheduler):
+            continue
+        params = inspect.signature(reader.__init__).parameters
+        for key, value in settings.items():
+            default = params[key].default if key in params else None
+            if isinstance(value, str) and (key == 'lr' or type(default) in (int, float)):
+                raise ValueError(f'{name}.{key} must be a number, got {value!r}')
 
 
 def _check_choices(cfg: Config) -> None:
@@ -194,6 +220,7 @@ def _check_arguments(name: str, value: Any) -> None:
         known = [_read_by(reader) for reader in readers if reader is not None]
         if known and None not in known:
             _check_keys(name, [key for key in value if key not in ('type', '_scope_')], set().union(*known))
+        _check_numbers(name, value, readers)
         for key, item in value.items():
             _check_arguments(f'{name}.{key}', item)
     elif isinstance(value, list | tuple):

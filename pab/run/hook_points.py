@@ -1,5 +1,7 @@
 """The points of a run at which hooks are called: mmengine's and pab's own. A name that is no point is an error."""
 
+import difflib
+import inspect
 from typing import ClassVar
 
 from mmengine.hooks import Hook
@@ -53,8 +55,16 @@ def check_point(name: str, who: str = 'call_hook') -> None:
 
 
 def check_hook(hook: Hook) -> None:
-    """Check, as :func:`check_point` does, every method of a hook that is named like a point."""
+    """Check, as :func:`check_point` does, every method of a hook that is named like a point.
+
+    A ``check_...`` is a helper of the hook's own unless it takes a runner and is named almost like a point.
+    """
     cls = type(hook)
     for name in dir(cls):
-        if name.startswith(PREFIXES) and callable(getattr(cls, name)):
+        method = getattr(cls, name)
+        if not name.startswith(PREFIXES) or not callable(method):
+            continue
+        takes_runner = 'runner' in inspect.signature(method).parameters
+        meant = takes_runner and difflib.get_close_matches(name, HOOK_POINTS, cutoff=0.8)
+        if meant or not name.startswith('check_'):
             check_point(name, cls.__name__)

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict, _ParamScheduler
 from mmengine.runner import BaseLoop, Runner, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
@@ -30,6 +30,8 @@ from .loops import EnduringLoader, ResumableEpochLoop
 from .schedules import Schedules
 from .storage import ATOMIC, LogFile, check_writable, download
 from .work_dir import NOT_FOR_RESUME, checkpoint_folders, choose_start, locked
+
+ENDLESS = int(1e9)  # mmengine's end of a schedule that has none
 
 
 @RUNNERS.register_module()
@@ -89,8 +91,9 @@ class PabRunner(RunFace, Runner):
             check_hook(added)
 
     def register_hooks(self, *args, **kwargs) -> None:
-        """Register the config's hooks, and those of every run: data are checked, checkpoints have their form."""
+        """Register the config's hooks, and those of every run, which check data and metrics and form checkpoints."""
         super().register_hooks(*args, **kwargs)
+        self.register_hook(dict(type='pab.MetricCheckHook'))
         self.register_hook(dict(type='pab.DataCheckHook'))
         self.register_hook(dict(type='pab.CheckpointFormatHook'))
 
@@ -186,7 +189,23 @@ class PabRunner(RunFace, Runner):
                     if moved is not None and moved not in has:
                         hint = suggest(moved, has, 'its settings are')
                         raise ValueError(f'param_scheduler.{name}: the optimizer has no {moved!r} to move; {hint}')
-        return super().build_param_scheduler(scheduler)
+        built = super().build_param_scheduler(scheduler)
+        for name, schedules in built.items() if isinstance(built, dict) else [('', built)]:
+            for schedule in schedules:
+                self._warn_of_unfinished(schedule, f'param_scheduler{name and "."}{name}')
+        return built
+
+    def _warn_of_unfinished(self, schedule: _ParamScheduler, where: str) -> None:
+        """Say that a schedule with an end goes on after that of the run."""
+        length = self.max_epochs if schedule.by_epoch else self.max_iters
+        # mmengine cuts a cosine at the run's end unless it is given one
+        end = schedule.begin + schedule.T_max if hasattr(schedule, 'T_max') else schedule.end
+        if length < end < ENDLESS:
+            unit = 'epochs' if schedule.by_epoch else 'steps'
+            self.logger.warning(
+                f'{where}: {type(schedule).__name__} takes {end} {unit} and the run has {length}, so '
+                f'{schedule.param_name} does not reach its end; set end (T_max of a cosine), or the length of the run'
+            )
 
     def save_checkpoint(self, out_dir: str, filename: str, *args, backend_args: dict | None = None, **kwargs) -> None:
         """Save a checkpoint, atomically unless ``backend_args`` says otherwise; to be called on every process.

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from pab.compact import pack
 from pab.compact.container import read
 from pab.compare.run_config import load_run_config
-from pab.costs import masks_of_config, run_costs
+from pab.costs.run import masks_of_config, run_costs
 from pab.registry import RUNNERS
 from pab.run.checkpoint import load_safely
 from pab.run.config import check_config, plain_config, read_config

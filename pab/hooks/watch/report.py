@@ -36,7 +36,7 @@ class ReportHook(RunHook):
     Nothing is read from the device within an epoch.
 
     Args:
-        metric: the validation metric that is reported, in per cent.
+        metric: the validation metric that is reported, an accuracy in per cent; else a ValueError.
     """
 
     priority = 'LOW'
@@ -44,6 +44,8 @@ class ReportHook(RunHook):
     writes_report = True  # asked for by comparisons, which read report.json
 
     def __init__(self, metric: str = 'accuracy/top1') -> None:
+        if not isinstance(metric, str) or 'accuracy' not in metric:
+            raise ValueError(f"ReportHook: metric must be an accuracy, such as 'accuracy/top1', got {metric!r}")
         self.metric = metric
         self.record = RunRecord()
         self._start_signs: dict[str, Tensor] = {}
@@ -179,6 +181,7 @@ class ReportHook(RunHook):
         return {
             'epoch': runner.epoch,
             'max_epochs': runner.max_epochs,
+            'metric': self.metric,
             'accuracy': accuracies[-1] if best is not None else None,
             'best_accuracy': best,
             'best_epoch': None if best is None else epochs[accuracies.index(best)],
