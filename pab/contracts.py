@@ -73,7 +73,7 @@ def loss_scale_conflicts(model: nn.Module) -> Iterator[tuple[str, str]]:
             yield name, reason
 
 
-def layers_with_weight_in_use(network: nn.Module) -> dict[str, nn.Module]:
+def layers_with_used_weight(network: nn.Module) -> dict[str, nn.Module]:
     """Full name of the parameter ``weight`` -> its layer, for every layer that multiplies by another weight."""
     named = {f'{name}.weight'.removeprefix('.'): layer for name, layer in network.named_modules()}
     return {name: layer for name, layer in named.items() if hasattr(layer, 'used_weight')}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pab.contracts import exact_gradients, layers_with_weight_in_use, special_layers
+from pab.contracts import exact_gradients, layers_with_used_weight, special_layers
 from pab.latent import merge_latents_
 from pab.models import initialize_
 from pab.pruners import apply_masks_, check_masks, kept_count
@@ -141,7 +141,7 @@ def test_a_converted_network_trains_saves_and_merges(converted):
 
     start = {key: p.detach().clone() for key, p in model.named_parameters()}
     frozen = {key for key, p in model.named_parameters() if not p.requires_grad}
-    assert layers_with_weight_in_use(model).keys() <= frozen
+    assert layers_with_used_weight(model).keys() <= frozen
     train(model)
     changed = {key for key, p in model.named_parameters() if not torch.equal(p, start[key])}
     assert changed == start.keys() - frozen
@@ -161,7 +161,7 @@ def test_a_converted_network_trains_saves_and_merges(converted):
         torch.testing.assert_close(last(images), logits, rtol=1e-3, atol=1e-4)
         merge_latents_(model)
         assert torch.equal(model(images), logits)
-    assert not layers_with_weight_in_use(model)
+    assert not layers_with_used_weight(model)
 
 
 SPECIAL = [

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
-from ..contracts import layers_with_weight_in_use
+from ..contracts import layers_with_used_weight
 from ..converter import Converter
 from ..pruners import apply_masks_, get_masks
 
@@ -131,7 +131,7 @@ def merge_latents_(network: nn.Module) -> list[str]:
     A mask marks where that is 0, if the layer had a mask or there are such places. Logits stay the same bit for bit.
     Returns the names of the weights; there may be none.
     """
-    layers, earlier = layers_with_weight_in_use(network), get_masks(network)
+    layers, earlier = layers_with_used_weight(network), get_masks(network)
     used = {name: layer.used_weight().detach() for name, layer in layers.items()}  # before any of them changes
     for name, layer in layers.items():
         for latent in layer.latents:

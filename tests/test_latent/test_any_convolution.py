@@ -21,7 +21,7 @@ def through_pickle(network):
 
 
 @every_way
-def test_a_convolution_of_ones_own_computes_with_the_weight_in_use(way):
+def test_a_convolution_of_ones_own_computes_with_the_used_weight(way):
     network = convert(nn.Sequential(Standardized(3, 6, 3, padding=1), nn.ReLU(), Standardized(6, 4, 3)), WAYS[way])
     images, twin = (
         torch.randn(2, 3, 8, 8),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pab.contracts import layers_with_weight_in_use
+from pab.contracts import layers_with_used_weight
 from pab.run import PabRunner
 from tests.test_latent.latents import WAYS
 
@@ -35,7 +35,7 @@ def test_a_run_that_is_resumed_is_the_whole_run(tiny_config, tmp_path, way):
     assert [key for key in states[0] if not torch.equal(states[0][key], states[1][key])] == []
     start = torch.load(tmp_path / 'whole' / 'epoch_1.pth')['state_dict']
     moved = [key for key in start if not torch.equal(start[key], states[1][key])]
-    layers = {f'network.{name}' for name in layers_with_weight_in_use(whole.model.network)}
+    layers = {f'network.{name}' for name in layers_with_used_weight(whole.model.network)}
     assert layers
     assert not layers & set(moved)
     assert {name.replace('.weight', '.scores' if way != 'ternary' else '.latent') for name in layers} <= set(moved)
