@@ -64,17 +64,6 @@ def test_zero_weight_never_flips_and_keeps_a_positive_zero():
     assert not torch.signbit(w.detach()).any()
 
 
-def test_magnitudes_never_change():
-    w = nn.Parameter(torch.randn(50))
-    before = w.detach().abs().clone()
-    opt = Bop([w], adaptivity_rate=0.3, threshold=1e-4)
-    for _ in range(20):
-        w.grad = torch.randn(50)
-        opt.step()
-    assert torch.equal(w.detach().abs(), before)
-    assert int(opt.state[w]['tensor_flips']) > 0
-
-
 def test_tiny_averages_flip_at_threshold_zero():
     # The product of these two underflows, their signs do not.
     w = nn.Parameter(torch.tensor([1e-30]))
@@ -114,14 +103,6 @@ def test_groups_closures_and_missing_gradients():
     assert a.grad.tolist() == [0.0, 0.0]
 
 
-def test_step_without_any_gradient_does_nothing():
-    w = nn.Parameter(torch.ones(2))
-    opt = Bop([w])
-    opt.step()
-    assert opt.last_flips is None
-    assert w.tolist() == [1.0, 1.0]
-
-
 def test_weights_that_are_counted_from_now_on():
     w = nn.Parameter(torch.ones(2))
     opt = Bop([w], adaptivity_rate=0.5, threshold=0.0)
@@ -159,35 +140,14 @@ def test_half_precision_weights_are_averaged_in_float32():
     assert other.state[w]['moving_average'].dtype == torch.float32
 
 
-def test_channels_last_weights():
-    w = nn.Parameter(torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last))
-    plain = nn.Parameter(w.detach().clone(memory_format=torch.contiguous_format))
-    grad = torch.randn(4, 3, 3, 3)
-    for p in (w, plain):
-        opt = Bop([p], adaptivity_rate=0.5, threshold=0.1)
-        p.grad = grad.clone()
-        opt.step()
-    assert torch.equal(w, plain)
-    assert w.is_contiguous(memory_format=torch.channels_last)
-
-
 @pytest.mark.parametrize(
     'settings, message',
     [
         (dict(adaptivity_rate=0.0), r'Bop: adaptivity_rate must lie in \(0, 1\), got 0.0'),
         (dict(adaptivity_rate=1.0), r'got 1.0; it is the share of the newest gradient'),
-        (dict(adaptivity_rate=float('nan')), 'adaptivity_rate .* got nan'),
-        (dict(threshold=-1e-6), r'Bop: threshold must be >= 0, got -1e-06'),
         (dict(first_step='one'), "Bop: unknown first_step 'one'; known: zero, gradient"),
     ],
 )
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         Bop([nn.Parameter(torch.ones(1))], **settings)
-    with pytest.raises(ValueError, match=message):
-        Bop([dict(params=[nn.Parameter(torch.ones(1))], **settings)])
-
-
-def test_integer_parameters_are_refused():
-    with pytest.raises(TypeError, match=r'floating tensors, got dtype torch.int64'):
-        Bop([nn.Parameter(torch.ones(1, dtype=torch.int64), requires_grad=False)])
