@@ -1,7 +1,5 @@
 """Layers with a used weight, for every way to make one."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -25,7 +23,7 @@ def images():
 
 
 def move_latents_(network):
-    """As training would: some latents change their sign, and scores their order."""
+    """Some latents change their sign, and scores their order, as by training."""
     for layer in convolutions(network):
         for name in layer.latents:
             getattr(layer, name).data += 0.05 * torch.randn_like(getattr(layer, name))
@@ -122,7 +120,9 @@ def test_merging_keeps_logits_bit_for_bit(way, masked, below, images):
     train(network, images)
     used = {name: layer.used_weight().detach().clone() for name, layer in layers_with_used_weight(network).items()}
     logits = network.eval()(images)
-    assert list(merge_latents_(network)) == list(used)
+    assert merge_latents_(network) == list(used)
+    assert torch.equal(network(images), logits)
+    assert merge_latents_(network) == []
     assert torch.equal(network(images), logits)
     assert {type(layer) for layer in convolutions(network)} == {PSGConv2d if below else nn.Conv2d}
     assert all(layer.psg.input_bits == 4 for layer in convolutions(network) if below)
@@ -135,14 +135,6 @@ def test_merging_keeps_logits_bit_for_bit(way, masked, below, images):
         assert mask is None or torch.equal(mask, weight != 0)
     train(network.train(), images)  # as a plain network does
     check_masks(network)
-    assert list(merge_latents_(network)) == []
-
-
-def test_nothing_to_merge():
-    network = plain()
-    state = copy.deepcopy(network.state_dict())
-    assert list(merge_latents_(network)) == []
-    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 
 
 @every_way
