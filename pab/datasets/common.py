@@ -1,4 +1,4 @@
-"""What every dataset asks: where the data lie, which split, and which of the samples."""
+"""The place of the data and the choice of samples, for every dataset."""
 
 import os
 from collections.abc import Sequence

@@ -72,7 +72,7 @@ def _new_layer(new_object: Callable, mixin: type[LatentConv], plain: type[nn.Mod
 
 @functools.cache
 def latent_class(mixin: type[LatentConv], plain: type[nn.Module]) -> type[nn.Module]:
-    """Derive the class of a plain layer with a latent; the same class for the same two."""
+    """Derive the class of a plain layer with a latent, once for the same two."""
     name = mixin.__name__.removesuffix('Conv') + plain.__name__
     return type(name, (mixin, plain), {'mixin': mixin, 'plain': plain, '__module__': mixin.__module__})
 

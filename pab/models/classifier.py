@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..checks import check_ints, known_choice
 from ..registry import CONVERTERS, MODELS
-from .initialization import SCHEMES, check_fan_share, initialize_
+from .initialization import check_initialization, initialize_
 
 
 @MODELS.register_module()
@@ -53,14 +53,10 @@ class ImageClassifier(BaseModel):
             data_preprocessor = MODELS.build(data_preprocessor)
         super().__init__(data_preprocessor=data_preprocessor)
         self.init = None if init is None else {'scheme': 'kaiming_normal', 'seed': None, 'fan_share': 1.0, **init}
-        for key, value in (self.init or {}).items():
-            known_choice('ImageClassifier', 'key of init', key, ('scheme', 'seed', 'fan_share'))
-            if key == 'scheme':
-                known_choice('initialize_', 'scheme', value, SCHEMES)
-            elif key == 'fan_share':
-                check_fan_share('initialize_', value)
-            elif value is not None:
-                check_ints('initialize_', 0, seed=value)
+        if init is not None:
+            for key in self.init:
+                known_choice('ImageClassifier', 'key of init', key, ('scheme', 'seed', 'fan_share'))
+            check_initialization(**{**self.init, 'seed': 0 if self.init['seed'] is None else self.init['seed']})
         is_list = isinstance(input_shape, Sequence) and not isinstance(input_shape, str)
         if input_shape is not None and not (is_list and len(input_shape) == 3):
             raise ValueError(f'ImageClassifier: input_shape must be (channels, height, width), got {input_shape!r}')
