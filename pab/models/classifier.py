@@ -17,8 +17,7 @@ from .initialization import check_initialization, initialize_
 class ImageClassifier(BaseModel):
     """An image classification network trained by the cross-entropy of its logits.
 
-    The network stays an ordinary one, at ``.network``; its parameters are initialised by their names inside it, so it
-    gets the same weights with and without this class.
+    The network stays an ordinary one, at ``.network``, and gets the same initial weights as without this class.
 
     Args:
         network: a module, or the config of one in MODELS; images (N, C, H, W) -> logits (N, num_classes).
@@ -26,14 +25,13 @@ class ImageClassifier(BaseModel):
         init: ``dict(scheme=..., seed=..., fan_share=...)`` for :func:`pab.models.initialize_`, which ``init_weights``
             calls; the seed None takes torch's seed at that moment. ``init=None`` keeps what the network's constructor
             (and its own ``init_weights``, if it has one) gave it.
-        channels_last: keep 4-dimensional weights and images in this memory format, the faster one for convolutions;
-            the numbers are the same up to rounding.
+        channels_last: keep weights and images in this memory format, the faster one for convolutions; numbers stay up to rounding.
         data_preprocessor: module, or config in MODELS, that turns a batch into keyword arguments of ``forward``; None
             moves it to the device and nothing else.
         input_shape: (C, H, W) of one image; pruners that need no data read it here.
         label_smoothing: share of the target spread over all classes, in [0, 1).
-        compile: run the network by ``torch.compile``, PSG layers and latents included; the first steps wait for it, up
-            to minutes. Names and state dict stay. Pruners score the network as it is without.
+        compile: run the network by ``torch.compile``; the first steps wait for it, up to minutes. Names and state dict
+            stay, and pruners score the network without.
 
     Settings outside these rules raise a ValueError.
     """

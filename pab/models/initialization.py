@@ -38,14 +38,13 @@ _AFFINE = (_ConvNd, nn.Linear)
 def initialize_(network: nn.Module, scheme: str = 'kaiming_normal', seed: int = 0, fan_share: float = 1.0) -> nn.Module:
     """Draw every parameter of ``network`` anew, in place, and reset its normalisation statistics.
 
-    A parameter's values depend on ``seed``, its name in ``network``, its shape and the scheme, on nothing else: not on
-    the device, memory format, torch version, CPU, order of construction or the other layers (see :mod:`draws`). They
-    are drawn in float64 and rounded once to the parameter's dtype.
+    A parameter's values depend on ``seed``, its name in ``network``, its shape and the scheme alone, on every machine
+    (see :mod:`draws`). They are drawn in float64 and rounded once to the parameter's dtype.
 
     Convolution weights (out, in / groups, *kernel) are drawn by ``scheme``, linear weights (out, in) and all biases
-    by 'standard', uniform within 1 / sqrt(fan_in); normalisation layers become the identity. A layer of any other kind,
-    and one of these with other parameters beside weight and bias, draws them by a method ``initialize_(stream)``, where
-    ``stream(name)`` is the RandomState of the parameter called ``name`` inside that layer.
+    by 'standard', uniform within 1 / sqrt(fan_in); normalisation layers become the identity. All other parameters a
+    layer draws by its method ``initialize_(stream)``, where ``stream(name)`` is the RandomState of its parameter
+    ``name``.
 
     Args:
         network: returned as well.
