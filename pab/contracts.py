@@ -28,6 +28,7 @@ such layers plain ones, for files and other programs; reports and costs count th
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -79,6 +80,18 @@ def layers_with_used_weight(network: nn.Module) -> dict[str, nn.Module]:
 def sign_optimizers(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
     """Select the optimizers that flip signs."""
     return [optimizer for optimizer in optimizers if hasattr(optimizer, 'last_flips')]
+
+
+def sign_trained(network: nn.Module, optimizers: Iterable[Optimizer]) -> dict[str, nn.Parameter]:
+    """Name -> parameter of a network, for the parameters of sign optimizers."""
+    groups = [group for optimizer in sign_optimizers(optimizers) for group in optimizer.param_groups]
+    owned = {param for group in groups for param in group['params']}
+    return {name: param for name, param in network.named_parameters() if param in owned}
+
+
+def learning_rates(optimizers: Iterable[Optimizer]) -> list[dict[str, Any]]:
+    """The parameter groups whose ``lr`` is a learning rate; that of a sign optimizer is a factor on another setting."""
+    return [group for o in optimizers if not sign_optimizers([o]) for group in o.param_groups if 'lr' in group]
 
 
 def weight_flips(optimizers: Iterable[Optimizer]) -> dict[nn.Parameter, Tensor]:

@@ -33,6 +33,12 @@ def write_atomically(data: bytes, path: str | os.PathLike) -> None:
         raise OSError(f'cannot write {str(path)!r}: {reason}') from error
 
 
+def check_free(path: Path, overwrite: bool) -> None:
+    """Raise FileExistsError if a file is there that must not be written over."""
+    if path.exists() and not overwrite:
+        raise FileExistsError(f'{path} exists; choose another file, or pass --force to write over it')
+
+
 def discard(path: Path) -> None:
     """Remove a file if it is there and can be removed."""
     with contextlib.suppress(OSError):  # in a folder that cannot be written any more the file does no harm

@@ -7,6 +7,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import nn
 
 from pab.models import initialize_
+from pab.optim import SignOptimizer
 from pab.registry import CONVERTERS, MODELS, OPTIMIZERS, PRUNERS
 
 REQUIRED = {'density': 0.3}  # a value for each argument without a default, by its name
@@ -36,7 +37,7 @@ def config(name: str, cls: type, **others) -> dict:
     return {'type': name, **{p.name: REQUIRED[p.name] for p in needed if p.name in REQUIRED}, **others}
 
 
-SIGN_OPTIMIZERS = {name: cls for name, cls in members(OPTIMIZERS).items() if hasattr(cls, 'last_flips')}
+SIGN_OPTIMIZERS = {name: cls for name, cls in members(OPTIMIZERS).items() if issubclass(cls, SignOptimizer)}
 ALL_PRUNERS = members(PRUNERS)
 ALL_CONVERTERS = members(CONVERTERS)
 ALL_NETWORKS = {

@@ -1,4 +1,4 @@
-"""All trainings on a cluster, each as a job of its own, by way of submitit."""
+"""The trainings of a comparison as jobs of a cluster, by submitit."""
 
 import re
 import time
@@ -12,7 +12,7 @@ from ..compare.training import Trainer, TrainingFailed
 from ..files import write_atomically
 
 CLUSTERS = ('slurm', 'local')
-JOB = 'job'  # file in the folder of a training: the cluster and the id of the job that was submitted last
+JOB = 'job'  # file in the folder of a training: cluster and id of its last job
 DEFAULTS = {'timeout_min': 24 * 60}  # a training that takes longer is requeued and goes on
 REQUEUES = 1000  # submitit gives up after three otherwise
 
@@ -26,14 +26,14 @@ def train_on_cluster(
     ended: Ended,
     pause: float = 5.0,
 ) -> None:
-    """Submit trainings, unless their jobs of an earlier call are still there, and wait for all of them.
+    """Submit trainings and wait for them; a job of an earlier call that still runs is waited for instead.
 
     A job that is preempted or reaches its time limit writes a checkpoint, is requeued, and goes on.
 
     Args:
         trainer: the function of each job.
         cluster: one of ``CLUSTERS``; ``'local'`` starts processes on this machine, all at once.
-        folder: for what submitit keeps of its jobs.
+        folder: for submitit's own files.
         options: parameters of ``submitit.AutoExecutor``, such as ``timeout_min`` and ``slurm_partition``.
         ended: called for each training, in this thread.
         pause: seconds between two looks at the jobs.
@@ -54,24 +54,19 @@ def train_on_cluster(
     kinds = {'slurm': submitit.SlurmJob, 'local': submitit.LocalJob}
     jobs = {}
     for training in trainings:
-        file, before = training.folder / JOB, None
+        file, job = training.folder / JOB, None
         if file.is_file():
             where, number = file.read_text().split()
-            before = kinds[where](folder, number)
-        if before is None or before.done():
-            jobs[training] = executor.submit(trainer, training)
-            write_atomically(f'{cluster} {jobs[training].job_id}'.encode(), file)
-        else:
-            jobs[training] = before
+            job = kinds[where](folder, number)
+        if job is None or job.done():
+            job = executor.submit(trainer, training)
+            write_atomically(f'{cluster} {job.job_id}'.encode(), file)
+        jobs[training] = job
     while jobs:
         time.sleep(pause)
         for training, job in list(jobs.items()):
             if job.done():
                 del jobs[training]
-                ended(training, _error(job.exception()))
-
-
-def _error(error: Exception | None) -> Exception | None:
-    """What a training raised, of which submitit hands over the traceback's text alone."""
-    raised = re.search(r'TrainingFailed: (.*)', str(error))
-    return TrainingFailed(raised[1]) if raised else error
+                error = job.exception()  # submitit hands over only the text of a traceback
+                raised = re.search(r'TrainingFailed: (.*)', str(error))
+                ended(training, TrainingFailed(raised[1]) if raised else error)

@@ -10,7 +10,7 @@ A multiply-accumulate (MAC) is one product that is added to a sum. torch's own c
 
 where the first layer needs no input gradient, and :math:`g_l` is the share of its weights that learn. In a layer whose
 weights are trained themselves, or whose signs are, these are the weights that are left: :math:`g_l = d_l`. In a layer
-with a used weight (:mod:`pab.contracts`), :math:`d_l` is the share of the used weights that are not 0, and
+with a weight in use (:mod:`pab.contracts`), :math:`d_l` is the share of the weights in use that are not 0, and
 :math:`g_l` that of all weights which a mask leaves, as those learn too that are not used. A weight that is frozen
 otherwise needs no gradient. These are the MACs of a machine that skips such weights; today's kernels compute the dense
 ones, with :math:`d_l = g_l = 1`.
@@ -54,7 +54,7 @@ class LayerCost:
         weight: shape of its weight.
         output: shape of its output for one image, without the batch.
         macs: of the forward pass for one image, dense.
-        kept: kept weights; in a layer with a used weight, its nonzero ones.
+        kept: weights that are left; in a layer with a weight in use, those that are not 0 there.
         gradient_bits: bits of the two operands of the weight gradient: input, output gradient.
         sign_trained: whether its weight belongs to a sign optimizer.
         learning: weights that need a gradient and an update; None: those that are kept.

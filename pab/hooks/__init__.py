@@ -22,6 +22,7 @@ DivergenceHook           NORMAL          acts inside the update                 
 DataCheckHook            VERY_HIGH       before anything prunes or trains; every run has it                  looks on
 ResumeCheckHook          NORMAL          asked before anything is loaded                                     looks on
 SharedStatisticsHook     LOW             behind what exchanges the model for an averaged one                 looks on
+EarlyStoppingHook        LOW             before a checkpoint that a new best result writes                   changes
 InterruptHook            LOWEST          after everything that belongs to the step                           looks on
 CheckpointFormatHook     LOWEST          after every hook that adds to a checkpoint; every run has it        looks on
 =======================  ==============  ==================================================================  ========
@@ -31,6 +32,7 @@ from .guards.checkpoint_form import CheckpointFormatHook
 from .guards.data_check import DataCheckHook
 from .guards.device_scalars import DeviceScalarsHook
 from .guards.divergence import DivergenceHook
+from .guards.early_stopping import EarlyStoppingHook
 from .guards.interrupt import InterruptHook
 from .guards.random_state import RandomStateHook
 from .guards.resume_check import ResumeCheckHook
@@ -51,6 +53,7 @@ __all__ = [
     'DeviceScalarsHook',
     'DivergenceHook',
     'EMAHook',
+    'EarlyStoppingHook',
     'FlipCountHook',
     'InterruptHook',
     'PruneHook',

@@ -25,7 +25,7 @@ class ImageClassifier(BaseModel):
         init: ``dict(scheme=..., seed=..., fan_share=...)`` for :func:`pab.models.initialize_`, which ``init_weights``
             calls; the seed None takes torch's seed at that moment. ``init=None`` keeps what the network's constructor
             (and its own ``init_weights``, if it has one) gave it.
-        channels_last: keep weights and images in this memory format, the faster one for convolutions; numbers stay up to rounding.
+        channels_last: keep weights and images in this memory format, faster for convolutions, the same up to rounding.
         data_preprocessor: module, or config in MODELS, that turns a batch into keyword arguments of ``forward``; None
             moves it to the device and nothing else.
         input_shape: (C, H, W) of one image; pruners that need no data read it here.

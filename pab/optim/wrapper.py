@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..checks import check_ints, known_choice
+from ..contracts import learning_rates
 from ..registry import OPTIM_WRAPPERS
 
 CLIPPINGS = {'norm': nn.utils.clip_grad_norm_, 'value': nn.utils.clip_grad_value_}
@@ -87,11 +88,9 @@ class SharedBackward(OptimWrapperDict):
 
     def get_lr(self) -> dict[str, list[float]]:
         """The learning rates of the optimizers that have one (Bop has none), for the log."""
-        having = {name: wrapper.optimizer for name, wrapper in self.items() if 'lr' in wrapper.optimizer.defaults}
-        return {
-            'lr' if len(having) == 1 else f'{name}.lr': [group['lr'] for group in optimizer.param_groups]
-            for name, optimizer in having.items()
-        }
+        rates = {name: [group['lr'] for group in learning_rates([w.optimizer])] for name, w in self.items()}
+        having = {name: values for name, values in rates.items() if values}
+        return {'lr' if len(having) == 1 else f'{name}.lr': values for name, values in having.items()}
 
     def state_dict(self) -> dict:
         state = super().state_dict()

@@ -4,6 +4,7 @@ import os
 import re
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from pkgutil import resolve_name
@@ -43,7 +44,11 @@ def to_plain(value: Any, where: str, dropped: list[str]) -> Any:
     if isinstance(value, np.generic):
         return to_plain(value.item(), where, dropped)
     if isinstance(value, Mapping):
-        return {to_plain(k, f'{where} key', dropped): to_plain(v, f'{where}.{k}', dropped) for k, v in value.items()}
+        plain = {to_plain(k, f'{where} key', dropped): to_plain(v, f'{where}.{k}', dropped) for k, v in value.items()}
+        if hasattr(value, '_metadata'):  # of a state dict: the versions of its modules
+            plain = OrderedDict(plain)
+            plain._metadata = to_plain(value._metadata, f'{where}._metadata', dropped)
+        return plain
     if isinstance(value, set | frozenset):
         value = sorted(value, key=repr)
     if isinstance(value, list | tuple):

@@ -9,7 +9,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import nn
 from torch.optim import Optimizer
 
-from ..contracts import sign_optimizers
+from ..contracts import sign_optimizers, sign_trained
 from ..models import network_of
 
 
@@ -47,9 +47,7 @@ class RunFace:
     @property
     def sign_trained(self) -> dict[str, nn.Parameter]:
         """Name in the network -> parameter, for those that belong to an optimizer which flips signs."""
-        groups = [group for optimizer in self.sign_optimizers for group in optimizer.param_groups]
-        owned = {param for group in groups for param in group['params']}
-        return {name: param for name, param in self.network.named_parameters() if param in owned}
+        return sign_trained(self.network, self.optimizers)
 
     @property
     def passes_per_update(self) -> int:

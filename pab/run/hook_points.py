@@ -26,6 +26,12 @@ class RunHook(Hook):
     def check_resume(self, runner: Runner, checkpoint: dict) -> None:
         """Look at the content of a checkpoint, before a run that would go on from it takes anything; may raise."""
 
+    def before_fetch(self, runner: Runner, batch_idx: int) -> None:
+        """Act before a batch of the epoch is loaded, and once behind the last one.
+
+        A resumed run loads again, and leaves out, the batches that it has used, if its sampler cannot skip them.
+        """
+
     def after_scalars(self, runner: Runner, scalars: list[tuple[int, dict[str, float]]]) -> None:
         """Look at the losses that came from the device, as (step from 0, name -> value); on every process at once."""
 

@@ -1,5 +1,6 @@
 """mmengine's runner with a short console log, a config checked before anything is built, and checkpoints that last."""
 
+import functools
 import logging
 import os
 import re
@@ -11,17 +12,19 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.runner import Runner, load_state_dict
+from mmengine.runner import BaseLoop, Runner, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..contracts import sign_optimizers
+from ..contracts import learning_rates, sign_optimizers
 from ..registry import RUNNERS
+from ..state_dicts import renamed
 from .checkpoint import UnusableCheckpoint, check_fits, check_resumable, load_any, non_finite
 from .config import FixedConfig, check_config, check_schedules, suggest
 from .face import RunFace, on_first_process, single_wrappers
 from .hook_points import check_hook, check_point
-from .loops import EnduringLoader
+from .loops import EnduringLoader, ResumableEpochLoop
+from .schedules import Schedules
 from .storage import ATOMIC, check_writable, download
 from .work_dir import NOT_FOR_RESUME, choose_start
 
@@ -119,6 +122,16 @@ class PabRunner(RunFace, Runner):
             )
         return wrapper
 
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the training loop; ValueError for another than ours, which counts in epochs and resumes exactly."""
+        built = super().build_train_loop(loop)
+        if not isinstance(built, ResumableEpochLoop):
+            raise ValueError(
+                f'train_cfg: a run counts in epochs and goes on inside of them, which {type(built).__name__} does not; '
+                "set type='ResumableEpochLoop' and max_epochs, or derive a loop of your own from it"
+            )
+        return built
+
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
         """Scale the learning rates by batch of a step / ``base_batch_size`` if ``auto_scale_lr.enable``.
 
@@ -134,7 +147,7 @@ class PabRunner(RunFace, Runner):
         )
         batch = loader['batch_size'] if isinstance(loader, dict) else loader.batch_size
         batch *= self.world_size * wrappers[0]._accumulative_counts
-        groups = [group for wrapper in wrappers for group in wrapper.optimizer.param_groups if 'lr' in group]
+        groups = learning_rates(wrapper.optimizer for wrapper in wrappers)
         for group in groups:
             group['lr'] *= batch / base
         shown = ', '.join(f'{group["lr"]:g}' for group in groups)
@@ -189,7 +202,12 @@ class PabRunner(RunFace, Runner):
     def resume(self, filename: str, *args, **kwargs) -> None:
         """Go on from a checkpoint; a run whose config leaves the seed open goes on with the one it had drawn."""
         seed_was_drawn = self.seed_is_open
+        built = self.param_schedulers or []
+        lists = built.values() if isinstance(built, dict) else [built]
+        schedules = Schedules(single_wrappers(self.optim_wrapper), [one for entry in lists for one in entry])
         super().resume(filename, *args, **kwargs)
+        for told in schedules.settle(self.epoch, self.iter, len(self.train_dataloader)):
+            self.logger.info(told)
         if seed_was_drawn and hasattr(self.train_dataloader.sampler, 'seed'):
             self.train_dataloader.sampler.seed = self.seed  # the loader was built before that seed was known
 
@@ -224,7 +242,7 @@ class PabRunner(RunFace, Runner):
             self.call_hook('check_resume', checkpoint=checkpoint)
         state = checkpoint['state_dict']
         for pattern, replacement in revise_keys:
-            state = {re.sub(pattern, replacement, name): value for name, value in state.items()}
+            state = renamed(state, functools.partial(re.sub, pattern, replacement))
         checkpoint['state_dict'] = state
         if strict:
             check_fits(model, state, filename)

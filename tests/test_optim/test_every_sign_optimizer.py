@@ -1,6 +1,7 @@
 """Every registered sign optimizer is tested here, and in test_schedules.py."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -174,3 +175,42 @@ def test_what_a_sign_optimizer_refuses(kind):
                 kind([weight], **{key: wrong})
             with pytest.raises(ValueError, match=rf'{name}: {key} must .*got {wrong}'):
                 kind([{'params': [weight], key: wrong}])
+
+
+def test_the_learning_rate_is_a_factor_on_the_step_size(kind, weights):
+    """Under LambdaLR the signs move as under a schedule of the setting itself; at 0 nothing is learned."""
+    twins = [parameters(weights), parameters(weights)]
+    by_lr, by_setting = (kind(params, **{kind.scaled_by_lr: 0.25}) for params in twins)
+    assert [group['lr'] for group in by_lr.param_groups] == [1.0]
+    schedule = torch.optim.lr_scheduler.LambdaLR(by_lr, lambda step: 0.5**step if step < 4 else 0.0)
+    for number in range(6):
+        by_setting.param_groups[0][kind.scaled_by_lr] = 0.25 * 0.5**number if number < 4 else 0.0
+        assert steps(by_lr, twins[0], number, number + 1) == steps(by_setting, twins[1], number, number + 1)
+        schedule.step()
+    assert by_lr.param_groups[0][kind.scaled_by_lr] == 0.25
+    for one, other in zip(*twins, strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(by_lr.state[one]['moving_average'], by_setting.state[other]['moving_average'])
+
+
+def test_a_factor_that_is_too_large(kind):
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = kind([weight], lr=1e9)
+    weight.grad = torch.ones(2)
+    with pytest.raises(ValueError, match=rf'{kind.__name__}: lr is a factor on {kind.scaled_by_lr}; 1e\+09 times'):
+        optimizer.step()
+
+
+@pytest.mark.parametrize('clone', [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_copies_and_states_of_earlier_versions(clone, kind, weights):
+    optimizer = kind(parameters(weights))
+    assert not hasattr(kind, 'last_flips')
+    assert clone(optimizer).last_flips is None
+    state = optimizer.state_dict()
+    del state['param_groups'][0]['lr']
+    optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]['lr'] == 1.0
+    steps(optimizer, optimizer.param_groups[0]['params'], 0, 1)
+    flipped = int(optimizer.last_flips)
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert int(optimizer.last_flips) == flipped

@@ -162,8 +162,8 @@ class PruningHook(RunHook):
         counted = [p for group in runner.param_groups if group.get('flips_per_weight') for p in group['params']]
         flips = {param: torch.zeros_like(param, dtype=torch.int32) for param in counted}  # also before its first step
         flips.update(weight_flips(runner.optimizers))
-        layers = prunable_layers(runner.network, self.pruner.settings.prunable)
-        return {name: flips.get(layer.weight) for name, layer in layers.items()}
+        names = prunable_layers(runner.network, self.pruner.settings.prunable)
+        return {name: flips.get(runner.network.get_parameter(name)) for name in names}
 
     def _masks(self, runner: PabRunner) -> dict[str, Tensor]:
         batches = self.data.batches(runner) if 'batches' in self.pruner.asks else None

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from ...costs.count import LayerCost, Work, count_layers, count_weights, pruning_work, step_work
 from ...pruners import get_masks
 from ...registry import HOOKS
-from ...run import PabRunner, RunHook, need_epochs
+from ...run import PabRunner, RunHook
 from ..method.prune_data import PruneData
 from ..method.pruning import PruningHook
 
@@ -47,7 +47,6 @@ class CostHook(RunHook):
         """Count the layers."""
         network = runner.network
         with self._or_give_up(runner):
-            need_epochs(runner, 'CostHook')
             if runner.resumes and self._resumed is None:
                 raise ValueError('the checkpoint does not say what the run has cost before')
             shape = PruneData().input_shape(runner)
@@ -68,7 +67,9 @@ class CostHook(RunHook):
             for hook in (hook for hook in runner.hooks if isinstance(hook, PruningHook)):
                 if new := hook.shots_done - self._shots:
                     one = pruning_work(hook.pruner, network, hook.data.input_shape(runner), hook.data.num_samples)
-                    self._pruned, self._shots = self._pruned.plus(one.times(new)), hook.shots_done
+                    for _ in range(new):
+                        self._pruned = self._pruned.plus(one)
+                    self._shots = hook.shots_done
 
     def after_train_epoch(self, runner: PabRunner) -> None:
         """Add the epoch, and report the sums."""

@@ -1,7 +1,6 @@
 """What a run leaves for a person: a summary of a few lines, and a page with pictures."""
 
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from ...contracts import layers_with_used_weight, special_layers, tensor_flips
 from ...pruners import get_masks
 from ...registry import HOOKS
+from ...report.amounts import clock
 from ...report.record import NOT_TIMED, RunRecord, origin, rates_of, summary
 from ...run import PabRunner, RunHook
 from .costs import CostHook
@@ -116,7 +116,7 @@ class ReportHook(RunHook):
         page = self._write(runner, draw=True)
         rows = [*summary(self._numbers(runner)), *self._places(runner, page)]
         lines = [f'  {name:<10}  {value}' for name, value in rows]
-        elapsed = timedelta(seconds=round(sum(self.record.seconds.values())))
+        elapsed = clock(sum(self.record.seconds.values()))
         runner.logger.info('\n'.join([f'Trained {runner.epoch} epochs in {elapsed}', *lines]))
 
     def before_save_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
