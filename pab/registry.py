@@ -51,6 +51,7 @@ PARAM_SCHEDULERS = _child(roots.PARAM_SCHEDULERS, 'pab.optim')  # courses of a s
 HOOKS = _child(roots.HOOKS, 'pab.hooks', 'pab.contrib.gradient_compression')  # all that act during a run
 RUNNERS = _child(roots.RUNNERS, 'pab.run')  # mmengine's runner with a short console log and safe resume
 LOOPS = _child(roots.LOOPS, 'pab.run')  # the epoch loop that can be resumed inside an epoch
+VISUALIZERS = _child(roots.VISUALIZERS, 'pab.run')  # scalars; a full disk does not end a run for them
 
 PRUNERS = NamingRegistry('pruner', scope=SCOPE, locations=['pab.pruners'])  # scores of weights
 CONVERTERS = NamingRegistry('converter', scope=SCOPE, locations=['pab.psg', 'pab.latent'])  # changes of layers

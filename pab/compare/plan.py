@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from ..checks import check_ints
-from ..run.config import suggest
+from ..run.config import read_config, suggest
 from .run_config import load_run_config
 
 FILE_KEYS = {'title', 'environment', 'options', 'runs'}
@@ -105,7 +105,7 @@ def read_comparison(path: Path, seeds: int, work_dir: Path, options: Mapping[str
         raise FileNotFoundError(f'there is no comparison {path}; those that come with pab are in configs/compare/')
     check_ints('compare', seeds=seeds)
     try:
-        file = Config.fromfile(str(path)).to_dict()
+        file = read_config(path).to_dict()
     except Exception as error:  # it is a program, which may raise anything
         raise ValueError(f'{path}: {_told(error)}') from error
     _check_keys('comparison', [key for key in file if not key.startswith('_')], FILE_KEYS)

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..optim.constructor import OwnershipConstructor, assign_owners
 from ..registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
-from ..run.config import check_config, check_schedules, merge_options
+from ..run.config import check_config, check_schedules, merge_options, read_config
 
 
 def load_run_config(path: Path, options: Iterable[Mapping[str, Any]]) -> Config:
@@ -25,7 +25,7 @@ def load_run_config(path: Path, options: Iterable[Mapping[str, Any]]) -> Config:
             parameters and schedules that do not fit its optimizers.
         Exception: of a constructor.
     """
-    cfg = Config.fromfile(str(path))
+    cfg = read_config(path)
     for some in options:
         merge_options(cfg, copy.deepcopy(dict(some)))  # merging takes _delete_ out of what it is given
     check_config(cfg)

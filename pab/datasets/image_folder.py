@@ -154,6 +154,9 @@ class ImageFolder(NamedClasses, Dataset):
             try:
                 return decode_rgb(path.read_bytes())
             except (OSError, UnreadableImageError) as error:
+                if not self.root.is_dir():
+                    told = f'{self._name}: the folder {self.root} is no longer there'
+                    raise FileNotFoundError(f'{told}; bring it back, and go on with --resume') from error
                 self._unreadable[position] = True
                 rule = 'the next readable file stands in for it' if self.training else 'it is left out'
                 count = f'{len(self.unreadable)} such files so far'

@@ -18,7 +18,8 @@ class Accuracy(BaseMetric):
     """Accuracy in per cent, and the mean cross-entropy.
 
     Keys: ``accuracy/top{k}`` for each k, ``cross_entropy``, and ``nonfinite`` (number of samples with a NaN or infinite
-    logit) when there are any. A sample with such a logit counts as wrong, and the cross-entropy shows it. A negative
+    logit) when there are any. A sample with such a logit counts as wrong, and the cross-entropy shows it; where every
+    sample has one, the accuracy is NaN, which no checkpoint is the best by. A negative
     label marks a sample that is left out. Each sample is counted once, also when ranks were padded to the same number
     of samples. A few numbers a sample are kept on the device of the logits; nothing waits for it before the end.
 
@@ -66,6 +67,9 @@ class Accuracy(BaseMetric):
         if nonfinite := int(rows[:, 1].sum()):
             metrics['nonfinite'] = nonfinite
             text = f'Accuracy: {nonfinite} of {len(rows)} samples have NaN or infinite logits and count as wrong'
+            if nonfinite == len(rows):
+                metrics.update((name, float('nan')) for name in metrics if name.startswith('accuracy/'))
+                text = f'Accuracy: all {len(rows)} samples have NaN or infinite logits, so there is no accuracy'
             print_log(text, 'current', logging.WARNING)
         return metrics
 

@@ -4,9 +4,16 @@ import difflib
 import functools
 import inspect
 import logging
+import os
+import re
+import traceback
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from pkgutil import resolve_name
+from types import FunctionType, ModuleType
 from typing import Any
 
+import mmengine
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
@@ -22,7 +29,7 @@ from .. import registry
 # What mmengine's runner reads from the config beyond its constructor's arguments.
 READ_ELSEWHERE = {
     *('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'env_cfg'),
-    *('find_unused_parameters', 'model_wrapper_cfg', 'overwrite', 'runner_type', 'sync_bn'),
+    *('find_unused_parameters', 'model_wrapper_cfg', 'new_head', 'overwrite', 'runner_type', 'sync_bn'),
 }
 # What reads the groups that need no ``type``: their keys, or the function or class whose arguments they are.
 GROUP_READERS: dict[str, set[str] | Callable] = {
@@ -56,6 +63,51 @@ class FixedConfig(Config):
     def pretty_text(self) -> str:
         """The config as a well-laid-out Python file; takes a quarter of a second, the first time."""
         return super().pretty_text
+
+
+def read_config(path: str | os.PathLike) -> Config:
+    """Read a config file of either kind, with ``_base_`` or with ``with read_base():``, as plain data.
+
+    Raises what the file, which is a program, raises; where that says little, a ValueError with the line of the file.
+    """
+    lazy = bool(re.search(r'^with read_base\(\)', Path(path).read_text(encoding='utf-8'), re.MULTILINE))
+    # mmengine would also take a file with an import for one of the second kind, and then refuse its _base_
+    try:
+        return plain_config(Config.fromfile(str(path), lazy_import=lazy))
+    except (AttributeError, NameError, RuntimeError) as error:
+        frames, folder = traceback.extract_tb(error.__traceback__), os.path.dirname(mmengine.__file__)
+        if isinstance(error, RuntimeError) and not frames[-1].filename.startswith(folder):
+            raise  # by the file itself
+        at = [frame for frame in frames if not frame.filename.startswith(folder)][-1]
+        told = str(error) or 'with read_base() an import has no use but as a type; write the value, or use _base_'
+        raise ValueError(f'{at.filename}, line {at.lineno}, {at.line!r}: {told}') from error
+
+
+def plain_config(cfg: Config | Mapping) -> Config:
+    """Return a copy without what the file imported, and with names where it has classes and functions.
+
+    What is registered gets the name that it is registered by, so that both kinds of config files lead to one config.
+    """
+    imported = (type, ModuleType, FunctionType)
+    listed = cfg.to_dict() if isinstance(cfg, Config) else cfg  # iteration has imported names too (mmengine 0.10.7)
+    names = [key for key in listed if key in READ_ELSEWHERE or not isinstance(cfg[key], imported)]
+    return Config({key: _plain(cfg[key]) for key in names}, filename=getattr(cfg, 'filename', None))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(value[key]) for key in value}
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    if not isinstance(value, type | FunctionType):
+        return value
+    if {*_registered(value.__name__)} == {value}:
+        return value.__name__
+    name = f'{value.__module__}.{value.__qualname__}'
+    try:
+        return name if resolve_name(name) is value else value
+    except (ImportError, AttributeError, ValueError):  # such as a class that a function defines
+        return value
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
@@ -125,6 +177,10 @@ def _check_choices(cfg: Config) -> None:
         raise ValueError(
             f'model_wrapper_cfg: {wrapper!r} is not a registered model wrapper; MMDistributedDataParallel is'
         )
+    if cfg.get('new_head') not in (None, False, True):
+        raise ValueError(f'config: new_head must be True or False, got {cfg["new_head"]!r}')
+    if cfg.get('new_head') and not (cfg.get('load_from') or cfg.get('resume')):
+        raise ValueError('config: new_head=True needs load_from, a file whose head has another number of classes')
     for key, known in (('sync_bn', ('torch', 'mmcv')), ('log_level', logging._nameToLevel)):
         if cfg.get(key) and cfg[key] not in known:
             raise ValueError(f'config: {key} must be one of {", ".join(known)}, got {cfg[key]!r}')
@@ -134,7 +190,7 @@ def _check_arguments(name: str, value: Any) -> None:
     """Check the keys of a group of settings, and of the groups in it."""
     if isinstance(value, Mapping):
         kind = value.get('type')
-        readers = _registered(kind) if isinstance(kind, str) else [kind or GROUP_READERS.get(name)]
+        readers = _named(kind) if isinstance(kind, str) else [kind or GROUP_READERS.get(name)]
         known = [_read_by(reader) for reader in readers if reader is not None]
         if known and None not in known:
             _check_keys(name, [key for key in value if key not in ('type', '_scope_')], set().union(*known))
@@ -143,6 +199,14 @@ def _check_arguments(name: str, value: Any) -> None:
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             _check_arguments(f'{name}[{index}]', item)
+
+
+def _named(kind: str) -> list[Callable]:
+    """What a ``type`` may mean: what is registered under the name, or a class by its module and name."""
+    try:
+        return [resolve_name(kind)] if '.' in kind else _registered(kind)
+    except (ImportError, AttributeError, ValueError):  # a scope, and the name in it
+        return _registered(kind)
 
 
 def _registered(name: str) -> list[Callable]:

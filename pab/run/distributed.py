@@ -3,17 +3,28 @@
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import all_gather_object, barrier
 from torch import distributed
+
+from .. import __version__
 
 # What torchrun tells every process; without these there is no one to join.
 RENDEZVOUS = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
+
+# Globs over settings that may differ between machines: where things are there, and how data are read.
+MAY_DIFFER = (
+    *('_*', 'work_dir', 'load_from', 'experiment_name', '*.data_root'),
+    *('*.num_workers', '*.persistent_workers', '*.prefetch_factor'),
+)
 
 
 @contextmanager
@@ -100,3 +111,54 @@ def wrapper_settings(cfg: dict) -> dict:
         'find_unused_parameters': cfg.get('find_unused_parameters', False),
         **(cfg.get('model_wrapper_cfg') or {}),
     }
+
+
+def check_settings_agree(cfg: Mapping[str, Any]) -> None:
+    """:func:`check_agreement` of a config, but for ``MAY_DIFFER``, and of the versions of pab and torch."""
+    facts = {name: value for name, value in _leaves(cfg) if not any(fnmatchcase(name, glob) for glob in MAY_DIFFER)}
+    check_agreement({**facts, 'the version of pab': __version__, 'the version of torch': torch.__version__})
+
+
+def check_agreement(facts: Mapping[str, Any]) -> None:
+    """Compare what the processes of a run have, by one gathering, in which every process must take part.
+
+    Raises:
+        ValueError: on every process, unless the ``repr`` of each fact is the same on all; with up to three names, the
+            numbers of the processes, and their values.
+    """
+    every: list[dict[str, str]] = all_gather_object({name: repr(value) for name, value in facts.items()})
+    differing = []
+    for name in dict.fromkeys(name for told in every for name in told):
+        ranks: dict[str, list[str]] = {}
+        for rank, told in enumerate(every):
+            ranks.setdefault(told.get(name, 'missing'), []).append(str(rank))
+        if len(ranks) > 1:
+            columns = enumerate(zip(*ranks, strict=False))
+            same = next((place for place, letters in columns if len(set(letters)) > 1), 0)
+            start = same - 10 if same > 40 else 0  # of a long list, what differs
+            shown = [
+                f'{"..." if start else ""}{value[start : start + 60]}{"..." if len(value) > start + 60 else ""} '
+                f'on process {", ".join(numbers[:8])}{" and others" if len(numbers) > 8 else ""}'
+                for value, numbers in ranks.items()
+            ]
+            differing.append(f'{name} is {", ".join(shown[:3])}')
+    if differing:
+        barrier()  # nobody leaves while another may still read
+        more = f'; and {len(differing) - 3} more' if len(differing) > 3 else ''
+        raise ValueError(
+            f'the processes of this run differ: {"; ".join(differing[:3])}{more}. Start all with the same command, '
+            'code and data'
+        )
+
+
+def _leaves(settings: Any, name: str = '') -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of nested settings, also in lists of dicts."""
+    if isinstance(settings, Mapping) and settings:
+        items = [(f'{name}.{key}' if name else str(key), value) for key, value in settings.items()]
+    elif isinstance(settings, list | tuple) and any(isinstance(item, Mapping) for item in settings):
+        items = [(f'{name}[{index}]', value) for index, value in enumerate(settings)]
+    else:
+        yield name, settings
+        return
+    for key, value in items:
+        yield from _leaves(value, key)

@@ -6,6 +6,7 @@ from typing import Any
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import BaseLoop
 from torch import nn
 from torch.optim import Optimizer
 
@@ -64,6 +65,11 @@ class RunFace:
     def trains(self) -> bool:
         """Whether a training has begun; a run that only evaluates or prunes has no loop for one."""
         return self._train_loop is not None and not isinstance(self._train_loop, dict)  # the public name would build it
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the run validates or tests, and does not train."""
+        return not self.trains and any(isinstance(loop, BaseLoop) for loop in (self._val_loop, self._test_loop))
 
     @property
     def resumes(self) -> bool:

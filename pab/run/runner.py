@@ -5,10 +5,11 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -17,16 +18,18 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..contracts import learning_rates, sign_optimizers
+from ..files import write_atomically
 from ..registry import RUNNERS
 from ..state_dicts import renamed
-from .checkpoint import UnusableCheckpoint, check_fits, check_resumable, load_any, non_finite
-from .config import FixedConfig, check_config, check_schedules, suggest
+from .checkpoint import UnusableCheckpoint, as_start, check_fits, check_resumable, load_any, non_finite
+from .config import FixedConfig, check_config, check_schedules, plain_config, suggest
+from .distributed import check_settings_agree
 from .face import RunFace, on_first_process, single_wrappers
 from .hook_points import check_hook, check_point
 from .loops import EnduringLoader, ResumableEpochLoop
 from .schedules import Schedules
-from .storage import ATOMIC, check_writable, download
-from .work_dir import NOT_FOR_RESUME, choose_start
+from .storage import ATOMIC, LogFile, check_writable, download
+from .work_dir import NOT_FOR_RESUME, checkpoint_folders, choose_start, locked
 
 
 @RUNNERS.register_module()
@@ -50,9 +53,15 @@ class PabRunner(RunFace, Runner):
     @classmethod
     def from_cfg(cls, cfg: Config) -> 'PabRunner':
         """Build a runner; ValueError for a config with a key that nothing reads, OSError without a work dir."""
+        cfg = plain_config(cfg)
         check_config(cfg)
         on_first_process(lambda: check_writable(cfg['work_dir']))
-        return super().from_cfg(FixedConfig(dict(cfg), filename=getattr(cfg, 'filename', None)))
+        return super().from_cfg(FixedConfig(dict(cfg), filename=cfg.filename))
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Set up mmengine's environment; ValueError if the processes have not the same settings and versions."""
+        super().setup_env(env_cfg)
+        check_settings_agree(self.cfg.to_dict())
 
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs) -> MMLogger:
         """Build mmengine's logger and keep its console output short."""
@@ -62,6 +71,8 @@ class PabRunner(RunFace, Runner):
         for handler in logger.handlers:
             if type(handler) is logging.StreamHandler:
                 handler.addFilter(is_for_console)  # a second time it changes nothing
+            elif type(handler) is logging.FileHandler:
+                handler.__class__ = LogFile  # mmengine lets nobody choose it
         return logger
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
@@ -96,21 +107,31 @@ class PabRunner(RunFace, Runner):
             loader.__class__ = EnduringLoader  # mmengine lets nobody choose it
         return loader
 
+    @master_only
+    def dump_config(self) -> None:
+        """Write the config into the work dir, whole or not at all."""
+        name = Path(self.cfg.filename).name if self.cfg.filename else f'{self.timestamp}.py'
+        write_atomically(self.cfg.dump().encode(), Path(self.work_dir) / name)
+
     def train(self) -> nn.Module:
         """Train, in a work dir that is new, that this run goes on in, or that it may overwrite; else errors as there.
 
         A resume without a file's name takes the newest good checkpoint (:func:`choose_start`). Where there is none, the
-        run begins anew with a warning, so that a cluster can always start a job with ``--resume``.
+        run begins anew with a warning, so that a cluster can always start a job with ``--resume``. Another process that
+        trains in the same folder is an error (:func:`locked`).
         """
-        start, self._outdated = self.on_first_process(self._choose_start)
-        if self.resumes and start is None:
-            told = f'There is no checkpoint to resume from in {self.work_dir}'
-            self.logger.warning(f'{told}: training starts from the beginning')
-        self._resume, self._load_from = start is not None, start or self._load_from
-        try:
-            return super().train()
-        finally:
-            self.call_hook('after_exit')
+        with ExitStack() as held:
+            for folder in checkpoint_folders(self):
+                self.on_first_process(lambda folder=folder: held.enter_context(locked(folder, self.logger.warning)))
+            start, self._outdated = self.on_first_process(self._choose_start)
+            if self.resumes and start is None:
+                told = f'There is no checkpoint to resume from in {self.work_dir}'
+                self.logger.warning(f'{told}: training starts from the beginning')
+            self._resume, self._load_from = start is not None, start or self._load_from
+            try:
+                return super().train()
+            finally:
+                self.call_hook('after_exit')
 
     def build_optim_wrapper(self, optim_wrapper: dict | OptimWrapper) -> OptimWrapper | OptimWrapperDict:
         """Build the optimizers; ValueError for a sign optimizer alone, whose learning rate mmengine would ask for."""
@@ -220,6 +241,9 @@ class PabRunner(RunFace, Runner):
     ) -> dict:
         """Load a checkpoint into the model; nothing is taken from one that runs code, is damaged or does not fit.
 
+        A run that does not resume takes a state dict of the network alone, too; one that trains a dense one, which
+        it prunes, and with ``new_head=True`` in its config one with a head for another number of classes.
+
         Args:
             filename: a file, or an address of file, http or https.
             map_location: where its tensors go.
@@ -243,13 +267,17 @@ class PabRunner(RunFace, Runner):
         state = checkpoint['state_dict']
         for pattern, replacement in revise_keys:
             state = renamed(state, functools.partial(re.sub, pattern, replacement))
+        told = ''
+        if not self.resumes:
+            new_head = self.cfg.get('new_head', False) and not self.evaluates
+            state, told = as_start(model, state, new_head, dense=self.trains)
         checkpoint['state_dict'] = state
         if strict:
             check_fits(model, state, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         load_state_dict(model, checkpoint['state_dict'], strict=strict, logger=self.logger)
         self._has_loaded = True
-        self.logger.info(f'Load checkpoint from {filename}')
+        self.logger.info(f'Load checkpoint from {filename}{told and ": "}{told}')
         return checkpoint
 
     def _choose_start(self) -> tuple[str | None, list[Path]]:

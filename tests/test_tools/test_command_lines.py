@@ -3,6 +3,7 @@
 import functools
 import itertools
 import re
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mmengine.config import Config
 
 from pab.contrib import sparse
 from pab.registry import MODELS
+from pab.run.launch import load_config
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / 'configs' / 'pab' / 'quickstart.py')
@@ -210,3 +212,11 @@ def test_a_traceback_on_request(tool, tmp_path, monkeypatch, where):
 def test_a_config_that_is_not_there(tool):
     _, line = tool('train.py', 'configs/pab/quikstart.py')
     assert line == 'error: there is no config configs/pab/quikstart.py; those that come with pab are in configs/pab/'
+
+
+def test_a_seed_is_in_the_name_of_the_default_folder(tmp_path):
+    where = []
+    for given in ({}, dict(seed=0), dict(seed=1), dict(seed=1, work_dir=str(tmp_path))):
+        args = Namespace(**dict(config=QUICKSTART, cfg_options=None, seed=None, work_dir=None, launcher='none') | given)
+        where.append(load_config(args).work_dir)
+    assert where == [f'work_dirs/quickstart{end}' for end in ('', '_seed0', '_seed1')] + [str(tmp_path)]

@@ -133,7 +133,7 @@ class PruningHook(RunHook):
     def after_load_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
         """Take up the record of a resumed run, or of a file that was pruned beforehand."""
         record = checkpoint.get(PRUNING_RECORD)
-        if record is None:
+        if record is None or not (runner.resumes or record['shots_done']):  # dense so far
             return
         self.shots_done, self._mask_hash = record['shots_done'], record['masks_sha256']
         self.pruned_from = record['pruned_from']

@@ -1,5 +1,6 @@
 """What a run leaves for a person: a summary of a few lines, and a page with pictures."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,7 @@ class ReportHook(RunHook):
     def _numbers(self, runner: PabRunner) -> dict[str, Any]:
         """The run so far in numbers; None for what it does not have."""
         epochs, accuracies = self.record.as_curves().get('test accuracy', ([], []))
-        best = max(accuracies, default=None)
+        best = max(filter(math.isfinite, accuracies), default=None)
         left = weights_left(runner.network).values()
         kept, prunable = (sum(counts) for counts in zip(*left, strict=True)) if left else (None, None)
         flips = _last(runner.message_hub, 'flips/total', 1)
@@ -178,9 +179,9 @@ class ReportHook(RunHook):
         return {
             'epoch': runner.epoch,
             'max_epochs': runner.max_epochs,
-            'accuracy': accuracies[-1] if accuracies else None,
+            'accuracy': accuracies[-1] if best is not None else None,
             'best_accuracy': best,
-            'best_epoch': epochs[accuracies.index(best)] if accuracies else None,
+            'best_epoch': None if best is None else epochs[accuracies.index(best)],
             'density': kept / prunable if left else None,
             'kept': kept,
             'prunable': prunable,
@@ -218,10 +219,14 @@ class ReportHook(RunHook):
             'config': runner.cfg.pretty_text,
             'origin': origin(runner.seed),
         }
-        if not draw:
-            return write_record(Path(runner.work_dir), record)
         started = time.monotonic()
-        page = write_report(Path(runner.work_dir), record)
+        try:
+            page = (write_report if draw else write_record)(Path(runner.work_dir), record)
+        except OSError as error:  # a training does not end for want of its pictures
+            runner.logger.warning(f'The report is not complete: {error}; tools/report.py draws what report.json holds')
+            return None
+        if not draw:
+            return page
         self._next_page = time.monotonic() + PAUSE * (time.monotonic() - started)
         self.record.spent('report')
         return page
