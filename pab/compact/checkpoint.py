@@ -55,7 +55,7 @@ def compact_network(file: str | os.PathLike) -> nn.Module:
 def evaluate_file_(cfg: Config, file: str | os.PathLike) -> None:
     """Change the config of a run so that a test is one of the network in a compact file, whatever trained it.
 
-    Converters that would give layers latents are dropped, as the file holds the weights in use; others, such as PSG,
+    Converters that would give layers latents are dropped, as the file holds the used weights; others, such as PSG,
     stay, and so does what the config says of images and of the test.
 
     Raises:

@@ -23,8 +23,8 @@ PRECISIONS = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.floa
 class SharedBackward(OptimWrapperDict):
     """One backward pass, then one step of every optimizer.
 
-    mmengine's own dict of wrappers leaves backward and step to a hand-written ``train_step``; this one does them, so
-    accumulation, clipping, autocast, param schedulers and resume work as with a single optimizer.
+    Accumulation, clipping, autocast, param schedulers and resume work as with a single optimizer; mmengine's own dict
+    of wrappers leaves all of it to a hand-written ``train_step``.
 
     Args:
         accumulative_counts: backward passes for one step; the loss is divided by it. >= 1.

@@ -15,7 +15,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
-from ..contracts import layers_with_weight_in_use
+from ..contracts import layers_with_used_weight
 from ..models import network_of
 from ..pruners import check_state_masks, get_masks
 from ..registry import READERS
@@ -170,7 +170,7 @@ def as_start(
     alone = network_of(model) is not model and not any(name.startswith(NETWORK) for name in state_dict)
     state = renamed(state_dict, lambda name: NETWORK + name if alone else name)
     own, before = model.state_dict(), {*state}
-    layers = layers_with_weight_in_use(model)
+    layers = layers_with_used_weight(model)
     latents = {f'{name.removesuffix("weight")}{latent}' for name, layer in layers.items() for latent in layer.latents}
     anew = sorted(latents - state.keys()) + (head_of_another_size(own, state) if new_head else [])
     state.update({name: own[name] for name in anew})

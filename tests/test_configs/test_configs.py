@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from pab.compare.plan import read_comparison
 from pab.compare.run_config import load_run_config
-from pab.contracts import layers_with_weight_in_use
+from pab.contracts import layers_with_used_weight
 from pab.hooks import ARDecayHook, PruneHook
 from pab.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
 from pab.run import PabRunner
@@ -192,7 +192,7 @@ def test_examples_of_the_docs_run(tmp_path, name):
         rates = runner.message_hub.get_scalar('adaptivity_rate').data[0]
         assert 1e-3 < rates[0] < rates[1]
     else:
-        layers = layers_with_weight_in_use(runner.model.network)
+        layers = layers_with_used_weight(runner.model.network)
         used = [(int(layer.used_weight().count_nonzero()), layer.weight.numel()) for layer in layers.values()]
         assert len(used) == 9
         assert all(kept == total - total // 2 for kept, total in used)

@@ -1,4 +1,4 @@
-"""What every sign optimizer must do: whoever registers one has it tested here, and in test_schedules.py."""
+"""Every registered sign optimizer is tested here, and in test_schedules.py."""
 
 import copy
 import pickle
@@ -53,7 +53,7 @@ def test_a_sign_optimizer_flips_signs_alone_and_counts_them(kind, weights, dtype
     for number in range(30):
         before = [p.detach().clone() for p in params]
         (count,) = steps(optimizer, params, number, number + 1)
-        flipped = [(p != old) for p, old in zip(params, before, strict=True)]
+        flipped = [p != old for p, old in zip(params, before, strict=True)]
         assert count == sum(int(f.sum()) for f in flipped)
         total += count
         for tally, flip in zip(expected, flipped, strict=True):
@@ -124,6 +124,47 @@ def test_a_sign_optimizer_under_masks(kind):
         assert all(torch.equal(w.abs(), size) for w, size in zip(convs, magnitudes, strict=True))
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_the_layout_changes_no_choice(kind, dtype):
+    start = torch.randn(8, 4, 3, 3).to(dtype)
+    plain, last = nn.Parameter(start.clone()), nn.Parameter(start.clone(memory_format=torch.channels_last))
+    optimizer = kind([plain, last])
+    for _ in range(10):
+        plain.grad = torch.randn(8, 4, 3, 3).to(dtype)
+        last.grad = plain.grad.clone()
+        optimizer.step()
+    assert torch.equal(plain, last)
+    assert not torch.equal(plain, start)
+    assert optimizer.state[plain]['moving_average'].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ('name', 'settings', 'flips'),
+    [
+        ('SecondOrderBop', dict(adaptivity_rate=0.1, threshold=0.4, second_rate=0.1, eps=0.0), range(1, 2560)),
+        ('TopFlips', dict(flip_share=0.05), [128]),  # 20 * 0.05 * 128
+    ],
+)
+def test_the_scale_of_the_gradient_does_not_matter(name, settings, flips):
+    pair = parameters([torch.randn(16, 8)] * 2)
+    optimizers = [SIGN_OPTIMIZERS[name]([weight], **settings) for weight in pair]
+    for _ in range(20):
+        grad = torch.randn(16, 8)
+        for weight, optimizer, scale in zip(pair, optimizers, (1.0, 1024.0), strict=True):
+            weight.grad = grad * scale
+            optimizer.step()
+    assert torch.equal(*pair)
+    assert int(optimizers[0].state[pair[0]]['tensor_flips']) in flips
+
+
+def test_a_step_without_any_gradient_does_nothing(kind):
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = kind([weight])
+    optimizer.step()
+    assert optimizer.last_flips is None
+    assert weight.tolist() == [1, 1]
+
+
 def test_what_a_sign_optimizer_refuses(kind):
     name, weight = kind.__name__, nn.Parameter(torch.ones(1))
     with pytest.raises(TypeError, match=rf'{name}: parameters must be floating tensors, got dtype torch.int64'):
@@ -132,6 +173,8 @@ def test_what_a_sign_optimizer_refuses(kind):
         for wrong in (-1.0, float('nan')) if isinstance(value, float) else ():
             with pytest.raises(ValueError, match=rf'{name}: {key} must .*got {wrong}'):
                 kind([weight], **{key: wrong})
+            with pytest.raises(ValueError, match=rf'{name}: {key} must .*got {wrong}'):
+                kind([{'params': [weight], key: wrong}])
 
 
 def test_the_learning_rate_is_a_factor_on_the_step_size(kind, weights):

@@ -116,7 +116,7 @@ def test_the_rows_of_a_summary():
     assert summary(dict.fromkeys(numbers)) == []
 
 
-def test_the_density_of_weights_in_use(tmp_path):
+def test_the_density_of_used_weights(tmp_path):
     cfg = small_config(
         tmp_path,
         digits=True,

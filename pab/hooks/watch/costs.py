@@ -20,7 +20,7 @@ class CostHook(RunHook):
     """Add up the multiply-accumulates and bit-operations of a training, by the formulas of :mod:`pab.costs.count`.
 
     Every step counts with the weights that are left in its epoch, and so does every pruning that a hook does or
-    a file of ``tools/prune.py`` has had. In layers with a weight in use (:mod:`pab.contracts`) the weights that are
+    a file of ``tools/prune.py`` has had. In layers with a used weight (:mod:`pab.contracts`) the weights that are
     used at the epoch's start count for the whole epoch. Validation does not count. Of several processes all images
     count, and the update, which each of them repeats, once. A resumed run goes on with the sums in its checkpoint.
 
@@ -61,7 +61,7 @@ class CostHook(RunHook):
         with self._or_give_up(runner):
             self._layers = count_weights(self._layers, network, get_masks(network))
             if self._resumed and runner.iter > runner.epoch * len(runner.train_dataloader):
-                # in mid-epoch: weights in use may be others by now
+                # in mid-epoch: used weights may be others by now
                 self._layers = [LayerCost(**row) for row in self._resumed['layers']]
             self._resumed = None
             for hook in (hook for hook in runner.hooks if isinstance(hook, PruningHook)):

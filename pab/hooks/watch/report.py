@@ -10,7 +10,7 @@ import torch
 from mmengine.dist import is_main_process, master_only
 from torch import Tensor, nn
 
-from ...contracts import layers_with_weight_in_use, special_layers, tensor_flips
+from ...contracts import layers_with_used_weight, special_layers, tensor_flips
 from ...pruners import get_masks
 from ...registry import HOOKS
 from ...report.amounts import clock
@@ -251,8 +251,8 @@ def _layer(name: str) -> str:
 def weights_left(network: nn.Module) -> dict[str, tuple[int, int]]:
     """Name -> (kept, all) for every weight with a mask, and for every one in whose place another is used.
 
-    Of the latter those are kept whose weight in use is not 0 (see :mod:`pab.contracts`).
+    Of the latter those are kept whose used weight is not 0 (see :mod:`pab.contracts`).
     """
     kept = get_masks(network)
-    kept |= {name: layer.used_weight() != 0 for name, layer in layers_with_weight_in_use(network).items()}
+    kept |= {name: layer.used_weight() != 0 for name, layer in layers_with_used_weight(network).items()}
     return {name: (int(marks.sum()), marks.numel()) for name, marks in kept.items()}

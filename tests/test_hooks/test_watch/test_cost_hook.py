@@ -146,7 +146,7 @@ def test_a_run_resumed_within_an_epoch_counts_the_same(tmp_path, converter):
     assert shown[1]['cost/bit_operations'] == sum(hook_of(whole).work.bit_operations.values())
 
 
-def test_the_weights_in_use_are_those_of_the_start_of_the_epoch(tiny_config):
+def test_the_used_weights_are_those_of_the_start_of_the_epoch(tiny_config):
     seen = []
 
     class Watch(CostHook):
