@@ -18,9 +18,9 @@ from ..patterns import Patterns
 from ..pruners import apply_masks_, get_masks
 from ..state_dicts import MASK
 from . import mask_coding, sign_coding
-from .container import PARTS, CompactError, read, write
+from .container import TENSOR_PARTS, CompactError, read, write
 from .recipe import build_network, build_outline, check_recipe
-from .sign_coding import Masks, State, hash_drawn, hash_masks
+from .sign_coding import Masks, State, hash_drawn, hash_mask_bits
 
 VALUES = {'float32': torch.float32, 'float16': torch.float16}
 UNREADABLE = ValueError, TypeError, RuntimeError, LookupError
@@ -121,7 +121,7 @@ def info(file: str | os.PathLike) -> dict[str, Any]:
     """
     recipe, tensors = read(file)
     check_recipe(recipe, f'{file}: recipe')
-    sizes = {part: sum(t.nbytes for name, t in tensors.items() if name.split('/')[0] == part) for part in PARTS}
+    sizes = {part: sum(t.nbytes for name, t in tensors.items() if name.split('/')[0] == part) for part in TENSOR_PARTS}
     total = Path(file).expanduser().stat().st_size
     return {**recipe, 'bytes': {**sizes, 'header': total - sum(sizes.values()), 'file': total}}
 
@@ -148,7 +148,7 @@ def _describe(recipe: dict[str, Any], model: nn.Module, signs: Sequence[str]) ->
     recipe['signs'] = signed = _select(fresh, signs)
     bits, recipe['drawn'], constants = sign_coding.encode(signed, state, initial, masks, _source(init))
     recipe['constant'] = list(constants)
-    mask['names'], mask['sha256'], recipe['counts'] = list(masks), hash_masks(masks.values()), _counts(state, masks)
+    mask['names'], mask['sha256'], recipe['counts'] = list(masks), hash_mask_bits(masks.values()), _counts(state, masks)
     if init is not None:
         init['sha256'] = hash_drawn(initial, recipe)
     arrays: dict[str, np.ndarray] = {}
@@ -202,7 +202,7 @@ def _restored(recipe: dict[str, Any], tensors: State, size: int) -> nn.Module:
             f'{_source(init)} give other magnitudes here than where it was written, {recipe["written_by"]}'
         )
     masks = _decoded(recipe, tensors, state)
-    if hash_masks(masks.values()) != recipe['mask']['sha256'] or _counts(state, masks) != recipe['counts']:
+    if hash_mask_bits(masks.values()) != recipe['mask']['sha256'] or _counts(state, masks) != recipe['counts']:
         raise CompactError('its mask or its counts are not those that it was written with')
     sign_coding.decode_(signed, state, masks, tensors.get('signs'), recipe['drawn'], constants)
     for name, value in values.items():

@@ -14,7 +14,7 @@ from ..optim.constructor import assign_owners
 from ..preprocessing import preprocessing_of
 from ..pruners import apply_masks_
 from ..registry import CONVERTERS, OPTIMIZERS
-from ..state_dicts import MASK, NETWORK, PRUNING_RECORD, network_in
+from ..state_dicts import MASK, NETWORK_PREFIX, PRUNING_RECORD, network_in
 from .checkpoint import PRUNING
 from .network import same_bits, save
 from .recipe import build_network
@@ -109,4 +109,4 @@ def _sign_trained(cfg: Config, network: nn.Module) -> list[str]:
         return []
     rules = {name: settings['owns'] for name, settings in optimizers.items()}
     owned = assign_owners(ImageClassifier(network, channels_last=False), rules)
-    return [name.removeprefix(NETWORK) for own in signing for name in owned[own]]
+    return [name.removeprefix(NETWORK_PREFIX) for own in signing for name in owned[own]]

@@ -103,7 +103,7 @@ def hash_drawn(state: State, recipe: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def hash_masks(masks: Iterable[np.ndarray]) -> str:
+def hash_mask_bits(masks: Iterable[np.ndarray]) -> str:
     """The sha256 of masks, each packed to bytes."""
     digest = hashlib.sha256()
     for mask in masks:

@@ -15,9 +15,9 @@ from .groups import Group, make_groups
 from .inputs import Loss, as_batches, as_input_shape, as_loss, check_flips
 from .masks import get_masks
 from .n_of_m import parse_n_of_m
-from .network import ScoringNetwork, scoring_mode
 from .rounds import Rounds
 from .schedules import as_density
+from .scoring_network import ScoringNetwork, scoring_mode
 from .settings import PruneSettings
 from .targets import prunable_layers, prunable_places
 

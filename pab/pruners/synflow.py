@@ -5,7 +5,7 @@ from typing import Any
 from ..registry import PRUNERS
 from .base import Pruner
 from .flow import fill_zero_weight
-from .network import ScoringNetwork, Tensors, as_leaves, gradients
+from .scoring_network import ScoringNetwork, Tensors, as_leaves, gradients
 
 
 @PRUNERS.register_module()

@@ -19,9 +19,9 @@ from ..contracts import layers_with_used_weight
 from ..models import network_of
 from ..pruners import check_state_masks, get_masks
 from ..registry import READERS
-from ..state_dicts import MASK, NETWORK, masks_in, renamed
+from ..state_dicts import MASK, NETWORK_PREFIX, masks_in, renamed
 
-RUN_KEYS = ('meta', 'state_dict', 'message_hub', 'optimizer')  # what a file must hold for a run to go on from it
+NEEDED_TO_RESUME = ('meta', 'state_dict', 'message_hub', 'optimizer')  # the least that a file must hold
 HISTORY = 'history'  # the key that marks the plain form of a HistoryBuffer
 
 
@@ -133,7 +133,7 @@ def missing_for_resume(checkpoint: Any) -> list[str]:
     content = checkpoint if isinstance(checkpoint, Mapping) else {}
     meta = content.get('meta')
     counted = isinstance(meta, Mapping) and {'iter', 'epoch'} <= set(meta)
-    return [key for key in RUN_KEYS if key not in content or (key == 'meta' and not counted)]
+    return [key for key in NEEDED_TO_RESUME if key not in content or (key == 'meta' and not counted)]
 
 
 def check_resumable(checkpoint: Any, path: str | os.PathLike, model: nn.Module | None = None) -> None:
@@ -167,8 +167,8 @@ def as_start(
             differ in their first size only, and all from the same number to the same.
         dense: give masks that keep everything to a state dict that has no mask, for the run to prune.
     """
-    alone = network_of(model) is not model and not any(name.startswith(NETWORK) for name in state_dict)
-    state = renamed(state_dict, lambda name: NETWORK + name if alone else name)
+    alone = network_of(model) is not model and not any(name.startswith(NETWORK_PREFIX) for name in state_dict)
+    state = renamed(state_dict, lambda name: NETWORK_PREFIX + name if alone else name)
     own, before = model.state_dict(), {*state}
     layers = layers_with_used_weight(model)
     latents = {f'{name.removesuffix("weight")}{latent}' for name, layer in layers.items() for latent in layer.latents}

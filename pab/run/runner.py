@@ -27,7 +27,7 @@ from .distributed import check_settings_agree
 from .face import RunFace, on_first_process, single_wrappers
 from .hook_points import check_hook, check_point
 from .loops import EnduringLoader, ResumableEpochLoop
-from .schedules import Schedules
+from .schedulers import Schedulers
 from .storage import ATOMIC, LogFile, check_writable, download
 from .work_dir import NOT_FOR_RESUME, checkpoint_folders, choose_start, locked
 
@@ -244,9 +244,9 @@ class PabRunner(RunFace, Runner):
         seed_was_drawn = self.seed_is_open
         built = self.param_schedulers or []
         lists = built.values() if isinstance(built, dict) else [built]
-        schedules = Schedules(single_wrappers(self.optim_wrapper), [one for entry in lists for one in entry])
+        schedulers = Schedulers(single_wrappers(self.optim_wrapper), [one for entry in lists for one in entry])
         super().resume(filename, *args, **kwargs)
-        for told in schedules.settle(self.epoch, self.iter, len(self.train_dataloader)):
+        for told in schedulers.settle(self.epoch, self.iter, len(self.train_dataloader)):
             self.logger.info(told)
         if seed_was_drawn and hasattr(self.train_dataloader.sampler, 'seed'):
             self.train_dataloader.sampler.seed = self.seed  # the loader was built before that seed was known

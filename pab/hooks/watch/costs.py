@@ -12,7 +12,7 @@ from ...run import PabRunner, RunHook
 from ..method.prune_data import PruneData
 from ..method.pruning import PruningHook
 
-STATE = 'costs'  # the checkpoint's key
+KEY = 'costs'  # the checkpoint's key
 
 
 @HOOKS.register_module()
@@ -84,12 +84,12 @@ class CostHook(RunHook):
         """Keep the sums, and the layers as they count in an epoch that is not over."""
         if self._layers is not None:
             state = {'trained': asdict(self._trained), 'pruned': asdict(self._pruned), 'shots': self._shots}
-            checkpoint[STATE] = {**state, 'layers': [asdict(row) for row in self._layers]}
+            checkpoint[KEY] = {**state, 'layers': [asdict(row) for row in self._layers]}
 
     def after_load_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
         """Take them up in a resumed run."""
-        if runner.resumes and STATE in checkpoint:
-            self._resumed = state = checkpoint[STATE]
+        if runner.resumes and KEY in checkpoint:
+            self._resumed = state = checkpoint[KEY]
             self._trained, self._pruned = Work(**state['trained']), Work(**state['pruned'])
             self._shots = state['shots']
 

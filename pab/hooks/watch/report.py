@@ -18,7 +18,7 @@ from ...report.record import NOT_TIMED, RunRecord, origin, rates_of, summary
 from ...run import PabRunner, RunHook
 from .costs import CostHook
 
-STATE = 'report'  # the checkpoint's key
+KEY = 'report'  # the checkpoint's key
 FIRST_PAGE, PAUSE = 60, 50  # seconds until the first page; then until the next, in times of what one takes
 
 
@@ -127,16 +127,16 @@ class ReportHook(RunHook):
         packed = {
             name: torch.from_numpy(np.packbits(signs.numpy(), axis=None)) for name, signs in self._start_signs.items()
         }
-        checkpoint[STATE] = {'record': self.record.state(), 'start_signs': packed, 'flips': self._flips}
+        checkpoint[KEY] = {'record': self.record.state(), 'start_signs': packed, 'flips': self._flips}
 
     def after_load_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
         """Take them up in a resumed run."""
-        if not runner.resumes or STATE not in checkpoint:
+        if not runner.resumes or KEY not in checkpoint:
             return
-        self.record.load(checkpoint[STATE]['record'])
-        self._flips = checkpoint[STATE]['flips']  # up to the epoch's start, also where it is resumed within
+        self.record.load(checkpoint[KEY]['record'])
+        self._flips = checkpoint[KEY]['flips']  # up to the epoch's start, also where it is resumed within
         for name, param in runner.network.named_parameters():
-            if name in (packed := checkpoint[STATE]['start_signs']):
+            if name in (packed := checkpoint[KEY]['start_signs']):
                 bits = np.unpackbits(packed[name].cpu().numpy(), count=param.numel())
                 self._start_signs[name] = torch.from_numpy(bits.astype(bool)).view(param.shape)
 

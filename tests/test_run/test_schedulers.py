@@ -11,7 +11,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
 from pab.optim import TopFlips
-from pab.run.schedules import Schedules
+from pab.run.schedulers import Schedulers
 from tests.small_run import run_in_child, small_config, train
 
 EPOCHS = 6
@@ -71,7 +71,7 @@ class Training:
 
     def resume(self, other, epochs, iters):
         """Load what a runner loads, by position, and settle."""
-        schedules = Schedules([self.wrapper], self.schedulers)
+        schedules = Schedulers([self.wrapper], self.schedulers)
         self.wrapper.load_state_dict(copy.deepcopy(other.wrapper.state_dict()))
         for scheduler, before in zip(self.schedulers, other.schedulers, strict=False):
             scheduler.load_state_dict(copy.deepcopy(before.state_dict()))

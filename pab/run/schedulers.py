@@ -1,4 +1,4 @@
-"""Schedules of a resumed run whose settings changed: at every step the value of an uninterrupted run."""
+"""Schedulers of a resumed run whose settings changed: at every step the value of an uninterrupted run."""
 
 import copy
 import warnings
@@ -11,7 +11,7 @@ from mmengine.optim import BaseOptimWrapper, _ParamScheduler
 PROGRESS = {'last_step', '_global_step', '_last_value', 'best', 'num_bad_epochs', 'cooldown_counter'}
 
 
-class Schedules:
+class Schedulers:
     """The schedules of a run as its config builds them, kept while a checkpoint is loaded over them.
 
     Args:
