@@ -39,7 +39,7 @@ Run = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Exported:
-    """What became of an export."""
+    """The result of an export."""
 
     size: int  # of the file, in bytes
     batch_norms: tuple[int, int]  # layers of the model, and how many of them the file still has
@@ -146,7 +146,7 @@ def export(
 
 
 def _logits(network: nn.Module, images: Tensor) -> Tensor:
-    """What a network gives for images; ValueError unless that is (N, classes), float32."""
+    """Run a network on images; ValueError unless it gives logits (N, classes), float32."""
     types = {value.dtype for value in network.state_dict().values() if isinstance(value, Tensor)}
     if odd := [kind for kind in types if kind.is_floating_point and kind != torch.float32]:
         raise ValueError(

@@ -42,9 +42,9 @@ def save(
     input_shape: Sequence[int] = (),
     pruning: Mapping | None = None,
 ) -> None:
-    """Write a trained network: the seed of its magnitudes, its mask, a sign for each weight that is left, and the rest.
+    """Write a trained network: the seed of its magnitudes, its mask, a sign for each kept weight, and the rest.
 
-    A tensor of which all weights that are left have one magnitude, whatever the seed gave, takes a number for it. Where
+    A tensor whose kept weights all have one magnitude, whatever the seed gave, takes a number for it. Where
     no sign differs from those drawn, none is stored. What the file will hold is loaded before it is written, and
     compared with the network bit by bit.
 
@@ -114,7 +114,7 @@ def load(file: str | os.PathLike) -> nn.Module:
 
 
 def info(file: str | os.PathLike) -> dict[str, Any]:
-    """What a file says of its network: the recipe (docs/files.md), and ``bytes``, from each of its parts to its size.
+    """Read a file's own words on its network: the recipe (docs/files.md), and ``bytes``, from each part to its size.
 
     Raises:
         FileNotFoundError, CompactError: as for :func:`load`.
@@ -178,7 +178,7 @@ def _check_comes_back(recipe: dict[str, Any], tensors: State, state: State, mask
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors have one type, one shape and the same bits."""
+    """Tell if two tensors have one type, one shape and the same bits."""
     views = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b)]
     return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(*views)
 
@@ -203,7 +203,7 @@ def _restored(recipe: dict[str, Any], tensors: State, size: int) -> nn.Module:
         )
     masks = _decoded(recipe, tensors, state)
     if hash_mask_bits(masks.values()) != recipe['mask']['sha256'] or _counts(state, masks) != recipe['counts']:
-        raise CompactError('its mask or its counts are not those that it was written with')
+        raise CompactError('its mask or its counts are not the ones it was written with')
     sign_coding.decode_(signed, state, masks, tensors.get('signs'), recipe['drawn'], constants)
     for name, value in values.items():
         _set_values(name, state[name].detach(), value, masks.get(name), VALUES[recipe['values']])

@@ -29,8 +29,8 @@ def pack(
 ) -> nn.Module:
     """Write the network of a checkpoint, with what its config and the checkpoint itself say of it.
 
-    Weights of sign optimizers, and those in use in layers with latents, are stored by their signs. All others, such as
-    those that SGD trained, are values.
+    Weights of sign optimizers, and used weights of layers with latents, are stored by their signs; all others, such as
+    weights that SGD trained, as values.
 
     Args:
         cfg: of the run; its converters may be any.

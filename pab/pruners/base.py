@@ -50,7 +50,7 @@ class Pruner:
     Round t of T keeps exactly :math:`N - \lfloor (1 - d_t) N \rfloor` of N weights, chosen by scores that are computed
     again on the network as the round before left it. Of equal scores the lower position stays: order of the tensors in
     the model, then index; scores are equal that differ by less than their 2^-40th part. A pruned weight never comes
-    back. A warning names tensors that are left empty, and those in which position decides which weights stay.
+    back. A warning names tensors that end up empty, and tensors in which position decides which weights stay.
 
     Args:
         density: d, kept / total of the prunable weights after the last round, in (0, 1]; counted exactly as written. Or
@@ -68,7 +68,7 @@ class Pruner:
             ``allocation`` gives it. 'n:m', such as '2:4' with density 0.5: in every block of m consecutive inputs of a
             filter (for a convolution: input channels at one kernel position), which keeps n; of r < m inputs that are
             left over at the end, :math:`r - \lfloor (1 - n/m)\, r \rfloor` stay. Rounds count block by block, too, and
-            those that remove nothing are not scored. Floors and densities by layer do not go with 'n:m'.
+            a round that removes nothing is not scored. Floors and densities by layer do not go with 'n:m'.
         prunable: patterns (:mod:`pab.patterns`) that select the weights that may be pruned, such as
             ``['Conv2d', '!name:*.downsample.*']``; see :func:`~pab.pruners.targets.prunable_layers`.
         min_per_tensor: least number of weights that every tensor keeps; the total stays exact, and so does a tensor's

@@ -35,7 +35,7 @@ def kept_count(total: int, density: Fraction) -> int:
 
 
 def exponential(density: Fraction, done: int, rounds: int) -> Fraction:
-    r"""Compute :math:`d_t = d^{t/T}`: every round removes the same share of what is left (arXiv 2006.05467)."""
+    r"""Compute :math:`d_t = d^{t/T}`: every round removes the same share of the kept weights (arXiv 2006.05467)."""
     if done == rounds:
         return density
     # 15 digits: the last bit of the power must not decide a count where the root is a short decimal (0.81 -> 0.9)

@@ -1,4 +1,4 @@
-"""The network as scores see it: float64, evaluation mode, exact gradients; the model itself is left as it was."""
+"""The network as scores see it: float64, evaluation mode, exact gradients; the model itself stays as it was."""
 
 import contextlib
 import random

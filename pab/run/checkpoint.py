@@ -1,4 +1,4 @@
-"""What a checkpoint file holds: written as plain data, and read without running anything that a file might contain."""
+"""The content of checkpoint files: written as plain data, and read without running anything in a file."""
 
 import os
 import re
@@ -129,7 +129,7 @@ def non_finite(value: Any, name: str = '') -> str | None:
 
 
 def missing_for_resume(checkpoint: Any) -> list[str]:
-    """What a run cannot go on without and the content of a file does not have."""
+    """Name what a run needs to go on and the content of a file lacks."""
     content = checkpoint if isinstance(checkpoint, Mapping) else {}
     meta = content.get('meta')
     counted = isinstance(meta, Mapping) and {'iter', 'epoch'} <= set(meta)
@@ -155,7 +155,7 @@ def check_resumable(checkpoint: Any, path: str | os.PathLike, model: nn.Module |
 def as_start(
     model: nn.Module, state_dict: Mapping[str, Tensor], new_head: bool, dense: bool
 ) -> tuple[OrderedDict[str, Tensor], str]:
-    """Make of a state dict what a run can begin with, and say so in words; what does not fit is left as it is.
+    """Make of a state dict what a run can begin with, and say so in words; what does not fit stays as it is.
 
     A state dict of the network alone gets the names that it has in an ImageClassifier. Latents that it lacks are those
     of the model.

@@ -160,7 +160,7 @@ class PabRunner(RunFace, Runner):
         """Scale the learning rates by batch of a step / ``base_batch_size`` if ``auto_scale_lr.enable``.
 
         The batch of a step is that of all processes and of all backward passes which ``accumulative_counts`` collects.
-        Optimizers without a learning rate are left alone. Source: Goyal et al. 2017 (arXiv 1706.02677).
+        Optimizers without a learning rate stay as they are. Source: Goyal et al. 2017 (arXiv 1706.02677).
         """
         if not (auto_scale_lr or {}).get('enable'):
             return
@@ -312,7 +312,7 @@ class PabRunner(RunFace, Runner):
 
 
 def is_for_console(record: logging.LogRecord) -> bool:
-    """Whether a person watching a run wants a record: progress, results, what pab reports, and every warning."""
+    """Tell if a person watching a run wants a record: progress, results, what pab reports, and every warning."""
     path, text = record.pathname.replace('\\', '/'), record.getMessage()
     if '/mmengine/' not in path:
         return True

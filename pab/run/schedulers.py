@@ -30,7 +30,7 @@ class Schedulers:
         mmengine's schedulers compute a value from the one before, so a state that other settings led to goes on from a
         wrong place. A schedule of other settings, or one that has seen another number of steps, starts anew here and
         takes all of its steps in the order of a run. Schedules that read validation results cannot be replayed; they
-        and those that move the same number keep their state.
+        and others that move the same number keep their state.
 
         Args:
             epochs: that the run has finished.
@@ -78,7 +78,7 @@ def _settings(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changed(scheduler: _ParamScheduler, built: dict[str, Any], epochs: int, iters: int) -> bool:
-    """Whether a loaded schedule has other settings than it was built with, or has not seen the steps of the run."""
+    """Tell if a loaded schedule has other settings than it was built with, or has not seen the steps of the run."""
     loaded, steps = _state(scheduler), epochs if scheduler.by_epoch else iters
     return _settings(loaded) != _settings(built) or loaded['_global_step'] != steps
 

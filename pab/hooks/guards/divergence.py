@@ -189,6 +189,6 @@ def look_again(model: nn.Module, loss_of: Callable[[], Tensor]) -> tuple[str, st
 
 
 def _count(tensors: Iterable[Tensor | None]) -> Tensor:
-    """How many numbers are not finite, on their device."""
+    """Count the numbers that are not finite, on their device."""
     values = [tensor.detach() for tensor in tensors if tensor is not None and tensor.is_floating_point()]
     return sum((value.isfinite().logical_not().sum() for value in values), start=torch.tensor(0))

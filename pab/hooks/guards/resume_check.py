@@ -82,7 +82,7 @@ def settings_of(runner: PabRunner) -> dict:
 
 
 def flatten(settings: Any, name: str = '') -> dict[str, Any]:
-    """The leaves of nested settings by their dotted names, but for those that may change; also in lists of dicts."""
+    """The leaves of nested settings by their dotted names, also in lists of dicts, without ``MAY_CHANGE``."""
     if any(fnmatchcase(name, pattern) for pattern in MAY_CHANGE):
         return {}
     if name == 'default_hooks':
@@ -99,7 +99,7 @@ def flatten(settings: Any, name: str = '') -> dict[str, Any]:
 
 
 def _changes_training(hook: Any) -> bool:
-    """Whether a hook's settings are those of one that changes the training, as one does that nobody knows."""
+    """Tell if a hook changes the training, by its settings; one that nobody knows does."""
     try:
         cls = HOOKS.get(hook['type'])
     except (KeyError, TypeError):  # nothing of that name; no settings
