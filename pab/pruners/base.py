@@ -152,7 +152,7 @@ class Pruner:
             loss: ``loss(outputs, labels)``, a tensor of one entry, for a model whose outputs are no logits, or another
                 loss than the cross-entropy. GraSP's divides logits by 200 before.
             shot: for a pruning in several shots, the function from each density of the settings to the one after this
-                shot, between it and 1, such as ``functools.partial(shot_density, shot=1, shots=3)``.
+                shot, between it and 1, such as ``functools.partial(linear, done=1, rounds=3)``.
             flips: parameter name -> number of sign flips of each weight, for scores that read the history.
             input_shape: (C, H, W); by default that of the batches, else ``model.input_shape``.
             seed: fixes all that is random; the masks depend on it, the model and the arguments alone.

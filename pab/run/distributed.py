@@ -115,7 +115,7 @@ def wrapper_settings(cfg: dict) -> dict:
 
 def check_settings_agree(cfg: Mapping[str, Any]) -> None:
     """:func:`check_agreement` of a config, but for ``MAY_DIFFER``, and of the versions of pab and torch."""
-    facts = {name: value for name, value in _leaves(cfg) if not any(fnmatchcase(name, glob) for glob in MAY_DIFFER)}
+    facts = {name: value for name, value in leaves(cfg) if not any(fnmatchcase(name, glob) for glob in MAY_DIFFER)}
     check_agreement({**facts, 'the version of pab': __version__, 'the version of torch': torch.__version__})
 
 
@@ -151,7 +151,7 @@ def check_agreement(facts: Mapping[str, Any]) -> None:
         )
 
 
-def _leaves(settings: Any, name: str = '') -> Iterator[tuple[str, Any]]:
+def leaves(settings: Any, name: str = '') -> Iterator[tuple[str, Any]]:
     """(dotted name, value) of nested settings, also in lists of dicts."""
     if isinstance(settings, Mapping) and settings:
         items = [(f'{name}.{key}' if name else str(key), value) for key, value in settings.items()]
@@ -161,4 +161,4 @@ def _leaves(settings: Any, name: str = '') -> Iterator[tuple[str, Any]]:
         yield name, settings
         return
     for key, value in items:
-        yield from _leaves(value, key)
+        yield from leaves(value, key)

@@ -9,10 +9,10 @@ from mmengine.hooks import CheckpointHook, IterTimerHook, LoggerHook, NaiveVisua
 from ...registry import HOOKS
 from ...run import PabRunner, RunHook
 from ...run.checkpoint import to_plain
-from ...run.distributed import wrapper_settings
+from ...run.distributed import leaves, wrapper_settings
 
 KEY = 'settings'  # of a checkpoint
-# Globs over the dotted names of settings that may change at any time, because the training computes the same with them.
+# Globs over the dotted names of settings and groups that may change at any time: the training computes the same.
 MAY_CHANGE = [
     *('work_dir', 'load_from', 'new_head', 'resume', 'overwrite', '*.data_root', 'custom_imports'),  # where things are
     *('launcher', 'runner_type', 'default_scope', 'env_cfg', 'model_wrapper_cfg.device_ids', '_*'),  # how it is started
@@ -81,21 +81,19 @@ def settings_of(runner: PabRunner) -> dict:
     return settings
 
 
-def flatten(settings: Any, name: str = '') -> dict[str, Any]:
+def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The leaves of nested settings by their dotted names, also in lists of dicts, without ``MAY_CHANGE``."""
-    if any(fnmatchcase(name, pattern) for pattern in MAY_CHANGE):
-        return {}
-    if name == 'default_hooks':
-        settings = {key: hook for key, hook in settings.items() if _changes_training(hook)}
-    elif name == 'custom_hooks':
-        settings = [hook for hook in settings or () if _changes_training(hook)]
-    if isinstance(settings, Mapping):
-        items = [(f'{name}.{key}' if name else str(key), value) for key, value in settings.items()]
-    elif isinstance(settings, list | tuple) and any(isinstance(item, Mapping) for item in settings):
-        items = [(f'{name}[{index}]', value) for index, value in enumerate(settings)]
-    else:
-        return {name: list(settings) if isinstance(settings, tuple) else settings}
-    return {leaf: value for key, item in items for leaf, value in flatten(item, key).items()}
+    hooks = settings.get('default_hooks') or {}
+    settings = {
+        **settings,
+        'default_hooks': {name: hook for name, hook in hooks.items() if _changes_training(hook)},
+        'custom_hooks': [hook for hook in settings.get('custom_hooks') or () if _changes_training(hook)],
+    }
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in leaves(settings)
+        if value != {} and not any(fnmatchcase(name, glob + end) for glob in MAY_CHANGE for end in ('', '[.[]*'))
+    }
 
 
 def _changes_training(hook: Any) -> bool:
