@@ -24,7 +24,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .contracts import special_layers
-from .files import write_atomically
+from .files import check_free, write_atomically
 from .latent import merge_latents_
 from .latent.batch_norm import AffineFree
 from .models import network_of
@@ -53,8 +53,7 @@ def check_target(file: str | os.PathLike, format: str, overwrite: bool) -> None:
         raise ValueError(f'export: format must be {" or ".join(FORMATS)}, got {format!r}')
     if Path(file).suffix != FORMATS[format]:
         raise ValueError(f'export: a file of format {format} must end in {FORMATS[format]}, got {file}')
-    if Path(file).expanduser().exists() and not overwrite:
-        raise FileExistsError(f'{file} exists; choose another file, or pass --force (overwrite=True) to write over it')
+    check_free(file, overwrite)
 
 
 def plain_network(model: nn.Module, fold_batch_norm: bool = False) -> nn.Module:
