@@ -11,11 +11,13 @@ from pab.hooks.method.prune_to_file import prune_to_file
 from pab.hooks.method.pruning import hash_masks
 from pab.pruners import check_masks, get_masks
 from pab.registry import RUNNERS
+from pab.report.run import write_record
 from tests.small_run import final_state, run_ranks, runner_hook, small_config
 
 STEPS = 4  # of an epoch, and of a training
 TOTAL, CLASSIFIER = 1210, 80  # weights of the convolutions, and of the rest
 EACH_STEP = dict(checkpoint=dict(by_epoch=False, interval=1, max_keep_ckpts=-1, save_best=None))
+NO_FILES = dict(checkpoint=dict(save_best=None, interval=99))
 
 
 def rewinding(folder, cycles=2, rewind_iter=2, pruner=None, hooks=None, **changes):
@@ -93,10 +95,7 @@ def test_every_pruner_reaches_the_density(tmp_path, name):
 
 
 def test_a_resumed_run_is_the_same_at_any_step(tmp_path):
-    def config(folder, **changes):
-        return rewinding(folder, hooks=EACH_STEP, **changes)
-
-    whole = RUNNERS.build(config(tmp_path / 'whole'))
+    whole = RUNNERS.build(rewinding(tmp_path / 'whole', hooks=EACH_STEP))
     whole.train()
     files = {step: torch.load(tmp_path / 'whole' / f'iter_{step}.pth') for step in (1, 2, 8, 9)}
     # kept from the second step to the last pruning, before the ninth
@@ -105,7 +104,7 @@ def test_a_resumed_run_is_the_same_at_any_step(tmp_path):
         folder = tmp_path / str(step)
         folder.mkdir()
         shutil.copy(tmp_path / 'whole' / f'iter_{step}.pth', folder)
-        resumed = RUNNERS.build(config(folder, resume=True))
+        resumed = RUNNERS.build(rewinding(folder, resume=True, hooks=NO_FILES))
         resumed.train()
         assert final_state(resumed) == final_state(whole), step
 
@@ -129,10 +128,11 @@ def test_averages_start_anew(tmp_path):
         assert all(equal) if same else not any(equal)
 
 
-def test_signs_go_back_and_their_flips_count_on(tmp_path):
+def test_signs_go_back_and_their_flips_count_on(tmp_path, monkeypatch):
     """With a sign optimizer, whose state begins anew with its counts; the report has the flips of each epoch."""
     hook = dict(_delete_=True, type='RewindHook', pruner=dict(type='Mag', density=0.25), cycles=1, rewind_iter=1)
     cfg = small_config(tmp_path, digits=True, report=True, default_hooks=dict(prune=hook))
+    monkeypatch.setattr('pab.report.run.write_report', write_record)  # no pictures
     runner = RUNNERS.build(cfg)
     runner.train()
     report = runner_hook(runner, 'ReportHook')

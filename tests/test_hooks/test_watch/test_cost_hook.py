@@ -13,10 +13,12 @@ from pab.costs.run import masks_of_config, run_costs
 from pab.hooks import CostHook
 from pab.pruners import get_masks
 from pab.registry import MODELS, PRUNERS, RUNNERS
+from pab.report.run import write_record
 from tests.small_run import QUICKSTART, runner_hook, small_config
 
 IMAGES = 128  # of an epoch of the tiny run
 EACH_STEP = dict(checkpoint=dict(by_epoch=False, interval=1, max_keep_ckpts=-1, save_best=None))
+NO_FILES = dict(checkpoint=dict(save_best=None, interval=99))
 
 
 def trained(cfg, *hooks):
@@ -77,6 +79,7 @@ def test_a_run_costs_what_its_config_predicts_to_the_last_digit(tiny_config, cas
     assert all(type(amount) is int for phases in (work.macs, work.bit_operations) for amount in phases.values())
 
 
+@pytest.mark.slow
 def test_the_quickstart_itself(tmp_path):
     cfg = small_config(tmp_path, digits=True, train_cfg=dict(max_epochs=1))
     cfg.model.network.width = type(cfg).fromfile(str(QUICKSTART)).model.network.get('width', 16)
@@ -115,7 +118,7 @@ def test_every_shot_counts_from_its_epoch_on(tiny_config):
 @pytest.mark.parametrize('converter', ['PSG', 'LatentSigns'])
 def test_a_run_resumed_within_an_epoch_counts_the_same(tmp_path, converter):
     def config(folder, **changes):
-        hooks = dict(EACH_STEP, prune=dict(epoch=1))
+        hooks = dict(NO_FILES if 'resume' in changes else EACH_STEP, prune=dict(epoch=1))
         if converter == 'LatentSigns':
             changes |= dict(
                 model=dict(converter=dict(_delete_=True, type='LatentSigns', mode='pruning')),
@@ -175,7 +178,8 @@ class DecidesByData(torch.nn.Module):
         return self.linear(out if out.sum().item() > 0 else -out)
 
 
-def test_a_network_that_cannot_be_followed_is_trained_without_costs(tiny_config):
+def test_a_network_that_cannot_be_followed_is_trained_without_costs(tiny_config, monkeypatch):
+    monkeypatch.setattr('pab.report.run.write_report', write_record)  # no pictures
     cfg = tiny_config(model=dict(network=dict(_delete_=True, type='DecidesByData')), report=True)
     runner = trained(cfg)
     assert runner.epoch == 2
