@@ -105,6 +105,12 @@ def _attention(
 
 
 _matmul = _share_flow(torch.matmul)
+
+
+def _baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    return beta * input + alpha * _matmul(batch1, batch2)
+
+
 # torch's own function, but for its call of the mode, in which it runs
 _inner_multi_head_attention = types.FunctionType(
     F.multi_head_attention_forward.__code__,
@@ -153,6 +159,7 @@ STAND_INS: dict[Callable, Callable] = {
     **dict.fromkeys((torch.clamp, torch.Tensor.clamp, torch.clip, torch.Tensor.clip), _clamp),
     **dict.fromkeys((F.sigmoid, torch.sigmoid, torch.Tensor.sigmoid, F.hardsigmoid), _gate),
     **dict.fromkeys((F.softmax, torch.softmax, torch.Tensor.softmax), _softmax),
+    **dict.fromkeys((torch.baddbmm, torch.Tensor.baddbmm), _baddbmm),
     F.scaled_dot_product_attention: _attention,
     F.multi_head_attention_forward: _multi_head_attention,
     **dict.fromkeys((F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm), _last_axes),
