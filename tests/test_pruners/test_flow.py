@@ -165,7 +165,7 @@ def test_the_attention_inside_of_a_layer_of_torch_has_its_stand_in(need_weights,
             self.inner.in_proj_weight.data.mul_(1000)  # a softmax of what follows is 0 and 1
 
         def forward(self, images):
-            x = images.flatten(2).mT
+            x = images.flatten(2).mT * torch.tensor([[1.0], [2], [3]])
             return self.inner(x, x, x, need_weights=need_weights, attn_mask=mask)[0].mT.reshape(images.shape)
 
     torch.manual_seed(0)
@@ -173,10 +173,10 @@ def test_the_attention_inside_of_a_layer_of_torch_has_its_stand_in(need_weights,
     scores = scores_of(model, (1, 1, 3), BOTH)
     flows = [sum(score) for score in scores.values()]
     assert flows == pytest.approx([flows[0]] * 3)
-    # tokens are equal, so their mean is the token: R by hand
+    # tokens are 1, 2 and 3 times the first one, so equal shares are 2 times it, or 1, 3/2 and 2 times it: R by hand
     first, inner, last = model[0].weight.abs().flatten(), model[1].inner, model[2].weight.abs().flatten(1)
     token = inner.out_proj.weight.abs() @ inner.in_proj_weight[4:].abs() @ first
-    assert flows[0] == pytest.approx(3 * float((last @ token).sum()))
+    assert flows[0] == pytest.approx((6 if mask is None else 4.5) * (last @ token).sum().item())
 
 
 def test_a_layer_scale_counts_as_one():
