@@ -16,11 +16,17 @@ Sigmoid, Hardsigmoid                                   a gate that is open: the 
 Softmax, attention weights                             equal shares, times that gate
 LayerNorm, GroupNorm, InstanceNorm, RMSNorm, and       its scale and shift alone, which is what BatchNorm is at
 BatchNorm without running statistics                   initialisation
+``F.normalize``                                        a division by a constant, the norm
+a product of two activations (``*``, ``@``, einsum)    the same value; each factor gets half of the flow
 a parameter called ``weight``, 0 throughout            1 for a scale; :math:`1 / \sqrt{n}` for n inputs of a filter
+layer scale: two or more entries, one number of at     1
+most 0.1 but 0, not called ``weight`` or ``bias``
 =====================================================  ================================================================
 
-With a gate, the flow :math:`\sum w\, \partial R / \partial w` through the layers in front of it equals the flow that
-passes it. Functions that change their argument in place (``x.sigmoid_()``) stay as they are.
+So the flow :math:`\sum w\, \partial R / \partial w` into a layer of a chain equals the flow out of it, as in a network
+of ReLUs. Were it not shared among factors, every block with attention (query times key times value) would
+pass three times its flow to the layers in front, and twelve such blocks would leave nothing of the last one. Functions
+that change their argument in place (``x.sigmoid_()``, ``x *= gate``) stay as they are.
 """
 
 import contextlib
