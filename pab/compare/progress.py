@@ -39,6 +39,7 @@ class Progress:
     def ended(self, training: Training, error: BaseException | None) -> None:
         """Note a training that has ended, by an error or with a result."""
         if isinstance(error, TrainingStopped):
+            self.tell(f'{training.title}: interrupted; the same command goes on with it')
             return
         self._read_new()
         if training not in self.results:

@@ -114,8 +114,8 @@ def way_out(error: BaseException, folder: str | os.PathLike | None = None) -> st
         return text.splitlines()[-1]
     if match := re.match(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)', text):
         return (
-            f'process {match[1]}, a worker of a data loader, was ended from outside: {match[2].splitlines()[0]} Most '
-            'often memory is short (of a container: --shm-size); lower num_workers or batch_size of the loader, and go '
+            f'process {match[1]}, a worker of a data loader, was ended by the system ({match[2].splitlines()[0]}); most '
+            'often memory is short (in a container, --shm-size): lower num_workers or batch_size of the loader, and go '
             'on with --resume'
         )
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
