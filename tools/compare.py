@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from pab.checks import check_ints
+from pab.compare.cluster import CLUSTERS, JobTrainer, train_on_cluster
 from pab.compare.page import write_page
 from pab.compare.plan import COMMAND, JOBS, read_comparison
 from pab.compare.pool import threads_of_each, train_here
 from pab.compare.progress import Progress
 from pab.compare.tables import to_markdown
 from pab.compare.training import Trainer
-from pab.contrib.cluster import CLUSTERS, JobTrainer, train_on_cluster
 from pab.files import write_atomically
 from pab.run.launch import KeyValue, errors_in_one_line
 

@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
+from pab.compare.cluster import JobTrainer, train_on_cluster
 from pab.compare.plan import Training
 from pab.compare.results import read_result
 from pab.compare.training import TrainingFailed
-from pab.contrib.cluster import JobTrainer, train_on_cluster
 from tests.test_compare.fakes import child_of, events, fake_command, make_run, until
 
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..compare.plan import Training
-from ..compare.pool import Ended
-from ..compare.training import Trainer, TrainingFailed, TrainingStopped
 from ..files import write_atomically
+from .plan import Training
+from .pool import Ended
+from .training import Trainer, TrainingFailed, TrainingStopped
 
 CLUSTERS = ('slurm', 'local')
 JOB = 'job'  # file in the folder of a training: the cluster and the id of the job that was submitted last
@@ -105,12 +105,14 @@ def train_on_cluster(
             jobs[training] = before
     while jobs:
         time.sleep(pause)
-        with contextlib.suppress(OSError):  # a controller that is started anew: ask again
+        try:
             present = _in_queue() if cluster == 'slurm' else set()
-            for training, job in list(jobs.items()):
-                if _is_over(job, present):
-                    del jobs[training]
-                    ended(training, _error(job))
+        except OSError:  # a controller that is started anew; ask again
+            continue
+        for training, job in list(jobs.items()):
+            if _is_over(job, present):
+                del jobs[training]
+                ended(training, _error(job))
 
 
 def _in_queue() -> set[str]:
