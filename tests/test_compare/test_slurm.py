@@ -19,7 +19,6 @@ from tests.small_run import small_config
 from tests.test_compare.fakes import events, fake_command, make_run, until
 
 pytestmark = pytest.mark.slow
-# A requeued job waits until its old credentials have expired, by default two minutes.
 CONFIG = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -27,7 +26,6 @@ SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
 AuthType=auth/none
 CredType=cred/none
-AuthInfo=cred_expire=2
 SlurmUser=root
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
@@ -37,13 +35,14 @@ SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+SlurmdParameters=config_overrides
 MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 KillWait=20
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName={host} NodeAddr=127.0.0.1 CPUs=1
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1
 PartitionName=high Nodes=ALL PriorityTier=9
 """
@@ -105,10 +104,14 @@ def test_a_training_that_is_preempted_goes_on_and_is_never_started_twice(cluster
     first, ended = submit(tmp_path, training)
     until(lambda: events(training))
     number = (training.folder / 'job').read_text()
-    other = slurm('sbatch', '--parsable', '--partition=high', '--output=/dev/null', '--wrap', 'sleep 4')
+    other = slurm(
+        'sbatch', '--parsable', '--partition=high', '--cpus-per-task=2', '--output=/dev/null', '--wrap', 'sleep 4'
+    )
     until(lambda: slurm('squeue', '--noheader', f'--jobs={other}', '--format=%T') == 'RUNNING')
     assert events(training) == ['start', 'interrupted']
     second, ended_too = submit(tmp_path, training)  # the command is given again while the job waits
+    until(lambda: slurm('squeue', '--noheader', f'--jobs={number.split()[1]}', '--format=%T') == 'PENDING')
+    slurm('scontrol', 'update', f'JobId={number.split()[1]}', 'StartTime=now')  # Slurm would wait for two minutes
     until(lambda: len(events(training)) == 3)
     (training.folder / 'go').touch()
     first.join()
@@ -145,6 +148,7 @@ def test_a_job_that_failed_and_was_requeued_is_not_over(cluster, tmp_path):
     time.sleep(1)
     assert ended == {}
     slurm('scontrol', 'release', number)
+    slurm('scontrol', 'update', f'JobId={number}', 'StartTime=now')
     thread.join()
     assert events(training) == ['start', 'start']
     assert (training.folder / 'job').read_text() == f'{kind} {number}'
@@ -161,7 +165,7 @@ def test_a_training_of_two_processes_on_cpus(cluster, tmp_path):
     small_config(tmp_path / 'run', train_cfg__max_epochs=1, default_hooks__prune__epoch=0).dump(tmp_path / 'c.py')
     text = (tmp_path / 'c.py').read_text().replace('custom_imports = ', '_unused = ')
     (tmp_path / 'c.py').write_text(f"{text}\ncustom_imports = dict(imports=['tests.small_run'])\n")
-    options = dict(GPUS='2', ON_CPU='1', CPUS_PER_TASK='1', SRUN_ARGS='--overcommit', PYTHONPATH=str(ROOT))
+    options = dict(GPUS='2', ON_CPU='1', CPUS_PER_TASK='1', PYTHONPATH=str(ROOT))
     command = [ROOT / 'tools' / 'slurm_train.sh', 'low', 'name', tmp_path / 'c.py', tmp_path / 'run']
     job = launch(*command, **options)
     assert job.returncode == 0, job.stdout
