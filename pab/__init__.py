@@ -9,9 +9,9 @@ Its floors, from the top; what is below knows nothing of what is above, and part
 - latent
 - optim, pruners
 - datasets, evaluation, models, psg
-- converter
+- converter, preprocessing
 - registry
-- checks, compiled, contracts, files, patterns, state_dicts
+- checks, compiled, contracts, files, machine, patterns, state_dicts
 """
 
 __version__ = '0.1.0'

@@ -1,9 +1,10 @@
 """A trained network as a file for other programs: ONNX, or a program of ``torch.export``.
 
 The file holds the plain network: no masks, because pruned weights are 0 already, of every layer with a special
-backward pass (:mod:`pab.contracts`) the ordinary forward pass, and of one with latents the weight in use. The input
+backward pass (:mod:`pab.contracts`) the ordinary forward pass, and of one with latents the used weight. The input
 ``images`` (N, C, H, W), float32, are normalised as the network was trained; N is free. The output ``logits`` is
-(N, num_classes). No file is written before its content has been loaded and has given the model's own outputs.
+(N, num_classes). No file is written before its content has been loaded and has given the model's own outputs. Beside
+weights, graph and metadata the file holds nothing: no image, no path, no line of source.
 """
 
 import copy
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 from torch.fx.experimental.optimization import fuse
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -51,7 +53,7 @@ def check_target(file: str | os.PathLike, format: str, overwrite: bool) -> None:
         raise ValueError(f'export: format must be {" or ".join(FORMATS)}, got {format!r}')
     if Path(file).suffix != FORMATS[format]:
         raise ValueError(f'export: a file of format {format} must end in {FORMATS[format]}, got {file}')
-    if Path(file).exists() and not overwrite:
+    if Path(file).expanduser().exists() and not overwrite:
         raise FileExistsError(f'{file} exists; choose another file, or pass --force (overwrite=True) to write over it')
 
 
@@ -99,7 +101,7 @@ def export(
     format: str,
     *,
     fold_batch_norm: bool = False,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-5,
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Exported:
@@ -108,14 +110,13 @@ def export(
     The check runs all ``images`` in one batch and the first ten one at a time.
 
     Args:
-        model: an ImageClassifier or a bare network, images -> logits; stays as it is.
+        model: an ImageClassifier or a bare network, images -> logits, both float32; stays as it is.
         file: where, ending in .onnx or .pt2; its folder is made.
         images: (N, C, H, W) float32, normalised as the network takes them; real ones, better than random ones, lead
             through all of the network.
         format: 'onnx', checked by onnxruntime where that is installed, or 'torch', a program of ``torch.export``.
         fold_batch_norm: see :func:`plain_network`.
-        tolerance: largest absolute difference of a logit, >= 0. Float32 has no digits for 1e-4 of a large logit, so
-            a millionth of the largest |logit| is allowed in any case: more than 1e-4 where that is beyond 100.
+        tolerance: largest difference of a logit, as a share of the largest |logit| of the model; >= 0.
         metadata: plain data for whoever uses the file: ``metadata_props`` of ONNX (JSON, but strings as they are),
             or the extra file ``metadata.json`` of a torch program.
         overwrite: whether a file that is there may be replaced.
@@ -134,19 +135,52 @@ def export(
         raise ValueError(f'export: tolerance must be 0 or more, got {tolerance!r}')
     with torch.no_grad():
         original = copy.deepcopy(network_of(model)).cpu().eval()
-        expected, network = original(images), plain_network(model, fold_batch_norm)
-        try:
-            # a batch of 1 would be taken for a constant
-            example = images[:1].repeat(2, 1, 1, 1)
-            program = torch.export.export(network, (example,), dynamic_shapes=({0: Dim('batch')},), strict=False)
-        except Exception as error:  # torch has no common class for what it cannot trace
-            raise _failed(f'torch.export cannot follow {type(original).__name__}', error) from error
+        expected, network = _logits(original, images), plain_network(model, fold_batch_norm)
+        program = _traced(network, images.shape[1:])
         content, run = (_onnx if format == 'onnx' else _torch)(program, metadata or {})
         difference = run and _check(run, images, expected, tolerance)
-    write_atomically(content, file)
+    write_atomically(content, Path(file).expanduser())
     return Exported(
         len(content), (_batch_norms(original), _batch_norms(network)), difference, float(expected.abs().max())
     )
+
+
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    """What a network gives for images; ValueError unless that is (N, classes), float32."""
+    types = {value.dtype for value in network.state_dict().values() if isinstance(value, Tensor)}
+    if odd := [kind for kind in types if kind.is_floating_point and kind != torch.float32]:
+        raise ValueError(
+            f'export: the network has numbers of {odd[0]}, and a file takes float32; call its float() before'
+        )
+    try:
+        logits = network(images)
+    except Exception as error:  # whatever a forward pass does with images of another kind
+        raise _failed(f'{type(network).__name__} takes no images of shape {tuple(images.shape)}', error) from error
+    if (
+        not isinstance(logits, Tensor)
+        or logits.dim() != 2
+        or (len(logits), logits.dtype) != (len(images), torch.float32)
+    ):
+        got = f'{logits.dtype} {tuple(logits.shape)}' if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f'export: the network must give logits (N, classes), float32, got {got}; wrap it in a module whose forward '
+            'pass returns them'
+        )
+    return logits
+
+
+def _traced(network: nn.Module, shape: torch.Size) -> ExportedProgram:
+    """The program of a network for images of a shape (C, H, W), without what it was traced from."""
+    try:
+        example = torch.zeros(2, *shape)  # a batch of 1 would be taken for a constant
+        program = torch.export.export(network, (example,), dynamic_shapes=({0: Dim('batch')},), strict=False)
+    except Exception as error:  # torch has no common class for what it cannot trace
+        raise _failed(f'torch.export cannot follow {type(network).__name__}', error) from error
+    program.example_inputs = None
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+            node.meta.pop('stack_trace', None)  # paths and lines of the source
+    return program
 
 
 def _onnx(program: ExportedProgram, metadata: Mapping[str, Any]) -> tuple[bytes, Run | None]:
@@ -184,7 +218,7 @@ def _check(run: Run, images: Tensor, expected: Tensor, tolerance: float) -> floa
     got, expected = torch.cat([run(images), single]), torch.cat([expected, expected[:SINGLE]])
     difference = float((got - expected).abs().max())
     others = int((got.argmax(1) != expected.argmax(1)).sum())
-    allowed = max(tolerance, 1e-6 * float(expected.abs().max()))
+    allowed = tolerance * float(expected.abs().max())
     if not difference <= allowed or others:  # a NaN is no small difference
         raise ValueError(
             f'export: the result differs from the model, so no file was written: logits by up to {difference:.2g} '

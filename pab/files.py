@@ -43,6 +43,12 @@ def reason_of(error: OSError, folder: str | os.PathLike, needed: int | None = No
     return f'{reason} ({free})' if needed is None else f'{reason} ({needed / 1e6:.1f} MB needed, {free})'
 
 
+def check_free(path: Path, overwrite: bool) -> None:
+    """Raise FileExistsError if a file is there that must not be written over."""
+    if path.exists() and not overwrite:
+        raise FileExistsError(f'{path} exists; choose another file, or pass --force to write over it')
+
+
 def discard(path: Path) -> None:
     """Remove a file if it is there and can be removed."""
     with contextlib.suppress(OSError):  # in a folder that cannot be written any more the file does no harm

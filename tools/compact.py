@@ -2,7 +2,7 @@
 
 python tools/compact.py pack configs/pab/r18_cifar10.py work_dirs/r18_cifar10/epoch_180.pth r18.pab
 python tools/compact.py info r18.pab
-python tools/compact.py unpack r18.pab r18.pth      # a checkpoint of plain data, for tools/test.py and others
+python tools/compact.py unpack r18.pab r18.pth      # a checkpoint of plain data; --config CONFIG imports your network
 python tools/compact.py sizes configs/pab/r18_cifar10.py work_dirs/r18_cifar10/epoch_180.pth ...
 
 tools/test.py and load_from take .pab files as they are.
@@ -16,12 +16,10 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from pab import compact
 from pab.compact.checkpoint import as_checkpoint
@@ -29,7 +27,7 @@ from pab.files import write_atomically
 from pab.pruners import get_masks
 from pab.run.checkpoint import load_safely
 from pab.run.launch import add_config_arguments, load_config
-from pab.state_dicts import MASK, NETWORK
+from pab.state_dicts import MASK
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,12 +39,12 @@ def parse_args() -> argparse.Namespace:
     packing.add_argument('out', type=Path, metavar='OUT.pab', help='the file to write')
     packing.add_argument('--seed', type=int, help='of the initial weights (default: what config and checkpoint say)')
     packing.add_argument('--values', choices=['float32', 'float16'], default='float32', help='all but signs and mask')
-    packing.add_argument('--derive-mask', action='store_true', help='leave the mask out: loading prunes again')
     unpacking = commands.add_parser('unpack', help='write a checkpoint')
     informing = commands.add_parser('info', help='what a file says of its network')
     for command in (unpacking, informing):
         command.add_argument('file', type=Path, metavar='FILE.pab')
     unpacking.add_argument('out', type=Path, metavar='OUT.pth', help='the file to write')
+    unpacking.add_argument('--config', help='whose custom_imports register a network of your own')
     for command in (packing, unpacking):
         command.add_argument('--force', action='store_true', help='write over a file that is there')
     sizing = commands.add_parser('sizes', help='a table of sizes, beside other ways to store the same networks')
@@ -63,14 +61,13 @@ def parse_args() -> argparse.Namespace:
 
 def pack_command(args: argparse.Namespace) -> None:
     cfg, checkpoint = load_config(args), load_safely(args.checkpoint)
-    options = {'seed': args.seed, 'values': args.values, 'derive_mask': args.derive_mask}
-    network = compact.pack(cfg, checkpoint, args.out, **options)
-    if args.values == 'float32':
-        check_equal(network, args.out)
+    compact.pack(cfg, checkpoint, args.out, seed=args.seed, values=args.values)
     show(args.out)
 
 
 def unpack_command(args: argparse.Namespace) -> None:
+    if args.config:
+        load_config(argparse.Namespace(config=args.config, cfg_options=None))
     content = io.BytesIO()
     torch.save(as_checkpoint(args.file), content)
     write_atomically(content.getvalue(), args.out)
@@ -80,20 +77,16 @@ def unpack_command(args: argparse.Namespace) -> None:
 def sizes_command(args: argparse.Namespace) -> None:
     """Print a row of Markdown for each network; the times are those of one core."""
     torch.set_num_threads(1)
-    columns = ['config', 'density', 'float32', 'float16', 'zipped float32', '.pab', 'with its mask derived']
-    columns += ['mask and signs', 'pack, load']
+    columns = ['config', 'density', 'float32', 'float16', 'zipped float32', '.pab', 'mask and signs', 'pack, load']
     print(f'| {" | ".join(columns)} |\n|{"---|" * len(columns)}')
     for config, path in zip(args.pairs[::2], args.pairs[1::2], strict=True):
         cfg = load_config(argparse.Namespace(config=config, cfg_options=None))
         checkpoint = load_safely(path)
         with tempfile.TemporaryDirectory() as folder:
-            stored, derived = Path(folder, 'stored.pab'), Path(folder, 'derived.pab')
-            packing, network = timed(lambda: compact.pack(cfg, checkpoint, stored))  # noqa: B023
-            loading, _ = timed(lambda: compact.load(stored))  # noqa: B023
-            check_equal(network, stored)
-            with suppress(ValueError):  # few masks can be derived
-                compact.pack(cfg, checkpoint, derived, derive_mask=True)
-            told, last = compact.info(stored), derived.stat().st_size if derived.exists() else None
+            file = Path(folder, 'network.pab')
+            packing, network = timed(lambda: compact.pack(cfg, checkpoint, file))  # noqa: B023
+            loading, _ = timed(lambda: compact.load(file))  # noqa: B023
+            told = compact.info(file)
         masks = {name + MASK for name in get_masks(network)}
         weights = {name: tensor for name, tensor in network.state_dict().items() if name not in masks}
         full = sum(tensor.nbytes for tensor in weights.values())
@@ -101,11 +94,9 @@ def sizes_command(args: argparse.Namespace) -> None:
         sizes, kept, prunable = told['bytes'], told['counts']['kept'], told['counts']['prunable']
         density = kept / prunable if prunable else 1
         cells = [f'`{Path(config).stem}`', f'{density:.2f}', f'{full / 1000:,.0f} kB']
-        others = half, zipped(weights), sizes['file'], last
-        cells += [f'{n / 1000:,.0f} kB, 1/{full / n:.1f}' if n else '-' for n in others]
-        bits = [8 * (part + sizes['signs']) / (prunable or 1) for part in (sizes['mask'], 0)]
-        coded = f'{bits[0]:.3f} bit' + (f', derived {bits[1]:.3f}' if last else '')
-        cells += [coded if prunable else '-', f'{packing:.1f} s, {loading:.1f} s']
+        cells += [f'{n / 1000:,.0f} kB, 1/{full / n:.1f}' for n in (half, zipped(weights), sizes['file'])]
+        cells += [f'{8 * (sizes["mask"] + sizes["signs"]) / prunable:.3f} bit' if prunable else '-']
+        cells += [f'{packing:.1f} s, {loading:.1f} s']
         print(f'| {" | ".join(cells)} |', flush=True)
 
 
@@ -124,38 +115,20 @@ def zipped(weights: dict[str, torch.Tensor]) -> int:
     return content.tell()
 
 
-def check_equal(network: nn.Module, file: Path) -> None:
-    """Load a file that was just written, and compare every tensor of it with the network's, bit by bit."""
-    before = {NETWORK + name: tensor for name, tensor in network.state_dict().items()}
-    after = as_checkpoint(file)['state_dict']
-    odd = sorted(before.keys() ^ after.keys()) + [
-        n for n in before.keys() & after.keys() if not same(before[n], after[n])
-    ]
-    if odd:
-        file.unlink()
-        raise compact.CompactError(
-            f'{file} would not give back {odd[0]} bit for bit, so it is removed; please report it'
-        )
-
-
-def same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.dtype == b.dtype and a.contiguous().numpy().tobytes() == b.contiguous().numpy().tobytes()
-
-
 def show(file: Path) -> None:
     told = compact.info(file)
-    sizes, mask, counts = told['bytes'], told['mask'], told['counts']
+    sizes, counts = told['bytes'], told['counts']
     print(f'{file}: {sizes["file"]:,} bytes, {4 * counts["numbers"] / sizes["file"]:.1f} times smaller than float32')
     print(f'  network        {told["network"]}')
     init = told['init']
-    if told['signs']:
+    if told['signs']:  # then there is a seed
         share = '' if init['fan_share'] == 1 else f', fan_share {init["fan_share"]}'
         own = f'; one for each of {len(told["constant"])} tensors' if told['constant'] else ''
         print(f'  magnitudes     {init["scheme"]!r}{share}, seed {init["seed"]}{own}')
     if prunable := counts['prunable']:
         kept, bits = counts['kept'], 8 * sizes['mask'] / prunable
         print(f'  density        {kept / prunable:.4f} ({kept:,} of {prunable:,} prunable weights)')
-        print(f'  mask           {mask["coding"]!r}, {sizes["mask"]:,} bytes, {bits:.3f} bit a prunable weight')
+        print(f'  mask           {sizes["mask"]:,} bytes, {bits:.3f} bit a prunable weight')
     drawn = ', all as drawn' if told['signs'] and told['drawn'] else ''
     print(f'  signs          {sizes["signs"]:,} bytes, of {len(told["signs"])} tensors{drawn}')
     print(f'  other values   {sizes["values"]:,} bytes, {told["values"]!r}')

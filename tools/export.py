@@ -23,6 +23,7 @@ from torch.utils.data import default_collate
 from pab.datasets import class_names, classes_in, number_classes_
 from pab.export import FORMATS, check_target, export
 from pab.models import ImagePreprocessor
+from pab.preprocessing import preprocessing_of
 from pab.pruners import apply_masks_
 from pab.registry import DATASETS, MODELS
 from pab.run.checkpoint import check_fits, load_safely
@@ -40,18 +41,23 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--config', help='of the training; a compact file takes nothing but test images from it')
     parser.add_argument('--cfg-options', nargs='+', action=KeyValue, metavar='KEY=VALUE', help='replace its values')
     parser.add_argument('--fold-batch-norm', action='store_true', help='merge BatchNorm into the convolution before it')
-    parser.add_argument('--tolerance', type=float, default=1e-4, help='largest difference of a logit (default: 1e-4)')
+    parser.add_argument(
+        '--tolerance', type=float, default=1e-5, help='largest difference of a logit, as a share of the largest (1e-5)'
+    )
     parser.add_argument('--force', action='store_true', help='write over a file that is there')
     args = parser.parse_args()
+    args.file, args.out = args.file.expanduser(), args.out.expanduser()
     if not args.file.is_file():
         sys.exit(f'error: there is no file {args.file}')
     if args.file.suffix != '.pab' and args.config is None:
         sys.exit(f'error: a checkpoint needs the config of its training: --config CONFIG, for {args.file}')
+    if args.cfg_options and args.config is None:
+        sys.exit('error: --cfg-options changes a config, and there is none; add --config CONFIG')
     return args
 
 
-def load_checkpoint(file: Path, cfg: Config) -> tuple[nn.Module, tuple[str, ...] | None]:
-    """Build the model of a config with the weights and masks of a checkpoint; and the classes that this names.
+def load_checkpoint(file: Path, cfg: Config) -> tuple[nn.Module, list[str]]:
+    """The model of a config with the weights and masks of a checkpoint, and the names of the classes it was trained on.
 
     Raises:
         UnusableCheckpoint: the file is damaged, refused, or of another model.
@@ -66,7 +72,7 @@ def load_checkpoint(file: Path, cfg: Config) -> tuple[nn.Module, tuple[str, ...]
     apply_masks_(model, fitting)
     check_fits(model, state, file)
     model.load_state_dict(state, strict=False)  # what may be missing, check_fits has told
-    return model, classes_in(checkpoint)
+    return model, list(classes_in(checkpoint) or ())
 
 
 def load_compact(file: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -100,10 +106,13 @@ def real_images(cfg: Config | None, classes: Sequence[str]) -> tuple[Tensor | No
     )
 
 
-def random_images(shape: tuple[int, ...] | None, pixels: bool) -> Tensor:
+def random_images(shape: Sequence[int] | None, pixels: bool) -> Tensor:
     """100 images from a fixed seed: pixels, or normal numbers for a network whose normalisation is not known."""
     if not shape:
-        sys.exit('error: there are no images, and their shape is not known; set model.input_shape=(C, H, W)')
+        sys.exit(
+            'error: there are no images, and their shape is not known; give a config with a test set, or '
+            '--config CONFIG --cfg-options "model.input_shape=(C, H, W)"'
+        )
     generator = torch.Generator().manual_seed(0)
     if pixels:
         return torch.randint(256, (IMAGES, *shape), dtype=torch.uint8, generator=generator)
@@ -114,29 +123,29 @@ def run(args: argparse.Namespace) -> None:
     cfg = load_config(args) if args.config else None
     if cfg is not None and cfg.get('data_preprocessor'):
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)  # as mmengine's runner does
-    told: dict[str, Any] = {}
+    known, shape = ({}, None) if cfg is None else (preprocessing_of(cfg), cfg.model.get('input_shape'))
     if args.file.suffix == '.pab':
-        model, told = load_compact(args.file)
-        classes = told['classes']
-        held = told['preprocessing']
-        preprocessor = ImagePreprocessor(held['mean'], held['std']) if {'mean', 'std'} <= held.keys() else None
+        (model, told), preprocess = load_compact(args.file), None
+        known, shape, own_classes = known | told['preprocessing'], told['input_shape'] or shape, told['classes']
     else:
-        model, classes = load_checkpoint(args.file, cfg)
-        preprocessor = model.data_preprocessor
-    mean, std = (getattr(preprocessor, key, None) for key in ('mean', 'std'))
-    images, classes, source = real_images(cfg, classes or ())
+        model, own_classes = load_checkpoint(args.file, cfg)
+        preprocess = model.data_preprocessor
+    if normalised := {'mean', 'std'} <= known.keys():
+        preprocess = ImagePreprocessor(known['mean'], known['std'])
+    images, classes, source = real_images(cfg, own_classes)
     if images is None:
-        shape = told.get('input_shape') or getattr(model, 'input_shape', None)
-        images, source = random_images(shape, mean is not None), f'{IMAGES} random images ({source})'
-    if preprocessor is not None:
-        images = preprocessor({'images': images}, False)['images']
+        images, source = random_images(shape, normalised), f'{IMAGES} random images ({source})'
+    if preprocess is not None:
+        images = preprocess({'images': images}, False)['images']
+    if not images.is_floating_point():
+        images = random_images(images.shape[1:], False)
+        source = f'{IMAGES} random images (nothing says how pixels are normalised)'
 
     metadata = {'input': 'images: float32 (N, C, H, W), pixels in [0, 1] in the order RGB, minus mean, divided by std'}
     metadata |= {'output': 'logits: float32 (N, classes)', 'input_shape': list(images.shape[1:])}
-    if mean is not None:
-        metadata |= {key: [round(float(v), 7) for v in value] for key, value in (('mean', mean), ('std', std))}
-    else:
+    if not normalised:
         metadata['input'] = 'images: float32 (N, C, H, W), as in training'
+    metadata |= {key: value for key, value in known.items() if value is not None}
     if classes:
         metadata['classes'] = classes
     options = {'fold_batch_norm': args.fold_batch_norm, 'tolerance': args.tolerance, 'overwrite': args.force}

@@ -8,17 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from ..files import write_atomically
 
-try:
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import save
-except ImportError as error:
-    raise ImportError(f'compact files need safetensors ({error}): pip install "pab[compact]"') from error
-
-FORMAT, VERSIONS = 'pab.compact', ('1', '2')  # the last one is written
+FORMAT, VERSION = 'pab.compact', '1'
 PARTS = ('signs', 'mask', 'values')  # what stands before the first / of a tensor's name
 
 
@@ -33,22 +29,21 @@ def write(file: str | os.PathLike, recipe: Mapping[str, Any], tensors: Mapping[s
         recipe: plain data.
         tensors: by names of which each belongs to one of ``PARTS``.
     """
-    text, version = json.dumps(recipe, allow_nan=False), VERSIONS[-1]
-    metadata = {
-        'format': FORMAT,
-        'version': version,
-        'recipe': text,
-        'sha256': json.dumps(_digests(text, tensors)),
-    }
-    data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
-    write_atomically(data, Path(file).expanduser())
+    text = json.dumps(recipe, allow_nan=False)
+    digests = json.dumps(_digests(text, tensors))
+    metadata = {'format': FORMAT, 'version': VERSION, 'recipe': text, 'sha256': digests}
+    try:
+        content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+    except (SafetensorError, KeyError, ValueError) as error:  # such as a type of numbers that it does not know
+        raise CompactError(f'save: safetensors cannot store the tensors: {error}') from error
+    write_atomically(content, Path(file).expanduser())
 
 
 def read(file: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a file and compare every part with its sha256; nothing larger than the file is allocated.
 
     Returns:
-        The recipe as version 2 writes it, whose keys nobody has checked, and the tensors by name.
+        The recipe, whose keys nobody has checked, and the tensors by name.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -62,11 +57,8 @@ def read(file: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
             metadata = opened.metadata() or {}
             if metadata.get('format') != FORMAT:
                 raise CompactError(f'its header does not say format {FORMAT!r}, so it is no compact file')
-            if metadata.get('version') not in VERSIONS:
-                raise CompactError(
-                    f'it has version {metadata.get("version")!r} of the format, and this pab reads '
-                    f'{" and ".join(VERSIONS)}'
-                )
+            if (version := metadata.get('version')) != VERSION:
+                raise CompactError(f'it has version {version!r} of the format, and this pab reads {VERSION!r}')
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
         digests, recipe = json.loads(metadata['sha256']), json.loads(metadata['recipe'])
         if set(metadata) != {'format', 'version', 'recipe', 'sha256'}:
@@ -76,8 +68,6 @@ def read(file: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
         for part, digest in _digests(metadata['recipe'], tensors).items():
             if digests[part] != digest:
                 raise CompactError(f'the sha256 of its {part} is wrong')
-        if metadata['version'] == '1':  # which could say nothing else
-            recipe |= {'init': {**recipe['init'], 'fan_share': 1.0}, 'drawn': False, 'constant': []}
     except CompactError as error:
         raise CompactError(f'{path} cannot be read: {error}') from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

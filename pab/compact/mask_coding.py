@@ -10,20 +10,19 @@ what is large compared with a threshold that depends on the channels, so c tells
 masks L is left out, and a, b and s say how dense the channels are.
 
 The decoder computes with whole numbers only, so it does the same on every machine. What the table leaves open is coded
-by the range coder of ``constriction`` or, where that does not load, packed by LZMA.
+by the range coder of ``constriction``.
 """
 
-import lzma
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from constriction import stream
 
 PER_OCTAVE = 64  # steps of L
 CONTEXTS = 512
 PRUNED, KEPT = 0, 65535  # entries of the table for contexts without exception; any other is a probability x 65536
 SAMPLE = 2048  # about as many weights of a channel decide its number
-LZMA_MEMORY = 1 << 27  # bytes; unpacking what preset 6 packed takes less than a tenth of it
 
 # L by the upper 16 bits of a float32, which are its exponent and seven bits of the mantissa. No logarithm of a mantissa
 # is close to half a step, so its last bits, in which machines differ, do not matter.
@@ -36,11 +35,11 @@ def cube_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     return shape[0] if shape else 1, shape[1] if len(shape) > 1 else 1, math.prod(shape[2:])
 
 
-def encode(masks: Sequence[np.ndarray], magnitudes: Sequence[np.ndarray]) -> tuple[dict[str, np.ndarray], str, bool]:
+def encode(masks: Sequence[np.ndarray], magnitudes: Sequence[np.ndarray]) -> tuple[dict[str, np.ndarray], bool]:
     """Code masks, bool cubes, by the model that takes fewer bits, with or without magnitudes, float32 cubes.
 
     Returns:
-        What :func:`decode` needs: arrays by name; the coding, 'range' or 'lzma'; whether magnitudes are used.
+        Arrays by name, and whether magnitudes are used, as :func:`decode` needs them.
     """
     bits, tried = np.concatenate([np.zeros(0, bool), *(mask.reshape(-1) for mask in masks)]), []
     for use_magnitudes in (True, False):
@@ -54,13 +53,12 @@ def encode(masks: Sequence[np.ndarray], magnitudes: Sequence[np.ndarray]) -> tup
             break  # densities alone would not do better
     _, numbers, contexts, table, use_magnitudes = min(tried, key=lambda model: model[0])
     order, counts = _open(contexts, table)
-    coding, coded = _pack(bits[order], counts, table)
     numbers = np.concatenate([np.zeros(0, np.int16), *numbers])
-    return {'numbers': numbers, 'table': table, 'bits': coded}, coding, use_magnitudes
+    return {'numbers': numbers, 'table': table, 'bits': _pack(bits[order], counts, table)}, use_magnitudes
 
 
 def decode(
-    arrays: Mapping[str, np.ndarray], coding: str, use_magnitudes: bool, magnitudes: Sequence[np.ndarray]
+    arrays: Mapping[str, np.ndarray], use_magnitudes: bool, magnitudes: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
     """Return the masks that :func:`encode` was given with these magnitudes.
 
@@ -72,7 +70,7 @@ def decode(
     table = arrays['table'].astype(np.uint16)
     order, counts = _open(contexts, table)
     bits = (table == KEPT)[contexts]
-    bits[order] = _unpack(arrays['bits'].tobytes(), counts, table, coding)
+    bits[order] = _unpack(arrays['bits'].tobytes(), counts, table)
     masks = np.split(bits, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
     return [mask.reshape(shape) for mask, shape in zip(masks, shapes, strict=False)]
 
@@ -152,33 +150,19 @@ def _table(contexts: np.ndarray, bits: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _models(counts: np.ndarray, table: np.ndarray) -> Iterator[tuple]:
-    """(how many weights, their distribution) of each open context; ImportError without constriction."""
-    from constriction import stream
-
+    """(how many weights, their distribution) of each open context."""
     for context in np.flatnonzero(counts):
         # a multiple of 2^-16 is rounded nowhere on the way to the coder's whole numbers of 24 bits
         yield int(counts[context]), stream.model.Bernoulli(int(table[context]) / 65536, perfect=False)
 
 
-def _pack(bits: np.ndarray, counts: np.ndarray, table: np.ndarray) -> tuple[str, np.ndarray]:
-    try:
-        from constriction import stream
-    except ImportError:
-        return 'lzma', np.frombuffer(bytearray(lzma.compress(np.packbits(bits), preset=6)), np.uint8)
+def _pack(bits: np.ndarray, counts: np.ndarray, table: np.ndarray) -> np.ndarray:
     encoder, parts = stream.queue.RangeEncoder(), np.split(bits, np.cumsum(counts[counts > 0]))
     for part, (_, model) in zip(parts, _models(counts, table), strict=False):
         encoder.encode(part.astype(np.int32), model)
-    return 'range', encoder.get_compressed().astype('<u4').view(np.uint8)
+    return encoder.get_compressed().astype('<u4').view(np.uint8)
 
 
-def _unpack(coded: bytes, counts: np.ndarray, table: np.ndarray, coding: str) -> np.ndarray:
-    total = int(counts.sum())
-    if coding == 'lzma':
-        unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, LZMA_MEMORY)
-        return np.unpackbits(np.frombuffer(unpacker.decompress(coded, total // 8 + 1), np.uint8), count=total)
-    if coding != 'range':
-        raise ValueError(f'the coding must be range or lzma, got {coding!r}')
-    from constriction import stream
-
+def _unpack(coded: bytes, counts: np.ndarray, table: np.ndarray) -> np.ndarray:
     decoder = stream.queue.RangeDecoder(np.frombuffer(coded, '<u4').astype(np.uint32))
     return np.concatenate([np.zeros(0), *(decoder.decode(model, count) for count, model in _models(counts, table))])

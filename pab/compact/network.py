@@ -1,7 +1,7 @@
 """From a network to a file and back: magnitudes as a seed, signs as bits, masks coded, everything else as it is."""
 
-import functools
 import json
+import math
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from .. import __version__
 from ..models import initialize_, network_of
 from ..patterns import Patterns
-from ..pruners import apply_masks_, get_masks, shot_density
+from ..pruners import apply_masks_, get_masks
 from ..state_dicts import MASK
 from . import mask_coding, sign_coding
 from .container import PARTS, CompactError, read, write
-from .recipe import DERIVED, RECIPE, build_network, build_outline, build_pruner, check_form, check_image
-from .sign_coding import Masks, State, hash_drawn, hash_masks, pattern
+from .recipe import build_network, build_outline, check_recipe
+from .sign_coding import Masks, State, hash_drawn, hash_masks
 
 VALUES = {'float32': torch.float32, 'float16': torch.float16}
-NUMBERS_PER_BYTE = 512  # a network has at most this many for each byte of its file, which keeps allocations in bounds
-DERIVED_LIMITS = {'rounds': 1000, 'shots': 100}
+UNREADABLE = ValueError, TypeError, RuntimeError, LookupError
+MEMORY = 400_000_000, 2048  # bytes that any file may ask for; or for each of its own bytes, if that is more
 
 
 def save(
@@ -32,12 +32,11 @@ def save(
     file: str | os.PathLike,
     *,
     network: Mapping,
-    seed: int,
+    seed: int | None,
     scheme: str = 'kaiming_normal',
     fan_share: float = 1.0,
     signs: Sequence[str] = ('Conv2d.weight',),
     values: str = 'float32',
-    derive: Mapping | None = None,
     classes: Sequence[str] = (),
     preprocessing: Mapping | None = None,
     input_shape: Sequence[int] = (),
@@ -46,27 +45,27 @@ def save(
     """Write a trained network: the seed of its magnitudes, its mask, a sign for each weight that is left, and the rest.
 
     A tensor of which all weights that are left have one magnitude, whatever the seed gave, takes a number for it. Where
-    no sign differs from those drawn, none is stored.
+    no sign differs from those drawn, none is stored. What the file will hold is loaded before it is written, and
+    compared with the network bit by bit.
 
     Args:
         model: an ImageClassifier or a plain network, with its masks, with or without PSG layers; one with latents
             is merged before (:func:`pab.latent.merge_latents_`).
         file: where; a file that is there is replaced.
         network: config in MODELS that builds the plain network.
-        seed, scheme, fan_share: of the initial weights, as for :func:`pab.models.initialize_`.
+        seed, scheme, fan_share: of the initial weights, as for :func:`pab.models.initialize_`. The seed None is for a
+            network that drew them itself, and goes with ``signs=()``.
         signs: patterns (:mod:`pab.patterns`) of the parameters that kept their initial magnitudes; () for none, and
             then all weights are stored as values.
         values: 'float32' stores all other parameters and buffers exactly, 'float16' rounds them.
-        derive: ``dict(pruner=config, seed=..., shots=1)`` leaves the mask out, and loading computes it again: for a
-            pruner that needs no data and did all its shots before the training. None stores the mask.
         classes: names of the classes, in the order of the logits.
         preprocessing: what is done to an image before, as plain data such as ``mean``, ``std``, ``resize``, ``size``.
         input_shape: (C, H, W) of one image.
         pruning: a checkpoint's record of its pruning; a training that starts from the file then prunes no more.
 
     Raises:
-        CompactError: a magnitude is not that of the seed (names the first tensor), a pruned weight is not 0, the pruner
-            gives another mask, or plain data cannot describe the network.
+        CompactError: a magnitude is not that of the seed (names the first tensor), a pruned weight is not 0, plain data
+            cannot describe the network, or :func:`load` would refuse the file.
     """
     if values not in VALUES:
         raise CompactError(f'save: values must be {" or ".join(VALUES)}, got {values!r}')
@@ -74,17 +73,11 @@ def save(
         raise CompactError(f'save: classes must be a list of names, got {classes!r}')
     recipe = {
         'network': network,
-        'init': {'scheme': scheme, 'seed': seed, 'fan_share': fan_share, 'sha256': ''},
+        'init': None if seed is None else {'scheme': scheme, 'seed': seed, 'fan_share': fan_share, 'sha256': ''},
         'signs': [],
         'drawn': False,
         'constant': [],
-        'mask': {
-            'names': [],
-            'coding': 'none' if derive is None else 'derived',
-            'magnitudes': False,
-            'sha256': '',
-            'derived': derive and {'shots': 1, **derive},
-        },
+        'mask': {'names': [], 'magnitudes': False, 'sha256': ''},
         'counts': {'numbers': 0, 'prunable': 0, 'kept': 0},
         'values': values,
         'classes': [str(name) for name in classes],
@@ -97,9 +90,10 @@ def save(
         recipe = json.loads(json.dumps(recipe, allow_nan=False))  # as a reader will see it: tuples are lists
     except (TypeError, ValueError) as error:
         raise CompactError(f'save: a file holds plain data only: {error}') from error
-    check_form(recipe, RECIPE, 'recipe')
-    tensors = _describe(recipe, network_of(model), signs)
-    write(file, recipe, tensors)
+    check_recipe(recipe, 'save: recipe')
+    if seed is None and signs:
+        raise CompactError('save: signs need the seed of the initial weights; signs=() stores all weights as values')
+    write(file, recipe, _describe(recipe, network_of(model), signs))
 
 
 def load(file: str | os.PathLike) -> nn.Module:
@@ -115,7 +109,7 @@ def load(file: str | os.PathLike) -> nn.Module:
     recipe, tensors = read(file)
     try:
         return _restored(recipe, tensors, Path(file).expanduser().stat().st_size)
-    except (ValueError, TypeError, RuntimeError, LookupError) as error:
+    except UNREADABLE as error:
         raise CompactError(f'{file} cannot be loaded: {error}') from error
 
 
@@ -126,7 +120,7 @@ def info(file: str | os.PathLike) -> dict[str, Any]:
         FileNotFoundError, CompactError: as for :func:`load`.
     """
     recipe, tensors = read(file)
-    check_form(recipe, RECIPE, f'{file}: recipe')
+    check_recipe(recipe, f'{file}: recipe')
     sizes = {part: sum(t.nbytes for name, t in tensors.items() if name.split('/')[0] == part) for part in PARTS}
     total = Path(file).expanduser().stat().st_size
     return {**recipe, 'bytes': {**sizes, 'header': total - sum(sizes.values()), 'file': total}}
@@ -135,10 +129,12 @@ def info(file: str | os.PathLike) -> dict[str, Any]:
 def _describe(recipe: dict[str, Any], model: nn.Module, signs: Sequence[str]) -> dict[str, Tensor]:
     """Fill in what the weights decide of a recipe, and return the tensors of its file."""
     init, mask = recipe['init'], recipe['mask']
-    fresh = initialize_(build_network(recipe['network']), init['scheme'], init['seed'], init['fan_share'])
+    fresh = _drawn(recipe)
     masks = {name: value.cpu().contiguous().numpy() for name, value in get_masks(model).items()}
     own_masks = {name + MASK for name in masks}
-    state = {name: value.cpu().contiguous() for name, value in _contents(model).items() if name not in own_masks}
+    state = {
+        name: value.detach().cpu().contiguous() for name, value in _contents(model).items() if name not in own_masks
+    }
     initial = _contents(fresh)
     kinds = [{name: (value.shape, value.dtype) for name, value in values.items()} for values in (initial, state)]
     if odd := [name for name in sorted(initial.keys() | state.keys()) if kinds[0].get(name) != kinds[1].get(name)]:
@@ -146,59 +142,68 @@ def _describe(recipe: dict[str, Any], model: nn.Module, signs: Sequence[str]) ->
     if odd := [name for name in masks if initial[name].dtype != torch.float32]:
         raise CompactError(f'save: {odd[0]} is {initial[odd[0]].dtype}, and a pruned weight must be float32')
     for name, own in masks.items():
-        if wrong := np.count_nonzero(pattern(state[name])[~own]):
+        if wrong := np.count_nonzero(state[name].numpy()[~own]):
             raise CompactError(f'save: {wrong} pruned weights of {name} are not 0; apply the masks before')
+        state[name] = state[name].masked_fill(torch.from_numpy(~own), 0)  # and none is -0
     recipe['signs'] = signed = _select(fresh, signs)
     bits, recipe['drawn'], constants = sign_coding.encode(signed, state, initial, masks, _source(init))
     recipe['constant'] = list(constants)
-    init['sha256'], mask['sha256'] = hash_drawn(initial, recipe), hash_masks(masks.values())
-    mask['names'], recipe['counts'] = list(masks), _counts(state, masks)
+    mask['names'], mask['sha256'], recipe['counts'] = list(masks), hash_masks(masks.values()), _counts(state, masks)
+    if init is not None:
+        init['sha256'] = hash_drawn(initial, recipe)
     arrays: dict[str, np.ndarray] = {}
-    if masks and mask['derived'] is None:
-        cubes = _cubes(initial, masks)
+    if masks:
+        cubes = _cubes(initial, masks, init)
         kept = [own.reshape(cube.shape) for own, cube in zip(masks.values(), cubes, strict=True)]
-        arrays, mask['coding'], mask['magnitudes'] = mask_coding.encode(kept, cubes)
-    elif mask['derived'] is not None and hash_masks(_derived(recipe, fresh).values()) != mask['sha256']:
-        raise CompactError(
-            'save: the pruner gives another mask than the network has, so it cannot be derived: the network was pruned '
-            'by other settings or another seed, or after training had begun. Store the mask instead'
-        )
+        arrays, mask['magnitudes'] = mask_coding.encode(kept, cubes)
     tensors = {'signs': torch.from_numpy(bits), **{f'values/{name}': value for name, value in constants.items()}}
     tensors |= {f'mask/{name}': torch.from_numpy(array) for name, array in arrays.items()}
     for name in state.keys() - set(signed):
         value = state[name][torch.from_numpy(masks[name])] if name in masks else state[name]
         tensors[f'values/{name}'] = _rounded(name, value, VALUES[recipe['values']])
-    if recipe['counts']['numbers'] > NUMBERS_PER_BYTE * sum(tensor.nbytes for tensor in tensors.values()):
-        raise CompactError(f'save: the network is too sparse: more than {NUMBERS_PER_BYTE} numbers for a byte')
+    _check_comes_back(recipe, tensors, state, masks)
     return tensors
 
 
+def _check_comes_back(recipe: dict[str, Any], tensors: State, state: State, masks: Masks) -> None:
+    try:
+        loaded = _contents(_restored(recipe, tensors, sum(tensor.nbytes for tensor in tensors.values())))
+    except UNREADABLE as error:
+        raise CompactError(f'save: the file could not be loaded, so none is written: {error}') from error
+    kind = VALUES[recipe['values']]
+    for name, value in (state | {name + MASK: torch.from_numpy(mask) for name, mask in masks.items()}).items():
+        rounds = value.dtype == torch.float32 and name not in recipe['signs']
+        if not same_bits(loaded[name], value.to(kind).to(value.dtype) if rounds else value):
+            raise CompactError(f'save: the file would give back another {name}, so none is written; please report it')
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have one type, one shape and the same bits."""
+    views = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b)]
+    return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(*views)
+
+
 def _restored(recipe: dict[str, Any], tensors: State, size: int) -> nn.Module:
-    check_form(recipe, RECIPE, 'recipe')
-    check_image(recipe['input_shape'])
+    check_recipe(recipe, 'recipe')
     signed, masked, init = recipe['signs'], recipe['mask']['names'], recipe['init']
     values = {name.removeprefix('values/'): t for name, t in tensors.items() if name.startswith('values/')}
     constants = {name: values.pop(name, None) for name in recipe['constant']}
-    numbers = min(recipe['counts']['numbers'], NUMBERS_PER_BYTE * size)
-    outline = _contents(build_outline(recipe['network'], tensors=4 * (len(signed) + len(values))))
-    if sorted([*signed, *values]) != sorted(outline) or sum(t.numel() for t in outline.values()) != numbers:
+    limit = max(MEMORY[0], MEMORY[1] * size)
+    outline = _contents(build_outline(recipe['network'], limit))
+    if sorted([*signed, *values]) != sorted(outline):
         raise CompactError(f'its tensors are not those of its network, {len(outline)} such as {list(outline)[:2]}')
     for name in (*signed, *masked):
         if not isinstance(outline.get(name), nn.Parameter) or outline[name].dtype != torch.float32:
             raise CompactError(f'{name!r} is no float32 parameter, so it has neither signs nor a mask')
-    network = initialize_(build_network(recipe['network']), init['scheme'], init['seed'], init['fan_share'])
+    network = _drawn(recipe, limit)
     state = _contents(network)
-    if hash_drawn(state, recipe) != init['sha256']:
+    if init is not None and hash_drawn(state, recipe) != init['sha256']:
         raise CompactError(
             f'{_source(init)} give other magnitudes here than where it was written, {recipe["written_by"]}'
         )
-    masks = _derived(recipe, network) if recipe['mask']['derived'] is not None else _decoded(recipe, tensors, state)
+    masks = _decoded(recipe, tensors, state)
     if hash_masks(masks.values()) != recipe['mask']['sha256'] or _counts(state, masks) != recipe['counts']:
-        raise CompactError(
-            f'another mask comes out here than where it was written, {recipe["written_by"]}. A derived mask can differ '
-            'between machines and versions of torch, which round close scores otherwise: load the file where it was '
-            'written, and pack the network again with its mask'
-        )
+        raise CompactError('its mask or its counts are not those that it was written with')
     sign_coding.decode_(signed, state, masks, tensors.get('signs'), recipe['drawn'], constants)
     for name, value in values.items():
         _set_values(name, state[name].detach(), value, masks.get(name), VALUES[recipe['values']])
@@ -211,32 +216,16 @@ def _decoded(recipe: dict[str, Any], tensors: State, state: State) -> Masks:
     if not mask['names']:
         return {}
     try:
-        cubes = mask_coding.decode(arrays, mask['coding'], mask['magnitudes'], _cubes(state, mask['names']))
-    except ImportError as error:
-        raise CompactError(f'its mask needs constriction ({error}): pip install "pab[compact]"') from error
+        cubes = mask_coding.decode(arrays, mask['magnitudes'], _cubes(state, mask['names'], recipe['init']))
     except Exception as error:  # whatever a coder does with bytes that no coder wrote
         raise CompactError(f'its mask is damaged: {error}') from error
     return {name: cube.reshape(state[name].shape) for name, cube in zip(mask['names'], cubes, strict=True)}
 
 
-def _derived(recipe: dict[str, Any], network: nn.Module) -> Masks:
-    """Prune a freshly initialised network, in place, as the run did."""
-    derived = recipe['mask']['derived']
-    check_form(derived, DERIVED, 'mask.derived')
-    pruner, shots = build_pruner(derived['pruner']), derived['shots']
-    if lacking := pruner.needs & {'batches', 'flips'}:
-        raise CompactError(f'{type(pruner).__name__} needs {", ".join(lacking)}, so no seed gives its mask; store it')
-    sizes = pruner.settings.rounds, shots
-    for (what, most), number in zip(DERIVED_LIMITS.items(), sizes, strict=True):
-        if not 1 <= number <= most:
-            raise CompactError(f'a derived mask takes 1 to {most} {what}, got {number}')
-    for shot in range(1, shots + 1):
-        reached = functools.partial(shot_density, shot=shot, shots=shots)
-        masks = pruner.prune(network, shot=reached, input_shape=recipe['input_shape'], seed=derived['seed'])
-        apply_masks_(network, masks)
-    if masks.keys() != set(recipe['mask']['names']):
-        raise CompactError('the pruner masks other tensors than the network has masks of')
-    return {name: masks[name].numpy() for name in recipe['mask']['names']}
+def _drawn(recipe: dict[str, Any], limit: float = math.inf) -> nn.Module:
+    """The network of a recipe with its initial weights."""
+    network, init = build_network(recipe['network'], limit), recipe['init']
+    return network if init is None else initialize_(network, init['scheme'], init['seed'], init['fan_share'])
 
 
 def _counts(state: State, masks: Masks) -> dict[str, int]:
@@ -268,7 +257,9 @@ def _select(network: nn.Module, signs: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _source(init: Mapping[str, Any]) -> str:
+def _source(init: Mapping[str, Any] | None) -> str:
+    if init is None:
+        return 'no seed'
     share = '' if init['fan_share'] == 1 else f', fan_share {init["fan_share"]}'
     return f'scheme {init["scheme"]!r}{share} and seed {init["seed"]}'
 
@@ -287,7 +278,9 @@ def _set_values(name: str, target: Tensor, value: Tensor, mask: np.ndarray | Non
     target[... if mask is None else torch.from_numpy(mask)] = value.to(target.dtype)
 
 
-def _cubes(state: State, names: Iterable[str]) -> list[np.ndarray]:
-    """The magnitudes of some tensors, as (outputs, inputs, kernel positions)."""
-    values = [state[name].detach().abs().numpy() for name in names]
+def _cubes(initial: State, names: Iterable[str], init: Mapping[str, Any] | None) -> list[np.ndarray]:
+    """The initial magnitudes of some tensors as (outputs, inputs, kernel positions), 0 where no seed gives them."""
+    values = [
+        np.abs(initial[name].detach().numpy() if init else np.zeros_like(initial[name].detach())) for name in names
+    ]
     return [value.reshape(mask_coding.cube_shape(value.shape)) for value in values]

@@ -1,4 +1,4 @@
-"""What a file says of its network, checked before it is believed; networks and pruners are built by name alone."""
+"""What a file says of its network, checked before it is believed; networks are built by name alone."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -6,20 +6,22 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.registry import Registry
-from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
-from ..registry import MODELS, PRUNERS
+from ..registry import MODELS
 from .container import CompactError
 
 RECIPE = {
     'network': dict,
-    'init': {'scheme': str, 'seed': int, 'fan_share': (int, float), 'sha256': str},
+    'init': (dict, type(None)),
     'signs': [str],
     'drawn': bool,
     'constant': [str],
-    'mask': {'names': [str], 'coding': str, 'magnitudes': bool, 'sha256': str, 'derived': (dict, type(None))},
+    'mask': {'names': [str], 'magnitudes': bool, 'sha256': str},
     'counts': {'numbers': int, 'prunable': int, 'kept': int},
     'values': str,
     'classes': [str],
@@ -28,9 +30,13 @@ RECIPE = {
     'pruning': (dict, type(None)),
     'written_by': dict,
 }
-LARGEST_IMAGE = 1 << 20  # numbers
+INIT = {'scheme': str, 'seed': int, 'fan_share': (int, float), 'sha256': str}
 READS_A_FILE = 'CompactNetwork'  # in MODELS
-DERIVED = {'pruner': dict, 'seed': int, 'shots': int}
+TENSOR = 1 << 17  # bytes that a tensor counts beside its numbers, so that building many small ones does not take long
+
+
+class TooLarge(CompactError):
+    """A network that takes more memory than its file may ask for."""
 
 
 def check_form(value: Any, form: Any, where: str) -> None:
@@ -51,57 +57,58 @@ def check_form(value: Any, form: Any, where: str) -> None:
             check_form(item, form[0], f'{where}[{index}]')
 
 
-def check_image(shape: list[int]) -> None:
-    """CompactError unless a shape is that of an image that fits into memory, (C, H, W), or empty, for none."""
-    if shape and (len(shape) != 3 or min(shape) < 1 or math.prod(shape) > LARGEST_IMAGE):
-        raise CompactError(f'recipe.input_shape should be (C, H, W) with {LARGEST_IMAGE} numbers or fewer, got {shape}')
+def check_recipe(recipe: Any, where: str) -> None:
+    """Raise a CompactError, which begins with ``where``, unless a recipe has the form that docs/files.md gives."""
+    check_form(recipe, RECIPE, where)
+    if recipe['init'] is not None:
+        check_form(recipe['init'], INIT, f'{where}.init')
+    elif recipe['signs']:
+        raise CompactError(f'{where}.init should have a seed, since the file has signs of {recipe["signs"][0]!r}')
+    if (shape := recipe['input_shape']) and (len(shape) != 3 or min(shape) < 1):
+        raise CompactError(f'{where}.input_shape should be (C, H, W) or empty, got {shape}')
 
 
-def build_network(config: Mapping) -> nn.Module:
+def build_network(config: Mapping, limit: float = math.inf) -> nn.Module:
     """Build a network of MODELS; torch's random state stays as it was.
 
-    Raises:
-        CompactError: the config names what is not registered, or its class refuses the arguments.
-    """
-    with torch.random.fork_rng(devices=[]):
-        return _build(config, MODELS)
-
-
-def build_outline(config: Mapping, tensors: int) -> nn.Module:
-    """Build a network without memory for its tensors, on the meta device, and give up when it has too many.
-
     Args:
-        tensors: how many parameters may be registered.
+        limit: bytes that its parameters and buffers may take.
 
     Raises:
-        CompactError: there are more; or as :func:`build_network`.
+        CompactError: the config names what is not registered, its class refuses the arguments, or it takes more.
     """
-    with torch.device('meta'), _limited(tensors):
-        return build_network(config)
+    with torch.random.fork_rng(devices=[]), _limited(limit):
+        return _build(config)
 
 
-def build_pruner(config: Mapping) -> Any:
-    """Build a pruner of PRUNERS; raises as :func:`build_network`."""
-    return _build(config, PRUNERS)
+def build_outline(config: Mapping, limit: float) -> nn.Module:
+    """Build a network as :func:`build_network` does, where possible on the meta device, without memory for tensors."""
+    try:
+        with torch.device('meta'):
+            return build_network(config, limit)
+    except TooLarge:
+        raise
+    except CompactError:  # such as a constructor that reads the numbers of a tensor
+        return build_network(config, limit)
 
 
-def _build(config: Mapping, registry: Registry) -> Any:
-    registry.import_from_location()
+def _build(config: Mapping) -> nn.Module:
+    MODELS.import_from_location()
     if 'type' not in config:
-        raise CompactError(f'a {registry.name} is described by a type and its arguments, got {config!r:.200}')
-    _check_names(config, registry)
+        raise CompactError(f'a network is described by a type and its arguments, got {config!r:.200}')
+    _check_names(config)
     arguments = {key: value for key, value in config.items() if key != 'type'}
     try:
-        return registry.module_dict[config['type']](**arguments)
+        return MODELS.module_dict[config['type']](**arguments)
     except CompactError:
         raise
     except Exception as error:  # whatever a constructor does with arguments that nobody has checked
         raise CompactError(f'{config["type"]} cannot be built with {arguments!r:.200}: {error}') from error
 
 
-def _check_names(value: Any, registry: Registry) -> None:
+def _check_names(value: Any) -> None:
     for item in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
-        _check_names(item, registry)
+        _check_names(item)
     if not isinstance(value, dict):
         return
     if odd := [key for key in value if not key.isidentifier() or key.startswith('_')]:
@@ -109,24 +116,27 @@ def _check_names(value: Any, registry: Registry) -> None:
     if value.get('type') == READS_A_FILE:
         raise CompactError(f'a network of type {READS_A_FILE} is in another file, and a compact file names no other')
     # only what is registered here: a dot or a scope in a name would make mmengine import a module
-    if 'type' in value and not (isinstance(value['type'], str) and value['type'] in registry.module_dict):
+    if 'type' in value and not (isinstance(value['type'], str) and value['type'] in MODELS.module_dict):
         raise CompactError(
-            f'{value["type"]!r} is no {registry.name} of pab, which has {", ".join(sorted(registry.module_dict))}; '
-            'import a class of your own before you load the file'
+            f'{value["type"]!r} is no network of pab, which has {", ".join(sorted(MODELS.module_dict))}; '
+            'import a class of your own before you load the file, or name a config that does (--config of the tools)'
         )
 
 
 @contextmanager
-def _limited(tensors: int) -> Iterator[None]:
-    registered = []
+def _limited(limit: float) -> Iterator[None]:
+    """TooLarge in a constructor as soon as what it has registered takes more bytes, and before it fills them."""
+    taken = 0
 
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        registered.append(name)
-        if len(registered) > tensors:
-            raise CompactError(f'its network has more than the {tensors} parameters that the file accounts for')
+    def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        nonlocal taken
+        taken += 0 if tensor is None else TENSOR + tensor.nbytes
+        if taken > limit:
+            raise TooLarge(f'its network takes more than the {limit:,} bytes that a file of this size may ask for')
 
-    hook = register_module_parameter_registration_hook(count)
+    hooks = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
     try:
         yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()

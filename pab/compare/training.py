@@ -22,24 +22,24 @@ PAUSE = 1.0  # seconds between two looks at a lock that another process holds
 
 
 class TrainingFailed(Exception):
-    """A training has ended without a result; the text says why."""
+    """A training has ended without a result, for the reason in the text."""
 
 
 class TrainingStopped(Exception):
-    """A training was told to end before it was finished."""
+    """A training was stopped before its end."""
 
 
 @dataclass
 class Trainer:
-    """Runs trainings, each in a process of its own, and waits for them; threads may share one.
+    """Run trainings, each in a process of its own, and wait for them; threads may share a trainer.
 
-    The process holds a lock on a file in its folder, which it inherits. So where this process is killed, a later one
-    waits for what it left behind instead of starting the same training twice.
+    The process inherits a lock on a file in its folder. If this one is killed, a later one waits for the process that
+    still trains instead of starting the same training twice.
 
     Args:
-        command: what trains; it is called as ``tools/train.py`` is, with a config and options behind it.
+        command: the program that trains, called with the arguments of ``tools/train.py``.
         threads: of each process, unless OMP_NUM_THREADS is set; None leaves them to torch.
-        tell: called with a sentence where a training has to wait.
+        tell: called with a sentence if a training has to wait.
     """
 
     command: Sequence[str]
@@ -49,11 +49,11 @@ class Trainer:
     _processes: set[subprocess.Popen] = field(default_factory=set, init=False)
 
     def __call__(self, training: Training) -> None:
-        """Bring a training to its end, and write its result, unless that is there.
+        """Train to the end and write the result, unless it is there.
 
         Raises:
-            TrainingFailed: it ended by an error, or its result cannot be read.
-            TrainingStopped: :meth:`stop` was called, or the process was told to end by others.
+            TrainingFailed: by an error, or because its result cannot be read.
+            TrainingStopped: by :meth:`stop`, or because others told the process to end.
             ValueError: the folder holds the result of other settings.
         """
         training.folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,8 @@ class Trainer:
             if read_result(training) is None:
                 self._train(training, lock)
                 try:
-                    write_result(training, lambda text: _note(training, text))
+                    with (training.folder / LOG).open('a') as log:
+                        write_result(training, lambda text: print(text, file=log))
                 except (OSError, ValueError) as error:
                     raise TrainingFailed(f'it has ended, but its result cannot be read: {error}') from error
 
@@ -131,11 +132,6 @@ def last_line(path: Path) -> str:
     except OSError:
         return ''
     return lines[-1].strip()
-
-
-def _note(training: Training, text: str) -> None:
-    with (training.folder / LOG).open('a') as log:
-        log.write(f'{text}\n')
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Code that passes its tests and has not run where it is meant to run; it moves out of here once it has.
+"""Code that passes its tests, but has not run yet where it is meant to run.
 
 ====================  ==================================================  ===========================================
 module                use                                                 missing

@@ -1,4 +1,4 @@
-"""The share of samples whose label is among the highest logits."""
+"""Shares of samples whose label is among the highest logits."""
 
 import logging
 from collections.abc import Sequence
@@ -39,13 +39,21 @@ class Accuracy(BaseMetric):
         self.topk = ks
         self._batches: list[Tensor] = []
 
+    @property
+    def metric_keys(self) -> list[str]:
+        """The keys that every evaluation has, without ``prefix``; runs ask before their first step."""
+        return [*(f'accuracy/top{k}' for k in self.topk), 'cross_entropy']
+
     def check_classes(self, number: int) -> None:
         """Raise a ValueError if there are fewer classes than the largest k; runs ask before their first step."""
-        _check_topk(self.topk, number)
+        if max(self.topk) > number:
+            raise ValueError(f'Accuracy: topk must not exceed the number of classes, {number}, got {max(self.topk)}')
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:
-            self._batches.append(sample_rows(sample['logits'], sample['labels'], self.topk))
+            rows = sample_rows(sample['logits'], sample['labels'], self.topk)
+            self.check_classes(sample['logits'].shape[1])
+            self._batches.append(rows)
 
     def evaluate(self, size: int) -> dict:
         # one entry a sample, so that the gathering interleaves the ranks and drops padded samples
@@ -77,7 +85,6 @@ def sample_rows(logits: Tensor, labels: Tensor, topk: Sequence[int]) -> Tensor:
         got = f'{tuple(logits.shape)} and {tuple(labels.shape)}'
         raise ValueError(f'Accuracy: logits must be (N, num_classes) and labels (N,), got {got}')
     num_classes = logits.shape[1]
-    _check_topk(topk, num_classes)
     # on other devices this check would wait for them; there a label out of range fails in the loss
     if labels.device.type == 'cpu' and len(labels) and (most := int(labels.max())) >= num_classes:
         raise ValueError(f'Accuracy: labels must lie below the number of logits, {num_classes}, got {most}')
@@ -90,8 +97,3 @@ def sample_rows(logits: Tensor, labels: Tensor, topk: Sequence[int]) -> Tensor:
     loss = F.cross_entropy(logits, labels, reduction='none')
     state = torch.where(counted, (~finite).double(), torch.nan)
     return torch.stack([loss, state, *[(finite & (before < k)).double() for k in topk]], dim=1)
-
-
-def _check_topk(topk: Sequence[int], num_classes: int) -> None:
-    if max(topk) > num_classes:
-        raise ValueError(f'Accuracy: topk must not exceed the number of classes, {num_classes}, got {max(topk)}')

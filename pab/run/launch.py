@@ -18,7 +18,7 @@ from torch import distributed
 from ..files import FULL, reason_of
 from ..registry import RUNNERS
 from .allocator import keep_freed_memory
-from .config import check_config, merge_options
+from .config import check_config, merge_options, read_config
 from .distributed import process_group, rank_of_process
 
 IN_ONE_LINE = (ValueError, TypeError, KeyError, OSError, SyntaxError, ImportError, FloatingPointError)
@@ -46,7 +46,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of every tool that builds a runner."""
     add_config_arguments(parser)
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/<name of the config>)')
+    text = 'folder for logs and checkpoints (default: work_dirs/<config>, with _seedN after it by --seed N)'
+    parser.add_argument('--work-dir', help=text)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
 
 
@@ -62,14 +63,16 @@ def load_config(args: argparse.Namespace) -> Config:
         sys.exit(f'error: there is no config {path}; those that come with pab are in configs/pab/')
     sys.path.append(str(path.parent.resolve()))  # modules of custom_imports may lie beside the config
     with errors_in_one_line(f'{path}: '):
-        cfg = Config.fromfile(str(path))
+        cfg = read_config(path)
         merge_options(cfg, args.cfg_options or {})
         check_config(cfg)
+    name = path.stem
     if getattr(args, 'seed', None) is not None:
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)
+        name += f'_seed{args.seed}'
     if hasattr(args, 'launcher'):
         cfg.launcher = args.launcher
-        cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / path.stem)
+        cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / name)
     return cfg
 
 

@@ -9,7 +9,6 @@ from pab.registry import MODELS
 
 SHAPE = (3, 8, 8)
 RESNET = dict(type='CIFARResNet', depth=8, width=4)
-SYNFLOW = dict(type='SynFlow', density=0.3, rounds=5)
 
 
 @MODELS.register_module()
@@ -57,8 +56,10 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     """Whether two networks hold the same tensors, bit for bit."""
     first, second = a.state_dict(), b.state_dict()
     return first.keys() == second.keys() and all(
-        first[n].dtype == second[n].dtype
-        and first[n].shape == second[n].shape
-        and first[n].contiguous().numpy().tobytes() == second[n].contiguous().numpy().tobytes()
+        first[n].dtype == second[n].dtype and first[n].shape == second[n].shape and bits(first[n]) == bits(second[n])
         for n in first
     )
+
+
+def bits(tensor: Tensor) -> bytes:
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()

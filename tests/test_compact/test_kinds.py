@@ -49,8 +49,8 @@ def test_a_run_comes_back_as_its_merged_network_and_takes_the_bits_it_should(nam
     numbers = sum(kept.values()) if how == 'values' else len(told['constant'])
     assert told['bytes']['values'] == 4 * numbers + sum(t.nbytes for t in others.values())
     assert told['pruning'] is None  # the checkpoint's record is not one of PruneHook
-    assert told['init']['seed'] == (SEED if (cfg.model.init or {}).get('seed') else 0)
-    assert told['init']['fan_share'] == (cfg.model.init or {}).get('fan_share', 1.0)
+    init = cfg.model.init and {'seed': SEED, 'fan_share': cfg.model.init.get('fan_share', 1.0)}
+    assert (told['init'] and {key: told['init'][key] for key in init}) == init
 
 
 def test_half_numbers_leave_a_constant_magnitude_as_it_is(tmp_path):
@@ -108,7 +108,6 @@ def test_the_tools_evaluate_show_and_compare_it(name, tmp_path, run_tool, capsys
     merge_latents_(model.network)
     numbers = [t.nbytes for n, t in model.network.state_dict().items() if not n.endswith('_mask')]
     assert f'| {sum(numbers) / 1000:,.0f} kB |' in row  # without latents
-    assert '| - |' in row  # no mask of these can be derived
 
 
 def test_a_file_is_evaluated_as_it_is_under_the_config_of_another_run(tmp_path):

@@ -1,7 +1,5 @@
 """Masks come back as they went in, in few bits, and by arithmetic that is written down."""
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -44,11 +42,11 @@ def test_contexts_by_hand():
     numbers = np.array([-(64 * 127 + 64), 0, 0, 0, -1], np.int16)
     arrays = {'numbers': numbers, 'table': table, 'bits': np.zeros(0, np.uint8)}
     magnitudes = [np.array([[[1.0, 2.0, 4.0]]], np.float32)]
-    assert decode(arrays, 'range', True, magnitudes)[0].tolist() == [[[False, True, True]]]
+    assert decode(arrays, True, magnitudes)[0].tolist() == [[[False, True, True]]]
     numbers[4] = -65  # 4 is then at 255
-    assert decode(arrays, 'range', True, magnitudes)[0].tolist() == [[[False, True, False]]]
+    assert decode(arrays, True, magnitudes)[0].tolist() == [[[False, True, False]]]
     numbers[:] = [0, -1, 0, 0, 1]  # without magnitudes: 255, 255, 256
-    assert decode(arrays, 'range', False, magnitudes)[0].tolist() == [[[False, False, True]]]
+    assert decode(arrays, False, magnitudes)[0].tolist() == [[[False, False, True]]]
 
 
 def test_no_logarithm_hangs_on_its_last_bit():
@@ -60,30 +58,26 @@ def test_no_logarithm_hangs_on_its_last_bit():
 SHAPES = [(8, 3, 9), (6, 8, 1), (10, 20, 1), (5, 1, 1), (1, 1, 1), (2, 3, 25)]
 
 
-@pytest.mark.parametrize('coder', ['range', 'lzma'])
 @pytest.mark.parametrize('density', [0.0, 0.02, 0.3, 0.97, 1.0])
 @pytest.mark.parametrize('constant', [False, True])
-def test_masks_come_back(coder, density, constant, monkeypatch):
-    if coder == 'lzma':
-        monkeypatch.setitem(sys.modules, 'constriction', None)
+def test_masks_come_back(density, constant):
     magnitudes = cubes(*SHAPES, constant=constant)
     rng = np.random.RandomState(3)
     for masks in ([rng.random_sample(s) < density for s in SHAPES], [w > 1.5 - density for w in magnitudes]):
-        arrays, coding, used = encode(masks, magnitudes)
-        assert coding == coder
-        back = decode(arrays, coding, used, magnitudes)
+        arrays, used = encode(masks, magnitudes)
+        back = decode(arrays, used, magnitudes)
         assert all(np.array_equal(a, b) for a, b in zip(masks, back, strict=True))
 
 
 def test_nothing_to_code():
-    arrays, coding, used = encode([], [])
-    assert decode(arrays, coding, used, []) == []
+    arrays, used = encode([], [])
+    assert decode(arrays, used, []) == []
 
 
 def test_a_threshold_that_channels_shift_costs_little():
     magnitudes = cubes((128, 64, 9), (64, 128, 9))
     masks = synflow_like(magnitudes)
-    arrays, _, used = encode(masks, magnitudes)
+    arrays, used = encode(masks, magnitudes)
     weights = sum(mask.size for mask in masks)
     assert used
     assert 8 * arrays['bits'].nbytes < 0.08 * weights  # one density of each tensor alone would take 0.88
@@ -94,7 +88,7 @@ def test_a_mask_without_order_costs_its_entropy():
     magnitudes = cubes((128, 64, 9), (64, 128, 9))
     rng = np.random.RandomState(2)
     masks = [rng.random_sample(w.shape) < 0.3 for w in magnitudes]
-    arrays, _, _ = encode(masks, magnitudes)
+    arrays, _ = encode(masks, magnitudes)
     weights = sum(mask.size for mask in masks)
     assert 0.87 * weights < 8 * arrays['bits'].nbytes < 0.89 * weights  # the entropy of 0.3 is 0.8813
 
@@ -104,7 +98,7 @@ def test_channels_that_differ_cost_less_where_magnitudes_say_nothing():
     p = 1 / (1 + np.exp(2 * rng.standard_normal((128, 1, 1)) + 2 * rng.standard_normal((1, 64, 1)) + 1))
     masks = [rng.random_sample(magnitudes[0].shape) < p]
     entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p)).mean()
-    arrays, _, used = encode(masks, magnitudes)
+    arrays, used = encode(masks, magnitudes)
     assert not used
     assert 8 * arrays['bits'].nbytes < (entropy + 0.02) * masks[0].size
     one_density = masks[0].mean()
@@ -130,12 +124,10 @@ def range_decoded(words, probabilities):
 
 
 def test_the_range_coder_is_the_documented_one():
-    pytest.importorskip('constriction')
     magnitudes = cubes((32, 16, 9), (16, 32, 1))
     rng = np.random.RandomState(4)
     masks = [m ^ (rng.random_sample(m.shape) < 0.05) for m in synflow_like(magnitudes)]
-    arrays, coding, used = encode(masks, magnitudes)
-    assert coding == 'range'
+    arrays, used = encode(masks, magnitudes)
     contexts, start = [], 0
     for w in magnitudes:  # everything again, from the description
         a, b, s = np.split(arrays['numbers'][start : start + sum(w.shape)].astype(int), np.cumsum(w.shape)[:-1])
@@ -148,12 +140,3 @@ def test_the_range_coder_is_the_documented_one():
     order = [i for c in range(CONTEXTS) if table[c] not in (PRUNED, KEPT) for i in np.flatnonzero(contexts == c)]
     bits[order] = list(range_decoded(arrays['bits'].view('<u4').tolist(), table[contexts[order]].tolist()))
     assert np.array_equal(bits, np.concatenate([mask.ravel() for mask in masks]))
-
-
-def test_another_version_of_the_file_needs_constriction(monkeypatch):
-    magnitudes = cubes((8, 8, 9))
-    arrays, coding, used = encode([np.random.RandomState(0).random_sample((8, 8, 9)) < 0.5], magnitudes)
-    assert coding == 'range'
-    monkeypatch.setitem(sys.modules, 'constriction', None)
-    with pytest.raises(ImportError):
-        decode(arrays, coding, used, magnitudes)

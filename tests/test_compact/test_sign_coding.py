@@ -93,8 +93,8 @@ def drawn_network() -> nn.Module:
     return constant(model).eval()
 
 
-def test_a_file_of_version_2_is_read_for_ever():
-    golden = Path(__file__).parent / 'golden' / 'v2_drawn.pab'
+def test_a_stored_file_is_read_for_ever():
+    golden = Path(__file__).parent / 'golden' / 'drawn.pab'
     told = compact.info(golden)
     assert (told['drawn'], told['constant'], told['init']['fan_share']) == (True, ['conv1.weight'], 0.5)
     assert same(drawn_network(), compact.load(golden))

@@ -5,9 +5,11 @@ import torch
 
 from pab import compact
 from pab.hooks import PruneHook
+from pab.models import ConvNet, initialize_
 from pab.pruners import get_masks
+from pab.registry import MODELS
 from pab.run import PabRunner
-from tests.small_run import small_config
+from tests.small_run import QUICKSTART, small_config
 
 
 def config(folder, **options):
@@ -65,15 +67,11 @@ def test_pack_test_train_and_unpack(run, tmp_path, run_tool, monkeypatch, capsys
         PabRunner.from_cfg(other).train()
 
 
-def test_derived_masks_float16_and_sizes(run, tmp_path, run_tool, capsys):
+def test_float16_and_sizes(run, tmp_path, run_tool, capsys):
     settings, checkpoint = run
-    stored, derived = tmp_path / 'stored.pab', tmp_path / 'derived.pab'
-    assert run_tool('compact', 'pack', settings, checkpoint, stored, '--values', 'float16') is None
-    assert run_tool('compact', 'pack', settings, checkpoint, derived, '--derive-mask') is None
-    assert compact.info(stored)['values'] == 'float16'
-    masks = [get_masks(compact.load(file)).values() for file in (stored, derived)]
-    assert all(torch.equal(a, b) for a, b in zip(*masks, strict=True))
-    assert compact.info(derived)['bytes']['mask'] == 0
+    file = tmp_path / 'half.pab'
+    assert run_tool('compact', 'pack', settings, checkpoint, file, '--values', 'float16') is None
+    assert compact.info(file)['values'] == 'float16'
     capsys.readouterr()
     assert run_tool('compact', 'sizes', settings, checkpoint) is None
     lines = capsys.readouterr().out.splitlines()
@@ -102,3 +100,24 @@ def test_refusals_of_the_tool(run, tmp_path, run_tool, capsys):
     assert 'the checkpoint is not of the model of this config' in refused
     assert 'there is no compact file' in run_tool('compact', 'info', tmp_path / 'nowhere.pab')
     assert not out.exists()
+
+
+def test_a_network_of_one_s_own_is_unpacked_by_a_config_that_imports_it(tmp_path, run_tool):
+    source = 'from pab.models import ConvNet\nfrom pab.registry import MODELS\n'
+    source += 'MODELS.register_module("OwnNet", module=ConvNet)\n'
+    (tmp_path / 'own_net_of_unpack.py').write_text(source)
+    config = f"_base_ = ['{QUICKSTART}']\ncustom_imports = dict(imports=['own_net_of_unpack'])\n"
+    (tmp_path / 'config.py').write_text(config)
+    MODELS.register_module('OwnNet', module=ConvNet)
+    file, out = tmp_path / 'own.pab', tmp_path / 'own.pth'
+    try:
+        network = dict(type='OwnNet', depth=2, image_size=8)
+        compact.save(initialize_(ConvNet(2, image_size=8), seed=1), file, network=network, seed=1)
+    finally:
+        MODELS.module_dict.pop('OwnNet')
+    assert 'name a config that does (--config of the tools)' in run_tool('compact', 'unpack', file, out)
+    try:
+        assert run_tool('compact', 'unpack', file, out, '--config', tmp_path / 'config.py') is None
+    finally:
+        MODELS.module_dict.pop('OwnNet', None)
+    assert 'network.linear.weight' in torch.load(out, weights_only=True)['state_dict']

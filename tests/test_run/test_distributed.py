@@ -109,7 +109,8 @@ def same_end(folder, other):
     one, two = (torch.load(f / 'epoch_3.pth') for f in (folder, other))
     for name, value in one['state_dict'].items():
         assert torch.equal(value, two['state_dict'][name]), name
-    assert repr(one['optimizer']) == repr(two['optimizer'])
+    one, two = (sorted(file['optimizer'].items()) for file in (one, two))  # a dumped config is in another order
+    assert repr(one) == repr(two)
 
 
 def test_a_job_that_loses_a_process_goes_on_by_itself(ranks, folder, tmp_path):

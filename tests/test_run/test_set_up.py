@@ -74,7 +74,7 @@ def test_one_process_needs_no_group(environment):
     ],
 )
 def test_a_run_scales_the_rates_of_those_that_have_one(tmp_path, base, passes, share, line):
-    """8 images in a pass; Bop has no learning rate."""
+    """8 images in a pass; the lr of Bop is no learning rate but a factor."""
     scale = dict(enable=True, base_batch_size=base)
     cfg = small_config(tmp_path, auto_scale_lr=scale, optim_wrapper__accumulative_counts=passes)
     runner = RUNNERS.build(cfg)
@@ -84,6 +84,7 @@ def test_a_run_scales_the_rates_of_those_that_have_one(tmp_path, base, passes, s
     runner.logger.addFilter(lambda record: said.append(record.getMessage()) or True)
     runner.scale_lr(wrapper, scale)
     assert wrapper['sgd'].optimizer.param_groups[0]['lr'] == before * share
+    assert wrapper['signs'].optimizer.param_groups[0]['lr'] == 1.0
     assert said == [line]
     runner.scale_lr(wrapper, dict(scale, enable=False))
     assert wrapper['sgd'].optimizer.param_groups[0]['lr'] == before * share

@@ -9,6 +9,7 @@ import torch
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
+from ...contracts import learning_rates
 from ...registry import HOOKS
 from ...run import PabRunner, RunHook
 from ...run.work_dir import NOT_FOR_RESUME, checkpoint_folders, run_files
@@ -104,12 +105,11 @@ class DivergenceHook(RunHook):
         if largest and not origin:
             what, origin = 'the norm of the gradients is not finite in float32, though they are', largest
         elsewhere = 'in another process' if runner.world_size > 1 else 'before the last step, which is finite'
-        names = {'lr': 'learning rate', 'adaptivity_rate': 'adaptivity rate'}
-        rates = ', '.join(
-            f'{names[key]} {group[key]:.3g}' for key in names for group in runner.param_groups if key in group
-        )
+        rates = [f'learning rate {group["lr"]:.3g}' for group in learning_rates(runner.optimizers)]
+        moved = 'adaptivity_rate'
+        rates += [f'adaptivity rate {group[moved]:.3g}' for group in runner.param_groups if moved in group]
         raise FloatingPointError(
-            f'training stopped at step {step + 1}: {what} (epoch {runner.epoch + 1}; {rates}); it began '
+            f'training stopped at step {step + 1}: {what} (epoch {runner.epoch + 1}; {", ".join(rates)}); it began '
             f'{f"in {origin}" if origin else elsewhere}. The state is in {name}. A lower learning rate or gradient '
             f'clipping (optim_wrapper.clip_grad) may help{self._where_to_go_back(runner)}'
         )
