@@ -11,7 +11,7 @@ Its floors, from the top; what is below knows nothing of what is above, and part
 - datasets, evaluation, models, psg
 - converter, preprocessing
 - registry
-- checks, compiled, contracts, files, patterns, state_dicts
+- checks, compiled, contracts, files, machine, patterns, state_dicts
 """
 
 __version__ = '0.1.0'

@@ -54,16 +54,11 @@ def run_compiled(function: Callable, tensors: Sequence[Tensor | None], constants
     global _failed
     if torch.compiler.is_compiling() or not is_compiled():
         return None
-    kinds, present = [], []
-    for tensor in tensors:
-        if tensor is None:
-            kinds.append(None)
-            continue
-        # a subclass, such as a fake tensor, has no memory to loop over; indices are of 32 bits
-        if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.numel() >= 1 << 31:
-            return None
-        kinds.append((tensor.dim(), tensor.dtype, tensor.device))
-        present.append(tensor)
+    kinds = [None if tensor is None else (tensor.dim(), tensor.dtype, tensor.device) for tensor in tensors]
+    present = [tensor for tensor in tensors if tensor is not None]
+    # a subclass, such as a fake tensor, has no memory to loop over; indices are of 32 bits
+    if any(type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.numel() >= 1 << 31 for tensor in present):
+        return None
     try:
         out = compile_pass(function, constants, torch.get_num_threads(), *kinds)(present)
     except torch.cuda.OutOfMemoryError:

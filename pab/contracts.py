@@ -1,15 +1,15 @@
-"""Attributes and methods that pab asks of layers and of an optimizer, so that yours work as its own do.
+"""Attributes and methods that pab asks of layers and optimizers by their names alone; there is no class to derive from.
 
-**A layer with a special backward pass** computes other gradients than those of its forward pass. Its class has two
-attributes: ``special_backward = True`` and ``exact = False``. :func:`exact_gradients` sets ``exact`` on the layer for a
-while, and then its forward pass must lead to the ordinary gradients; pruning scores rely on that. If its own gradients
-are not proportional to the loss, a method ``loss_scale_conflict()`` returns the reason (None: they are), and training
-in float16, which scales the loss, is refused. If the operands of its weight gradient have fewer bits than 32, an
-attribute ``weight_gradient_bits`` gives them, (input, output gradient), for the costs of a run.
+**A layer with a special backward pass** computes other gradients than those of its forward pass. Its class has
+``special_backward = True`` and ``exact = False``. While :func:`exact_gradients` sets ``exact``, its forward pass
+must lead to the ordinary gradients; pruning scores rely on that. If its own gradients are not proportional to the
+loss, ``loss_scale_conflict()`` returns the reason (None: they are), and training in float16, which scales the loss, is
+refused. If the operands of its weight gradient have fewer bits than 32, ``weight_gradient_bits`` gives them, (input,
+output gradient), for the costs of a run.
 
-**A sign optimizer** has the attribute ``last_flips``: how many weights the last step flipped, an int64 tensor of no
+**A sign optimizer** has ``last_flips``: the number of weights that the last step flipped, an int64 tensor of no
 dimensions on the device, or None before the first step. ``FlipCountHook`` reads it and sets it to None, so that every
-step is counted once. It may also offer:
+step is counted once. :class:`pab.optim.SignOptimizer` offers all of this for a rule of a few lines. It may also have:
 
 - ``adaptivity_rate`` in its parameter groups: ``ARDecayHook`` and param schedulers lower it;
 - ``state[param]['tensor_flips']``: the flips of the whole tensor so far, int64 of no dimensions, for reports by layer;
@@ -19,18 +19,16 @@ step is counted once. It may also offer:
 torch's ``Optimizer.load_state_dict`` would turn these counts into floats, so an optimizer with counts restores them
 itself.
 
-**A layer with a used weight** multiplies by another weight than its parameter ``weight``, which is frozen. Its method
-``used_weight()`` returns that other weight, of the same shape, computed from ``weight`` and from parameters of the
-layer's own, named in ``latents``. Its attribute ``plain`` is the class that the layer would have without them.
-:func:`pab.latent.merge_latents_` makes such layers plain ones, for files and for other programs; reports and costs
-count the used weights. :class:`pab.latent.LatentConv` offers all of this for a convolution.
-
-All are asked for by these names alone; there is no class to derive from. :class:`pab.optim.SignOptimizer` offers all
-of a sign optimizer, for a rule of a few lines.
+**A layer with a used weight** multiplies by another weight than its parameter ``weight``, which is frozen. Its
+``used_weight()`` returns that weight, of the same shape, computed from ``weight`` and the layer's own parameters named
+in ``latents``; ``plain`` is the class that the layer would have without them. :func:`pab.latent.merge_latents_` makes
+such layers plain ones, for files and other programs; reports and costs count the used weights.
+:class:`pab.latent.LatentConv` offers all of this for a convolution.
 """
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -73,7 +71,7 @@ def loss_scale_conflicts(model: nn.Module) -> Iterator[tuple[str, str]]:
             yield name, reason
 
 
-def layers_with_weight_in_use(network: nn.Module) -> dict[str, nn.Module]:
+def layers_with_used_weight(network: nn.Module) -> dict[str, nn.Module]:
     """Full name of the parameter ``weight`` -> its layer, for every layer that multiplies by another weight."""
     named = {f'{name}.weight'.removeprefix('.'): layer for name, layer in network.named_modules()}
     return {name: layer for name, layer in named.items() if hasattr(layer, 'used_weight')}
@@ -82,6 +80,18 @@ def layers_with_weight_in_use(network: nn.Module) -> dict[str, nn.Module]:
 def sign_optimizers(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
     """Select the optimizers that flip signs."""
     return [optimizer for optimizer in optimizers if hasattr(optimizer, 'last_flips')]
+
+
+def sign_trained(network: nn.Module, optimizers: Iterable[Optimizer]) -> dict[str, nn.Parameter]:
+    """Name -> parameter of a network, for the parameters of sign optimizers."""
+    groups = [group for optimizer in sign_optimizers(optimizers) for group in optimizer.param_groups]
+    owned = {param for group in groups for param in group['params']}
+    return {name: param for name, param in network.named_parameters() if param in owned}
+
+
+def learning_rates(optimizers: Iterable[Optimizer]) -> list[dict[str, Any]]:
+    """The parameter groups whose ``lr`` is a learning rate; that of a sign optimizer is a factor on another setting."""
+    return [group for o in optimizers if not sign_optimizers([o]) for group in o.param_groups if 'lr' in group]
 
 
 def weight_flips(optimizers: Iterable[Optimizer]) -> dict[nn.Parameter, Tensor]:

@@ -1,4 +1,4 @@
-"""The change of layers of any network, in place: what all converters share."""
+"""The base of converters, which change layers of any network in place."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,15 @@ class Converter:
     """Make layers of any network layers of another class, in place.
 
     Only the class of a layer changes: parameter objects, names, hooks, buffers, state-dict keys and flags stay. A
-    converter of one's own says in ``classes`` which class becomes which, a new one derived from the old, and registers
-    itself in CONVERTERS; it defines :meth:`set_up` if its layers need more than their class. A special backward pass
-    is announced as :mod:`pab.contracts` describes; then pruning scores see the ordinary one.
+    converter of one's own maps each class in ``classes`` to one derived from it, and registers itself in CONVERTERS; it
+    defines :meth:`set_up` if its layers need more than their class. :mod:`pab.contracts` tells how to announce a
+    special backward pass.
 
-    A type that is not in ``classes``, a subclass too, may compute something else: such layers are left alone, and the
-    log names those that have weights and are of the types in ``kin``, unless ``layers`` leaves them out by a ``!``.
+    A layer of another type, a subclass too, may compute something else and stays as it is. The log names such layers of
+    the types in ``kin`` that have weights, unless ``layers`` leaves them out by a ``!``.
 
     Args:
-        layers: which layers, as a list of :mod:`pab.patterns`; None for every layer of a type in ``classes``.
+        layers: a list of :mod:`pab.patterns`; None for every layer of a type in ``classes``.
 
     Raises:
         TypeError, ValueError: ``layers`` is no list of patterns, or selects nothing.
@@ -90,10 +90,8 @@ class Converter:
                 f'no {self.types}; others are {", ".join(others) or "none"}'
             )
         if others:
-            text = (
-                f'{me}: left alone, as they are no {self.types}: {", ".join(others)}. A lazy layer gets its type when '
-                'the network first runs'
-            )
+            text = f'{me}: left alone, as they are no {self.types}: {", ".join(others)}. '
+            text += 'A lazy layer gets its type when the network first runs'
             print_log(text, logger='current', level=logging.WARNING)
         return found
 

@@ -1,7 +1,7 @@
 """A trained network as a file for other programs: ONNX, or a program of ``torch.export``.
 
 The file holds the plain network: no masks, because pruned weights are 0 already, of every layer with a special
-backward pass (:mod:`pab.contracts`) the ordinary forward pass, and of one with latents the weight in use. The input
+backward pass (:mod:`pab.contracts`) the ordinary forward pass, and of one with latents the used weight. The input
 ``images`` (N, C, H, W), float32, are normalised as the network was trained; N is free. The output ``logits`` is
 (N, num_classes). No file is written before its content has been loaded and has given the model's own outputs. Beside
 weights, graph and metadata the file holds nothing: no image, no path, no line of source.

@@ -7,6 +7,8 @@ import shutil
 import uuid
 from pathlib import Path
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # numbers of errors for want of space
+
 
 def write_atomically(data: bytes, path: str | os.PathLike) -> None:
     """Write a file by way of a temporary one in the same folder, forced to the disk and then renamed.
@@ -26,11 +28,25 @@ def write_atomically(data: bytes, path: str | os.PathLike) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         discard(partial)
-        reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = shutil.disk_usage(path.parent).free
-            reason += f' ({len(data) / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)'
-        raise OSError(f'cannot write {str(path)!r}: {reason}') from error
+        raise OSError(f'cannot write {str(path)!r}: {reason_of(error, path.parent, len(data))}') from error
+
+
+def reason_of(error: OSError, folder: str | os.PathLike, needed: int | None = None) -> str:
+    """Why a folder cannot be written: in the system's words and, where it is full, the bytes needed and free there."""
+    reason = error.strerror or str(error)
+    if error.errno not in FULL:
+        return reason
+    try:
+        free = f'{shutil.disk_usage(folder).free / 1e6:.1f} MB free'
+    except OSError:  # the folder is gone as well
+        return reason
+    return f'{reason} ({free})' if needed is None else f'{reason} ({needed / 1e6:.1f} MB needed, {free})'
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Raise FileExistsError if a file is there that must not be written over."""
+    if path.exists() and not overwrite:
+        raise FileExistsError(f'{path} exists; choose another file, or pass --force to write over it')
 
 
 def discard(path: Path) -> None:

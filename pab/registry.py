@@ -44,18 +44,17 @@ MODELS = _child(roots.MODELS, 'pab.models')  # networks, the classifier, data pr
 DATASETS = _child(roots.DATASETS, 'pab.datasets')  # digits, CIFAR, image folders
 DATA_SAMPLERS = _child(roots.DATA_SAMPLERS, 'pab.datasets')  # orders of samples that can be resumed
 METRICS = _child(roots.METRICS, 'pab.evaluation')  # accuracy
-OPTIMIZERS = _child(roots.OPTIMIZERS, 'pab.optim')  # Bop
-OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, 'pab.optim')  # one backward for several optimizers
-OPTIM_WRAPPER_CONSTRUCTORS = _child(
-    roots.OPTIM_WRAPPER_CONSTRUCTORS, 'pab.optim'
-)  # which optimizer owns which parameter
-PARAM_SCHEDULERS = _child(roots.PARAM_SCHEDULERS, 'pab.optim')  # how a setting moves in the course of a run
+OPTIMIZERS = _child(roots.OPTIMIZERS, 'pab.optim')  # sign optimizers
+OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, 'pab.optim')  # one backward pass for several optimizers
+OPTIM_WRAPPER_CONSTRUCTORS = _child(roots.OPTIM_WRAPPER_CONSTRUCTORS, 'pab.optim')  # owners of parameters
+PARAM_SCHEDULERS = _child(roots.PARAM_SCHEDULERS, 'pab.optim')  # courses of a setting in a run
 HOOKS = _child(roots.HOOKS, 'pab.hooks', 'pab.contrib.gradient_compression')  # all that act during a run
 RUNNERS = _child(roots.RUNNERS, 'pab.run')  # mmengine's runner with a short console log and safe resume
 LOOPS = _child(roots.LOOPS, 'pab.run')  # the epoch loop that can be resumed inside an epoch
+VISUALIZERS = _child(roots.VISUALIZERS, 'pab.run')  # scalars; a full disk does not end a run for them
 
-PRUNERS = NamingRegistry('pruner', scope=SCOPE, locations=['pab.pruners'])  # how weights are scored before training
-CONVERTERS = NamingRegistry('converter', scope=SCOPE, locations=['pab.psg', 'pab.latent'])  # what changes layers
+PRUNERS = NamingRegistry('pruner', scope=SCOPE, locations=['pab.pruners'])  # scores of weights
+CONVERTERS = NamingRegistry('converter', scope=SCOPE, locations=['pab.psg', 'pab.latent'])  # changes of layers
 
 READERS: dict[str, str | Callable[[Any], dict]] = {'.pab': 'pab.compact.checkpoint:as_checkpoint'}
 """Ending of a file -> what reads such a file as a checkpoint: a function of its path, or where to import one from."""

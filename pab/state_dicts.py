@@ -1,6 +1,7 @@
 """The names that several parts of pab give to entries of state dicts and of checkpoints."""
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 Value = TypeVar('Value')
@@ -17,4 +18,18 @@ def masks_in(state: Mapping[str, Value]) -> dict[str, Value]:
 
 def network_in(state: Mapping[str, Value]) -> dict[str, Value]:
     """The part of an ImageClassifier's state dict that is its network's, by the names that it has in the network."""
-    return {name.removeprefix(NETWORK): value for name, value in state.items() if name.startswith(NETWORK)}
+    return renamed(state, lambda name: name.removeprefix(NETWORK) if name.startswith(NETWORK) else None)
+
+
+def renamed(state: Mapping[str, Value], rename: Callable[[str], str | None]) -> dict[str, Value]:
+    """A state dict by other names, with the versions of its modules (torch's ``_metadata``) by theirs.
+
+    Some modules refuse to load a state dict without versions. ``rename`` gets names of entries, and of modules with a
+    dot behind; it returns None for what is to be left out.
+    """
+    new = OrderedDict((name, value) for old, value in state.items() if (name := rename(old)) is not None)
+    if isinstance(versions := getattr(state, '_metadata', None), Mapping):
+        names = {module: rename(f'{module}.' if module else '') for module in versions}
+        kept = {name.removesuffix('.'): versions[module] for module, name in names.items() if name is not None}
+        new._metadata = OrderedDict(kept)
+    return new

@@ -1,6 +1,7 @@
 """What tests of every part share: the reference numbers, real images, and the config of a small run."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,13 @@ import pytest
 # Tests are small and some start processes: threads would only wait for each other. Set before torch is imported.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+import mmengine.config.config
 import torch
 from filelock import FileLock  # comes with torch
+
+TOOLS = Path(__file__).parents[1] / 'tools'
+# To lay out the text of a config takes longer than to read and check it; the tests that start processes do it.
+mmengine.config.config.FormatCode = lambda text, **_: (text, True)
 
 
 @pytest.fixture(scope='session')
@@ -64,6 +70,26 @@ def tiny_config(tmp_path):
     from tests.small_run import small_config
 
     return lambda **changes: small_config(**{'work_dir': tmp_path / 'run', 'digits': True, **changes})
+
+
+@pytest.fixture
+def tool(monkeypatch, capfd):
+    """A function: a script of tools/ and arguments -> what it printed, and 0 or the argument of its ``sys.exit``.
+
+    It runs in this process, because starting another costs seconds; the tests of the README and of jobs start some.
+    """
+
+    def run(name, *args):
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
+        monkeypatch.setattr(sys, 'path', [*sys.path])
+        status = 0
+        try:
+            runpy.run_path(str(TOOLS / name), run_name='__main__')
+        except SystemExit as ended:
+            status = ended.code
+        return ''.join(capfd.readouterr()), status
+
+    return run
 
 
 class Finished(NamedTuple):

@@ -1,4 +1,4 @@
-"""What all converters share, shown by two of our own: one as a newcomer writes it, one whose layers get parameters."""
+"""Every converter's base, by two of our own: one as a newcomer writes it, one whose layers get parameters."""
 
 import copy
 import re
@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from pab.contracts import exact_gradients
 from pab.converter import Converter
+from pab.optim import OwnershipConstructor
 from pab.pruners import SNIP, Mag, SynFlow
-from pab.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from pab.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,7 +55,7 @@ def convolutions(model):
 
 def test_a_converter_in_a_file_of_ones_own(model, batch):
     assert {type(layer).__name__ for layer in convolutions(model)} == {'SignGradientConv2d'}
-    (images, labels), *_ = batch
+    ((images, labels),) = batch
     F.cross_entropy(model(images), labels).backward()
     for layer in convolutions(model):
         assert set(layer.weight.grad.unique().tolist()) <= {-1.0, 0.0, 1.0}
@@ -75,12 +76,8 @@ def test_pruning_scores_see_the_exact_gradients_of_its_layers(config, model, bat
 
 
 def test_its_layers_refuse_a_scaled_loss(config, model):
-    constructor = OPTIM_WRAPPER_CONSTRUCTORS.build(
-        dict(
-            type='OwnershipConstructor',
-            optim_wrapper_cfg=dict(precision='float16', optimizers=dict(sgd=dict(type='SGD', lr=0.1, owns='rest'))),
-        )
-    )
+    optimizers = dict(sgd=dict(type='SGD', lr=0.1, owns='rest'))
+    constructor = OwnershipConstructor(dict(precision='float16', optimizers=optimizers))
     with pytest.raises(ValueError, match=r'the gradient of network\.\S+ does not scale with it: only its sign remains'):
         constructor(model)
 
@@ -118,13 +115,8 @@ class Standardized(nn.Conv2d):
 
 
 def network():
-    return nn.ModuleDict(
-        dict(
-            stem=nn.Conv2d(3, 4, 3, bias=False),
-            body=nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.PReLU(4)),
-            fc=nn.Linear(4, 2),
-        )
-    )
+    body = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.PReLU(4))
+    return nn.ModuleDict(dict(stem=nn.Conv2d(3, 4, 3, bias=False), body=body, fc=nn.Linear(4, 2)))
 
 
 @pytest.fixture
@@ -160,11 +152,8 @@ def test_only_classes_change(log):
 def test_layers_may_get_parameters():
     net = Scale()(network())
     assert type(net['fc']) is Scaled
-    assert [name for name, p in net.named_parameters() if p.requires_grad and 'factor' in name] == [
-        'stem.factor',
-        'body.0.factor',
-        'fc.factor',
-    ]
+    factors = [name for name, p in net.named_parameters() if p.requires_grad and 'factor' in name]
+    assert factors == ['stem.factor', 'body.0.factor', 'fc.factor']
     assert not net['stem'].weight.requires_grad
     x = torch.randn(5, 4)
     torch.testing.assert_close(net['fc'](x), 2 * F.linear(x, net['fc'].weight, net['fc'].bias))
@@ -182,10 +171,6 @@ def test_layers_may_get_parameters():
 def test_layers_are_selected_by_patterns(layers, want):
     net = Scale(layers)(network())
     assert [name for name, layer in net.named_modules() if type(layer) in (Scaled, ScaledConv)] == want
-
-
-def test_a_bare_layer():
-    assert type(Scale()(nn.Linear(3, 4))) is Scaled
 
 
 def test_what_is_left_alone_is_named(log):
@@ -227,11 +212,7 @@ def test_a_lazy_layer_is_converted_once_it_has_run():
         ('Conv2d', TypeError, r"Scale: layers must be a list of patterns .*, got 'Conv2d'"),
         ([], ValueError, 'Scale: layers selects nothing, got'),
         (['!Conv2d'], ValueError, 'Scale: layers selects nothing, got'),
-        (
-            ['Conv2d', 'Conv3d'],
-            ValueError,
-            r"match no layer with weights: \['Conv3d'\]; .* Linear, Conv2d are",
-        ),
+        (['Conv2d', 'Conv3d'], ValueError, r"match no layer with weights: \['Conv3d'\]; .* Linear, Conv2d are"),
         (['Conv2d', '!name:conv1'], ValueError, r"match no layer with weights: \['!name:conv1'\]"),
     ],
 )
@@ -242,10 +223,9 @@ def test_wrong_layers_are_refused_and_nothing_changes(layers, kind, text):
     assert type(net['stem']) is nn.Conv2d
 
 
-def test_no_network():
+def test_a_bare_layer_is_a_network_too_and_other_things_are_none():
+    assert type(Scale()(nn.Linear(3, 4))) is Scaled
     with pytest.raises(TypeError, match=r'Scale: network must be an nn.Module, got dict'):
         Scale()({})
-    with pytest.raises(
-        ValueError, match=r'Scale: ReLU has nothing to convert: .* selects no layers of exactly the types'
-    ):
+    with pytest.raises(ValueError, match=r'Scale: ReLU has nothing to convert: .* no layers of exactly the types'):
         Scale()(nn.ReLU())

@@ -4,18 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from pab.costs import (
-    count_layers,
-    count_weights,
-    dense_sgd,
-    latent_signs,
-    masks_of_checkpoint,
-    masks_of_config,
-    pruning_work,
-    run_costs,
-    saved_bytes,
-    step_work,
-)
+from pab.costs.count import count_layers, count_weights, dense_sgd, latent_signs, pruning_work, saved_bytes, step_work
+from pab.costs.run import masks_of_checkpoint, masks_of_config, run_costs
 from pab.latent import Biprop, EdgePopup, LatentSigns
 from pab.pruners import SNIP, FlipFreq, Mag, SynFlow, apply_masks_
 from pab.psg import PSGConfig, convert_psg_
@@ -45,6 +35,9 @@ BY_HAND = {
 }
 
 
+HALF = torch.arange(16 * 2 * 9).view(16, 2, 3, 3) % 2 == 0  # a mask of grouped.weight
+
+
 def test_macs_by_hand():
     rows = {row.name: row for row in count_layers(Four(), (3, 8, 8))}
     assert {name: row.macs for name, row in rows.items()} == BY_HAND
@@ -55,9 +48,7 @@ def test_macs_by_hand():
 
 def test_a_step_by_hand():
     net = convert_psg_(Four(), PSGConfig(input_bits=8, grad_bits=16))
-    keep_half = torch.zeros(16, 2, 3, 3, dtype=torch.bool)
-    keep_half[:8] = True
-    rows = count_layers(net, (3, 8, 8), {'grouped.weight': keep_half}, ['strided.weight', 'grouped.weight'])
+    rows = count_layers(net, (3, 8, 8), {'grouped.weight': HALF}, ['strided.weight', 'grouped.weight'])
     work = step_work(rows, batch=10)
     forward = 3456 + 4608 / 2 + 1024 + 40
     assert work.macs == {
@@ -77,15 +68,12 @@ def test_a_step_by_hand():
     assert latent.bit_operations['weight gradient'] == 10 * forward * 1024
 
 
-HALF = torch.arange(16 * 2 * 9).view(16, 2, 3, 3) % 2 == 0
-
-
 @pytest.mark.parametrize('converter', [EdgePopup, Biprop])
 def test_all_weights_of_a_layer_learn_which_are_used(converter):
     net = converter(density=0.25, layers=['!name:strided', 'Conv2d'])(Four())
     net.strided.weight.requires_grad_(False)
     rows = count_layers(net, (3, 8, 8))
-    assert [(row.kept, row.updated) for row in rows] == [(216, 0), (72, 288), (16, 64), (40, 40)]
+    assert [(row.kept, row.learning) for row in rows] == [(216, 0), (72, 288), (16, 64), (40, 40)]
     work = step_work(rows, batch=10)
     forward = 3456 + 4608 // 4 + 1024 // 4 + 40
     assert work.macs == {
@@ -103,13 +91,13 @@ def test_a_mask_and_weights_that_are_not_used():
         net.grouped.latent.view(-1)[:100] = -1.0  # of these, those of even positions have a mask that keeps them
     masks = {'grouped.weight': HALF}
     (row,) = [row for row in count_layers(net, (3, 8, 8), masks) if row.name == 'grouped']
-    assert (row.kept, row.updated) == (94, 144)
+    assert (row.kept, row.learning) == (94, 144)
     apply_masks_(net, masks)
     assert row in count_layers(net, (3, 8, 8), masks)
     with torch.no_grad():
         net.grouped.latent.view(-1)[:100] = 1.0
     (row,) = count_weights([row], net, masks)
-    assert (row.kept, row.updated, row.sparse_macs) == (144, 144, 4608 // 2)
+    assert (row.kept, row.learning, row.sparse_macs) == (144, 144, 4608 // 2)
 
 
 @pytest.mark.parametrize('settings', [dict(rounds=1), dict(rounds=1, min_per_tensor=30), dict(scope='2:4')])

@@ -1,4 +1,4 @@
-"""What every pruner, converter and network must do: whoever registers one has it tested here."""
+"""Every registered pruner, converter and network is tested here."""
 
 import copy
 import itertools
@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pab.contracts import exact_gradients, layers_with_weight_in_use, special_layers
+from pab.contracts import exact_gradients, layers_with_used_weight, special_layers
 from pab.latent import merge_latents_
 from pab.models import initialize_
-from pab.pruners import apply_masks_, check_masks, kept_count
+from pab.pruners import Rand, apply_masks_, check_masks, kept_count, register_masks_
 from pab.pruners.allocation import ALLOCATIONS
-from pab.registry import CONVERTERS, PRUNERS
+from pab.registry import CONVERTERS, MODELS, PRUNERS
 from pab.run import PabRunner
 from tests.registered import (
     ALL_CONVERTERS,
@@ -24,6 +24,7 @@ from tests.registered import (
     NETWORKS,
     SIGN_OPTIMIZERS,
     config,
+    members,
     small_network,
 )
 
@@ -32,11 +33,13 @@ images, labels = torch.randn(4, 3, SIDE, SIDE, generator=torch.Generator().manua
 
 
 def test_every_network_has_a_small_variant():
-    assert NETWORKS.keys() == ALL_NETWORKS.keys(), 'NETWORKS of tests/registered.py says how each is made small'
+    types = {config['type'] for config, _ in NETWORKS.values()}
+    assert types == ALL_NETWORKS.keys(), 'NETWORKS of tests/registered.py says how each is made small'
 
 
 @pytest.mark.parametrize(
-    ('name', 'cls'), [*itertools.chain(*(m.items() for m in (ALL_PRUNERS, ALL_CONVERTERS, SIGN_OPTIMIZERS)))]
+    ('name', 'cls'),
+    [*itertools.chain(*(m.items() for m in (ALL_PRUNERS, ALL_CONVERTERS, SIGN_OPTIMIZERS, members(MODELS))))],
 )
 def test_its_first_line_says_what_it_is(name, cls):
     first, *rest = cls.__doc__.splitlines()
@@ -64,7 +67,7 @@ def history(dense) -> dict:
 
 
 def check_counts(masks: dict, scope: str, allocation: str, density: str) -> None:
-    """Exactly as many weights as asked for stay, wherever the scope says how many."""
+    """Exactly as many weights stay as asked for."""
     if scope == '2:4':
         for mask in masks.values():
             blocks = mask.movedim(1, -1).flatten(0, -2).split(4, dim=1)  # of four inputs, at one kernel position
@@ -74,8 +77,8 @@ def check_counts(masks: dict, scope: str, allocation: str, density: str) -> None
     elif (scope, allocation) == ('local', 'uniform'):
         for mask in masks.values():
             assert int(mask.sum()) == kept_count(mask.numel(), Fraction(density))
-    total = sum(mask.numel() for mask in masks.values())
-    if scope != '2:4' and (scope, allocation) != ('local', 'uniform'):
+    else:
+        total = sum(mask.numel() for mask in masks.values())
         assert sum(int(mask.sum()) for mask in masks.values()) == kept_count(total, Fraction(density))
 
 
@@ -108,6 +111,16 @@ def test_a_pruner_keeps_what_is_asked_for(name, scope, allocation, dense, histor
 
 # converters and networks
 
+SPECIAL = [
+    name
+    for name, cls in ALL_CONVERTERS.items()
+    if any(getattr(layer, 'special_backward', False) for layer in cls.classes.values())
+]
+PAIRS = [
+    *itertools.product(ALL_NETWORKS, ALL_CONVERTERS),
+    *itertools.product([name for name in NETWORKS if name not in ALL_NETWORKS], SPECIAL),
+]
+
 
 def train(model: nn.Module, steps: int = 2) -> None:
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
@@ -129,23 +142,25 @@ def converted(name, converter):
     return initialize_(convert(copy.deepcopy(before))), before, convert
 
 
-@pytest.mark.parametrize('converter', ALL_CONVERTERS)
-@pytest.mark.parametrize('name', ALL_NETWORKS)
-def test_a_converted_network_trains_saves_and_merges(converted):
+@pytest.mark.parametrize(('name', 'converter'), PAIRS)
+def test_a_converted_network_is_pruned_trains_saves_and_merges(converted):
     model, before, convert = converted
     for own, other in zip(model.modules(), before.modules(), strict=True):
         assert isinstance(own, type(other))
-    assert {key: value.shape for key, value in model.state_dict().items() if key in before.state_dict()} == {
-        key: value.shape for key, value in before.state_dict().items()
-    }
+    state = model.state_dict()
+    assert all(state[key].shape == value.shape for key, value in before.state_dict().items())
 
+    masks = Rand(density=0.5).prune(model, seed=1)
+    assert masks.keys() == {f'{at}.weight' for at, layer in model.named_modules() if isinstance(layer, nn.Conv2d)}
+    apply_masks_(model, masks)
     start = {key: p.detach().clone() for key, p in model.named_parameters()}
     frozen = {key for key, p in model.named_parameters() if not p.requires_grad}
-    assert layers_with_weight_in_use(model).keys() <= frozen
+    assert layers_with_used_weight(model).keys() <= frozen
     train(model)
     changed = {key for key, p in model.named_parameters() if not torch.equal(p, start[key])}
     assert changed == start.keys() - frozen
     assert all(p.isfinite().all() for p in model.parameters())
+    check_masks(model)
 
     model.eval()
     with torch.no_grad():
@@ -153,6 +168,7 @@ def test_a_converted_network_trains_saves_and_merges(converted):
         assert logits.shape == (4, 7)
         assert logits.isfinite().all()
         twin = convert(copy.deepcopy(before)).eval()
+        register_masks_(twin)
         twin.load_state_dict(copy.deepcopy(model.state_dict()))
         last = copy.deepcopy(model).to(memory_format=torch.channels_last)
         assert torch.equal(twin(images), logits)
@@ -161,18 +177,11 @@ def test_a_converted_network_trains_saves_and_merges(converted):
         torch.testing.assert_close(last(images), logits, rtol=1e-3, atol=1e-4)
         merge_latents_(model)
         assert torch.equal(model(images), logits)
-    assert not layers_with_weight_in_use(model)
-
-
-SPECIAL = [
-    name
-    for name, cls in ALL_CONVERTERS.items()
-    if any(getattr(layer, 'special_backward', False) for layer in cls.classes.values())
-]
+    assert not layers_with_used_weight(model)
 
 
 @pytest.mark.parametrize('converter', SPECIAL)
-@pytest.mark.parametrize('name', ALL_NETWORKS)
+@pytest.mark.parametrize('name', NETWORKS)
 def test_a_special_backward_pass_can_be_the_ordinary_one(converted):
     model, before, _ = converted
     assert list(special_layers(model))

@@ -123,7 +123,7 @@ LATENTS = {
 @pytest.mark.parametrize('ending', ['.onnx', '.pt2'])
 @pytest.mark.parametrize('kind', LATENTS)
 def test_latents_are_merged(tmp_path, kind, ending):
-    """The file has the weights in use and nothing else; the model keeps its latents."""
+    """The file has the used weights and nothing else; the model keeps its latents."""
     layers = [nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)]
     network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * 144, 5))
     for converter in LATENTS[kind]:

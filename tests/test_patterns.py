@@ -11,13 +11,8 @@ class Wide(nn.Conv2d):
 
 
 def network():
-    return nn.ModuleDict(
-        dict(
-            stem=nn.Conv2d(3, 4, 3),
-            block=nn.ModuleDict(dict(conv=Wide(4, 4, 3, bias=False), shortcut=nn.Conv2d(4, 4, 1))),
-            head=nn.Linear(4, 2),
-        )
-    )
+    block = nn.ModuleDict(dict(conv=Wide(4, 4, 3, bias=False), shortcut=nn.Conv2d(4, 4, 1)))
+    return nn.ModuleDict(dict(stem=nn.Conv2d(3, 4, 3), block=block, head=nn.Linear(4, 2)))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Say what a config's network and a step of its training cost, in multiply-accumulates, bit-operations and bytes.
+"""Count the costs of a config's network and of a training step: multiply-accumulates, bit-operations and bytes.
 
 python tools/analyze.py configs/pab/r18_cifar10.py
 python tools/analyze.py configs/pab/r18_cifar10.py work_dirs/r18_cifar10/epoch_180.pth --json costs.json
@@ -12,8 +12,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from pab.costs import RunCosts, masks_of_checkpoint, masks_of_config, run_costs
-from pab.files import write_atomically
+from pab.costs.run import RunCosts, masks_of_checkpoint, masks_of_config, run_costs
+from pab.files import check_free, write_atomically
 from pab.report.amounts import short
 from pab.run.checkpoint import load_any
 from pab.run.launch import add_config_arguments, errors_in_one_line, load_config
@@ -32,8 +32,8 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     with errors_in_one_line():
-        if args.json and args.json.exists() and not args.force:
-            raise FileExistsError(f'{args.json} exists; choose another --json, or pass --force to write over it')
+        if args.json:
+            check_free(args.json, args.force)
         masks = masks_of_checkpoint(load_any(args.checkpoint)) if args.checkpoint else masks_of_config(cfg)
         costs = run_costs(cfg, masks)
         print(tables(costs))

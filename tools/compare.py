@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from pab.checks import check_ints
+from pab.compare.cluster import CLUSTERS, JobTrainer, train_on_cluster
 from pab.compare.page import write_page
 from pab.compare.plan import COMMAND, JOBS, read_comparison
 from pab.compare.pool import threads_of_each, train_here
 from pab.compare.progress import Progress
 from pab.compare.tables import to_markdown
 from pab.compare.training import Trainer
-from pab.contrib.cluster import CLUSTERS, train_on_cluster
 from pab.files import write_atomically
 from pab.run.launch import KeyValue, errors_in_one_line
 
@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', type=Path, help='default: work_dirs/compare/<name of the comparison>')
     text = 'replace values of the config of every run, such as train_cfg.max_epochs=8'
     parser.add_argument('--cfg-options', nargs='+', action=KeyValue, default={}, metavar='KEY=VALUE', help=text)
-    text = 'train nothing, only make the tables of what is there, with the last --seeds and --cfg-options'
+    text = 'train nothing, only make the tables of all results so far, with the last --seeds and --cfg-options'
     parser.add_argument('--collect', action='store_true', help=text)
     parser.add_argument('--cluster', choices=CLUSTERS, help='train each as a job, by submitit')
     text = 'parameters of submitit.AutoExecutor, such as timeout_min=600 slurm_partition=gpu gpus_per_node=1'
@@ -78,24 +78,24 @@ def compare(args: argparse.Namespace) -> None:
         lines = '\n'.join(f'  {training.title}: {why}' for training, why in progress.failures.items())
         sys.exit(f'{len(progress.failures)} failed:\n{lines}')
     if not args.collect and progress.waiting():
-        sys.exit(f'{len(progress.waiting())} trainings have no result: another command stopped them; start this again')
+        sys.exit(f'{len(progress.waiting())} trainings have no result: they were interrupted; start this again')
 
 
 def asked(args: argparse.Namespace, file: Path) -> tuple[int, dict[str, Any]]:
-    """The seeds and options of this command; --collect takes those that it does not give from the last training."""
+    """The seeds and options of this command; --collect takes missing ones from the last training."""
     last = json.loads(file.read_text()) if args.collect and file.is_file() else {}
     seeds = last.get('seeds', SEEDS) if args.seeds is None else args.seeds
     return seeds, last.get('cfg_options', {}) | args.cfg_options
 
 
 def train(args: argparse.Namespace, folder: Path, progress: Progress) -> int | None:
-    """Train what has no result yet; the signal that stopped it, None where none did."""
+    """Train all that have no result yet; return the signal that stopped them, if one did."""
     if args.cluster:
         jobs, options = folder / JOBS, args.cluster_options
         try:
-            train_on_cluster(Trainer(TRAIN), progress.waiting(), args.cluster, jobs, options, progress.ended)
+            train_on_cluster(JobTrainer(TRAIN), progress.waiting(), args.cluster, jobs, options, progress.ended)
         except KeyboardInterrupt:
-            progress.tell('The jobs go on; --collect makes the tables of what is there')
+            progress.tell('The jobs go on; --collect makes the tables of all results so far')
             return signal.SIGINT
         return None
     trainer = Trainer(TRAIN, threads_of_each(args.jobs), progress.tell)

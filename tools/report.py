@@ -5,11 +5,11 @@ python tools/report.py work_dirs/a work_dirs/b --out compared.html
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from pab.files import write_atomically
+from pab.files import check_free, write_atomically
 from pab.report.run import compare_runs, distinct_names, read_record, write_report
+from pab.run.launch import errors_in_one_line
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,18 +22,15 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    try:
+    with errors_in_one_line():
         records = [read_record(folder) for folder in args.work_dirs]
         if len(records) == 1:
             print(write_report(args.work_dirs[0], records[0]))
             return
-        if args.out.exists() and not args.force:
-            raise FileExistsError(f'{args.out} exists; choose another --out, or pass --force to write over it')
+        check_free(args.out, args.force)
         page = compare_runs(dict(zip(distinct_names(args.work_dirs), records, strict=True)))
         write_atomically(page.encode(), args.out)
         print(args.out)
-    except (OSError, ValueError) as error:
-        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

@@ -25,5 +25,6 @@ default_hooks = dict(
 )
 visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
 load_from = None
+new_head = False  # whether the head in load_from is for another number of classes, and is drawn anew
 resume = False
 overwrite = False  # whether to remove the checkpoints of another run in the work dir

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..registry import CONVERTERS, MODELS
-from ..state_dicts import NETWORK, PRUNING_RECORD
+from ..state_dicts import NETWORK, PRUNING_RECORD, renamed
 from .network import info, load
 from .recipe import READS_A_FILE, check_form
 
@@ -37,7 +37,7 @@ def as_checkpoint(file: str | os.PathLike) -> dict[str, Any]:
         meta['dataset_meta'] = {'classes': tuple(told['classes'])}
     return {
         'meta': meta,
-        'state_dict': {NETWORK + n: t for n, t in state.items()},
+        'state_dict': renamed(state, NETWORK.__add__),
         **record,
     }
 
@@ -55,7 +55,7 @@ def compact_network(file: str | os.PathLike) -> nn.Module:
 def evaluate_file_(cfg: Config, file: str | os.PathLike) -> None:
     """Change the config of a run so that a test is one of the network in a compact file, whatever trained it.
 
-    Converters that would give layers latents are dropped, as the file holds the weights in use; others, such as PSG,
+    Converters that would give layers latents are dropped, as the file holds the used weights; others, such as PSG,
     stay, and so does what the config says of images and of the test.
 
     Raises:

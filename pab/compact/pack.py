@@ -90,11 +90,7 @@ def _trained_network(cfg: Config, checkpoint: dict[str, Any]) -> tuple[nn.Module
     masks = {name: state[name + MASK] for name, _ in network.named_parameters() if name + MASK in state}
     try:
         apply_masks_(network, masks)
-        versioned = network.state_dict()  # has the versions of its layers, by which some read their state
-        for name in [*versioned]:
-            del versioned[name]
-        versioned.update(state)
-        network.load_state_dict(versioned)
+        network.load_state_dict(state)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f'pack: the checkpoint is not of the model of this config: {error}') from error
     if odd := [name for name, value in network.state_dict().items() if not same_bits(value, state[name].cpu())]:

@@ -1,4 +1,4 @@
-"""The pictures of a comparison, and the page that holds them with the table and all settings."""
+"""The pictures of a comparison, and its page: pictures, table and all settings."""
 
 from pathlib import Path
 
@@ -8,28 +8,27 @@ from ..files import write_atomically
 from ..report.figures import draw_curves, draw_points, to_png
 from ..report.page import render_page
 from .plan import TABLE_PAGE, Comparison
-from .summary import Results, Summary, summarize
+from .summary import Results, summarize
 from .tables import COLUMNS, LEGEND, table_rows
 
-AMOUNTS = {  # what accuracy is drawn over: the name of the picture and of the axis
+AMOUNTS = {  # a number that accuracy is drawn over -> name of the picture, and of the axis
     'bit_operations': ('accuracy_over_bit_operations', 'bit-operations of the training'),
     'size': ('accuracy_over_bytes', 'bytes of the compact file'),
 }
-OVER_AMOUNTS = (
-    'Means over seeds, with one standard deviation up and down. Higher is better, further left is cheaper; a line '
-    'joins the groups of one run.'
-)
+OVER_AMOUNTS = 'Means over seeds, with one standard deviation up and down; a line joins the groups of one run.'
 OVER_EPOCHS = 'The mean over seeds after each epoch that all of them measured; compare the ends.'
 
 
 def draw_comparison(comparison: Comparison, results: Results) -> dict[str, Figure]:
-    """The pictures by name; those without any value are left out."""
+    """Draw the pictures, by name; a picture without any value is left out."""
     summaries, figures = summarize(comparison, results), {}
     order = [run.name for run in comparison.runs]  # a name has the same colour and marker in all of them
     for key, (name, label) in AMOUNTS.items():
         series: dict[str, list[tuple[float, float, float]]] = {}
         for summary in summaries:  # a run of the same name in several groups is one line
-            if point := _point(summary, key):
+            amount, accuracy = summary.mean(key), summary.accuracy()
+            if amount and accuracy:
+                point = amount, accuracy.mean, accuracy.deviation or 0.0
                 series.setdefault(summary.run.name, []).append(point)
         if series:
             figures[name] = draw_points(f'Accuracy over {label}', label, 'accuracy, %', series, order)
@@ -54,8 +53,3 @@ def write_page(folder: Path, name: str, comparison: Comparison, results: Results
     page = render_page(name, subtitle, table_rows(comparison, results), pictures, captions, settings, COLUMNS)
     write_atomically(page.encode(), folder / TABLE_PAGE)
     return folder / TABLE_PAGE
-
-
-def _point(summary: Summary, key: str) -> tuple[float, float, float] | None:
-    amount, accuracy = summary.mean(key), summary.accuracy()
-    return (amount, accuracy.mean, accuracy.deviation or 0.0) if amount and accuracy else None

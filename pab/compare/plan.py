@@ -1,4 +1,4 @@
-"""From a comparison file to the trainings it asks for, everything checked before the first of them begins."""
+"""A comparison file, and the trainings it asks for, all checked before the first of them begins."""
 
 import ast
 import os
@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from ..checks import check_ints
-from ..run.config import suggest
+from ..run.config import read_config, suggest
 from .run_config import load_run_config
 
 FILE_KEYS = {'title', 'environment', 'options', 'runs'}
@@ -25,18 +25,21 @@ JOBS, COMMAND = 'jobs', 'command.json'
 
 @dataclass(frozen=True)
 class Run:
-    """A row of a comparison: one config, trained with several seeds."""
+    """A row of a comparison: one config, trained with several seeds.
+
+    Attributes:
+        against: name of the run in the same group with whose accuracy this one's is compared.
+        config: the whole config, as the text of a Python file.
+        imports: folder of the modules that the config imports, None if it imports none.
+    """
 
     group: str
     name: str
     against: str | None
-    """The name of the run in the same group from whose accuracy this one's is told apart."""
     seeds: int
     folder: Path
     config: str
-    """The whole config, as the text of a Python file."""
     imports: Path | None
-    """The folder of the modules that the config imports, None where it imports none."""
 
     @property
     def title(self) -> str:
@@ -44,7 +47,7 @@ class Run:
         return f'{self.group}: {self.name}' if self.group else self.name
 
     def trainings(self) -> list['Training']:
-        """One training for each seed, which is counted from 0."""
+        """One training for each seed from 0."""
         return [Training(self, seed) for seed in range(self.seeds)]
 
 
@@ -68,13 +71,13 @@ class Training:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison file asks for."""
+    """A comparison file, read and checked."""
 
     title: str
     runs: tuple[Run, ...]
 
     def trainings(self) -> list[Training]:
-        """All trainings: those of the first seed come first, so that a whole table is there early."""
+        """All trainings, first of the first seed, so that a whole table is there early."""
         return sorted((training for run in self.runs for training in run.trainings()), key=lambda t: t.seed)
 
     def sections(self) -> dict[str, list[Run]]:
@@ -102,15 +105,14 @@ def read_comparison(path: Path, seeds: int, work_dir: Path, options: Mapping[str
         raise FileNotFoundError(f'there is no comparison {path}; those that come with pab are in configs/compare/')
     check_ints('compare', seeds=seeds)
     try:
-        file = Config.fromfile(str(path)).to_dict()
+        file = read_config(path).to_dict()
     except Exception as error:  # it is a program, which may raise anything
         raise ValueError(f'{path}: {_told(error)}') from error
     _check_keys('comparison', [key for key in file if not key.startswith('_')], FILE_KEYS)
     title, entries, shared = file.get('title'), file.get('runs'), file.get('options', {})
-    if not isinstance(title, str) or not title:
-        raise ValueError(f'comparison: title must be a sentence that says what is compared, got {title!r}')
-    if not isinstance(entries, list) or not entries or not all(isinstance(entry, Mapping) for entry in entries):
-        raise ValueError('comparison: runs must be a list of at least one dict(name=..., config=...)')
+    _require(title and isinstance(title, str), 'comparison', 'title', title, 'a sentence that says what is compared')
+    dicts = isinstance(entries, list) and all(isinstance(entry, Mapping) for entry in entries)
+    _require(entries and dicts, 'comparison', 'runs', entries, 'a list of at least one dict(name=..., config=...)')
     _check_options('comparison', shared)
     runs = []
     with _environment(file.get('environment', {})):
@@ -151,9 +153,9 @@ def _plan_run(
 
 @contextmanager
 def _environment(variables: Any) -> Iterator[None]:
-    """Set variables of the environment, which configs read as ``{{$NAME:default}}``, for as long as the block lasts."""
-    if not isinstance(variables, Mapping) or not all(isinstance(value, str) for value in variables.values()):
-        raise ValueError(f'comparison: environment must be a dict from names of variables to texts, got {variables!r}')
+    """Set environment variables, which configs read as ``{{$NAME:default}}``, within a block."""
+    texts = isinstance(variables, Mapping) and all(isinstance(value, str) for value in variables.values())
+    _require(texts, 'comparison', 'environment', variables, 'a dict from names of variables to texts')
     before, logger = dict(os.environ), MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel('WARNING')  # mmengine has a line for each variable in each file
@@ -167,24 +169,29 @@ def _environment(variables: Any) -> Iterator[None]:
 
 
 def _told(error: Exception) -> str:
-    """What an error says in one line; its class too, unless it speaks for itself."""
+    """The message of an error in one line, with its class unless it speaks for itself."""
     text = ' '.join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
     return text if isinstance(error, ValueError | KeyError) else f'{type(error).__name__}: {text}'
 
 
 def folder_name(name: str) -> str:
-    """A name without what a shell or a file system would trip over: ``'SynFlow + Bop'`` -> ``'SynFlow_+_Bop'``."""
+    """Make a name fit for shells and file systems: ``'SynFlow + Bop'`` -> ``'SynFlow_+_Bop'``."""
     return re.sub(r'[^\w+=.,-]+', '_', name).strip('._')
+
+
+def _require(fits: Any, where: str, key: str, value: Any, rule: str) -> None:
+    if not fits:
+        raise ValueError(f'{where}: {key} must be {rule}, got {value!r}')
 
 
 def _check_entry(where: str, entry: Mapping[str, Any]) -> None:
     _check_keys(where, entry, ENTRY_KEYS)
     for key in ('name', 'config'):
-        if not isinstance(entry.get(key), str) or not entry[key]:
-            raise ValueError(f'{where}: {key} must be a text that is not empty, got {entry.get(key)!r}')
-    if not isinstance(entry.get('group', ''), str):
-        raise ValueError(f'{where}: group must be a text, got {entry["group"]!r}')
-    for name in filter(None, (entry['name'], entry.get('group', ''))):
+        value = entry.get(key)
+        _require(value and isinstance(value, str), where, key, value, 'a text that is not empty')
+    group = entry.get('group', '')
+    _require(isinstance(group, str), where, 'group', group, 'a text')
+    for name in filter(None, (entry['name'], group)):
         if not name.isprintable():
             raise ValueError(f'{where}: a name must be one line of printable characters, got {name!r}')
         if not folder_name(name):
@@ -194,18 +201,15 @@ def _check_entry(where: str, entry: Mapping[str, Any]) -> None:
 
 
 def _check_options(where: str, options: Any) -> None:
-    if not isinstance(options, Mapping):
-        raise ValueError(f'{where}: options must be a dict from dotted names to values, got {options!r}')
+    _require(isinstance(options, Mapping), where, 'options', options, 'a dict from dotted names to values')
     for name, value in options.items():
         if not isinstance(name, str):
             raise ValueError(f'{where}: options must have dotted names as keys, got {name!r}')
         try:
             ast.literal_eval(repr(value))
         except (ValueError, SyntaxError) as error:
-            told = 'such as a number, a text, or a list or dict of these'
-            raise ValueError(
-                f'{where}: option {name!r} must be what a config can hold, {told}, got {value!r}'
-            ) from error
+            rule = 'must be what a config can hold, such as a number, a text, or a list or dict of these'
+            raise ValueError(f'{where}: option {name!r} {rule}, got {value!r}') from error
 
 
 def _check_keys(where: str, keys: Iterable[str], known: set[str]) -> None:
@@ -216,7 +220,7 @@ def _check_keys(where: str, keys: Iterable[str], known: set[str]) -> None:
 
 
 def _check_names(runs: Sequence[Run]) -> None:
-    """Refuse names that are used twice, folders that would be shared, and runs to compare with that are not there."""
+    """Refuse names used twice, shared folders, and ``against`` without such a run."""
     for index, run in enumerate(runs):
         top = folder_name(run.group or run.name)
         if top in (TABLE, TABLE_CSV, TABLE_PAGE, JOBS, COMMAND) or top.endswith('.png'):
@@ -226,7 +230,7 @@ def _check_names(runs: Sequence[Run]) -> None:
                 raise ValueError(f'runs: two runs are called {run.title!r}; names must be unique in a group')
             if other.folder == run.folder:
                 raise ValueError(f'runs: {other.title!r} and {run.title!r} would share the folder {run.folder}')
-            inner, outer = sorted((run, other), key=lambda one: len(one.folder.parts), reverse=True)
+            outer, inner = sorted((run, other), key=lambda one: len(one.folder.parts))
             if outer.folder in inner.folder.parents:
                 raise ValueError(
                     f'runs: the folder of {inner.title!r} would lie in that of {outer.title!r}, {outer.folder}; call '

@@ -14,17 +14,17 @@ Ended = Callable[[Training, BaseException | None], None]
 
 
 def threads_of_each(jobs: int) -> int:
-    """The threads for each of some processes that share the cores of this machine."""
+    """Threads for each of ``jobs`` processes that share the cores of this machine."""
     return max(1, len(os.sched_getaffinity(0)) // jobs)
 
 
 def train_here(trainer: Trainer, trainings: Iterable[Training], jobs: int, ended: Ended) -> int | None:
     """Run trainings, ``jobs`` at a time, and call ``ended`` for each, in this thread.
 
-    SIGINT and SIGTERM are passed on as :meth:`Trainer.stop` says.
+    SIGINT and SIGTERM call :meth:`Trainer.stop`.
 
     Returns:
-        The signal that stopped them, None where none did.
+        The signal that stopped them, if one did.
     """
     with _signals_stop(trainer) as received, ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(trainer, training): training for training in trainings}
@@ -39,7 +39,7 @@ def train_here(trainer: Trainer, trainings: Iterable[Training], jobs: int, ended
 
 @contextmanager
 def _signals_stop(trainer: Trainer) -> Iterator[list[int]]:
-    """Stop trainings at SIGINT and SIGTERM, for as long as the block lasts; the list fills with what was received."""
+    """Stop trainings at SIGINT and SIGTERM within a block; the list collects the signals."""
     received: list[int] = []
 
     def stop(number: int, _frame: object) -> None:

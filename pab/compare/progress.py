@@ -1,11 +1,11 @@
-"""What is told and written while trainings end."""
+"""Messages and tables while trainings end."""
 
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
 
 from ..files import write_atomically
+from ..report.amounts import clock
 from .plan import TABLE, TABLE_CSV, Comparison, Training
 from .results import Result, read_result
 from .tables import to_csv, to_markdown
@@ -16,13 +16,13 @@ class Progress:
     """The results and failures so far of a comparison; its tables are written anew after each training.
 
     Args:
-        comparison: whose trainings are watched; those that are finished already are read at once.
-        folder: the tables are written there.
-        jobs: how many trainings run at a time.
+        comparison: its trainings are watched; results that are there are read at once.
+        folder: of the tables.
+        jobs: trainings at a time.
         tell: called with a line for each training that ends.
 
     Raises:
-        ValueError: a result that is there cannot be read, or is of other settings; no table has been touched.
+        ValueError: a result cannot be read, or is of other settings; no table has been touched.
     """
 
     def __init__(self, comparison: Comparison, folder: Path, jobs: int, tell: Callable[[str], None]) -> None:
@@ -38,27 +38,25 @@ class Progress:
 
     def ended(self, training: Training, error: BaseException | None) -> None:
         """Note a training that has ended, by an error or with a result."""
-        if isinstance(error, TrainingStopped):
-            return
         self._read_new()
+        if isinstance(error, TrainingStopped) and training not in self.results:
+            self.tell(f'{training.title}: interrupted; the same command goes on with it')
+            return
         if training not in self.results:
             self.failures.setdefault(training, f'{error or "it left no result"} (log: {training.folder / LOG})')
         done, total = len(self.results), len(self.comparison.trainings())
         if training in self.results:
             numbers = self.results[training].numbers
-            what = f'{numbers["accuracy"]:.2f} % in {_clock(numbers["seconds"] or 0)}'
+            what = f'{numbers["accuracy"]:.2f} % in {clock(numbers["seconds"] or 0)}'
         else:
             what = f'failed: {self.failures[training]}'
         seconds = self.seconds_left()
-        left = f', about {_clock(seconds)} left' if seconds else ''
+        left = f', about {clock(seconds)} left' if seconds else ''
         self.tell(f'{training.title}: {what}; {done} of {total} done{left}')
         self.write_tables()
 
     def seconds_left(self) -> float:
-        """What the trainings that wait will take, if each takes as long as others of its run, or else as others.
-
-        0 where none waits, or none has ended by which to tell.
-        """
+        """Time for the waiting trainings, from the mean of their run, or else of all; 0 if none waits or has ended."""
         waiting, seconds = self.waiting(), {t: result.numbers['seconds'] or 0 for t, result in self.results.items()}
         if not waiting or not seconds:
             return 0.0
@@ -66,13 +64,13 @@ class Progress:
         return sum(map(fmean, alike)) / min(self.jobs, len(waiting))
 
     def write_tables(self) -> None:
-        """Write the tables of what is there."""
+        """Write the tables of all results so far."""
         self._read_new()
         write_atomically(to_markdown(self.comparison, self.results).encode(), self.folder / TABLE)
         write_atomically(to_csv(self.comparison, self.results).encode(), self.folder / TABLE_CSV)
 
     def _read_new(self, strict: bool = False) -> None:
-        """Read the results that have come, those of other commands in the same folder too."""
+        """Read new results, also of other commands in the same folder."""
         for training in self.waiting():
             try:
                 if result := read_result(training):
@@ -81,7 +79,3 @@ class Progress:
                 if strict:
                     raise
                 self.failures[training] = str(error)
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))

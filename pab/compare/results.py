@@ -1,7 +1,6 @@
-"""What a training has come to: read from its report and its checkpoint once, and kept in ``result.json``."""
+"""The result of a training: read from its report and its checkpoint once, and kept in ``result.json``."""
 
 import json
-import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from ..report.run import read_record
 from ..run.checkpoint import load_safely
 from .plan import Training
 
-RESULT, NETWORK = 'result.json', 'network.pab'  # files in the folder of a training
+RESULT, COMPACT_FILE = 'result.json', 'network.pab'  # files in the folder of a training
 REPORTED = ('epoch', 'max_epochs', 'accuracy', 'best_accuracy', 'density', 'kept', 'prunable', 'flips')
 REPORTED += ('macs', 'bit_operations', 'seconds')  # all that a report counts, in this order in a CSV file
 MEASURED = ('val_dataloader', 'val_evaluator')  # settings that an accuracy depends on, and the training does not
@@ -26,16 +25,19 @@ PACKING = threading.Lock()  # one at a time, for it holds a whole network in mem
 
 @dataclass(frozen=True)
 class Result:
-    """The numbers of a finished training."""
+    """The result of a finished training.
+
+    Attributes:
+        settings: dotted name -> value, of all settings that the training and its accuracy depend on.
+        numbers: name in ``REPORTED`` -> number; accuracies in per cent, None for what the training does not have.
+        curve: epochs from 1, and the test accuracy after each.
+        size: bytes of the network as a compact file, None if it cannot be one.
+    """
 
     settings: dict[str, Any]
-    """What the training and its accuracy depend on: value by dotted name."""
     numbers: dict[str, float | None]
-    """Those of ``REPORTED``; accuracies in per cent, None for what the training does not have."""
     curve: tuple[list[int], list[float]]
-    """Epochs from 1, and the test accuracy after each."""
     size: int | None
-    """Bytes of the network as a compact file, None where it cannot be one."""
 
 
 def read_result(training: Training) -> Result | None:
@@ -62,7 +64,7 @@ def read_result(training: Training) -> Result | None:
 
 
 def write_result(training: Training, tell: Callable[[str], None]) -> None:
-    """Sum up a training that has ended; ``tell`` is called with the reason where its network cannot be stored.
+    """Write the result of a training that has ended; ``tell`` is called with the reason if no compact file can be.
 
     Raises:
         FileNotFoundError: it left no report.
@@ -85,18 +87,10 @@ def write_result(training: Training, tell: Callable[[str], None]) -> None:
 
 
 def settings_of(cfg: Config) -> dict[str, Any]:
-    """What the result of a config depends on, by dotted names: not where data lie, nor how fast they are read."""
+    """Dotted name -> value of all settings that a result depends on: not where data lie, nor how fast they are read."""
     plain: Mapping[str, Any] = json.loads(json.dumps(cfg.to_dict(), default=str))
     measured = {key: plain[key] for key in MEASURED if key in plain}
     return flatten(plain) | flatten(measured, 'measured')  # resuming may change what is measured; a result may not
-
-
-def last_checkpoint(folder: Path, epoch: int | None) -> Path:
-    """The checkpoint of an epoch, else of the last one that is there; FileNotFoundError where there is none."""
-    found = {int(m[1]): path for path in folder.glob('epoch_*.pth') if (m := re.fullmatch(r'epoch_(\d+)', path.stem))}
-    if not found:
-        raise FileNotFoundError(f'{folder} holds no epoch_*.pth')
-    return found.get(epoch, found[max(found)])
 
 
 def _compact_size(cfg: Config, folder: Path, epoch: int | None, tell: Callable[[str], None]) -> int | None:
@@ -104,8 +98,8 @@ def _compact_size(cfg: Config, folder: Path, epoch: int | None, tell: Callable[[
         from ..compact import pack
 
         with PACKING:
-            pack(cfg, load_safely(last_checkpoint(folder, epoch)), folder / NETWORK)
+            pack(cfg, load_safely(folder / f'epoch_{epoch}.pth'), folder / COMPACT_FILE)
     except (ValueError, TypeError, KeyError, RuntimeError, OSError, ImportError) as error:
         tell(f'the network has no compact file: {error}')
         return None
-    return (folder / NETWORK).stat().st_size
+    return (folder / COMPACT_FILE).stat().st_size

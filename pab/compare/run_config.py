@@ -1,4 +1,4 @@
-"""The config of a run of a comparison, read, merged with options, and checked as far as takes no time."""
+"""The config of a run of a comparison, read, merged with options, and checked without loading data."""
 
 import copy
 from collections.abc import Iterable, Mapping
@@ -11,24 +11,24 @@ from torch import nn
 
 from ..optim.constructor import OwnershipConstructor, assign_owners
 from ..registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
-from ..run.config import check_config, check_schedules, merge_options
+from ..run.config import check_config, check_schedules, merge_options, plain_config, read_config
 
 
 def load_run_config(path: Path, options: Iterable[Mapping[str, Any]]) -> Config:
-    """Read the config of a run, with options merged over it, and check that a comparison can train it and read it.
+    """Read the config of a run, merge options over it, and check that a comparison can train it and read its results.
 
-    Its hooks are built, with their pruners, and its model without memory, with its converters. What is not built are
-    data sets, optimizers and schedules; of these only keys, owners and names are checked.
-
-    Raises what the constructors raise, and
+    Its hooks and pruners are built, and its model without memory. Of data sets, optimizers and schedules only keys,
+    owners and names are checked.
 
     Raises:
         ValueError: it has no ReportHook, no validation, checkpoints elsewhere, a fixed seed of its initial weights, or
             parameters and schedules that do not fit its optimizers.
+        Exception: of a constructor.
     """
-    cfg = Config.fromfile(str(path))
+    cfg = read_config(path)
     for some in options:
         merge_options(cfg, copy.deepcopy(dict(some)))  # merging takes _delete_ out of what it is given
+    cfg = plain_config(cfg)
     check_config(cfg)
     _check_use(cfg)
     settings = [{key: value for key, value in copy.deepcopy(hook).items() if key != 'priority'} for hook in _hooks(cfg)]
@@ -44,7 +44,7 @@ def _hooks(cfg: Config) -> list[Mapping[str, Any]]:
 
 
 def _check_use(cfg: Config) -> None:
-    """Refuse what trains, and is of no use in a comparison."""
+    """Refuse a config that could be trained, but not compared."""
     if ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir'):
         raise ValueError('default_hooks.checkpoint.out_dir: a comparison keeps checkpoints in the folder of each run')
     if missing := [key for key in ('val_cfg', 'val_dataloader', 'val_evaluator') if cfg.get(key) is None]:

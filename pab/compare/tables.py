@@ -4,16 +4,20 @@ import csv
 import io
 import re
 from collections.abc import Sequence
-from datetime import timedelta
 
-from ..report.amounts import short
+from ..report.amounts import clock, short
 from .plan import Comparison
 from .results import REPORTED
-from .statistics import Difference, Spread, paired_difference
-from .summary import Results, Summary, summarize
+from .summary import Results, Spread, Summary, paired_difference, summarize
 
 COLUMNS = ('run', 'seeds', 'accuracy, %', 'difference', 'density', 'flips', 'training MACs', 'bit-operations')
 COLUMNS += ('time', 'compact file')
+AMOUNTS = {  # number of a summary -> text of its mean, for the columns from density on
+    'density': '{:.4g}'.format,
+    **dict.fromkeys(('flips', 'macs', 'bit_operations'), short),
+    'seconds': clock,
+    'size': lambda size: f'{short(size)}B',
+}
 LEGEND = (
     'Accuracy is that on the test set after the last epoch, ± the standard deviation over seeds. A difference is the '
     'mean over the seeds that both runs have, paired; in brackets is its 95 % t-interval. Other columns are means over '
@@ -24,7 +28,7 @@ UNKNOWN = '-'
 
 
 def table_rows(comparison: Comparison, results: Results) -> list[list[str]]:
-    """The cells of the table: a row for each run, and before each group that has a name, a row with that alone."""
+    """The cells of the table: a row for each run, below a row with the name of its group, if it has one."""
     summaries = {(s.run.group, s.run.name): s for s in summarize(comparison, results)}
     rows = []
     for group, runs in comparison.sections().items():
@@ -60,23 +64,17 @@ def to_csv(comparison: Comparison, results: Results) -> str:
 
 
 def _row(summary: Summary, other: Summary | None) -> list[str]:
-    amounts = {key: summary.mean(key) for key in ('density', 'flips', 'macs', 'bit_operations', 'seconds', 'size')}
-    told = {key: UNKNOWN if amount is None else short(amount) for key, amount in amounts.items()}
-    if amounts['density'] is not None:
-        told['density'] = f'{amounts["density"]:.4g}'
-    if amounts['seconds'] is not None:
-        told['seconds'] = str(timedelta(seconds=round(amounts['seconds'])))
-    if amounts['size'] is not None:
-        told['size'] += 'B'
     difference = _difference(summary, other) if other else ''
-    for key in told:
-        told[key] += _counted(len(summary.values(key)), summary)
-    return [summary.run.name, str(len(summary.results)), _accuracy(summary.accuracy()), difference, *told.values()]
+    cells = [summary.run.name, str(len(summary.results)), _accuracy(summary.accuracy()), difference]
+    for key, write in AMOUNTS.items():
+        mean = summary.mean(key)
+        cells.append(UNKNOWN if mean is None else write(mean) + _counted(len(summary.values(key)), summary))
+    return cells
 
 
 def _counted(seeds: int, summary: Summary) -> str:
-    """Says over how many seeds a mean is, where they are fewer than those of the row."""
-    if seeds in (0, len(summary.results)):
+    """Say over how many seeds a mean is, if these are fewer than the row has."""
+    if seeds == len(summary.results):
         return ''
     return ' (one seed)' if seeds == 1 else f' ({seeds} seeds)'
 
@@ -88,7 +86,7 @@ def _accuracy(accuracy: Spread | None) -> str:
 
 
 def _difference(summary: Summary, other: Summary) -> str:
-    difference: Difference | None = paired_difference(summary.accuracies(), other.accuracies())
+    difference = paired_difference(summary.accuracies(), other.accuracies())
     if difference is None:
         return f'no common seed with {other.run.name}' if summary.results and other.results else UNKNOWN
     mean, seeds, half = difference
@@ -103,10 +101,10 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """A text in one line, without anything that Markdown acts on within a line."""
+    """Put a text in one line, with everything escaped that Markdown acts on within a line."""
     return re.sub(r'[\\`*<>|~$&]|(?<!\w)_|_(?!\w)|\](?=[(\[:])', r'\\\g<0>', ' '.join(text.split()))
 
 
 def _no_formula(text: str) -> str:
-    """A text that a spreadsheet shows and does not compute: an apostrophe before what would begin a formula."""
+    """Put an apostrophe before a text that a spreadsheet would compute as a formula."""
     return f"'{text}" if text.startswith(('=', '+', '-', '@')) else text

@@ -8,39 +8,38 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ..files import write_atomically
 from .plan import Training
 from .results import read_result, write_result
 
 CONFIG, LOCK, LOG = 'config.py', 'compare.lock', 'compare.log'  # files in the folder of a training
+INTERRUPTED = {128 + number for number in (signal.SIGINT, signal.SIGTERM)} | {-signal.SIGINT, -signal.SIGTERM}
 PAUSE = 1.0  # seconds between two looks at a lock that another process holds
 
 
 class TrainingFailed(Exception):
-    """A training has ended without a result; the text says why."""
+    """A training has ended without a result, for the reason in the text."""
 
 
 class TrainingStopped(Exception):
-    """A training was told to end before it was finished."""
+    """A training was stopped before its end."""
 
 
 @dataclass
 class Trainer:
-    """Runs trainings, each in a process of its own, and waits for them; threads may share one.
+    """Run trainings, each in a process of its own, and wait for them; threads may share a trainer.
 
-    The process holds a lock on a file in its folder, which it inherits. So where this process is killed, a later one
-    waits for what it left behind instead of starting the same training twice.
-
-    It is also the function of a cluster's job: submitit calls :meth:`checkpoint` before it takes the machine away.
+    The process inherits a lock on a file in its folder. If this one is killed, a later one waits for the process that
+    still trains instead of starting the same training twice.
 
     Args:
-        command: what trains; it is called as ``tools/train.py`` is, with a config and options behind it.
+        command: the program that trains, called with the arguments of ``tools/train.py``.
         threads: of each process, unless OMP_NUM_THREADS is set; None leaves them to torch.
-        tell: called with a sentence where a training has to wait.
+        tell: called with a sentence if a training has to wait.
     """
 
     command: Sequence[str]
@@ -50,11 +49,11 @@ class Trainer:
     _processes: set[subprocess.Popen] = field(default_factory=set, init=False)
 
     def __call__(self, training: Training) -> None:
-        """Bring a training to its end, and write its result, unless that is there.
+        """Train to the end and write the result, unless it is there.
 
         Raises:
-            TrainingFailed: it ended by an error, or its result cannot be read.
-            TrainingStopped: :meth:`stop` was called.
+            TrainingFailed: by an error, or because its result cannot be read.
+            TrainingStopped: by :meth:`stop`, or because others told the process to end.
             ValueError: the folder holds the result of other settings.
         """
         training.folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +62,8 @@ class Trainer:
             if read_result(training) is None:
                 self._train(training, lock)
                 try:
-                    write_result(training, lambda text: _note(training, text))
+                    with (training.folder / LOG).open('a') as log:
+                        write_result(training, lambda text: print(text, file=log))
                 except (OSError, ValueError) as error:
                     raise TrainingFailed(f'it has ended, but its result cannot be read: {error}') from error
 
@@ -73,18 +73,6 @@ class Trainer:
         self.stopped = True
         for process in list(self._processes):
             process.send_signal(number)
-
-    def checkpoint(self, training: Training) -> Any:
-        """Stop the training, wait until its checkpoint is written, and say how to go on. A signal handler calls it."""
-        from submitit.helpers import DelayedSubmission
-
-        if not self.stopped:
-            self.stop()
-        for process in list(self._processes):
-            with contextlib.suppress(ChildProcessError):  # another has noticed its end
-                # not process.wait(), which the interrupted call may be in, holding its lock
-                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        return DelayedSubmission(replace(self), training)
 
     def _acquire(self, lock: IO, training: Training) -> None:
         told = False
@@ -129,7 +117,7 @@ class Trainer:
             raise
         finally:
             self._processes.discard(process)
-        if status and self.stopped:
+        if status in INTERRUPTED or (status and self.stopped):
             raise TrainingStopped
         if status:
             raise TrainingFailed(f'it ended with status {status}: {last_line(folder / LOG)}')
@@ -144,11 +132,6 @@ def last_line(path: Path) -> str:
     except OSError:
         return ''
     return lines[-1].strip()
-
-
-def _note(training: Training, text: str) -> None:
-    with (training.folder / LOG).open('a') as log:
-        log.write(f'{text}\n')
 
 
 @contextlib.contextmanager

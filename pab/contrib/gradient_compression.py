@@ -1,4 +1,4 @@
-"""Gradients that processes send each other in 16 bits."""
+"""Gradients sent between processes in 16 bits."""
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -22,11 +22,9 @@ class GradientCompressionHook(Hook):
     over processes r is formed in that type and widened again, so every process gets the same numbers. Bop reads only
     an average over some 1/gamma steps, in which the rounding of single steps mostly cancels.
 
-    It has run by gloo on CPUs; missing is a training on GPUs, by nccl, that says what time it saves and what it costs.
-
     Args:
-        dtype: 'bfloat16' (8 bits of mantissa, the range of float32) or 'float16' (11 bits; what is below 6e-8 in
-            magnitude becomes 0, as small PSG gradients do), else ValueError.
+        dtype: 'bfloat16' (8 bits of mantissa, the range of float32) or 'float16' (11 bits; magnitudes below 6e-8
+            become 0, as small PSG gradients are), else ValueError.
 
     Example:
         ``tools/dist_train.sh CONFIG 8 --cfg-options default_hooks.compression.type=GradientCompressionHook``

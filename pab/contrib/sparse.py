@@ -25,7 +25,7 @@ class SparseLinear(nn.Linear):
 
 
 class SparseConv1x1(nn.Conv2d):
-    """As :class:`SparseLinear`, for a 1x1 convolution: (N, C, H, W) or (C, H, W), strided by slicing."""
+    """A 1x1 convolution like :class:`SparseLinear`: (N, C, H, W) or (C, H, W), strided by slicing."""
 
     compressed: Tensor
 
@@ -43,7 +43,7 @@ def _product(layer: SparseLinear | SparseConv1x1, input: Tensor) -> Tensor:
 
 
 def missing_support() -> str | None:
-    """What this machine lacks to run 2:4 kernels, in a line; None if nothing."""
+    """Say in one line why this machine has no 2:4 kernels; None if it has."""
     if not torch.cuda.is_available():
         return '2:4 kernels need a CUDA GPU, and torch sees none here'
     if (found := torch.cuda.get_device_capability()) < CAPABILITY:
@@ -64,13 +64,13 @@ def use_sparse_kernels_(
 
     Args:
         network: in evaluation, on the GPU. Layers with a special backward pass (:mod:`pab.contracts`) count as the
-            torch layers they derive from; other subclasses may compute something else and stay dense.
+            torch layers they derive from; other subclasses stay dense.
         precision: bfloat16 or float16, of these products.
-        compress: (out, in) of ``precision``, contiguous -> what ``F.linear`` takes as a weight; a RuntimeError says why
-            a weight cannot be compressed, such as torch's for a shape that is no multiple of the kernel's tile.
+        compress: contiguous weight (out, in) of ``precision`` -> a weight for ``F.linear``; a RuntimeError says why it
+            cannot be compressed, such as torch's for a shape that is no multiple of the kernel's tile.
 
     Returns:
-        Name of every layer with a weight of two or more dimensions -> '' where it runs sparse, else why it stays dense.
+        Name of every layer with a weight of two or more dimensions -> '' if it runs sparse, else why it stays dense.
 
     Raises:
         ValueError: no layer runs sparse; nothing has changed then.
@@ -88,7 +88,7 @@ def use_sparse_kernels_(
 
 
 def describe(reasons: Mapping[str, str]) -> str:
-    """Write what :func:`use_sparse_kernels_` returns as a text, one line a layer."""
+    """Write the result of :func:`use_sparse_kernels_` as text, one line a layer."""
     width = max(map(len, reasons))
     lines = [f'{name:<{width}}  {f"dense: {reason}" if reason else "sparse"}' for name, reason in reasons.items()]
     count = sum(not reason for reason in reasons.values())
@@ -96,10 +96,10 @@ def describe(reasons: Mapping[str, str]) -> str:
 
 
 def _obstacle(layer: nn.Module) -> str:
-    plain = next((kind for kind in (nn.Linear, nn.Conv2d) if isinstance(layer, kind)), None)
-    if plain is None or not (type(layer) is plain or _computes_as_plain(layer)):
+    plain = type(layer) in (nn.Linear, nn.Conv2d) or _computes_as_plain(layer)
+    if not (plain and isinstance(layer, nn.Linear | nn.Conv2d)):
         return f'{type(layer).__name__} is not an ordinary Linear or Conv2d'
-    if plain is nn.Conv2d:
+    if isinstance(layer, nn.Conv2d):
         if layer.kernel_size != (1, 1) or layer.groups != 1:
             height, width = layer.kernel_size
             return f'a {height}x{width} convolution{" in groups" if layer.groups != 1 else ""} is no matrix product'

@@ -1,22 +1,21 @@
-r"""What a network and its training cost: multiply-accumulates, bit-operations, and bytes.
+r"""The formulas of costs: multiply-accumulates, bit-operations, and bytes.
 
-A multiply-accumulate (MAC) is one product that is added to a sum. torch's own counter, ``FlopCounterMode`` of
-``torch.utils.flop_counter``, counts those of the forward pass of each layer, :math:`M_l` for one image. With
-:math:`d_l` the density of the layer's weights, one step on a batch of B images takes
+A multiply-accumulate (MAC) is one product that is added to a sum. torch's ``FlopCounterMode`` counts those of each
+layer's forward pass, :math:`M_l` for one image. With :math:`d_l` the density of the layer's weights, one step on a
+batch of B images takes
 
 .. math:: \text{forward} = B \sum_l d_l M_l, \quad
           \text{input gradient} = B \sum_{l > 1} d_l M_l, \quad
           \text{weight gradient} = B \sum_l g_l M_l
 
-where the first layer needs no input gradient, and :math:`g_l` is the share of its weights that learn. In a layer whose
-weights are trained themselves, or whose signs are, these are the weights that are left: :math:`g_l = d_l`. In a layer
-with a weight in use (:mod:`pab.contracts`), :math:`d_l` is the share of the weights in use that are not 0, and
-:math:`g_l` that of all weights which a mask leaves, as those learn too that are not used. A weight that is frozen
-otherwise needs no gradient. These are the MACs of a machine that skips such weights; today's kernels compute the dense
-ones, with :math:`d_l = g_l = 1`.
+where the first layer needs no input gradient, and :math:`g_l` is the share of its weights that learn: the kept ones,
+:math:`g_l = d_l`, or none in a frozen layer. A layer that multiplies by another weight than its parameter
+(``used_weight``, :mod:`pab.contracts`) has as :math:`d_l` the share of that weight's entries which are not 0, and as
+:math:`g_l` the share that its mask keeps, since unused entries learn as well. These are the MACs of a machine that
+skips pruned weights; today's kernels compute the dense ones, with :math:`d_l = g_l = 1`.
 
-The bit-operations of a product of operands with a and b bits are :math:`a b` for each MAC (van Baalen et al. 2020,
-arXiv 2005.07093). Operands have 32 bits, except in the weight gradient of a layer with the attribute
+A product of operands with a and b bits takes :math:`a b` bit-operations for each MAC (van Baalen et al. 2020, arXiv
+2005.07093). Operands have 32 bits, except in the weight gradient of a layer with the attribute
 ``weight_gradient_bits``, and in pruning, which computes in 64 bits.
 
 An update takes 2 MACs for each weight that learns with a sign optimizer (one average; a second is not counted), and
@@ -25,9 +24,10 @@ An update takes 2 MACs for each weight that learns with a sign optimizer (one av
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -54,10 +54,10 @@ class LayerCost:
         weight: shape of its weight.
         output: shape of its output for one image, without the batch.
         macs: of the forward pass for one image, dense.
-        kept: weights that are left; in a layer with a weight in use, those that are not 0 there.
+        kept: weights that are not pruned; of another weight that the layer multiplies by, entries that are not 0.
+        learning: weights that need a gradient and an update.
         gradient_bits: bits of the two operands of the weight gradient: input, output gradient.
         sign_trained: whether its weight belongs to a sign optimizer.
-        learning: weights that need a gradient and an update; None: those that are kept.
         tied_to: name of the parameter, in a layer that shares the weight of an earlier one; its weights are stored and
             updated there, and multiplied here once more.
     """
@@ -68,9 +68,9 @@ class LayerCost:
     output: tuple[int, ...]
     macs: int
     kept: int
+    learning: int
     gradient_bits: tuple[int, int] = (FLOAT_BITS, FLOAT_BITS)
     sign_trained: bool = False
-    learning: int | None = None
     tied_to: str | None = None
 
     @property
@@ -84,19 +84,14 @@ class LayerCost:
         return math.prod(self.weight)
 
     @property
-    def updated(self) -> int:
-        """Weights that need a gradient and an update."""
-        return self.kept if self.learning is None else self.learning
-
-    @property
     def sparse_macs(self) -> int:
-        """MACs of the forward pass for one image that have a weight which is left."""
+        """MACs of the forward pass for one image that multiply by a kept weight."""
         return self.macs * self.kept // self.total
 
     @property
     def gradient_macs(self) -> int:
         """MACs of the weight gradient for one image."""
-        return self.macs * self.updated // self.total
+        return self.macs * self.learning // self.total
 
 
 @dataclass
@@ -110,13 +105,6 @@ class Work:
         """Count MACs whose operands have the given bits."""
         self.macs[phase] = self.macs.get(phase, 0) + macs
         self.bit_operations[phase] = self.bit_operations.get(phase, 0) + macs * bits[0] * bits[1]
-
-    def times(self, factor: int) -> 'Work':
-        """As much again and again."""
-        return Work(
-            {phase: macs * factor for phase, macs in self.macs.items()},
-            {phase: bits * factor for phase, bits in self.bit_operations.items()},
-        )
 
     def plus(self, other: 'Work') -> 'Work':
         """Both together."""
@@ -136,30 +124,27 @@ def count_layers(
     Args:
         network: images (N, *input_shape) -> logits; unchanged.
         input_shape: (C, H, W) of one image.
-        masks: parameter name -> bool tensor, True where the weight is left; a weight without one is dense.
+        masks: parameter name -> bool tensor, True where the weight is kept; a weight without one is dense.
         sign_trained: names of the parameters that a sign optimizer owns.
 
     Returns:
         One entry for each layer; what functions outside of layers multiply (such as attention) is in the last entry,
         with the name '(functions)' and no weight, if there is any.
     """
+
+    def note_shape(name: str, _layer: nn.Module, _inputs: tuple, output: Tensor) -> None:
+        outputs.setdefault(name, tuple(output.shape[1:]))
+
     sign_trained = set(sign_trained)
     first_names = {parameter: places[0].full_name for parameter, places in places_of_parameters(network).items()}
-    own_weights = {name: getattr(layer, 'weight', None) for name, layer in network.named_modules()}
     copied = copy.deepcopy(network).to('meta').eval()
     outputs: dict[str, tuple[int, ...]] = {}
-    layers = {
-        name: layer
-        for name, layer in copied.named_modules()
-        if isinstance(getattr(layer, 'weight', None), Tensor) and layer.weight.dim() > 1
-    }
-
-    def note_shape(layer: nn.Module, _inputs: tuple, output: Tensor) -> None:
-        outputs.setdefault(own_names[layer], tuple(output.shape[1:]))
-
-    own_names = {layer: name for name, layer in layers.items()}
-    for layer in own_names:
-        layer.register_forward_hook(note_shape)
+    weights: dict[str, Tensor] = {}
+    for name, layer in network.named_modules():
+        weight = getattr(layer, 'weight', None)
+        if isinstance(weight, Tensor) and weight.dim() > 1:
+            weights[name] = weight
+            copied.get_submodule(name).register_forward_hook(partial(note_shape, name))
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         copied(torch.empty(1, *input_shape, device='meta'))
@@ -167,48 +152,49 @@ def count_layers(
     root = type(copied).__name__
     rows = []
     for name, output in outputs.items():
-        layer, own = layers[name], f'{name}.weight'.removeprefix('.')
-        first = first_names.get(own_weights[name], own)
+        layer, own = network.get_submodule(name), f'{name}.weight'.removeprefix('.')
+        first = first_names.get(weights[name], own)
         rows.append(
             LayerCost(
                 name,
-                type(layer).__name__,
-                tuple(layer.weight.shape),
-                output,
-                sum(counts.get(f'{root}.{name}' if name else root, {}).values()) // 2,
-                layer.weight.numel(),
-                getattr(layer, 'weight_gradient_bits', (FLOAT_BITS, FLOAT_BITS)),
-                first in sign_trained,
+                kind=type(layer).__name__,
+                weight=tuple(weights[name].shape),
+                output=output,
+                macs=sum(counts.get(f'{root}.{name}' if name else root, {}).values()) // 2,
+                kept=0,  # counted below, as is what learns
+                learning=0,
+                gradient_bits=getattr(layer, 'weight_gradient_bits', (FLOAT_BITS, FLOAT_BITS)),
+                sign_trained=first in sign_trained,
                 tied_to=first if first != own else None,
             )
         )
     rows = count_weights(rows, network, masks)
     rest = counter.get_total_flops() // 2 - sum(row.macs for row in rows)
-    return [*rows, LayerCost('(functions)', '', (), (), rest, 1)] if rest else rows
+    return [*rows, LayerCost('(functions)', '', (), (), rest, kept=1, learning=1)] if rest else rows
 
 
 @torch.no_grad()
 def count_weights(
     layers: list[LayerCost], network: nn.Module, masks: Mapping[str, Tensor] | None = None
 ) -> list[LayerCost]:
-    """Count again which weights are left and which learn; everything else about the layers stays.
+    """Count again which weights are kept and which learn; everything else about the layers stays.
 
     Args:
         layers: of :func:`count_layers`, for the same network.
         network: whose weights are looked at.
         masks: as there.
     """
-    modules, masks = dict(network.named_modules()), masks or {}
+    masks = masks or {}
     rows = []
     for row in layers:
         if row.weight:
-            layer, mask = modules[row.name], masks.get(row.parameter)
-            left = row.total if mask is None else int(mask.sum())
+            layer, mask = network.get_submodule(row.name), masks.get(row.parameter)
+            kept = row.total if mask is None else int(mask.sum())
             if hasattr(layer, 'used_weight'):
                 used = layer.used_weight() != 0
-                row = replace(row, kept=int((used if mask is None else used & mask).sum()), learning=left)
+                row = replace(row, kept=int((used if mask is None else used & mask).sum()), learning=kept)
             else:
-                row = replace(row, kept=left, learning=left if layer.weight.requires_grad else 0)
+                row = replace(row, kept=kept, learning=kept if layer.weight.requires_grad else 0)
         rows.append(row)
     return rows
 
@@ -227,18 +213,18 @@ def step_work(layers: list[LayerCost], batch: int, steps: int = 1) -> Work:
         work.add('input gradient', batch * layer.sparse_macs if index else 0)
         work.add('weight gradient', batch * layer.gradient_macs, layer.gradient_bits)
         if layer.weight and not layer.tied_to:
-            work.add('optimizer', steps * layer.updated * (SIGN_UPDATE if layer.sign_trained else OTHER_UPDATE))
+            work.add('optimizer', steps * layer.learning * (SIGN_UPDATE if layer.sign_trained else OTHER_UPDATE))
     return work
 
 
 def dense_sgd(layers: list[LayerCost]) -> list[LayerCost]:
     """The same layers, dense, trained by SGD with exact gradients."""
-    return [replace(row, kept=row.total, learning=None, **BY_SGD) for row in layers]
+    return [replace(row, kept=row.total, learning=row.total, **BY_SGD) for row in layers]
 
 
 def latent_signs(layers: list[LayerCost]) -> list[LayerCost]:
     """The same pruned layers, their signs trained by latent weights: exact gradients, and SGD on the latent weights."""
-    return [replace(row, learning=None, **BY_SGD) for row in layers]
+    return [replace(row, learning=row.kept, **BY_SGD) for row in layers]
 
 
 def pruning_work(pruner, network: nn.Module, input_shape: tuple[int, ...], images: int) -> Work:
@@ -246,9 +232,9 @@ def pruning_work(pruner, network: nn.Module, input_shape: tuple[int, ...], image
 
     Args:
         pruner: of :mod:`pab.pruners`; its rounds count as dense, as they are computed.
-        network: unchanged; masks that it has do not count.
+        network: unchanged; its masks do not count.
         input_shape: (C, H, W) of one image.
-        images: that a pruner which reads data is shown; one is run, and the count is multiplied.
+        images: how many a pruner that reads data is shown; one is run, and the count is multiplied.
     """
     work = Work()
     if 'network' not in pruner.asks:  # nothing is multiplied but scores
@@ -283,17 +269,22 @@ def _backward_flops(grad, x, weight, *_settings, out_shape) -> int:
 
 def saved_bytes(network: nn.Module, input_shape: tuple[int, ...], batch: int = 2) -> float:
     """Bytes for each image that a forward pass in training keeps for the backward pass; parameters do not count."""
-    kept: dict[int, int] = {}
+    network = copy.deepcopy(network).train()
+    return bytes_kept_by(lambda: network(torch.rand(batch, *input_shape)), network) / batch
+
+
+def bytes_kept_by(forward: Callable[[], Tensor], network: nn.Module) -> int:
+    """Bytes that a forward pass keeps for its backward pass: each storage once, none of the network's own tensors."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*network.parameters(), *network.buffers())}
+    storages: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+            storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    network = copy.deepcopy(network).train()
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*network.parameters(), *network.buffers())}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = network(torch.rand(batch, *input_shape))  # holds the graph, so no storage is used twice
+        output = forward()  # holds the graph, so no storage is used twice
     del output
-    return sum(kept.values()) / batch
+    return sum(storages.values())

@@ -1,4 +1,4 @@
-"""From a config, and the masks of its network, to the costs of a step and of the memory."""
+"""The costs of one training step of a config: work, and bytes of memory."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmengine.optim import OptimWrapperDict
 from torch import Tensor, nn
 
-from ..contracts import exact_gradients, sign_optimizers
+from ..contracts import exact_gradients, sign_trained
 from ..latent import merge_latents_
 from ..models import network_of
 from ..pruners import prunable_layers
@@ -39,16 +40,16 @@ def _pruner_of(cfg: Mapping) -> Any:
     return PRUNERS.build(copy.deepcopy(dict(hook['pruner']))) if hook else None
 
 
-def _seed(cfg: Mapping) -> int:
-    return (cfg.get('randomness') or {}).get('seed') or 0
-
-
 def _initial_model(cfg: Mapping) -> nn.Module:
     """The model with the weights that a run of the config starts with."""
     torch.manual_seed(_seed(cfg))
     model = MODELS.build(cfg['model'])
     model.init_weights()
     return model
+
+
+def _seed(cfg: Mapping) -> int:
+    return (cfg.get('randomness') or {}).get('seed') or 0
 
 
 def masks_of_checkpoint(content: Any) -> dict[str, Tensor]:
@@ -61,12 +62,12 @@ def masks_of_checkpoint(content: Any) -> dict[str, Tensor]:
 
 @dataclass
 class RunCosts:
-    """What a step of a run costs, beside two other ways to train the same network.
+    """One training step of a config, beside two other ways to train the same network.
 
     Attributes:
         layers: of the pruned network.
-        step: work of one training step, by the way of training: 'this config', 'dense SGD', 'latent signs'.
-        storage: bytes, by what takes them, likewise.
+        step: way of training ('this config', 'dense SGD', 'latent signs') -> work of one step.
+        storage: way of training -> bytes of weights, optimizer state and saved activations.
         batch: images of a step.
     """
 
@@ -77,30 +78,26 @@ class RunCosts:
 
 
 def run_costs(cfg: Mapping, masks: Mapping[str, Tensor]) -> RunCosts:
-    """Work out what a step of a config's run costs; :class:`pab.hooks.CostHook` adds up a whole run.
+    """Count one step of a config's run; :class:`pab.hooks.CostHook` adds up a whole run.
 
     Storage is that of training, in float32; the saved activations are those of a real forward pass.
 
     Args:
         cfg: the whole config.
-        masks: parameter name in the network -> bool tensor, True where the weight is left.
+        masks: parameter name in the network -> bool tensor, True where the weight is kept.
     """
     model = _initial_model(cfg)
     network, shape = network_of(model), tuple(model.input_shape)
     settings = dict(cfg['optim_wrapper'])
-    constructor = settings.pop('constructor')
-    wrapper = OPTIM_WRAPPER_CONSTRUCTORS.build(dict(type=constructor, optim_wrapper_cfg=settings))(model)
-    optimizers = [single.optimizer for single in wrapper.values()]
-    names = {param: name for name, param in network.named_parameters()}
-    signs = [
-        names[param]
-        for optimizer in sign_optimizers(optimizers)
-        for group in optimizer.param_groups
-        for param in group['params']
-    ]
+    kind = settings.pop('constructor', 'DefaultOptimWrapperConstructor')
+    by_parameter = settings.pop('paramwise_cfg', None)
+    constructor = dict(type=kind, optim_wrapper_cfg=settings, paramwise_cfg=by_parameter)
+    wrapper = OPTIM_WRAPPER_CONSTRUCTORS.build(constructor)(model)
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    optimizers = [single.optimizer for single in wrappers]
     pruner = _pruner_of(cfg)
     _check_masks(network, masks, pruner.settings.prunable if pruner else None)
-    layers = count_layers(network, shape, masks, signs)
+    layers = count_layers(network, shape, masks, sign_trained(network, optimizers))
     ways = {'this config': layers, 'dense SGD': dense_sgd(layers), 'latent signs': latent_signs(layers)}
     batch = cfg['train_dataloader']['batch_size']
     images = batch * cfg['optim_wrapper'].get('accumulative_counts', 1)
@@ -126,20 +123,18 @@ def _storage(network: nn.Module, shape: tuple[int, ...], layers: list[LayerCost]
     merge_latents_(plain)
     with exact_gradients(plain):
         activations = saved_bytes(plain, shape) * batch
-    parameters = list(network.parameters())
-    own, learned = _bytes(parameters), _bytes(param for param in parameters if param.requires_grad)
-    usual = _bytes(plain.parameters())
+    weights = _bytes(plain.parameters())
+    dense = {'weights': weights, 'optimizer state': weights, 'saved activations': activations}
     signs = 4 * sum(row.total for row in layers if row.sign_trained and not row.tied_to)
-    dense = {'weights': usual, 'optimizer state': usual, 'saved activations': activations}
     return {
         'this config': {
-            'weights': own,
-            'optimizer state': learned,
+            'weights': _bytes(network.parameters()),
+            'optimizer state': _bytes(param for param in network.parameters() if param.requires_grad),
             'saved activations': saved_bytes(network, shape) * batch,
         },
         'dense SGD': dense,
         # the latent weights and their momentum, beside the frozen magnitudes
-        'latent signs': {**dense, 'weights': usual + signs},
+        'latent signs': {**dense, 'weights': weights + signs},
     }
 
 

@@ -1,4 +1,4 @@
-"""What every dataset asks: where the data lie, which split, and which of the samples."""
+"""The place of the data and the choice of samples, for every dataset."""
 
 import os
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def data_folder(data_root: str | Path | None = None) -> Path:
 
 
 def missing_data(who: str, path: Path, ways_out: str) -> FileNotFoundError:
-    """Return the error for a file or folder that is not there: what, where it was looked for, how to get it."""
+    """Return the error for a missing file or folder: its name, its place, how to get it."""
     return FileNotFoundError(
         f'{who}: {path.name} is missing, looked for it at {path.absolute()}; {ways_out}, or point data_root or the '
         f'environment variable {ENVIRONMENT} (now {os.environ.get(ENVIRONMENT)!r}) to the folder that holds the data'

@@ -30,8 +30,8 @@ class ImageFolder(NamedClasses, Dataset):
     those with an image's extension, at any depth. Files and folders whose names begin with a dot are no data, and a
     folder that links lead to again is read once.
 
-    A label is the position of the folder's name in ``metainfo['classes']``: the names in alphabetical order, or
-    ``classes``. A run gives the data it validates and tests with the classes that its network was trained with.
+    A label is the position of the folder's name in ``metainfo['classes']``, the names in alphabetical order or
+    ``classes``. A run gives its validation and test data the classes that its network was trained with.
 
     A file that cannot be read is named in the log once and listed in ``unreadable``; when training, the next readable
     file in order stands in for it (nearly always of the same class); otherwise its image is black and its label -100,
@@ -154,13 +154,14 @@ class ImageFolder(NamedClasses, Dataset):
             try:
                 return decode_rgb(path.read_bytes())
             except (OSError, UnreadableImageError) as error:
+                if not self.root.is_dir():
+                    told = f'{self._name}: the folder {self.root} is no longer there'
+                    raise FileNotFoundError(f'{told}; bring it back, and go on with --resume') from error
                 self._unreadable[position] = True
                 rule = 'the next readable file stands in for it' if self.training else 'it is left out'
-                text = (
-                    f'{self._name}: {path} cannot be read, {rule} ({len(self.unreadable)} such files so far): {error}'
-                )
+                count = f'{len(self.unreadable)} such files so far'
                 # an error, for mmengine's logger passes on nothing less from ranks other than the first
-                print_log(text, 'current', logging.ERROR)
+                print_log(f'{self._name}: {path} cannot be read, {rule} ({count}): {error}', 'current', logging.ERROR)
         if (count := int(self._unreadable.sum())) > self._max_unreadable:
             names = ', '.join(map(str, self.unreadable[:3]))
             raise RuntimeError(

@@ -9,9 +9,8 @@ import numpy as np
 def load_arrays(path: Path) -> dict[str, object]:
     """Load a pickled dict of plain Python values and numpy arrays of numbers; refuse everything else.
 
-    Its keys become strings, byte strings of Python 2 become bytes. Not even numpy's own functions are handed to the
-    pickle: it could set flags of a dtype so that numpy takes raw bytes for addresses. A ValueError names a file that is
-    truncated or damaged, or holds or asks for something else.
+    Keys become strings, byte strings of Python 2 bytes. The pickle gets not even numpy's functions: with flags of its
+    own for a dtype, numpy would take raw bytes for addresses. A ValueError names a file that is damaged or refused.
     """
     try:
         with open(path, 'rb') as file:

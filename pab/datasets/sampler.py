@@ -11,8 +11,7 @@ from ..registry import DATA_SAMPLERS
 class SampleIndex(int):
     """An index that carries the seed of the random numbers that this sample may use.
 
-    It is an int in every respect and can be pickled, so it passes through batch samplers and to workers as it is.
-    ``seed`` lies in 0..2^63 - 1.
+    It passes through batch samplers and to workers as any int. ``seed`` lies in 0..2^63 - 1.
     """
 
     def __new__(cls, index: int, seed: int):

@@ -1,4 +1,4 @@
-"""The share of samples whose label is among the highest logits."""
+"""Shares of samples whose label is among the highest logits."""
 
 import logging
 from collections.abc import Sequence
@@ -18,7 +18,8 @@ class Accuracy(BaseMetric):
     """Accuracy in per cent, and the mean cross-entropy.
 
     Keys: ``accuracy/top{k}`` for each k, ``cross_entropy``, and ``nonfinite`` (number of samples with a NaN or infinite
-    logit) when there are any. A sample with such a logit counts as wrong, and the cross-entropy shows it. A negative
+    logit) when there are any. A sample with such a logit counts as wrong, and the cross-entropy shows it; where every
+    sample has one, the accuracy is NaN, which no checkpoint is the best by. A negative
     label marks a sample that is left out. Each sample is counted once, also when ranks were padded to the same number
     of samples. A few numbers a sample are kept on the device of the logits; nothing waits for it before the end.
 
@@ -38,13 +39,21 @@ class Accuracy(BaseMetric):
         self.topk = ks
         self._batches: list[Tensor] = []
 
+    @property
+    def metric_keys(self) -> list[str]:
+        """The keys that every evaluation has, without ``prefix``; runs ask before their first step."""
+        return [*(f'accuracy/top{k}' for k in self.topk), 'cross_entropy']
+
     def check_classes(self, number: int) -> None:
         """Raise a ValueError if there are fewer classes than the largest k; runs ask before their first step."""
-        _check_topk(self.topk, number)
+        if max(self.topk) > number:
+            raise ValueError(f'Accuracy: topk must not exceed the number of classes, {number}, got {max(self.topk)}')
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:
-            self._batches.append(sample_rows(sample['logits'], sample['labels'], self.topk))
+            rows = sample_rows(sample['logits'], sample['labels'], self.topk)
+            self.check_classes(sample['logits'].shape[1])
+            self._batches.append(rows)
 
     def evaluate(self, size: int) -> dict:
         # one entry a sample, so that the gathering interleaves the ranks and drops padded samples
@@ -63,6 +72,9 @@ class Accuracy(BaseMetric):
         if nonfinite := int(rows[:, 1].sum()):
             metrics['nonfinite'] = nonfinite
             text = f'Accuracy: {nonfinite} of {len(rows)} samples have NaN or infinite logits and count as wrong'
+            if nonfinite == len(rows):
+                metrics.update((name, float('nan')) for name in metrics if name.startswith('accuracy/'))
+                text = f'Accuracy: all {len(rows)} samples have NaN or infinite logits, so there is no accuracy'
             print_log(text, 'current', logging.WARNING)
         return metrics
 
@@ -73,7 +85,6 @@ def sample_rows(logits: Tensor, labels: Tensor, topk: Sequence[int]) -> Tensor:
         got = f'{tuple(logits.shape)} and {tuple(labels.shape)}'
         raise ValueError(f'Accuracy: logits must be (N, num_classes) and labels (N,), got {got}')
     num_classes = logits.shape[1]
-    _check_topk(topk, num_classes)
     # on other devices this check would wait for them; there a label out of range fails in the loss
     if labels.device.type == 'cpu' and len(labels) and (most := int(labels.max())) >= num_classes:
         raise ValueError(f'Accuracy: labels must lie below the number of logits, {num_classes}, got {most}')
@@ -86,8 +97,3 @@ def sample_rows(logits: Tensor, labels: Tensor, topk: Sequence[int]) -> Tensor:
     loss = F.cross_entropy(logits, labels, reduction='none')
     state = torch.where(counted, (~finite).double(), torch.nan)
     return torch.stack([loss, state, *[(finite & (before < k)).double() for k in topk]], dim=1)
-
-
-def _check_topk(topk: Sequence[int], num_classes: int) -> None:
-    if max(topk) > num_classes:
-        raise ValueError(f'Accuracy: topk must not exceed the number of classes, {num_classes}, got {max(topk)}')

@@ -20,8 +20,10 @@ RandomStateHook          VERY_HIGH       whatever draws in a step draws from its
 DeviceScalarsHook        VERY_HIGH       mmengine's RuntimeInfoHook, whose place it takes                    looks on
 DivergenceHook           NORMAL          acts inside the update                                              looks on
 DataCheckHook            VERY_HIGH       before anything prunes or trains; every run has it                  looks on
+MetricCheckHook          VERY_HIGH       before anything prunes or trains; every run has it                  looks on
 ResumeCheckHook          NORMAL          asked before anything is loaded                                     looks on
 SharedStatisticsHook     LOW             behind what exchanges the model for an averaged one                 looks on
+EarlyStoppingHook        LOW             before a checkpoint that a new best result writes                   changes
 InterruptHook            LOWEST          after everything that belongs to the step                           looks on
 CheckpointFormatHook     LOWEST          after every hook that adds to a checkpoint; every run has it        looks on
 =======================  ==============  ==================================================================  ========
@@ -31,7 +33,9 @@ from .guards.checkpoint_form import CheckpointFormatHook
 from .guards.data_check import DataCheckHook
 from .guards.device_scalars import DeviceScalarsHook
 from .guards.divergence import DivergenceHook
+from .guards.early_stopping import EarlyStoppingHook
 from .guards.interrupt import InterruptHook
+from .guards.metric_check import MetricCheckHook
 from .guards.random_state import RandomStateHook
 from .guards.resume_check import ResumeCheckHook
 from .guards.shared_statistics import SharedStatisticsHook
@@ -51,8 +55,10 @@ __all__ = [
     'DeviceScalarsHook',
     'DivergenceHook',
     'EMAHook',
+    'EarlyStoppingHook',
     'FlipCountHook',
     'InterruptHook',
+    'MetricCheckHook',
     'PruneHook',
     'RandomStateHook',
     'ReportHook',

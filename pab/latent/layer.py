@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
-from ..contracts import layers_with_weight_in_use
+from ..contracts import layers_with_used_weight
 from ..converter import Converter
 from ..pruners import apply_masks_, get_masks
 
@@ -20,13 +20,12 @@ Stream = Callable[[str], np.random.RandomState]
 class LatentConv:
     """A convolution that multiplies by :meth:`used_weight`, a function of its frozen weight and of its latents.
 
-    A converter derives a class from a subclass of this one, ``mixin``, and the layer's own class, ``plain``. Whatever
-    that does in its forward pass, such as PSG, it does with the used weight, and what it passes back to that weight
-    reaches the latents. The state dict has ``weight``, as it was drawn, and the latents. A weight that is 0 (pruned)
-    should be 0 in the used weight too.
+    A converter derives a class from a subclass of this one, ``mixin``, and the layer's own class, ``plain``, whose
+    forward pass then reads the used weight; the gradient of that weight reaches the latents. The state dict has
+    ``weight``, as it was drawn, and the latents. A weight of 0 (pruned) should be 0 in the used weight too.
 
-    Where a latent decides which weights are used, an unused weight has no gradient by which a pruner could score it:
-    such a class sets ``scored_as_drawn``, and pruners see the layer with all of its weights.
+    Where a latent decides which weights are used, an unused weight has no gradient to be scored by: such a class sets
+    ``scored_as_drawn``, and pruners see the layer with all of its weights.
     """
 
     mixin: ClassVar[type['LatentConv']]
@@ -72,7 +71,7 @@ def _new_layer(new_object: Callable, mixin: type[LatentConv], plain: type[nn.Mod
 
 @functools.cache
 def latent_class(mixin: type[LatentConv], plain: type[nn.Module]) -> type[nn.Module]:
-    """Derive the class of a plain layer with a latent; the same class for the same two."""
+    """Derive the class of a plain layer with a latent, once for the same two."""
     name = mixin.__name__.removesuffix('Conv') + plain.__name__
     return type(name, (mixin, plain), {'mixin': mixin, 'plain': plain, '__module__': mixin.__module__})
 
@@ -81,8 +80,8 @@ class LatentConverter(Converter):
     """A converter to layers of ``mixin``, a :class:`LatentConv`; freezes their weights and gives them their latents.
 
     Args:
-        layers: patterns of :mod:`pab.patterns`; of what they select, every convolution with a parameter ``weight`` is
-            converted, one of a class of one's own too, unless it has other latents.
+        layers: patterns of :mod:`pab.patterns`; every convolution that they select, of any class, is converted if it
+            has a parameter ``weight`` and no other latents.
 
     Raises:
         TypeError, ValueError: ``layers`` is no list of patterns, or selects nothing.
@@ -128,10 +127,10 @@ def fill_(parameter: Tensor, values: np.ndarray) -> None:
 def merge_latents_(network: nn.Module) -> list[str]:
     """Make layers with a used weight plain ones, in place, whose weight is the used one.
 
-    A mask marks where that is 0, if the layer had a mask or there are such places. Logits stay the same bit for bit.
-    Returns the names of the weights; there may be none.
+    A mask marks its zeros, if the layer had a mask or there are zeros. Logits stay the same bit for bit. Returns the
+    names of the weights; there may be none.
     """
-    layers, earlier = layers_with_weight_in_use(network), get_masks(network)
+    layers, earlier = layers_with_used_weight(network), get_masks(network)
     used = {name: layer.used_weight().detach() for name, layer in layers.items()}  # before any of them changes
     for name, layer in layers.items():
         for latent in layer.latents:

@@ -33,11 +33,10 @@ class GlobalRanking:
 
     def choose(self) -> list[Tensor]:
         """For each layer, True where its weight is used."""
-        flat = torch.cat([layer.ranks().reshape(-1) for layer in self.layers])
-        parts = highest(flat, kept_count(len(flat), self.density)).split(
-            [layer.scores.numel() for layer in self.layers]
-        )
-        return [part.view(layer.scores.shape) for part, layer in zip(parts, self.layers, strict=True)]
+        ranks = [layer.ranks() for layer in self.layers]
+        flat = torch.cat([rank.reshape(-1) for rank in ranks])
+        parts = highest(flat, kept_count(len(flat), self.density)).split([rank.numel() for rank in ranks])
+        return [part.view(rank.shape) for part, rank in zip(parts, ranks, strict=True)]
 
     def watch(self, network: nn.Module) -> None:
         """Rank the layers whenever the network that has them runs."""

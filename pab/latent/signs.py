@@ -10,32 +10,21 @@ from ..checks import known_choice
 from ..registry import CONVERTERS
 from .layer import LatentConv, LatentConverter, Stream, fill_
 
-MODES = {  # the interval in which t starts
-    'flipping': (0.01, 0.1),
-    'pruning': (0.01, 0.1),
-    'ternary': (-1.0, 1.0),
-}
+# the interval in which t starts
+MODES = {'flipping': (0.01, 0.1), 'pruning': (0.01, 0.1), 'ternary': (-1.0, 1.0)}
 BOUNDS = {'lo': -0.1, 'hi': 0.1}  # where they start
 
 
 class _Sign(torch.autograd.Function):
-    """sign(u), with the gradient 1."""
+    """sign(u), or with ``of_positive`` sign(relu(u)), with the gradient 1 everywhere."""
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor) -> Tensor:
-        return u.sign()
+    def forward(ctx: Any, u: Tensor, of_positive: bool = False) -> Tensor:
+        return (u.relu() if of_positive else u).sign()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad
-
-
-class _SignOfPositive(_Sign):
-    """sign(relu(u)), with the gradient 1 everywhere."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor) -> Tensor:
-        return u.relu().sign()
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
 
 
 class LatentSignConv(LatentConv):
@@ -58,7 +47,7 @@ class LatentSignConv(LatentConv):
     def sign(self) -> Tensor:
         """a, of the shape of the weight: -1, 0 or 1."""
         if self.mode != 'ternary':
-            return (_Sign if self.mode == 'flipping' else _SignOfPositive).apply(self.latent)
+            return _Sign.apply(self.latent, self.mode == 'pruning')
         above, below = (self.latent - self.hi).relu(), (self.lo - self.latent).relu()
         return _Sign.apply(above) - _Sign.apply(below)
 

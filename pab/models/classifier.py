@@ -10,15 +10,14 @@ from torch.nn import functional as F
 
 from ..checks import check_ints, known_choice
 from ..registry import CONVERTERS, MODELS
-from .initialization import SCHEMES, check_fan_share, initialize_
+from .initialization import check_initialization, initialize_
 
 
 @MODELS.register_module()
 class ImageClassifier(BaseModel):
     """An image classification network trained by the cross-entropy of its logits.
 
-    The network stays an ordinary one, at ``.network``; its parameters are initialised by their names inside it, so it
-    gets the same weights with and without this class.
+    The network stays an ordinary one, at ``.network``, and gets the same initial weights as without this class.
 
     Args:
         network: a module, or the config of one in MODELS; images (N, C, H, W) -> logits (N, num_classes).
@@ -26,14 +25,13 @@ class ImageClassifier(BaseModel):
         init: ``dict(scheme=..., seed=..., fan_share=...)`` for :func:`pab.models.initialize_`, which ``init_weights``
             calls; the seed None takes torch's seed at that moment. ``init=None`` keeps what the network's constructor
             (and its own ``init_weights``, if it has one) gave it.
-        channels_last: keep 4-dimensional weights and images in this memory format, the faster one for convolutions;
-            the numbers are the same up to rounding.
+        channels_last: keep weights and images in this memory format, faster for convolutions, the same up to rounding.
         data_preprocessor: module, or config in MODELS, that turns a batch into keyword arguments of ``forward``; None
             moves it to the device and nothing else.
         input_shape: (C, H, W) of one image; pruners that need no data read it here.
         label_smoothing: share of the target spread over all classes, in [0, 1).
-        compile: run the network by ``torch.compile``, PSG layers and latents included; the first steps wait for it, up
-            to minutes. Names and state dict stay. Pruners score the network as it is without.
+        compile: run the network by ``torch.compile``; the first steps wait for it, up to minutes. Names and state dict
+            stay, and pruners score the network without.
 
     Settings outside these rules raise a ValueError.
     """
@@ -53,14 +51,10 @@ class ImageClassifier(BaseModel):
             data_preprocessor = MODELS.build(data_preprocessor)
         super().__init__(data_preprocessor=data_preprocessor)
         self.init = None if init is None else {'scheme': 'kaiming_normal', 'seed': None, 'fan_share': 1.0, **init}
-        for key, value in (self.init or {}).items():
-            known_choice('ImageClassifier', 'key of init', key, ('scheme', 'seed', 'fan_share'))
-            if key == 'scheme':
-                known_choice('initialize_', 'scheme', value, SCHEMES)
-            elif key == 'fan_share':
-                check_fan_share('initialize_', value)
-            elif value is not None:
-                check_ints('initialize_', 0, seed=value)
+        if init is not None:
+            for key in self.init:
+                known_choice('ImageClassifier', 'key of init', key, ('scheme', 'seed', 'fan_share'))
+            check_initialization(**{**self.init, 'seed': 0 if self.init['seed'] is None else self.init['seed']})
         is_list = isinstance(input_shape, Sequence) and not isinstance(input_shape, str)
         if input_shape is not None and not (is_list and len(input_shape) == 3):
             raise ValueError(f'ImageClassifier: input_shape must be (channels, height, width), got {input_shape!r}')

@@ -1,10 +1,9 @@
 """Random numbers that are fixed for ever by a seed and a name.
 
-A stored network keeps its seed instead of its magnitudes, so the same seed must give the same bits on every machine
-and with every later version of every library. Two things are built on that do not move: the integers of numpy's legacy
-``RandomState`` (the Mersenne Twister of 1998, frozen by numpy), and the operations + - * / sqrt in float64, which IEEE
-754 rounds correctly everywhere. ``np.log`` and the C library's ``log``, which ``RandomState.standard_normal`` uses, are
-avoided: their last bit depends on the CPU's vector units and on the C library.
+A stored network keeps its seed instead of its magnitudes, so a seed must give the same bits on every machine and with
+every later library. Two things never change: the integers of numpy's legacy ``RandomState`` (the Mersenne Twister,
+frozen by numpy), and + - * / sqrt in float64, which IEEE 754 rounds correctly everywhere. ``np.log`` and the C
+library's ``log``, which ``RandomState.standard_normal`` uses, are avoided: their last bit depends on the machine.
 """
 
 import hashlib

@@ -31,20 +31,20 @@ SCHEMES: dict[str, Scheme] = {
 }
 # Their reset_parameters draws nothing: ones, zeros, running statistics of an unused layer, PReLU's 0.25.
 _WITHOUT_CHANCE = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
+_AFFINE = (_ConvNd, nn.Linear)
 
 
 @torch.no_grad()
 def initialize_(network: nn.Module, scheme: str = 'kaiming_normal', seed: int = 0, fan_share: float = 1.0) -> nn.Module:
     """Draw every parameter of ``network`` anew, in place, and reset its normalisation statistics.
 
-    A parameter's values depend on ``seed``, its name in ``network``, its shape and the scheme, on nothing else: not on
-    the device, memory format, torch version, CPU, order of construction or the other layers (see :mod:`draws`). They
-    are drawn in float64 and rounded once to the parameter's dtype.
+    A parameter's values depend on ``seed``, its name in ``network``, its shape and the scheme alone, on every machine
+    (see :mod:`draws`). They are drawn in float64 and rounded once to the parameter's dtype.
 
     Convolution weights (out, in / groups, *kernel) are drawn by ``scheme``, linear weights (out, in) and all biases
-    by 'standard', uniform within 1 / sqrt(fan_in); normalisation layers become the identity. A layer of any other kind,
-    and one of these with other parameters beside weight and bias, draws them by a method ``initialize_(stream)``, where
-    ``stream(name)`` is the RandomState of the parameter called ``name`` inside that layer.
+    by 'standard', uniform within 1 / sqrt(fan_in); normalisation layers become the identity. All other parameters a
+    layer draws by its method ``initialize_(stream)``, where ``stream(name)`` is the RandomState of its parameter
+    ``name``.
 
     Args:
         network: returned as well.
@@ -55,60 +55,52 @@ def initialize_(network: nn.Module, scheme: str = 'kaiming_normal', seed: int = 
 
     A layer with parameters that none of these rules covers is named in a ValueError, and nothing has been changed.
     """
-    known_choice('initialize_', 'scheme', scheme, SCHEMES)
-    check_ints('initialize_', 0, seed=seed)
-    check_fan_share('initialize_', fan_share)
-    steps, seen = [], set()
+    check_initialization(scheme, seed, fan_share)
+    layers, seen = [], set()
     for prefix, layer in network.named_modules():
         own = {name: p for name, p in layer.named_parameters(recurse=False) if id(p) not in seen}
         seen.update(map(id, own.values()))  # a parameter shared by two layers takes its first name
         if own or isinstance(layer, _WITHOUT_CHANCE):
             prefix = prefix + '.' if prefix else ''
-            rule = _rule(layer, own, prefix, scheme, fan_share)
-            steps.append((rule, lambda name, prefix=prefix: draws.stream(seed, prefix + name)))
-    for rule, stream in steps:
-        rule(stream)
+            _check_rule(layer, own, prefix)
+            layers.append((layer, own, lambda name, prefix=prefix: draws.stream(seed, prefix + name)))
+    for layer, own, stream in layers:
+        if isinstance(layer, _WITHOUT_CHANCE):
+            layer.reset_parameters()
+            continue
+        for name in ('weight', 'bias') if isinstance(layer, _AFFINE) else ():
+            if name in own:
+                _draw_affine(layer, name, scheme, fan_share, stream(name))
+        if hasattr(layer, 'initialize_'):
+            layer.initialize_(stream)
     return network
 
 
-def check_fan_share(owner: str, fan_share: float) -> None:
-    """Raise a ValueError unless ``fan_share`` lies in (0, 1]."""
+def check_initialization(scheme: str, seed: int, fan_share: float) -> None:
+    """Raise a ValueError for a setting that :func:`initialize_` does not take."""
+    known_choice('initialize_', 'scheme', scheme, SCHEMES)
+    check_ints('initialize_', 0, seed=seed)
     if isinstance(fan_share, bool) or not 0 < fan_share <= 1:
-        raise ValueError(f'{owner}: fan_share must lie in (0, 1], got {fan_share!r}; it is the share of inputs in use')
+        raise ValueError(f'initialize_: fan_share must lie in (0, 1], got {fan_share!r}; it is a share of the inputs')
 
 
-def _rule(
-    layer: nn.Module, own: dict[str, nn.Parameter], prefix: str, scheme: str, fan_share: float
-) -> Callable[[Callable], None]:
-    """The function of ``stream`` that draws the parameters of a layer; ValueError when there is none for its kind."""
-    if isinstance(layer, _WITHOUT_CHANCE):
-        return lambda stream: layer.reset_parameters()
-    is_affine = isinstance(layer, _ConvNd | nn.Linear)
-    affine = {name: own[name] for name in ('weight', 'bias') if is_affine and name in own}
-    others = [name for name in own if name not in affine]
-    if others and not hasattr(layer, 'initialize_'):
+def _check_rule(layer: nn.Module, own: dict[str, nn.Parameter], prefix: str) -> None:
+    """Raise a ValueError where no rule draws one of the parameters of a layer."""
+    others = [name for name in own if not (isinstance(layer, _AFFINE) and name in ('weight', 'bias'))]
+    if others and not isinstance(layer, _WITHOUT_CHANCE) and not hasattr(layer, 'initialize_'):
         raise ValueError(
             f'initialize_: no rule draws parameter {prefix + others[0]!r} of a {type(layer).__name__}; give that class '
             f'a method initialize_(stream) that fills it from stream({others[0]!r}), a numpy RandomState, or leave all '
             'initial weights to the network itself (ImageClassifier: init=None)'
         )
 
-    def draw(stream: Callable) -> None:
-        _draw_affine(layer, affine, scheme, fan_share, stream)
-        if hasattr(layer, 'initialize_'):
-            layer.initialize_(stream)
 
-    return draw
-
-
-def _draw_affine(
-    layer: nn.Module, own: dict[str, nn.Parameter], scheme: str, fan_share: float, stream: Callable
-) -> None:
-    for name, parameter in own.items():
-        by_scheme = name == 'weight' and isinstance(layer, _ConvNd)
-        fan_out, fan_in, *kernel = layer.weight.shape
-        field = math.prod(kernel) * (fan_share if by_scheme else 1)
-        draw = SCHEMES[scheme if by_scheme else 'standard']
-        values = draw(stream(name), parameter.numel(), fan_in * field, fan_out * field)
-        # rounded on the CPU before it moves, so that no device decides the last bit
-        parameter.copy_(torch.from_numpy(values.reshape(parameter.shape)).to(parameter.dtype))
+def _draw_affine(layer: nn.Module, name: str, scheme: str, fan_share: float, stream: np.random.RandomState) -> None:
+    by_scheme = name == 'weight' and isinstance(layer, _ConvNd)
+    fan_out, fan_in, *kernel = layer.weight.shape
+    field = math.prod(kernel) * (fan_share if by_scheme else 1)
+    parameter = layer.get_parameter(name)
+    draw = SCHEMES[scheme if by_scheme else 'standard']
+    values = draw(stream, parameter.numel(), fan_in * field, fan_out * field)
+    # rounded on the CPU before it moves, so that no device decides the last bit
+    parameter.copy_(torch.from_numpy(values.reshape(parameter.shape)).to(parameter.dtype))

@@ -77,6 +77,7 @@ class CIFARResNet(nn.Module):
         depth: a key of ``STAGES``; it counts the convolutions of the main path and the linear layer.
         num_classes, in_channels: >= 1.
         width: channels of the first stage, >= 1; None: 16 with three stages, 64 with four.
+
     Every network raises a ValueError for an argument outside its rules.
     """
 
@@ -169,15 +170,8 @@ class WideResNet(nn.Module):
 
 
 TORCHVISION_NAMES = (
-    'resnet18',
-    'resnet34',
-    'resnet50',
-    'resnet101',
-    'resnet152',
-    'resnext50_32x4d',
-    'resnext101_32x8d',
-    'wide_resnet50_2',
-    'wide_resnet101_2',
+    *('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152'),
+    *('resnext50_32x4d', 'resnext101_32x8d', 'wide_resnet50_2', 'wide_resnet101_2'),
 )
 
 

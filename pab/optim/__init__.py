@@ -1,5 +1,6 @@
 """Optimizers, and the rule that says which parameter belongs to which."""
 
+from .averaging import keep_signs
 from .bop import Bop
 from .constructor import OwnershipConstructor, assign_owners
 from .geometric import GeometricParamScheduler
@@ -17,4 +18,5 @@ __all__ = [
     'SignOptimizer',
     'TopFlips',
     'assign_owners',
+    'keep_signs',
 ]

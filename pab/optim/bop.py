@@ -39,6 +39,7 @@ class Bop(SignOptimizer):
             about half of all weights flip then, and that gradient dominates the average for about 1/gamma steps.
         flips_per_weight: also count the flips of every single weight (int32, as large as the weights), not only those
             of each tensor; the FlipFreq pruner reads them.
+        lr: a factor on adaptivity_rate, for schedulers that move a learning rate; >= 0, else ValueError.
 
     Source: Helwegen et al. 2019, "Latent Weights Do Not Exist" (arXiv 1906.02107), algorithm 1; the rule at equality
     (:math:`|m| = \tau` flips) is the reference's.
@@ -51,9 +52,10 @@ class Bop(SignOptimizer):
         threshold: float = 1e-6,
         first_step: str = 'zero',
         flips_per_weight: bool = False,
+        lr: float = 1.0,
     ) -> None:
         settings = dict(adaptivity_rate=adaptivity_rate, threshold=threshold, first_step=first_step)
-        super().__init__(params, {**settings, 'flips_per_weight': flips_per_weight})
+        super().__init__(params, {**settings, 'flips_per_weight': flips_per_weight, 'lr': lr})
 
     def check(self, settings: dict[str, Any]) -> None:
         rate, threshold = settings['adaptivity_rate'], settings['threshold']

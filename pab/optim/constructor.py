@@ -25,9 +25,7 @@ class OwnershipConstructor:
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         if paramwise_cfg is not None:
-            raise ValueError(
-                "OwnershipConstructor: paramwise_cfg is not read; give parameters an optimizer of their own by 'owns'"
-            )
+            raise ValueError("OwnershipConstructor: paramwise_cfg is not read; 'owns' gives parameters an optimizer")
         self.wrapper_cfg = {'type': 'SharedBackward', **optim_wrapper_cfg}
         self.optimizer_cfgs = self.wrapper_cfg.pop('optimizers', None)
         if not self.optimizer_cfgs:
@@ -43,8 +41,7 @@ class OwnershipConstructor:
                 )
 
     def __call__(self, model: nn.Module) -> OptimWrapperDict:
-        if is_model_wrapper(model):
-            model = model.module
+        model = model.module if is_model_wrapper(model) else model
         if self.wrapper_cfg.get('precision') == 'float16':
             for name, reason in loss_scale_conflicts(model):
                 raise ValueError(

@@ -39,6 +39,11 @@ def flip_(
 
     Returns the number of weights that have flipped: int64, no dimensions, on the device.
     """
+    # of sharded ones (FSDP2's DTensors) the part of this process
+    weight, grad, weight_flips, *averages = (
+        tensor.to_local() if hasattr(tensor, 'placements') else tensor
+        for tensor in (weight, grad, weight_flips, *averages)
+    )
     tensors = (weight.detach(), laid_out(grad, weight), weight_flips, *averages)
     has_gaps = _layout(weight) != _layout(averages[0])  # an average has none
     if weight.numel() <= BLOCK or has_gaps:

@@ -15,8 +15,7 @@ class GeometricParamScheduler(ExponentialParamScheduler):
 
     .. math:: v_t = v_0 \cdot \text{end\_factor}^{\,t / (T - 1)}, \quad T = \text{end} - \text{begin}, \; 0 \le t < T
 
-    It is mmengine's ``ExponentialParamScheduler`` with its end in place of ``gamma``. In a run, ``end`` is the run's
-    length by default. With ``convert_to_iter_based`` the setting moves at each step.
+    In a run, ``end`` is the run's length by default. With ``convert_to_iter_based`` the setting moves at each step.
 
     Args:
         optimizer: has the setting in its groups.

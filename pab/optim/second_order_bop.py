@@ -45,6 +45,7 @@ class SecondOrderBop(SignOptimizer):
         eps: added to the root of v; >= 0, else ValueError.
         bias_corrected: whether m and v are divided by the share that gradients have in them.
         flips_per_weight: also count the flips of every single weight (int32, as large as the weights).
+        lr: a factor on adaptivity_rate, for schedulers that move a learning rate; >= 0, else ValueError.
 
     Source: Suarez-Ramirez et al. 2021, "A Bop and Beyond" (arXiv 2104.05124), where it is called Bop2ndOrder. The
     defaults of gamma, tau and sigma are those of the authors' commands for section 5.1, eps that of their code.
@@ -59,9 +60,11 @@ class SecondOrderBop(SignOptimizer):
         eps: float = 1e-10,
         bias_corrected: bool = False,
         flips_per_weight: bool = False,
+        lr: float = 1.0,
     ) -> None:
         settings = dict(adaptivity_rate=adaptivity_rate, threshold=threshold, second_rate=second_rate, eps=eps)
-        super().__init__(params, {**settings, 'bias_corrected': bias_corrected, 'flips_per_weight': flips_per_weight})
+        flags = dict(bias_corrected=bias_corrected, flips_per_weight=flips_per_weight)
+        super().__init__(params, {**settings, **flags, 'lr': lr})
 
     def check(self, settings: dict[str, Any]) -> None:
         for name in ('adaptivity_rate', 'second_rate'):

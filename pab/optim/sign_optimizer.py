@@ -1,7 +1,7 @@
 """Base of the optimizers that flip signs: the step over all tensors, the counts, exact restoring."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,12 +15,35 @@ class SignOptimizer(Optimizer, ABC):
     """An optimizer that changes nothing but signs; it offers all that :mod:`pab.contracts` says of sign optimizers.
 
     A subclass, such as :class:`~pab.optim.Bop`, says what a step does to one tensor (:meth:`flip`), and may check
-    settings and start a state of its own. Parameter groups may have ``flips_per_weight``, which counts the
-    flips of every single weight.
+    settings and start a state of its own. Parameter groups may have ``flips_per_weight``, which counts the flips of
+    every single weight.
+
+    Parameter groups have ``lr`` where they have the setting that ``scaled_by_lr`` names. It is a factor on that
+    setting, 1 at first, so that schedulers which know of learning rates alone (LambdaLR, those of timm and
+    transformers) move the step size of the signs.
+
+    Args:
+        params: floating tensors, or dicts of them (parameter groups).
+        defaults: the settings; ``lr`` may be one of them, >= 0, else ValueError.
     """
 
-    last_flips: Tensor | None = None
+    scaled_by_lr = 'adaptivity_rate'
+    """The setting that a step multiplies by ``lr``; if the product is above 1, the step raises a ValueError."""
+
+    last_flips: Tensor | None
     """The number of weights that the last step flipped: int64, no dimensions, on the device (reading it waits)."""
+
+    def __init__(self, params: Iterable, defaults: dict[str, Any]) -> None:
+        super().__init__(params, {'lr': 1.0, **defaults} if self.scaled_by_lr in defaults else defaults)
+        # not on the class: lightning's wrapper of optimizers forwards only what the class lacks
+        self.last_flips = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__.setdefault('last_flips', None)  # a copy has none
+        for group in self.param_groups:
+            if self.scaled_by_lr in group:
+                group.setdefault('lr', 1.0)  # states of earlier versions have none
 
     def check(self, settings: dict[str, Any]) -> None:
         """Raise a ValueError for settings of a parameter group that are out of range."""
@@ -41,7 +64,12 @@ class SignOptimizer(Optimizer, ABC):
         """
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        self.check({**self.defaults, **param_group})
+        settings = {**self.defaults, **param_group}
+        if not settings.get('lr', 1) >= 0:
+            raise ValueError(
+                f'{type(self).__name__}: lr must be >= 0, got {settings["lr"]!r}; it is a factor on {self.scaled_by_lr}'
+            )
+        self.check(settings)
         super().add_param_group(param_group)
         for param in self.param_groups[-1]['params']:
             if not param.is_floating_point():
@@ -54,15 +82,27 @@ class SignOptimizer(Optimizer, ABC):
             loss = closure() if closure else None
         counts, totals = [], []
         for group in self.param_groups:
+            settings = self._scaled(group)
             for param in group['params']:
                 if param.grad is not None:
-                    state = self._state_of(param, group)
-                    counts.append(self.flip(param, state, group))
+                    state = self._state_of(param, settings)
+                    counts.append(self.flip(param, state, settings))
                     totals.append(state['tensor_flips'])
         if counts:
             torch._foreach_add_(totals, counts)
         self.last_flips = torch.stack([c.to(counts[0].device) for c in counts]).sum() if counts else None
         return loss
+
+    def _scaled(self, group: dict[str, Any]) -> dict[str, Any]:
+        name, lr = self.scaled_by_lr, group.get('lr', 1)
+        if lr == 1:
+            return group
+        if not (scaled := group[name] * lr) <= 1:
+            raise ValueError(
+                f'{type(self).__name__}: lr is a factor on {name}; {lr:g} times {group[name]:g} is more than 1; let lr '
+                'start at 1, or lower that setting'
+            )
+        return {**group, name: scaled}
 
     def _state_of(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         if param.grad.is_sparse:

@@ -52,6 +52,7 @@ class TopFlips(SignOptimizer):
         flip_share: r, the share of a tensor's nonzero weights to flip in a step; in [0, 1], else ValueError.
         adaptivity_rate: gamma, the share of the newest gradient in the average, per step; in (0, 1), else ValueError.
         flips_per_weight: also count the flips of every single weight (int32, as large as the weights).
+        lr: a factor on flip_share, for schedulers that move a learning rate; >= 0, else ValueError.
 
     Source: ours.
 
@@ -64,11 +65,18 @@ class TopFlips(SignOptimizer):
         ([0.5, -0.5, 0.5, -0.5], 1)
     """
 
+    scaled_by_lr = 'flip_share'
+
     def __init__(
-        self, params: Iterable, flip_share: float = 3e-3, adaptivity_rate: float = 1e-2, flips_per_weight: bool = False
+        self,
+        params: Iterable,
+        flip_share: float = 3e-3,
+        adaptivity_rate: float = 1e-2,
+        flips_per_weight: bool = False,
+        lr: float = 1.0,
     ) -> None:
         defaults = dict(flip_share=flip_share, adaptivity_rate=adaptivity_rate, flips_per_weight=flips_per_weight)
-        super().__init__(params, defaults)
+        super().__init__(params, {**defaults, 'lr': lr})
 
     def check(self, settings: dict[str, Any]) -> None:
         """Raise a ValueError for a setting out of range."""
@@ -76,6 +84,15 @@ class TopFlips(SignOptimizer):
             raise ValueError(f'TopFlips: flip_share must lie in [0, 1], got {settings["flip_share"]!r}')
         if not 0 < settings['adaptivity_rate'] < 1:
             raise ValueError(f'TopFlips: adaptivity_rate must lie in (0, 1), got {settings["adaptivity_rate"]!r}')
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters; ValueError for a sharded one (a DTensor), whose entries no process can rank."""
+        super().add_param_group(param_group)
+        if any(hasattr(param, 'placements') for param in self.param_groups[-1]['params']):
+            raise ValueError(
+                'TopFlips: ranks all weights of a tensor, and a process has a part of a sharded one; take Bop or '
+                'SecondOrderBop under fully_shard'
+            )
 
     def start(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """The average before the first step, and the part of a flip that is due."""

@@ -1,8 +1,10 @@
 """Several optimizers behind one backward pass, in the shape mmengine's runner expects."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
+from typing import Any
 
 import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..checks import check_ints, known_choice
+from ..contracts import learning_rates
 from ..registry import OPTIM_WRAPPERS
 
 CLIPPINGS = {'norm': nn.utils.clip_grad_norm_, 'value': nn.utils.clip_grad_value_}
@@ -20,8 +23,8 @@ PRECISIONS = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.floa
 class SharedBackward(OptimWrapperDict):
     """One backward pass, then one step of every optimizer.
 
-    mmengine's own dict of wrappers leaves backward and step to a hand-written ``train_step``; this one does them, so
-    accumulation, clipping, autocast, param schedulers and resume work as with a single optimizer.
+    Accumulation, clipping, autocast, param schedulers and resume work as with a single optimizer; mmengine's own dict
+    of wrappers leaves all of it to a hand-written ``train_step``.
 
     Args:
         accumulative_counts: backward passes for one step; the loss is divided by it. >= 1.
@@ -45,9 +48,8 @@ class SharedBackward(OptimWrapperDict):
                 )
         super().__init__(**{name: OptimWrapper(o, accumulative_counts) for name, o in optimizers.items()})
         self._first = next(self.values())
+        check_clipping('SharedBackward: clip_grad', clip_grad)
         self.clip_grad = None if clip_grad is None else {'type': 'norm', **clip_grad}
-        if clip_grad is not None:
-            _check_clipping(**self.clip_grad)
         self.scalars: dict[str, Tensor] = {}
         """Numbers of the last step for the log, on the device: 'grad_norm' when it clipped by the norm."""
         self.dtype = PRECISIONS[precision]
@@ -87,11 +89,9 @@ class SharedBackward(OptimWrapperDict):
 
     def get_lr(self) -> dict[str, list[float]]:
         """The learning rates of the optimizers that have one (Bop has none), for the log."""
-        having = {name: wrapper.optimizer for name, wrapper in self.items() if 'lr' in wrapper.optimizer.defaults}
-        return {
-            'lr' if len(having) == 1 else f'{name}.lr': [group['lr'] for group in optimizer.param_groups]
-            for name, optimizer in having.items()
-        }
+        rates = {name: [group['lr'] for group in learning_rates([w.optimizer])] for name, w in self.items()}
+        having = {name: values for name, values in rates.items() if values}
+        return {'lr' if len(having) == 1 else f'{name}.lr': values for name, values in having.items()}
 
     def state_dict(self) -> dict:
         state = super().state_dict()
@@ -132,9 +132,21 @@ class SharedBackward(OptimWrapperDict):
                 self.scalars['grad_norm'] = norm
 
 
-def _check_clipping(type: str, **settings) -> None:
-    known_choice('SharedBackward', 'clip_grad.type', type, CLIPPINGS)
+def check_clipping(where: str, clip_grad: Any) -> None:
+    """Raise a ValueError or TypeError, which begins with ``where``, unless gradients can be clipped so; None can."""
+    if clip_grad is None:
+        return
+    if not isinstance(clip_grad, Mapping) or not clip_grad:
+        raise ValueError(f'{where} must be a dict such as dict(max_norm=1.0), or None, got {clip_grad!r}')
+    settings = dict(clip_grad)
+    kind = settings.pop('type', 'norm')
+    known_choice(where.partition(':')[0], 'clip_grad.type', kind, CLIPPINGS)
     try:
-        inspect.signature(CLIPPINGS[type]).bind([], **settings)
+        inspect.signature(CLIPPINGS[kind]).bind([], **settings)
     except TypeError as error:
-        raise TypeError(f'SharedBackward: clip_grad does not fit {CLIPPINGS[type].__name__}: {error}') from None
+        raise TypeError(f'{where} does not fit {CLIPPINGS[kind].__name__}: {error}') from None
+    for key in ('max_norm', 'clip_value', 'norm_type'):
+        value = settings.get(key, 1)
+        number = float(value) if key == 'norm_type' and value == 'inf' else value
+        if isinstance(number, bool) or not isinstance(number, Real) or not number > 0:
+            raise ValueError(f'{where}.{key} must be a number above 0, got {value!r}')

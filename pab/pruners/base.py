@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..models.draws import stream
 from .groups import Group, make_groups
-from .inputs import as_batches, as_input_shape, check_flips
+from .inputs import Loss, as_batches, as_input_shape, as_loss, check_flips
 from .masks import get_masks
 from .n_of_m import parse_n_of_m
 from .network import ScoringNetwork, scoring_mode
@@ -25,7 +25,8 @@ INGREDIENTS = {  # what a score may ask for, by the names of its arguments
     'weights': 'parameter name -> float64 weight with the earlier rounds pruned to 0',
     'masks': 'parameter name -> bool tensor of what earlier rounds kept',
     'network': 'network(weights, images) -> logits; float64, evaluation mode, exact gradients',
-    'batches': 'list of (images, labels), images in float64',
+    'batches': 'list of (images, labels), images in float64, token ids as they are',
+    'loss': 'loss(outputs, labels) -> tensor of one entry; where none is given the score has its own',
     'input_shape': '(C, H, W) of one image',
     'flips': 'parameter name -> number of sign flips of each weight',
     'stream': 'stream(name) -> numpy RandomState fixed by seed and name',
@@ -120,7 +121,7 @@ class Pruner:
         places = prunable_places(model, settings.prunable)
         if parse_n_of_m(settings.scope):
             _check_inputs(settings, {name: found[0].layer for name, found in places.items()})
-        shapes = {name: tuple(found[0].layer.weight.shape) for name, found in places.items()}
+        shapes = {name: tuple(model.get_parameter(name).shape) for name in places}
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
         named, rest = settings.density.by_tensor(places, sizes)
         if shot is not None:
@@ -135,6 +136,7 @@ class Pruner:
         *,
         shot: Callable[[Fraction], Fraction] | None = None,
         flips: Mapping[str, Tensor] | None = None,
+        loss: Loss | None = None,
         input_shape: Sequence[int] | None = None,
         seed: int = 0,
         on_round: Callable[[int, int, float], None] | None = None,
@@ -144,7 +146,11 @@ class Pruner:
         Args:
             model: any network on any device; not wrapped for distributed training. Masks that it has already are
                 respected: what they removed stays removed.
-            batches: (images (N, C, H, W), labels (N,)), one pair or more, for scores that read data.
+            batches: (images (N, C, H, W), labels (N,)), one pair or more, for scores that read data. Instead of images
+                whatever the model takes, or a dict of its keyword arguments; integers of 32 or 64 bits (token ids) and
+                bools keep their type, all else becomes float64.
+            loss: ``loss(outputs, labels)``, a tensor of one entry, for a model whose outputs are no logits, or another
+                loss than the cross-entropy. GraSP's divides logits by 200 before.
             shot: for a pruning in several shots, the function from each density of the settings to the one after this
                 shot, between it and 1, such as ``functools.partial(shot_density, shot=1, shots=3)``.
             flips: parameter name -> number of sign flips of each weight, for scores that read the history.
@@ -161,7 +167,7 @@ class Pruner:
         """
         settings = self.settings
         with scoring_mode(model, seed):
-            weights = {name: layer.weight for name, layer in prunable_layers(model, settings.prunable).items()}
+            weights = {name: model.get_parameter(name) for name in prunable_layers(model, settings.prunable)}
             batches = as_batches(batches, next(iter(weights.values())).device, settings.owner)
             input_shape = as_input_shape(input_shape, batches, model, settings.owner)
             if flips is not None:
@@ -173,6 +179,7 @@ class Pruner:
                 'masks': rounds.masks,
                 'network': network,
                 'batches': batches,
+                'loss': as_loss(loss, settings.owner),
                 'input_shape': input_shape,
                 'flips': flips,
                 'stream': functools.partial(stream, f'prune/{seed}'),  # others than those of an initialisation

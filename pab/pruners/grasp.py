@@ -1,16 +1,16 @@
 """GraSP: how much removing a weight weakens the gradient flow."""
 
+import functools
 import re
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..registry import PRUNERS
 from .base import Pruner
-from .inputs import Batches, weigh_batches
-from .network import ScoringNetwork, Tensors, as_leaves, gradients
+from .inputs import Batches, Loss, weigh_batches
+from .network import ScoringNetwork, Tensors, as_leaves, cross_entropy, gradients
 
-TEMPERATURE = 200  # of the softmax: an untrained network is confident by accident
+softened = functools.partial(cross_entropy, temperature=200)  # an untrained network is confident by accident
 
 
 @PRUNERS.register_module()
@@ -21,9 +21,10 @@ class GraSP(Pruner):
               g = \sum_{b} \frac{n_b}{\bar n} \nabla L_b, \quad
               H g = \sum_{b} \frac{n_b}{\bar n} \nabla (g \cdot \nabla L_b)
 
-    where L_b is the mean cross-entropy of batch b with n_b images for logits divided by 200, :math:`\bar n` the mean of
-    n_b over the batches, the gradients are those of the weights that earlier rounds have kept, and g counts as a
-    constant. How images are cut into batches changes the scores by one factor only, so it changes no mask.
+    where L_b is the loss of batch b with n_b images, by default the mean cross-entropy for logits divided by 200,
+    :math:`\bar n` the mean of n_b over the batches, the gradients are those of the weights that earlier rounds have
+    kept, and g counts as a constant. How images are cut into batches changes the scores by one factor only, so it
+    changes no mask.
 
     Raises:
         ValueError: a function of the network has no second derivative in torch, as Hardsigmoid.
@@ -31,20 +32,22 @@ class GraSP(Pruner):
     Source: Wang et al. 2020 (arXiv 2002.07376), with the sign turned so that the highest stay.
     """
 
-    def score(self, weights: Tensors, masks: Tensors, network: ScoringNetwork, batches: Batches) -> Tensors:
+    def score(
+        self, weights: Tensors, masks: Tensors, network: ScoringNetwork, batches: Batches, loss: Loss = softened
+    ) -> Tensors:
         leaves = as_leaves(weights)
 
-        def loss(images: Tensor, labels: Tensor, share: float) -> Tensor:
-            return F.cross_entropy(network(leaves, images) / TEMPERATURE, labels) * share
+        def loss_of(images: Tensor, labels: Tensor, share: float) -> Tensor:
+            return loss(network(leaves, images), labels) * share
 
         batches = [(*batch, share) for batch, share in zip(batches, weigh_batches(batches), strict=True)]
         flow = dict.fromkeys(leaves, 0)
         for batch in batches:
-            grads = gradients(loss(*batch), leaves)
+            grads = gradients(loss_of(*batch), leaves)
             flow = {name: flow[name] + grads[name] * masks[name] for name in flow}
         scores = dict.fromkeys(leaves, 0)
         for batch in batches:
-            grads = gradients(loss(*batch), leaves, create_graph=True)
+            grads = gradients(loss_of(*batch), leaves, create_graph=True)
             product = sum((flow[name] * grads[name]).sum() for name in leaves)
             curved = self._second(product, leaves, network)
             scores = {name: scores[name] + curved[name] * weights[name] for name in scores}

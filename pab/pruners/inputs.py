@@ -1,15 +1,21 @@
 """Check and convert what the caller of a pruning hands in for the score; None stays None."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Batches = list[tuple[Tensor, Tensor]]
+Batches = list[tuple[Tensor | dict[str, Tensor], Tensor]]
+Loss = Callable[[Any, Tensor], Tensor]
+DISCRETE = (torch.int32, torch.int64, torch.bool)  # token ids and masks; bytes are pixels
 
 
 def as_batches(batches, device: torch.device, owner: str) -> Batches | None:
-    """Move pairs of tensors to the device, images in float64; TypeError for others, ValueError for none."""
+    """Move (inputs, labels) to the device, inputs in float64; TypeError for others, ValueError for none.
+
+    Inputs are a tensor, or a dict of tensors for a model with keyword arguments; those in ``DISCRETE`` keep their type.
+    """
     if batches is None:
         return None
     if isinstance(batches, Tensor | Mapping):
@@ -18,16 +24,44 @@ def as_batches(batches, device: torch.device, owner: str) -> Batches | None:
     if not batches:
         raise ValueError(f'{owner}: batches is empty; give at least one (images, labels)')
     for batch in batches:
-        if not (isinstance(batch, Sequence) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
+        pair = list(batch) if isinstance(batch, Sequence) else []
+        if len(pair) != 2 or not all(isinstance(part, Tensor) for part in [*_tensors(pair[0]), pair[1]]):
             raise TypeError(
-                f'{owner}: batches must hold pairs of tensors (images, labels), got a {type(batch).__name__}'
+                f'{owner}: batches must hold pairs of tensors (images, labels), got a {type(batch).__name__}; in the '
+                'place of images may be a dict of tensors'
             )
-    return [(images.to(device, torch.float64), labels.to(device)) for images, labels in batches]
+
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.to(device, tensor.dtype if tensor.dtype in DISCRETE else torch.float64)
+
+    return [
+        ({k: moved(t) for k, t in inputs.items()} if isinstance(inputs, Mapping) else moved(inputs), labels.to(device))
+        for inputs, labels in batches
+    ]
+
+
+def _tensors(inputs: Any) -> list:
+    return list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
+
+
+def as_loss(loss: Loss | None, owner: str) -> Loss | None:
+    """The loss, whose results are checked: a TypeError for one that is no tensor of one entry."""
+    if loss is None:
+        return None
+
+    def checked(outputs: Any, labels: Tensor) -> Tensor:
+        value = loss(outputs, labels)
+        if not (isinstance(value, Tensor) and value.numel() == 1):
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f'{owner}: loss(outputs, labels) must return a tensor of one entry, got {got}')
+        return value.reshape(())
+
+    return checked
 
 
 def weigh_batches(batches: Batches) -> list[float]:
     """The weight of each batch in a sum over batches: its images in those of an average batch; 1 for equal batches."""
-    sizes = [len(images) for images, _ in batches]
+    sizes = [len(labels) for _, labels in batches]
     return [size * len(sizes) / sum(sizes) for size in sizes]
 
 
@@ -36,7 +70,8 @@ def as_input_shape(
 ) -> tuple[int, ...] | None:
     """The shape of an image as given (a ValueError if it is none), else of the batches, else the model's, else None."""
     if shape is None:
-        shape = batches[0][0].shape[1:] if batches else getattr(model, 'input_shape', None)
+        inputs = batches[0][0] if batches else None
+        shape = inputs.shape[1:] if isinstance(inputs, Tensor) else getattr(model, 'input_shape', None)
     if shape is None:
         return None
     if not shape or not all(isinstance(size, int) and size > 0 for size in shape):

@@ -1,14 +1,14 @@
 """Masks on a model: a bool buffer beside each prunable weight, which is 0 wherever the buffer is False.
 
-The forward pass never multiplies by a mask. A weight that is 0 stays 0 because a hook on the parameter masks its
-gradient: plain SGD adds 0, momentum and Adam average zeros, weight decay takes a share of 0. The gradient norm counts
-the kept weights only. An optimizer that is not known to treat every entry by itself, such as Muon, which mixes those of
-a matrix, has the pruned weights zeroed after each of its steps. So a pruned weight stays 0 under every optimizer that
-derives from ``torch.optim.Optimizer``; one that has stepped before is named to :func:`apply_masks_`, which clears what
-it remembers of the pruned weights.
+The forward pass never multiplies by a mask. A hook on the parameter masks its gradient in the backward pass, so the
+gradient norm counts the kept weights only, and no optimizer remembers anything of the others. After each step of an
+optimizer that derives from ``torch.optim.Optimizer`` its pruned weights are set to 0: a step may mix the entries of a
+matrix (Muon), and others may write gradients after the backward pass (communication hooks of DDP, added noise). Sign
+optimizers need no such pass. Both hold in a copy: each masked layer has a keeper that is copied and pickled with it.
 """
 
 import functools
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,34 +19,125 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..contracts import sign_optimizers
-from ..patterns import places_of_parameters
+from ..patterns import Place, places_of_parameters
 from ..state_dicts import MASK
-from .targets import prunable_layers
+from .targets import prunable_layers, refuse_sharded
 
-ELEMENTWISE = {
-    getattr(torch.optim, name)
-    for name in ('ASGD', 'Adadelta', 'Adagrad', 'Adam', 'AdamW', 'Adamax', 'NAdam', 'RAdam', 'RMSprop', 'Rprop', 'SGD')
-}
-"""Optimizers whose step leaves a weight at 0 that is 0 and has had no gradient but 0."""
+_keepers: 'weakref.WeakSet[_Keeper]' = weakref.WeakSet()  # of all masked layers in the process
+
+
+class _Keeper:
+    """What sees to the masks of one layer. The layer holds it as hooks of its own, and so takes it into copies."""
+
+    def __init__(self, layer: nn.Module):
+        self.layer, self.names = layer, {}  # name in the layer -> full name, for messages
+        layer.register_forward_pre_hook(self.before_forward)
+        layer.register_load_state_dict_pre_hook(self.before_load)
+        self._watch()
+
+    def __getstate__(self) -> tuple:
+        # With the parameters: a copy of them has no hooks, and the copy of the layer is still empty at __setstate__.
+        return self.layer, self.names, [self.layer._parameters.get(name) for name in self.names]
+
+    def __setstate__(self, state: tuple) -> None:
+        self.layer, self.names, weights = state
+        self._watch()
+        for name, weight in zip(self.names, weights, strict=True):
+            self._hook(name, weight)
+
+    def _watch(self) -> None:
+        _keepers.add(self)
+        _watch_optimizers()
+
+    def keep(self, place: Place) -> None:
+        """Keep one more weight of the layer; make its mask unless there is one."""
+        name, weight = place.own_name, self.layer._parameters[place.own_name]
+        if name + MASK not in self.layer._buffers:
+            self.layer.register_buffer(name + MASK, torch.ones_like(weight, dtype=torch.bool))
+        self.names[name] = place.full_name
+        self._hook(name, weight)
+
+    def mask(self, name: str) -> Tensor | None:
+        """The mask of a weight, None where it was deleted; ValueError if it has no parameter to mask any more."""
+        mask = self.layer._buffers.get(name + MASK)
+        if mask is not None and not _is_mask_of(mask, self.layer._parameters.get(name)):
+            raise ValueError(
+                f'masks: {self.names[name]!r} is no parameter any more that its mask fits (weight_norm, another '
+                'parametrization, torch.nn.utils.prune or a flattening wrapper has replaced it), so nothing would keep '
+                'its pruned weights at 0; undo that, or leave this layer out of the pruning'
+            )
+        return mask
+
+    def before_forward(self, _module: nn.Module, _inputs: tuple) -> None:
+        """Hook the parameter that is there now: a new one, or the gathered one of FSDP2."""
+        if torch.compiler.is_compiling():
+            return
+        for name in self.names:
+            if self.mask(name) is not None:
+                self._hook(name, self.layer._parameters[name])
+
+    def before_load(self, module: nn.Module, state_dict: Mapping[str, Tensor], prefix: str, *_unused: Any) -> None:
+        """Refuse a state dict whose weights contradict its masks."""
+        check_state_masks(module, state_dict, prefix)
+
+    def after_step(self, stepped: set[int]) -> None:
+        """Mask the weights among the parameters with the given ids."""
+        for name in self.names:
+            weight = self.layer._parameters.get(name)
+            if weight is None and not stepped.isdisjoint(map(id, self.layer.parameters())):
+                self.mask(name)  # raises
+            if id(weight) in stepped and (mask := self.mask(name)) is not None:
+                weight.mul_(_beside(mask, weight)).add_(0)  # a third of masked_fill_'s time on a CPU; adding makes -0 0
+
+    def _hook(self, name: str, weight: Tensor | None) -> None:
+        # a plain tensor stands in for the parameter in functional calls, whose gradient is the caller's affair
+        if not isinstance(weight, nn.Parameter) or not weight.requires_grad:
+            return
+        hooks = (weight._backward_hooks or {}).values()
+        if not any(isinstance(hook, _MaskGradient) and hook.keeper is self for hook in hooks):
+            weight.register_hook(_MaskGradient(self, name))
 
 
 @dataclass
 class _MaskGradient:
     """The product rule of w * mask, as a hook on the parameter w; reads the buffer anew, wherever it has been moved."""
 
-    module: nn.Module
+    keeper: _Keeper
     name: str
 
     def __call__(self, grad: Tensor) -> Tensor:
+        mask = self.keeper.mask(self.name)
         # masked_fill, not a product: 0 * inf would let a NaN into a pruned weight
-        return grad.masked_fill(~self.module._buffers[self.name + MASK], 0)
+        return grad if mask is None else grad.masked_fill(~_beside(mask, grad), 0)
+
+
+@functools.cache
+def _watch_optimizers() -> None:
+    register_optimizer_step_post_hook(_mask_after_step)  # of every optimizer, whoever makes it; once in a process
+
+
+@torch.no_grad()
+def _mask_after_step(optimizer: Optimizer, _args: tuple, _kwargs: dict[str, Any]) -> None:
+    if sign_optimizers([optimizer]):  # the sign of 0 flipped is 0
+        return
+    stepped = {id(param) for group in optimizer.param_groups for param in group['params']}
+    for keeper in tuple(_keepers):
+        keeper.after_step(stepped)
+
+
+def _beside(mask: Tensor, weight: Tensor) -> Tensor:
+    """The mask on the device of a weight, sharded where the weight is (a DTensor); nothing is communicated."""
+    if not hasattr(weight, 'placements'):
+        return mask.to(weight.device)
+    distribute = torch.distributed.tensor.distribute_tensor  # whoever made the weight has imported it, in 0.6 seconds
+    return distribute(mask, weight.device_mesh, weight.placements, src_data_rank=None)
 
 
 def register_masks_(model: nn.Module, prunable: Sequence[str] = ('Conv2d',)) -> dict[str, Tensor]:
     """Give every prunable layer without a mask one that keeps all; masks that are there stay as they are.
 
-    What masks the gradients is put back where copying, pickling or a new parameter has lost it. An ordinary forward
-    pass does so too; a copy that is compiled before its first one needs this call.
+    Call it in the constructor of a model whose pruned state dicts others load, above all without ``strict``: torch then
+    drops a mask that the model has no place for, without a word.
 
     Args:
         model: changed in place; a buffer ``weight_mask`` appears in its state dict.
@@ -55,8 +146,8 @@ def register_masks_(model: nn.Module, prunable: Sequence[str] = ('Conv2d',)) -> 
     Returns:
         All masks of the model, as :func:`get_masks` does.
     """
-    for layer in prunable_layers(model, prunable).values():
-        _attach(layer, 'weight')
+    for name, layer in prunable_layers(model, prunable).items():
+        _keep(Place(layer, name, name.rpartition('.')[2]))
     return get_masks(model)
 
 
@@ -83,8 +174,8 @@ def apply_masks_(
             pruning moves nothing. Only state of the parameter's shape is.
 
     Raises:
-        ValueError: no parameter has that name, or a mask has another shape, is not bool, or keeps what an earlier mask
-            removed.
+        ValueError: no parameter has that name, or it is sharded (FSDP2), or a mask has another shape, is not bool, or
+            keeps what an earlier mask removed.
     """
     places = {parts[0].full_name: parts[0] for parts in places_of_parameters(model).values()}
     earlier = get_masks(model)
@@ -93,6 +184,7 @@ def apply_masks_(
             raise ValueError(
                 f'apply_masks_: {type(model).__name__} has no parameter {name!r}; it has {", ".join(places)}'
             )
+        refuse_sharded(name, getattr(places[name].layer, places[name].own_name))
         _check(name, mask, getattr(places[name].layer, places[name].own_name).shape)
         if name in earlier and bool((mask.to(earlier[name].device) & ~earlier[name]).any()):
             raise ValueError(
@@ -102,7 +194,7 @@ def apply_masks_(
     optimizers = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
     for name, mask in masks.items():
         layer, own = places[name].layer, places[name].own_name
-        _attach(layer, own)
+        _keep(places[name])
         weight, buffer = layer._parameters[own], layer._buffers[own + MASK]
         buffer.copy_(mask)
         states = [value for optimizer in optimizers for value in optimizer.state.get(weight, {}).values()]
@@ -122,7 +214,14 @@ def density_table(masks: Mapping[str, Tensor]) -> str:
 
 
 def check_masks(model: nn.Module) -> None:
-    """Verify that every masked weight of a model is 0 wherever its mask is False; else ValueError names the first."""
+    """Verify that every masked weight of a model is 0 wherever its mask is False; else ValueError names the first.
+
+    A ValueError, too, where a mask has no parameter any more. Of sharded weights each process checks its part.
+    """
+    modules = set(model.modules())
+    for keeper in [keeper for keeper in _keepers if keeper.layer in modules]:
+        for name in keeper.names:
+            keeper.mask(name)
     check_state_masks(model, model.state_dict())
 
 
@@ -166,55 +265,23 @@ def _check(name: str, mask: Tensor, shape: torch.Size, weight: Tensor | None = N
         raise ValueError(f'the mask of {name!r} has shape {tuple(mask.shape)}, its weight {tuple(shape)}')
     if weight is None or weight.shape != shape:  # for torch to refuse
         return
-    if wrong := int(weight.detach().masked_fill(mask.to(weight.device), 0).count_nonzero()):
+    if wrong := int((_numbers(weight).ne(0) & ~_numbers(_beside(mask, weight))).sum()):
         why = 'the tensor was changed after pruning or belongs to another mask'
         raise ValueError(f'{name!r} contradicts its mask: {wrong} pruned weights are not 0; {why}')
 
 
-def _attach(module: nn.Module, name: str) -> None:
-    if name + MASK not in module._buffers:
-        module.register_buffer(name + MASK, torch.ones_like(module._parameters[name], dtype=torch.bool))
-    if not any(hook is _restore_hooks for hook in module._forward_pre_hooks.values()):
-        module.register_forward_pre_hook(_restore_hooks)
-        module.register_load_state_dict_pre_hook(_check_before_load)
-    _restore_hooks(module, ())
+def _keep(place: Place) -> None:
+    keepers = (getattr(hook, '__self__', None) for hook in place.layer._forward_pre_hooks.values())
+    own = (keeper for keeper in keepers if isinstance(keeper, _Keeper) and keeper.layer is place.layer)
+    (next(own, None) or _Keeper(place.layer)).keep(place)
 
 
-def _restore_hooks(module: nn.Module, _inputs: tuple) -> None:
-    # A forward pre-hook, because deepcopy and pickle keep hooks of modules but drop those of parameters.
-    if torch.compiler.is_compiling():
-        return
-    for name in _masks_of(module):
-        weight = module._parameters[name]
-        # a plain tensor stands in for the parameter in functional calls, whose gradient is the caller's affair
-        if not isinstance(weight, nn.Parameter) or not weight.requires_grad:
-            continue
-        if not any(hook.module is module for hook in _mask_hooks(weight)):
-            weight.register_hook(_MaskGradient(module, name))
-            _watch_optimizers()
-
-
-def _mask_hooks(weight: Tensor) -> list[_MaskGradient]:
-    return [hook for hook in (weight._backward_hooks or {}).values() if isinstance(hook, _MaskGradient)]
-
-
-@functools.cache
-def _watch_optimizers() -> None:
-    register_optimizer_step_post_hook(_mask_after_step)  # of every optimizer, whoever makes it; once in a process
-
-
-@torch.no_grad()
-def _mask_after_step(optimizer: Optimizer, _args: tuple, _kwargs: dict[str, Any]) -> None:
-    if type(optimizer) in ELEMENTWISE or sign_optimizers([optimizer]):  # the sign of 0 flipped is 0
-        return
-    for group in optimizer.param_groups:
-        for weight in group['params']:
-            for hook in _mask_hooks(weight):
-                weight.copy_(hook(weight))
-
-
-def _check_before_load(module: nn.Module, state_dict: Mapping[str, Tensor], prefix: str, *_unused: Any) -> None:
-    check_state_masks(module, state_dict, prefix)
+def _numbers(tensor: Tensor) -> Tensor:
+    """A plain tensor of the entries: of a sharded one those of this process, of a quantized one their values."""
+    tensor = tensor.detach()
+    if hasattr(tensor, 'placements'):
+        return tensor.to_local()
+    return tensor if type(tensor).dequantize is Tensor.dequantize else tensor.dequantize()  # such as torchao's
 
 
 def _masks_of(module: nn.Module) -> dict[str, Tensor]:

@@ -2,10 +2,12 @@
 
 import contextlib
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -20,11 +22,12 @@ Tensors = dict[str, Tensor]  # by parameter name
 class ScoringNetwork:
     """Call a model with float64 copies of its parameters and buffers, some of them replaced.
 
-    ``network(weights, images)`` returns the logits, float64 of shape (N, K), and is differentiable with respect to
-    ``weights``, float64 tensors by parameter name, 0 where pruned; whatever they lack comes from the copies.
+    ``network(weights, images)`` returns what the model does, such as logits, float64 of shape (N, K). It is
+    differentiable with respect to ``weights``, float64 tensors by parameter name, 0 where pruned; whatever they lack
+    comes from the copies.
 
     Args:
-        model: called as ``model(images)``; returns logits.
+        model: called as ``model(images)``, or by keywords for a dict of images.
         given: names of parameters that every call names, so that no copy of them is kept.
     """
 
@@ -62,12 +65,14 @@ class ScoringNetwork:
         # Each layer once: functional_call would put back a layer with two names in the wrong order.
         every = {name: tensors[names[0]] for names in self._names.values() for name in names}
         with KeepFlow() if keep_flow else contextlib.nullcontext():
-            return functional_call(self._model, every, (images,), tie_weights=False)
+            arguments = ((), dict(images)) if isinstance(images, Mapping) else ((images,), {})
+            return functional_call(self._model, every, *arguments, tie_weights=False)
 
     def blocked_layers(self) -> str:
         """Name the layers that passed nothing on in the last call, and their classes."""
         weights, images, *settings = self._last
-        images = images.detach().requires_grad_()  # so that the first layer is looked at too
+        if isinstance(images, Tensor) and images.is_floating_point():
+            images = images.detach().requires_grad_()  # so that the first layer is looked at too
         layers = find_blocked_layers(self._model, lambda: self(weights, images, *settings))
         return ', '.join(layers) or 'some function outside of layers'
 
@@ -93,6 +98,16 @@ def _names_of_tensors(model: nn.Module) -> dict[Tensor, list[str]]:
         for key, tensor in (item for named in own for item in named(recurse=False, remove_duplicate=False)):
             names.setdefault(tensor, []).append(f'{prefix}.{key}'.removeprefix('.'))
     return names
+
+
+def cross_entropy(outputs: Any, labels: Tensor, temperature: float = 1) -> Tensor:
+    """The mean cross-entropy of logits divided by a temperature; a TypeError for outputs that are no tensor."""
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f'loss: cross-entropy needs logits, a tensor (N, K), but the model returns a {type(outputs).__name__}; '
+            'give prune(..., loss=...) a function of (outputs, labels)'
+        )
+    return F.cross_entropy(outputs / temperature, labels)
 
 
 def gradients(output: Tensor, leaves: Tensors, create_graph: bool = False) -> Tensors:

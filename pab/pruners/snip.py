@@ -1,11 +1,9 @@
 """SNIP: how much the loss feels a weight."""
 
-import torch.nn.functional as F
-
 from ..registry import PRUNERS
 from .base import Pruner
-from .inputs import Batches, weigh_batches
-from .network import ScoringNetwork, Tensors, as_leaves, gradients
+from .inputs import Batches, Loss, weigh_batches
+from .network import ScoringNetwork, Tensors, as_leaves, cross_entropy, gradients
 
 
 @PRUNERS.register_module()
@@ -15,17 +13,18 @@ class SNIP(Pruner):
     .. math:: S = \frac{|g \odot w|}{\sum |g \odot w|}, \quad
               g = \sum_{b} \frac{n_b}{\bar n} \frac{\partial L_b}{\partial w}
 
-    where L_b is the mean cross-entropy of batch b with n_b images, :math:`\bar n` the mean of n_b over the batches, and
-    g * w the derivative with respect to a mask on w. So the scores do not depend on how images are cut into batches.
+    where L_b is the loss of batch b with n_b images, by default the mean cross-entropy, :math:`\bar n` the mean of n_b
+    over the batches, and g * w the derivative with respect to a mask on w. So the scores do not depend on how images
+    are cut into batches.
 
     Source: Lee et al. 2018 (arXiv 1810.02340).
     """
 
-    def score(self, weights: Tensors, network: ScoringNetwork, batches: Batches) -> Tensors:
+    def score(self, weights: Tensors, network: ScoringNetwork, batches: Batches, loss: Loss = cross_entropy) -> Tensors:
         leaves = as_leaves(weights)
         scores = dict.fromkeys(leaves, 0)
         for (images, labels), share in zip(batches, weigh_batches(batches), strict=True):
-            grads = gradients(F.cross_entropy(network(leaves, images), labels) * share, leaves)
+            grads = gradients(loss(network(leaves, images), labels) * share, leaves)
             scores = {name: scores[name] + grads[name] * weights[name] for name in scores}
         scores = {name: score.abs() for name, score in scores.items()}
         total = sum(score.sum() for score in scores.values())

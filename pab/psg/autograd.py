@@ -18,11 +18,10 @@ class PSGProduct(torch.autograd.Function):
     """A convolution, or with ``conv=None`` a linear layer, with PSG in its backward pass.
 
     Shapes: (N, C_in, H, W) and (C_out, C_in / groups, kH, kW) -> (N, C_out, H', W'), or (N, ..., in) and (out, in) ->
-    (N, ..., out). Runs three products a step (four unless ``sparsify``, one more with ``predictive_forward``). What is
-    kept for the backward pass is the input's code, of one byte an entry up to 8 bits; the float input is kept where the
-    exact gradient is wanted or the code would be wider than 16 bits. Autocast works as with ``F.conv2d``, but the
-    weight gradient reaches a float32 weight without a detour over the narrow type. The bias has its exact gradient.
-    Differentiable once; a second backward pass raises RuntimeError.
+    (N, ..., out). Runs three products a step (four unless ``sparsify``, one more with ``predictive_forward``). The
+    backward pass reads the input's code, of one byte an entry up to 8 bits, or the float input where the exact gradient
+    is wanted or the code would be wider than 16 bits. Autocast works as with ``F.conv2d``, but the gradient of a
+    float32 weight stays float32. The bias has its exact gradient. A second backward pass raises RuntimeError.
     """
 
     @staticmethod

@@ -22,8 +22,6 @@ def check_input_signed(owner: str, value: bool | None) -> None:
 class PSGLayer:
     """An ordinary layer whose weight gradient comes from a quantised input and a quantised output gradient.
 
-    The special backward pass of both kinds, as :mod:`pab.contracts` describes it.
-
     Args:
         *args, **kwargs: those of the ordinary layer.
         psg: the settings; None for the defaults of :class:`PSGConfig`.
@@ -148,12 +146,11 @@ class PSG(Converter):
 
     Args:
         layers: patterns of :mod:`pab.patterns`; of what they select, ``nn.Conv2d`` and ``nn.Linear`` are converted.
-        input_signed: for all of them, see :class:`PSGLayer`. By default every batch decides by its own data; so do the
-            processes of a distributed run and the parts of an accumulated batch, each for itself. To fix the sign of
-            some layers, convert them again by a second converter: ``dict(type='PSG', layers=['name:conv1'],
-            input_signed=True)``.
-        byte_mask_relu: also make every ``nn.ReLU`` a :class:`ByteMaskReLU`, which changes no number and lets the float
-            activation between ReLU and PSG layer be freed.
+        input_signed: for all of them, see :class:`PSGLayer`. By default every batch decides by its own data, in each
+            process and in each part of an accumulated batch. A second converter, ``dict(type='PSG',
+            layers=['name:conv1'], input_signed=True)``, fixes it for some layers.
+        byte_mask_relu: also make every ``nn.ReLU`` a :class:`ByteMaskReLU`, which frees the float activation before a
+            PSG layer and changes no number.
         **settings: the fields of :class:`PSGConfig`.
     """
 

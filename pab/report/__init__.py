@@ -1,4 +1,4 @@
-"""What runs leave for a person: a record of numbers, pictures, and a page that holds both.
+"""The report of a run: a record of numbers, pictures, and a page that holds both.
 
 ======  =============================================================================
 record  the numbers of a run, which ``report.json`` in its work dir keeps

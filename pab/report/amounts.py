@@ -1,4 +1,6 @@
-"""Large numbers as people read them."""
+"""Large numbers and times as people read them."""
+
+from datetime import timedelta
 
 
 def short(amount: float) -> str:
@@ -8,3 +10,8 @@ def short(amount: float) -> str:
             return f'{amount:.3g}{letter}'
         amount /= 1000
     return f'{amount:.3g}Z'
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and whole seconds, such as ``'0:02:12'``."""
+    return str(timedelta(seconds=round(seconds)))

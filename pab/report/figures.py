@@ -33,11 +33,11 @@ def draw_curves(
     """Lines over epochs.
 
     Args:
-        title: what is shown.
+        title: of the picture.
         unit: of the values; label of the axis.
-        curves: name -> (epochs from 1, values); a value that is None or not a number leaves a gap.
+        curves: name -> (epochs from 1, values); None and NaN leave a gap.
         log: use a logarithmic axis; values that are not above 0 are left out.
-        order: names by whose place in it lines get colour and marker, the same in every picture; else by that here.
+        order: all names of several pictures, so that each has the same colour and marker in all of them.
     """
     figure, axes = _figure(2.5)
     looks, handles = _looks(order, curves), {}
@@ -51,7 +51,7 @@ def draw_curves(
         axes.set_xlim(min(every) - 0.5, max(every) + 0.5)
     _add_legend(figure, handles)
     _label(axes, title, 'epoch', unit)
-    axes.xaxis.set_major_locator(_whole_numbers())
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure
 
 
@@ -65,8 +65,8 @@ def draw_points(
     """Points over an amount, those of a series joined from left to right.
 
     Args:
-        title: what is shown.
-        amount: label of the horizontal axis, which is logarithmic where amounts differ by more than a factor of 10.
+        title: of the picture.
+        amount: label of the horizontal axis, which is logarithmic if amounts differ by more than a factor of 10.
         unit: of the values; label of the other axis.
         series: name -> (amount > 0, value, half the length of its error bar); a legend is below the picture.
         order: as for :func:`draw_curves`.
@@ -89,17 +89,16 @@ def draw_points(
 
 
 def draw_by_layer(title: str, unit: str, values: Mapping[str, Sequence[float | None]], log: bool = False) -> Figure:
-    """A heat map: a row for each layer, a column for each epoch, dark where there is much, white where there is none.
+    """A heat map: a row for each layer, a column for each epoch; more is darker, none is white.
 
     Args:
-        title: what is shown.
+        title: of the picture.
         unit: of the values; label of the colour bar.
-        values: layer -> one value for each epoch, from the first; 0, None and what is not a number are white.
+        values: layer -> one value for each epoch, from the first; 0, None and NaN are white.
         log: colours on a logarithmic scale up to the largest value; else on a linear one up to 1 or that value.
     """
     figure, axes = _figure(max(2.5, ROW * len(values) + 1.0))
-    table = np.ma.masked_invalid(np.array(list(values.values()), dtype=float))
-    table = np.ma.masked_less_equal(table, 0)
+    table = np.ma.masked_less_equal(np.ma.masked_invalid(np.array(list(values.values()), dtype=float)), 0)
     positive = table.compressed()
     largest = positive.max(initial=0.0 if log else 1.0) or 1.0
     image = axes.imshow(
@@ -112,7 +111,7 @@ def draw_by_layer(title: str, unit: str, values: Mapping[str, Sequence[float | N
     )
     axes.grid(False)
     axes.set_yticks(range(len(values)), list(values), fontsize=6, parse_math=False)
-    axes.xaxis.set_major_locator(_whole_numbers())
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     bar = figure.colorbar(image, ax=axes, pad=0.02)
     bar.set_label(unit, fontsize=7)
     bar.ax.tick_params(labelsize=7)
@@ -153,7 +152,7 @@ def _figure(height: float):
 
 
 def _looks(order: Iterable[str], names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Colour and marker by name, which no other of the first 49 has both of; names beyond ``order`` follow."""
+    """Colour and marker by name, a pair of its own for each of the first 49; names beyond ``order`` follow."""
     looks = {}
     for index, name in enumerate(dict.fromkeys([*order, *names])):
         turn, place = divmod(index, len(COLOURS))
@@ -167,18 +166,13 @@ def _add_legend(figure: Figure, handles: Mapping[str, Any]) -> None:
     columns = 2 if all('\n' not in name and _width(figure, name, SMALL) < 1.8 for name in names) else 1
     lines = sum(name.count('\n') + 1 for name in names)
     figure.set_figheight(figure.get_figheight() + ROW * (ceil(lines / columns) + 0.5))
-    place = 'outside lower center'
-    legend = figure.legend(list(handles.values()), names, loc=place, ncols=columns, fontsize=SMALL)
+    legend = figure.legend(list(handles.values()), names, loc='outside lower center', ncols=columns, fontsize=SMALL)
     for text in legend.get_texts():
         text.set_parse_math(False)
 
 
-def _whole_numbers() -> MaxNLocator:
-    return MaxNLocator(integer=True, min_n_ticks=1)
-
-
 def _broken(figure: Figure, text: str, size: int, inches: float) -> str:
-    """A text in as many lines as it needs to be no wider."""
+    """Break a text into lines that are no wider."""
     letters, lines = len(text), [text]
     while letters > 1 and max(_width(figure, line, size) for line in lines) > inches:
         letters = int(0.9 * letters)

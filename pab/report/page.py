@@ -1,4 +1,4 @@
-"""One page without any other file: a table, pictures, settings. It opens from a disk and asks no network."""
+"""A page that needs no other file and no network: a table, pictures, settings."""
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,12 +19,12 @@ def render_page(
     """Write a page of HTML.
 
     Args:
-        title: of the page.
+        title: heading of the page.
         subtitle: one sentence below it.
         rows: of the table, each a sequence of cells.
         pictures: name -> PNG.
-        captions: name -> what to see in the picture of that name.
-        texts: (heading, text) of what is folded away below the pictures.
+        captions: name of a picture -> caption.
+        texts: (heading, text), folded away below the pictures.
         columns: headings of the table; none by default.
     """
     template = Environment(autoescape=True, trim_blocks=True).from_string(

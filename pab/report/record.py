@@ -1,4 +1,4 @@
-"""The numbers of a run, as plain data that goes into its checkpoints and into ``report.json``."""
+"""The record of a run: plain data for its checkpoints and for ``report.json``."""
 
 import math
 import platform
@@ -13,9 +13,11 @@ import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from .. import __version__
+from ..contracts import learning_rates
+from ..machine import processor
 from .amounts import short
 
-NOT_TIMED = 'checkpoints'  # the phase of what lies between two others
+NOT_TIMED = 'checkpoints'  # the phase between two others
 RATES = {'lr': 'learning rate', 'adaptivity_rate': 'adaptivity rate', 'flip_share': 'share of flips'}  # of optimizers
 
 
@@ -35,7 +37,7 @@ class RunRecord:
         self._mark = time.monotonic()
 
     def add(self, name: str, epoch: int, value: float) -> None:
-        """Note the value of an epoch; a value of the same epoch from before a resume is replaced."""
+        """Note the value of an epoch, in place of one that it had before a resume."""
         self.series.setdefault(name, {})[epoch] = float(value)
 
     def add_layers(self, name: str, epoch: int, values: dict[str, float]) -> None:
@@ -44,7 +46,7 @@ class RunRecord:
             self.layers.setdefault(name, {}).setdefault(layer, {})[epoch] = float(value)
 
     def spent(self, phase: str, share_elsewhere: float = 0.0) -> None:
-        """Count the time since the last call for a phase, less ``share_elsewhere`` seconds counted for another."""
+        """Count the time since the last call for a phase, except ``share_elsewhere`` seconds of another."""
         now = time.monotonic()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + max(0.0, now - self._mark - share_elsewhere)
         self._mark = now
@@ -54,11 +56,11 @@ class RunRecord:
         self._mark = time.monotonic()
 
     def state(self) -> dict[str, Any]:
-        """Plain data for a checkpoint."""
+        """The record as plain data for a checkpoint."""
         return {'series': self.series, 'layers': self.layers, 'seconds': self.seconds}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`state` gave."""
+        """Replace the record by one of :meth:`state`."""
         self.series, self.layers, self.seconds = state['series'], state['layers'], state['seconds']
 
     def as_curves(self) -> dict[str, tuple[list[int], list[float]]]:
@@ -74,11 +76,12 @@ class RunRecord:
 
 
 def summary(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(name, text) of a run's ``numbers`` in ``report.json`` that a person wants; a number that is None has no row."""
+    """Rows (name, text) for people, from a run's ``numbers`` in ``report.json``; None has no row."""
     n, rows = numbers, []
     if n['accuracy'] is not None:
         best = f'best {n["best_accuracy"]:.2f} % at epoch {n["best_epoch"]}'
-        rows.append(('accuracy', f'{n["accuracy"]:.2f} % ({best})'))
+        name = n.get('metric', 'accuracy/top1')
+        rows.append(('accuracy' if name == 'accuracy/top1' else name, f'{n["accuracy"]:.2f} % ({best})'))
     if n['density'] is not None:
         rows.append(('density', f'{n["density"]:.4f} ({n["kept"]:,} of {n["prunable"]:,} prunable weights)'))
     if n['flips'] is not None:
@@ -89,19 +92,20 @@ def summary(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def rates_of(optim_wrapper: OptimWrapper | OptimWrapperDict) -> dict[str, float]:
-    """Every rate and share by name, such as ``'learning rate of sgd'``, and ``', group 1'`` where there are several."""
+    """Every rate and share by name, such as ``'learning rate of sgd'``; with ``', group 1'`` where it has several."""
     named = isinstance(optim_wrapper, OptimWrapperDict)
     rates = {}
     for name, wrapper in optim_wrapper.items() if named else [('', optim_wrapper)]:
-        groups = wrapper.optimizer.param_groups
+        groups, has_rate = wrapper.optimizer.param_groups, bool(learning_rates([wrapper.optimizer]))
         for index, group in enumerate(groups):
             whose = (f' of {name}' if named else '') + (f', group {index}' if len(groups) > 1 else '')
-            rates |= {f'{RATES[key]}{whose}': group[key] for key in RATES if key in group}
+            shown = [key for key in RATES if key in group and (key != 'lr' or has_rate)]
+            rates |= {f'{RATES[key]}{whose}': group[key] for key in shown}
     return rates
 
 
 def finite(data: Any) -> Any:
-    """Plain data with None in place of numbers that JSON does not have."""
+    """Replace infinities and NaN in plain data, which JSON does not have, by None."""
     if isinstance(data, Mapping):
         return {key: finite(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
@@ -110,7 +114,7 @@ def finite(data: Any) -> Any:
 
 
 def origin(seed: int) -> dict[str, Any]:
-    """What made a run: command, seed, versions, machine."""
+    """Collect what made a run: command, seed, versions, machine."""
     return {
         'command': shlex.join(['python', *sys.argv]),
         'seed': seed,
@@ -118,6 +122,6 @@ def origin(seed: int) -> dict[str, Any]:
         'torch': torch.__version__,
         'mmengine': mmengine.__version__,
         'python': platform.python_version(),
-        'machine': torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or 'CPU',
+        'machine': torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
         'threads': torch.get_num_threads(),
     }

@@ -1,4 +1,4 @@
-"""From the record of a run, or of several, to pictures and a page."""
+"""The files of a run's report: record, pictures and page; and one page for several runs."""
 
 import json
 import os
@@ -13,10 +13,21 @@ from .figures import draw_bars, draw_by_layer, draw_curves, to_png
 from .page import render_page
 from .record import RATES, finite
 
-RECORD_FILE, RUN_PAGE, PICTURES = 'report.json', 'report.html', 'report'  # files and folder in a work dir
-MOST_SERIES = 7  # curves that one picture can tell apart
-PARTS = {'name': str, 'summary': str, 'results': list, 'series': dict, 'layers': dict, 'config': str, 'origin': dict}
-CAPTIONS = {  # what to see in each picture of a run
+RECORD_FILE, RUN_PAGE, PICTURE_FOLDER = 'report.json', 'report.html', 'report'  # in a work dir
+FIELDS = {'name': str, 'summary': str, 'results': list, 'series': dict, 'layers': dict, 'config': str, 'origin': dict}
+FLIP_RATE = 'flips / (weights x steps)'
+CURVES = {  # picture -> title, unit, logarithmic axis; beginnings of the names of its series
+    'accuracy': ('Accuracy', '%', False, ('test accuracy',)),
+    'loss': ('Loss', 'cross-entropy', False, ('training loss', 'test loss')),
+    'flips': ('Sign flips of an epoch, all layers', FLIP_RATE, True, ('flip rate',)),
+    'rates': ('Rates', '', True, tuple(RATES.values())),
+}
+HEAT_MAPS = {  # picture -> title, unit, logarithmic colours; the values by layer
+    'flips_by_layer': ('Sign flips by layer (white: none)', FLIP_RATE, True, 'flip rate'),
+    'changed_by_layer': ('Signs that differ from the start', 'share of weights', False, 'changed signs'),
+    'gradients_by_layer': ('Weight gradients above the threshold', 'share of weights', False, 'gradients kept'),
+}
+CAPTIONS = {  # picture -> what to see in it
     'accuracy': 'Test accuracy after each validated epoch. It should rise and level off.',
     'loss': 'Training loss, mean over the epoch, and test loss. One that rises while the other falls is overfitting.',
     'flips': 'Share of the kept weights that flip in a step. It should fall by orders of magnitude: signs settle.',
@@ -28,14 +39,10 @@ CAPTIONS = {  # what to see in each picture of a run
     'density': 'What pruning keeps of each layer. A layer at 0 cuts the network.',
     'seconds': 'Time of each phase over all parts of a resumed run; data is the wait for images.',
 }
-COMPARED = {  # series of several runs on one page: unit, logarithmic axis, what to see
+COMPARED = {  # series of several runs on one page -> unit, logarithmic axis, what to see
     'test accuracy': ('%', False, 'Test accuracy after each validated epoch; compare the ends.'),
     'training loss': ('cross-entropy', False, 'Training loss, mean over each epoch: how fast and how far runs fit.'),
-    'flip rate': (
-        'flips / (weights x steps)',
-        True,
-        'Share of the kept weights that flip in a step: how signs settle.',
-    ),
+    'flip rate': (FLIP_RATE, True, 'Share of the kept weights that flip in a step: how signs settle.'),
 }
 
 
@@ -50,15 +57,10 @@ def write_report(folder: Path, record: Mapping[str, Any]) -> Path:
     write_record(folder, record)
     pictures = {name: to_png(figure) for name, figure in draw_run(record).items()}
     for name, data in pictures.items():
-        write_atomically(data, folder / PICTURES / f'{name}.png')
-    page = render_page(
-        record['name'],
-        record['summary'],
-        record['results'],
-        pictures,
-        CAPTIONS,
-        [('Settings', record['config']), ('Command, seed and versions', _lines(record['origin']))],
-    )
+        write_atomically(data, folder / PICTURE_FOLDER / f'{name}.png')
+    origin = '\n'.join(f'{name}: {value}' for name, value in record['origin'].items())
+    texts = [('Settings', record['config']), ('Command, seed and versions', origin)]
+    page = render_page(record['name'], record['summary'], record['results'], pictures, CAPTIONS, texts)
     write_atomically(page.encode(), folder / RUN_PAGE)
     return folder / RUN_PAGE
 
@@ -77,14 +79,14 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f'{path} is no record of a run: {error}') from error
-    for key, kind in PARTS.items():
+    for key, kind in FIELDS.items():
         if not isinstance(record, dict) or not isinstance(record.get(key), kind):
             raise ValueError(f'{path} is no record of a run: it lacks {key!r}; ReportHook writes a whole one')
     return record
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of paths that tell each from all others: ``a/seed_0`` and ``b/seed_0``.
+    """Name each folder by the shortest end of its path that no other has: ``a/seed_0`` and ``b/seed_0``.
 
     Raises:
         ValueError: a folder is given twice.
@@ -102,25 +104,13 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
 
 
 def draw_run(record: Mapping[str, Any]) -> dict[str, Figure]:
-    """The pictures of one run by name; those without any value are left out."""
-    series, layers = record['series'], record['layers']
-    curves = {
-        'accuracy': ('Accuracy', '%', {'test accuracy': series.get('test accuracy')}, False),
-        'loss': ('Loss', 'cross-entropy', {k: series.get(k) for k in ('training loss', 'test loss')}, False),
-        'flips': ('Sign flips of an epoch', 'flips / (weights x steps)', {'all layers': series.get('flip rate')}, True),
-        'rates': ('Rates', '', {k: line for k, line in series.items() if k.startswith(tuple(RATES.values()))}, True),
-    }
-    figures = {}
-    for name, (title, unit, lines, log) in curves.items():
-        lines = {label: line for label, line in lines.items() if line and line[0]}
+    """Draw the pictures of one run, by name; a picture without any value is left out."""
+    layers, figures = record['layers'], {}
+    for name, (title, unit, log, begins) in CURVES.items():
+        lines = {key: line for key, line in record['series'].items() if key.startswith(begins) and line and line[0]}
         if lines:
             figures[name] = draw_curves(title, unit, lines, log)
-    maps = {
-        'flips_by_layer': ('Sign flips by layer (white: none)', 'flips / (weights x steps)', 'flip rate', True),
-        'changed_by_layer': ('Signs that differ from the start', 'share of weights', 'changed signs', False),
-        'gradients_by_layer': ('Weight gradients above the threshold', 'share of weights', 'gradients kept', False),
-    }
-    for name, (title, unit, key, log) in maps.items():
+    for name, (title, unit, log, key) in HEAT_MAPS.items():
         if layers.get(key):
             figures[name] = draw_by_layer(title, unit, layers[key], log)
     if layers.get('density'):
@@ -135,18 +125,11 @@ def compare_runs(records: Mapping[str, Mapping[str, Any]]) -> str:
     results = {run: dict(record['results']) for run, record in records.items()}
     columns = sorted({column for row in results.values() for column in row})
     rows = [[run, *(row.get(column, '') for column in columns)] for run, row in results.items()]
-    pictures, captions = {}, {}
-    for key, (unit, log, captions[key]) in COMPARED.items():
-        lines = {run: record['series'][key] for run, record in records.items() if record['series'].get(key)}
-        shown = dict(list(lines.items())[:MOST_SERIES])
-        if shown:
-            left_out = '' if len(shown) == len(lines) else f' (first {MOST_SERIES} of {len(lines)} runs)'
-            pictures[key] = to_png(draw_curves(key.capitalize() + left_out, unit, shown, log))
-            captions[key] += left_out
+    pictures = {}
+    for key, (unit, log, _) in COMPARED.items():
+        if lines := {run: record['series'][key] for run, record in records.items() if record['series'].get(key)}:
+            pictures[key] = to_png(draw_curves(key.capitalize(), unit, lines, log))
+    captions = {key: caption for key, (_, _, caption) in COMPARED.items()}
     texts = [(f'Settings of {run}', record['config']) for run, record in records.items()]
     subtitle = f'{len(records)} runs: ' + ', '.join(records)
     return render_page('Runs compared', subtitle, rows, pictures, captions, texts, columns=['run', *columns])
-
-
-def _lines(values: Mapping[str, Any]) -> str:
-    return '\n'.join(f'{name}: {value}' for name, value in values.items())

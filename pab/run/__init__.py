@@ -15,7 +15,7 @@ hook_points                  the points at which hooks are called
 from .config import check_config
 from .face import RunFace
 from .hook_points import RunHook
-from .loops import ResumableEpochLoop, need_epochs
+from .loops import ResumableEpochLoop
 from .runner import PabRunner
 
-__all__ = ['PabRunner', 'ResumableEpochLoop', 'RunFace', 'RunHook', 'check_config', 'need_epochs']
+__all__ = ['PabRunner', 'ResumableEpochLoop', 'RunFace', 'RunHook', 'check_config']

@@ -4,6 +4,7 @@ import os
 import re
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from pkgutil import resolve_name
@@ -14,9 +15,11 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
-from ..pruners import check_state_masks
+from ..contracts import layers_with_used_weight
+from ..models import network_of
+from ..pruners import check_state_masks, get_masks
 from ..registry import READERS
-from ..state_dicts import MASK, masks_in
+from ..state_dicts import MASK, NETWORK, masks_in, renamed
 
 RUN_KEYS = ('meta', 'state_dict', 'message_hub', 'optimizer')  # what a file must hold for a run to go on from it
 HISTORY = 'history'  # the key that marks the plain form of a HistoryBuffer
@@ -43,7 +46,11 @@ def to_plain(value: Any, where: str, dropped: list[str]) -> Any:
     if isinstance(value, np.generic):
         return to_plain(value.item(), where, dropped)
     if isinstance(value, Mapping):
-        return {to_plain(k, f'{where} key', dropped): to_plain(v, f'{where}.{k}', dropped) for k, v in value.items()}
+        plain = {to_plain(k, f'{where} key', dropped): to_plain(v, f'{where}.{k}', dropped) for k, v in value.items()}
+        if hasattr(value, '_metadata'):  # of a state dict: the versions of its modules
+            plain = OrderedDict(plain)
+            plain._metadata = to_plain(value._metadata, f'{where}._metadata', dropped)
+        return plain
     if isinstance(value, set | frozenset):
         value = sorted(value, key=repr)
     if isinstance(value, list | tuple):
@@ -145,6 +152,48 @@ def check_resumable(checkpoint: Any, path: str | os.PathLike, model: nn.Module |
         raise UnusableCheckpoint(f'{path} cannot be resumed: {bad} is not finite')
 
 
+def as_start(
+    model: nn.Module, state_dict: Mapping[str, Tensor], new_head: bool, dense: bool
+) -> tuple[OrderedDict[str, Tensor], str]:
+    """Make of a state dict what a run can begin with, and say so in words; what does not fit is left as it is.
+
+    A state dict of the network alone gets the names that it has in an ImageClassifier. Latents that it lacks are those
+    of the model.
+
+    Args:
+        model: with its initial weights, and with masks if the run prunes.
+        state_dict: of a file.
+        new_head: take the model's head where it has another number of classes: the tensors of another shape, if they
+            differ in their first size only, and all from the same number to the same.
+        dense: give masks that keep everything to a state dict that has no mask, for the run to prune.
+    """
+    alone = network_of(model) is not model and not any(name.startswith(NETWORK) for name in state_dict)
+    state = renamed(state_dict, lambda name: NETWORK + name if alone else name)
+    own, before = model.state_dict(), {*state}
+    layers = layers_with_used_weight(model)
+    latents = {f'{name.removesuffix("weight")}{latent}' for name, layer in layers.items() for latent in layer.latents}
+    anew = sorted(latents - state.keys()) + (head_of_another_size(own, state) if new_head else [])
+    state.update({name: own[name] for name in anew})
+    told = f'took {len(before - {*anew})} of {len(before)} tensors'
+    if anew:
+        told += f'; not from there, but drawn anew: {", ".join(anew[:4])}'
+        told += f' and {len(anew) - 4} more' if len(anew) > 4 else ''
+    masks = get_masks(model, remove_duplicate=False)
+    if dense and masks and not masks_in(state):
+        state.update({name + MASK: torch.ones_like(mask) for name, mask in masks.items() if name in state})
+        told += '; it is dense, and this run prunes it'
+    return state, told
+
+
+def head_of_another_size(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> list[str]:
+    """Name the tensors that differ in their first size, all alike, if no other differs; else []."""
+    pairs = {name: (there[name].shape, here[name].shape) for name in here if isinstance(there.get(name), Tensor)}
+    other = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    alike = {(old[:1], new[:1]) for old, new in other.values()}
+    is_head = len(alike) == 1 and all(old[1:] == new[1:] and len(old) for old, new in other.values())
+    return list(other) if is_head and not any(name.endswith(MASK) for name in other) else []
+
+
 def check_fits(model: nn.Module, state_dict: Mapping[str, Tensor], path: str | os.PathLike) -> None:
     """Raise UnusableCheckpoint, naming ``path``, unless a state dict has a model's tensors, their shapes, and masks."""
 
@@ -163,9 +212,10 @@ def check_fits(model: nn.Module, state_dict: Mapping[str, Tensor], path: str | o
     ]
     if wrong:
         more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
-        raise UnusableCheckpoint(
-            f'{path} is a checkpoint of another model: {"; ".join(wrong[:3])}{more}. Give the config it had'
-        )
+        way_out = 'Give the config it had'
+        if head_of_another_size(model.state_dict(), state_dict):
+            way_out += ', or set new_head=True for a training that draws the head anew'
+        raise UnusableCheckpoint(f'{path} is a checkpoint of another model: {"; ".join(wrong[:3])}{more}. {way_out}')
     try:
         check_state_masks(model, state_dict)
     except ValueError as error:

@@ -4,9 +4,17 @@ import difflib
 import functools
 import inspect
 import logging
+import math
+import os
+import re
+import traceback
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from pkgutil import resolve_name
+from types import FunctionType, ModuleType
 from typing import Any
 
+import mmengine
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
@@ -18,11 +26,12 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from .. import registry
+from ..optim.wrapper import check_clipping
 
 # What mmengine's runner reads from the config beyond its constructor's arguments.
 READ_ELSEWHERE = {
     *('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'env_cfg'),
-    *('find_unused_parameters', 'model_wrapper_cfg', 'overwrite', 'runner_type', 'sync_bn'),
+    *('find_unused_parameters', 'model_wrapper_cfg', 'new_head', 'overwrite', 'runner_type', 'sync_bn'),
 }
 # What reads the groups that need no ``type``: their keys, or the function or class whose arguments they are.
 GROUP_READERS: dict[str, set[str] | Callable] = {
@@ -49,6 +58,15 @@ READ_BY_BUILDERS = {
 }
 
 
+class NonFinite(float):
+    """NaN or an infinity, which the text of a config can hold."""
+
+    def __repr__(self) -> str:
+        return f"float('{float(self)}')"
+
+    __str__ = __repr__
+
+
 class FixedConfig(Config):
     """A config that nobody changes any more. Every checkpoint holds its text, which is therefore made only once."""
 
@@ -56,6 +74,53 @@ class FixedConfig(Config):
     def pretty_text(self) -> str:
         """The config as a well-laid-out Python file; takes a quarter of a second, the first time."""
         return super().pretty_text
+
+
+def read_config(path: str | os.PathLike) -> Config:
+    """Read a config file of either kind, with ``_base_`` or with ``with read_base():``, as plain data.
+
+    Raises what the file, which is a program, raises; where that says little, a ValueError with the line of the file.
+    """
+    lazy = bool(re.search(r'^with read_base\(\)', Path(path).read_text(encoding='utf-8'), re.MULTILINE))
+    # mmengine would also take a file with an import for one of the second kind, and then refuse its _base_
+    try:
+        return plain_config(Config.fromfile(str(path), lazy_import=lazy))
+    except (AttributeError, NameError, RuntimeError) as error:
+        frames, folder = traceback.extract_tb(error.__traceback__), os.path.dirname(mmengine.__file__)
+        if isinstance(error, RuntimeError) and not frames[-1].filename.startswith(folder):
+            raise  # by the file itself
+        at = [frame for frame in frames if not frame.filename.startswith(folder)][-1]
+        told = str(error) or 'with read_base() an import has no use but as a type; write the value, or use _base_'
+        raise ValueError(f'{at.filename}, line {at.lineno}, {at.line!r}: {told}') from error
+
+
+def plain_config(cfg: Config | Mapping) -> Config:
+    """Return a copy without what the file imported, and with names where it has classes and functions.
+
+    What is registered gets the name that it is registered by, so that both kinds of config files lead to one config.
+    """
+    imported = (type, ModuleType, FunctionType)
+    listed = cfg.to_dict() if isinstance(cfg, Config) else cfg  # iteration has imported names too (mmengine 0.10.7)
+    names = [key for key in listed if key in READ_ELSEWHERE or not isinstance(cfg[key], imported)]
+    return Config({key: _plain(cfg[key]) for key in names}, filename=getattr(cfg, 'filename', None))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(value[key]) for key in value}
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return NonFinite(value)
+    if not isinstance(value, type | FunctionType):
+        return value
+    if {*_registered(value.__name__)} == {value}:
+        return value.__name__
+    name = f'{value.__module__}.{value.__qualname__}'
+    try:
+        return name if resolve_name(name) is value else value
+    except (ImportError, AttributeError, ValueError):  # such as a class that a function defines
+        return value
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
@@ -89,6 +154,7 @@ def check_config(cfg: Config) -> None:
             raise ValueError(f'config: custom_hooks must be a list of hooks, got {value!r}')
         _check_arguments(key, value)
     _check_choices(cfg)
+    check_clipping('optim_wrapper.clip_grad', (cfg.get('optim_wrapper') or {}).get('clip_grad'))
     hooks = cfg.get('default_hooks') or {}
     known_hooks = [name for name, hook in hooks.items() if isinstance(hook, Mapping) and 'type' in hook]
     for name, hook in hooks.items():
@@ -116,6 +182,18 @@ def check_schedules(scheduler: Any, optimizers: Iterable[str]) -> None:
         )
 
 
+def _check_numbers(name: str, settings: Mapping, readers: Iterable[Callable]) -> None:
+    """Refuse a text for what is a number by default, or a rate, in an optimizer or a schedule."""
+    for reader in readers:
+        if not inspect.isclass(reader) or not issubclass(reader, Optimizer | _ParamScheduler):
+            continue
+        params = inspect.signature(reader.__init__).parameters
+        for key, value in settings.items():
+            default = params[key].default if key in params else None
+            if isinstance(value, str) and (key == 'lr' or type(default) in (int, float)):
+                raise ValueError(f'{name}.{key} must be a number, got {value!r}')
+
+
 def _check_choices(cfg: Config) -> None:
     """Refuse what mmengine would not look at, or only in a run of several processes."""
     seed, wrapper = (cfg.get('randomness') or {}).get('seed'), (cfg.get('model_wrapper_cfg') or {}).get('type')
@@ -125,6 +203,10 @@ def _check_choices(cfg: Config) -> None:
         raise ValueError(
             f'model_wrapper_cfg: {wrapper!r} is not a registered model wrapper; MMDistributedDataParallel is'
         )
+    if cfg.get('new_head') not in (None, False, True):
+        raise ValueError(f'config: new_head must be True or False, got {cfg["new_head"]!r}')
+    if cfg.get('new_head') and not (cfg.get('load_from') or cfg.get('resume')):
+        raise ValueError('config: new_head=True needs load_from, a file whose head has another number of classes')
     for key, known in (('sync_bn', ('torch', 'mmcv')), ('log_level', logging._nameToLevel)):
         if cfg.get(key) and cfg[key] not in known:
             raise ValueError(f'config: {key} must be one of {", ".join(known)}, got {cfg[key]!r}')
@@ -134,15 +216,24 @@ def _check_arguments(name: str, value: Any) -> None:
     """Check the keys of a group of settings, and of the groups in it."""
     if isinstance(value, Mapping):
         kind = value.get('type')
-        readers = _registered(kind) if isinstance(kind, str) else [kind or GROUP_READERS.get(name)]
+        readers = _named(kind) if isinstance(kind, str) else [kind or GROUP_READERS.get(name)]
         known = [_read_by(reader) for reader in readers if reader is not None]
         if known and None not in known:
             _check_keys(name, [key for key in value if key not in ('type', '_scope_')], set().union(*known))
+        _check_numbers(name, value, readers)
         for key, item in value.items():
             _check_arguments(f'{name}.{key}', item)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             _check_arguments(f'{name}[{index}]', item)
+
+
+def _named(kind: str) -> list[Callable]:
+    """What a ``type`` may mean: what is registered under the name, or a class by its module and name."""
+    try:
+        return [resolve_name(kind)] if '.' in kind else _registered(kind)
+    except (ImportError, AttributeError, ValueError):  # a scope, and the name in it
+        return _registered(kind)
 
 
 def _registered(name: str) -> list[Callable]:

@@ -6,10 +6,11 @@ from typing import Any
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import BaseLoop
 from torch import nn
 from torch.optim import Optimizer
 
-from ..contracts import sign_optimizers
+from ..contracts import sign_optimizers, sign_trained
 from ..models import network_of
 
 
@@ -47,9 +48,7 @@ class RunFace:
     @property
     def sign_trained(self) -> dict[str, nn.Parameter]:
         """Name in the network -> parameter, for those that belong to an optimizer which flips signs."""
-        groups = [group for optimizer in self.sign_optimizers for group in optimizer.param_groups]
-        owned = {param for group in groups for param in group['params']}
-        return {name: param for name, param in self.network.named_parameters() if param in owned}
+        return sign_trained(self.network, self.optimizers)
 
     @property
     def passes_per_update(self) -> int:
@@ -66,6 +65,11 @@ class RunFace:
     def trains(self) -> bool:
         """Whether a training has begun; a run that only evaluates or prunes has no loop for one."""
         return self._train_loop is not None and not isinstance(self._train_loop, dict)  # the public name would build it
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the run validates or tests, and does not train."""
+        return not self.trains and any(isinstance(loop, BaseLoop) for loop in (self._val_loop, self._test_loop))
 
     @property
     def resumes(self) -> bool:

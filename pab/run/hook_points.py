@@ -1,5 +1,7 @@
 """The points of a run at which hooks are called: mmengine's and pab's own. A name that is no point is an error."""
 
+import difflib
+import inspect
 from typing import ClassVar
 
 from mmengine.hooks import Hook
@@ -26,6 +28,12 @@ class RunHook(Hook):
     def check_resume(self, runner: Runner, checkpoint: dict) -> None:
         """Look at the content of a checkpoint, before a run that would go on from it takes anything; may raise."""
 
+    def before_fetch(self, runner: Runner, batch_idx: int) -> None:
+        """Act before a batch of the epoch is loaded, and once behind the last one.
+
+        A resumed run loads again, and leaves out, the batches that it has used, if its sampler cannot skip them.
+        """
+
     def after_scalars(self, runner: Runner, scalars: list[tuple[int, dict[str, float]]]) -> None:
         """Look at the losses that came from the device, as (step from 0, name -> value); on every process at once."""
 
@@ -47,8 +55,16 @@ def check_point(name: str, who: str = 'call_hook') -> None:
 
 
 def check_hook(hook: Hook) -> None:
-    """Check, as :func:`check_point` does, every method of a hook that is named like a point."""
+    """Check, as :func:`check_point` does, every method of a hook that is named like a point.
+
+    A ``check_...`` is a helper of the hook's own unless it takes a runner and is named almost like a point.
+    """
     cls = type(hook)
     for name in dir(cls):
-        if name.startswith(PREFIXES) and callable(getattr(cls, name)):
+        method = getattr(cls, name)
+        if not name.startswith(PREFIXES) or not callable(method):
+            continue
+        takes_runner = 'runner' in inspect.signature(method).parameters
+        meant = takes_runner and difflib.get_close_matches(name, HOOK_POINTS, cutoff=0.8)
+        if meant or not name.startswith('check_'):
             check_point(name, cls.__name__)

@@ -3,19 +3,25 @@
 import argparse
 import dis
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from torch import distributed
 
+from ..files import FULL, reason_of
 from ..registry import RUNNERS
 from .allocator import keep_freed_memory
-from .config import check_config, merge_options
-from .distributed import process_group
+from .config import check_config, merge_options, read_config
+from .distributed import process_group, rank_of_process
+
+IN_ONE_LINE = (ValueError, TypeError, KeyError, OSError, SyntaxError, ImportError, FloatingPointError)
 
 
 class KeyValue(DictAction):
@@ -40,7 +46,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of every tool that builds a runner."""
     add_config_arguments(parser)
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/<name of the config>)')
+    text = 'folder for logs and checkpoints (default: work_dirs/<config>, with _seedN after it by --seed N)'
+    parser.add_argument('--work-dir', help=text)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
 
 
@@ -56,14 +63,16 @@ def load_config(args: argparse.Namespace) -> Config:
         sys.exit(f'error: there is no config {path}; those that come with pab are in configs/pab/')
     sys.path.append(str(path.parent.resolve()))  # modules of custom_imports may lie beside the config
     with errors_in_one_line(f'{path}: '):
-        cfg = Config.fromfile(str(path))
+        cfg = read_config(path)
         merge_options(cfg, args.cfg_options or {})
         check_config(cfg)
+    name = path.stem
     if getattr(args, 'seed', None) is not None:
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)
+        name += f'_seed{args.seed}'
     if hasattr(args, 'launcher'):
         cfg.launcher = args.launcher
-        cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / path.stem)
+        cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / name)
     return cfg
 
 
@@ -71,20 +80,21 @@ def run(cfg: Config, act: Callable[[Any], Any]) -> None:
     """Build the runner of a config, with the launcher and work dir of the command line, and let it act."""
     if get_device() == 'cpu':
         keep_freed_memory()
-    rank = int(os.environ.get('RANK', 0)) if cfg.get('launcher', 'none') != 'none' else 0
-    with errors_in_one_line(f'process {rank}: ' if rank else ''), process_group(cfg):
+    rank = rank_of_process() if cfg.get('launcher', 'none') != 'none' else 0
+    with errors_in_one_line(f'process {rank}: ' if rank else '', cfg.work_dir), process_group(cfg):
         act(RUNNERS.build(cfg))
 
 
 @contextmanager
-def errors_in_one_line(who: str = '') -> Iterator[None]:
-    """End the process with one line, which ``who`` begins, for an error in what the user gave.
+def errors_in_one_line(who: str = '', folder: str | os.PathLike | None = None) -> Iterator[None]:
+    """End the process with one line, which ``who`` begins, for an error in what the user gave or the machine has.
 
-    Unless a ``raise`` in pab made the error, and so says what to do, the line tells how to see the traceback.
+    Unless a ``raise`` in pab made the error, and so says what to do, the line tells how to see the traceback. A
+    RuntimeError of others that is not known (:func:`way_out`) passes. ``folder`` is where files are written.
     """
     try:
         yield
-    except (ValueError, TypeError, KeyError, OSError, SyntaxError, ImportError, FloatingPointError) as error:
+    except (*IN_ONE_LINE, RuntimeError, MemoryError) as error:
         if os.environ.get('PAB_TRACEBACK') == '1':
             raise
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
@@ -93,4 +103,31 @@ def errors_in_one_line(who: str = '') -> Iterator[None]:
             trace = trace.tb_next
         code, module = trace.tb_frame.f_code, trace.tb_frame.f_globals.get('__name__', '')
         ours = module.startswith('pab.') and dis.opname[code.co_code[trace.tb_lasti]] == 'RAISE_VARARGS'
+        if not ours and (known := way_out(error, folder)):
+            text, ours = known, True
+        if not ours and not isinstance(error, IN_ONE_LINE):
+            raise
         sys.exit(f'error: {who}{text if ours else f"{type(error).__name__}: {text} (PAB_TRACEBACK=1 shows where)"}')
+
+
+def way_out(error: BaseException, folder: str | os.PathLike | None = None) -> str | None:
+    """Cause and way out, in a line, of errors that the machine makes and others raise; None for any other."""
+    text = str(error).strip()
+    if text.startswith('Caught ') and ' in DataLoader worker process ' in text:  # with the worker's traceback behind it
+        return text.splitlines()[-1]
+    if match := re.match(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)', text):
+        return (
+            f'process {match[1]}, a worker of a data loader, was ended by the system ({match[2].splitlines()[0]}); '
+            'most often memory is short (in a container, --shm-size): lower num_workers or batch_size of the loader, '
+            'and go on with --resume'
+        )
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return (
+            f'memory is short: {(text.splitlines() or ["a MemoryError"])[0]}; lower train_dataloader.batch_size '
+            '(optim_wrapper.accumulative_counts keeps the batch of an update), and go on with --resume'
+        )
+    if re.search(r'Connection (closed|reset) by peer|Broken pipe', text) and distributed.is_initialized():
+        return 'another process of this run has ended; its own message says why. Go on with --resume'
+    if isinstance(error, OSError) and error.errno in FULL and folder:
+        return f'{error.filename or f"a file in {folder}"} cannot be written: {reason_of(error, folder)}'
+    return None

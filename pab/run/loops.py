@@ -1,11 +1,12 @@
 """A training loop that a resumed run enters in mid-epoch."""
 
+import itertools
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 import torch
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -22,26 +23,28 @@ class EnduringLoader(DataLoader):
     """
 
     workers_may_end = False  # whether the run was told to end; of the class, as signals are of the process
+    _skipped = 0
+
+    def skip(self, batches: int) -> int:
+        """Let the next iteration leave out so many batches if the sampler can; otherwise none. Returns how many."""
+        sampler = getattr(self.batch_sampler, 'sampler', None)
+        if not hasattr(sampler, 'skip'):
+            return 0
+        sampler.skip(min(batches * self.batch_size, len(sampler)))  # the last batch may be a smaller one
+        self._skipped = batches
+        return batches
 
     def __iter__(self) -> Iterator[Any]:
-        return self.batches_from(0)
-
-    def batches_from(self, first: int) -> Iterator[Any]:
-        """The batches of the epoch from number ``first`` >= 0 on, without loading others if the sampler can skip."""
-        sampler, number = getattr(self.batch_sampler, 'sampler', None), 0
-        if first and hasattr(sampler, 'skip'):
-            sampler.skip(min(first * self.batch_size, len(sampler)))  # the last batch may be a smaller one
-            number = first
+        number, self._skipped = self._skipped, 0
         try:
             for batch in super().__iter__():
-                if number >= first:
-                    yield batch
                 number += 1
+                yield batch
             return
         except Exception:  # which one depends on what the loader was about; an error of the data comes again below
             if not (self.num_workers and EnduringLoader.workers_may_end):
                 raise
-        rest = list(islice(self.batch_sampler, max(number, first), None))
+        rest = list(islice(self.batch_sampler, number, None))
         generator = torch.Generator()  # torch's own would move the random numbers of the step
         yield from DataLoader(self.dataset, batch_sampler=rest, collate_fn=self.collate_fn, generator=generator)
 
@@ -82,9 +85,14 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         done, loader = self._iter - self._epoch * len(self.dataloader), self.dataloader
-        batches = loader.batches_from(done) if hasattr(loader, 'batches_from') else islice(loader, done, None)
-        for index, batch in enumerate(batches, start=done):
-            self.run_iter(index, batch)
+        skipped = loader.skip(done) if done and hasattr(loader, 'skip') else 0
+        batches, end = iter(loader), object()
+        for index in itertools.count(skipped):
+            self.runner.call_hook('before_fetch', batch_idx=index)
+            if (batch := next(batches, end)) is end:
+                break
+            if index >= done:
+                self.run_iter(index, batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 
@@ -97,12 +105,3 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             # beforehand, because a new best result rewrites the epoch's checkpoint during the validation
             hub.update_info(VALIDATED, self._epoch)
             validation.run()
-
-
-def need_epochs(runner: Runner, who: str) -> None:
-    """Raise a ValueError naming the hook ``who`` unless the training loop is one over epochs."""
-    if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-        raise ValueError(
-            f'{who}: counts in epochs, and the training loop is {type(runner.train_loop).__name__}; set '
-            "train_cfg.type='ResumableEpochLoop', or drop the hook"
-        )

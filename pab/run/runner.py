@@ -1,29 +1,37 @@
 """mmengine's runner with a short console log, a config checked before anything is built, and checkpoints that last."""
 
+import functools
 import logging
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.runner import Runner, load_state_dict
+from mmengine.optim import OptimWrapper, OptimWrapperDict, _ParamScheduler
+from mmengine.runner import BaseLoop, Runner, load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..contracts import sign_optimizers
+from ..contracts import learning_rates, sign_optimizers
+from ..files import write_atomically
 from ..registry import RUNNERS
-from .checkpoint import UnusableCheckpoint, check_fits, check_resumable, load_any, non_finite
-from .config import FixedConfig, check_config, check_schedules, suggest
+from ..state_dicts import renamed
+from .checkpoint import UnusableCheckpoint, as_start, check_fits, check_resumable, load_any, non_finite
+from .config import FixedConfig, check_config, check_schedules, plain_config, suggest
+from .distributed import check_settings_agree
 from .face import RunFace, on_first_process, single_wrappers
 from .hook_points import check_hook, check_point
-from .loops import EnduringLoader
-from .storage import ATOMIC, check_writable, download
-from .work_dir import NOT_FOR_RESUME, choose_start
+from .loops import EnduringLoader, ResumableEpochLoop
+from .schedules import Schedules
+from .storage import ATOMIC, LogFile, check_writable, download
+from .work_dir import NOT_FOR_RESUME, checkpoint_folders, choose_start, locked
+
+ENDLESS = int(1e9)  # mmengine's end of a schedule that has none
 
 
 @RUNNERS.register_module()
@@ -47,9 +55,15 @@ class PabRunner(RunFace, Runner):
     @classmethod
     def from_cfg(cls, cfg: Config) -> 'PabRunner':
         """Build a runner; ValueError for a config with a key that nothing reads, OSError without a work dir."""
+        cfg = plain_config(cfg)
         check_config(cfg)
         on_first_process(lambda: check_writable(cfg['work_dir']))
-        return super().from_cfg(FixedConfig(dict(cfg), filename=getattr(cfg, 'filename', None)))
+        return super().from_cfg(FixedConfig(dict(cfg), filename=cfg.filename))
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Set up mmengine's environment; ValueError if the processes have not the same settings and versions."""
+        super().setup_env(env_cfg)
+        check_settings_agree(self.cfg.to_dict())
 
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs) -> MMLogger:
         """Build mmengine's logger and keep its console output short."""
@@ -59,6 +73,8 @@ class PabRunner(RunFace, Runner):
         for handler in logger.handlers:
             if type(handler) is logging.StreamHandler:
                 handler.addFilter(is_for_console)  # a second time it changes nothing
+            elif type(handler) is logging.FileHandler:
+                handler.__class__ = LogFile  # mmengine lets nobody choose it
         return logger
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
@@ -75,8 +91,9 @@ class PabRunner(RunFace, Runner):
             check_hook(added)
 
     def register_hooks(self, *args, **kwargs) -> None:
-        """Register the config's hooks, and those of every run: data are checked, checkpoints have their form."""
+        """Register the config's hooks, and those of every run, which check data and metrics and form checkpoints."""
         super().register_hooks(*args, **kwargs)
+        self.register_hook(dict(type='pab.MetricCheckHook'))
         self.register_hook(dict(type='pab.DataCheckHook'))
         self.register_hook(dict(type='pab.CheckpointFormatHook'))
 
@@ -93,21 +110,31 @@ class PabRunner(RunFace, Runner):
             loader.__class__ = EnduringLoader  # mmengine lets nobody choose it
         return loader
 
+    @master_only
+    def dump_config(self) -> None:
+        """Write the config into the work dir, whole or not at all."""
+        name = Path(self.cfg.filename).name if self.cfg.filename else f'{self.timestamp}.py'
+        write_atomically(self.cfg.dump().encode(), Path(self.work_dir) / name)
+
     def train(self) -> nn.Module:
         """Train, in a work dir that is new, that this run goes on in, or that it may overwrite; else errors as there.
 
         A resume without a file's name takes the newest good checkpoint (:func:`choose_start`). Where there is none, the
-        run begins anew with a warning, so that a cluster can always start a job with ``--resume``.
+        run begins anew with a warning, so that a cluster can always start a job with ``--resume``. Another process that
+        trains in the same folder is an error (:func:`locked`).
         """
-        start, self._outdated = self.on_first_process(self._choose_start)
-        if self.resumes and start is None:
-            told = f'There is no checkpoint to resume from in {self.work_dir}'
-            self.logger.warning(f'{told}: training starts from the beginning')
-        self._resume, self._load_from = start is not None, start or self._load_from
-        try:
-            return super().train()
-        finally:
-            self.call_hook('after_exit')
+        with ExitStack() as held:
+            for folder in checkpoint_folders(self):
+                self.on_first_process(lambda folder=folder: held.enter_context(locked(folder, self.logger.warning)))
+            start, self._outdated = self.on_first_process(self._choose_start)
+            if self.resumes and start is None:
+                told = f'There is no checkpoint to resume from in {self.work_dir}'
+                self.logger.warning(f'{told}: training starts from the beginning')
+            self._resume, self._load_from = start is not None, start or self._load_from
+            try:
+                return super().train()
+            finally:
+                self.call_hook('after_exit')
 
     def build_optim_wrapper(self, optim_wrapper: dict | OptimWrapper) -> OptimWrapper | OptimWrapperDict:
         """Build the optimizers; ValueError for a sign optimizer alone, whose learning rate mmengine would ask for."""
@@ -118,6 +145,16 @@ class PabRunner(RunFace, Runner):
                 "dict(constructor='OwnershipConstructor', optimizers=dict(...)), where other optimizers own the rest"
             )
         return wrapper
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the training loop; ValueError for another than ours, which counts in epochs and resumes exactly."""
+        built = super().build_train_loop(loop)
+        if not isinstance(built, ResumableEpochLoop):
+            raise ValueError(
+                f'train_cfg: a run counts in epochs and goes on inside of them, which {type(built).__name__} does not; '
+                "set type='ResumableEpochLoop' and max_epochs, or derive a loop of your own from it"
+            )
+        return built
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
         """Scale the learning rates by batch of a step / ``base_batch_size`` if ``auto_scale_lr.enable``.
@@ -134,7 +171,7 @@ class PabRunner(RunFace, Runner):
         )
         batch = loader['batch_size'] if isinstance(loader, dict) else loader.batch_size
         batch *= self.world_size * wrappers[0]._accumulative_counts
-        groups = [group for wrapper in wrappers for group in wrapper.optimizer.param_groups if 'lr' in group]
+        groups = learning_rates(wrapper.optimizer for wrapper in wrappers)
         for group in groups:
             group['lr'] *= batch / base
         shown = ', '.join(f'{group["lr"]:g}' for group in groups)
@@ -152,7 +189,23 @@ class PabRunner(RunFace, Runner):
                     if moved is not None and moved not in has:
                         hint = suggest(moved, has, 'its settings are')
                         raise ValueError(f'param_scheduler.{name}: the optimizer has no {moved!r} to move; {hint}')
-        return super().build_param_scheduler(scheduler)
+        built = super().build_param_scheduler(scheduler)
+        for name, schedules in built.items() if isinstance(built, dict) else [('', built)]:
+            for schedule in schedules:
+                self._warn_of_unfinished(schedule, f'param_scheduler{name and "."}{name}')
+        return built
+
+    def _warn_of_unfinished(self, schedule: _ParamScheduler, where: str) -> None:
+        """Say that a schedule with an end goes on after that of the run."""
+        length = self.max_epochs if schedule.by_epoch else self.max_iters
+        # mmengine cuts a cosine at the run's end unless it is given one
+        end = schedule.begin + schedule.T_max if hasattr(schedule, 'T_max') else schedule.end
+        if length < end < ENDLESS:
+            unit = 'epochs' if schedule.by_epoch else 'steps'
+            self.logger.warning(
+                f'{where}: {type(schedule).__name__} takes {end} {unit} and the run has {length}, so '
+                f'{schedule.param_name} does not reach its end; set end (T_max of a cosine), or the length of the run'
+            )
 
     def save_checkpoint(self, out_dir: str, filename: str, *args, backend_args: dict | None = None, **kwargs) -> None:
         """Save a checkpoint, atomically unless ``backend_args`` says otherwise; to be called on every process.
@@ -189,7 +242,12 @@ class PabRunner(RunFace, Runner):
     def resume(self, filename: str, *args, **kwargs) -> None:
         """Go on from a checkpoint; a run whose config leaves the seed open goes on with the one it had drawn."""
         seed_was_drawn = self.seed_is_open
+        built = self.param_schedulers or []
+        lists = built.values() if isinstance(built, dict) else [built]
+        schedules = Schedules(single_wrappers(self.optim_wrapper), [one for entry in lists for one in entry])
         super().resume(filename, *args, **kwargs)
+        for told in schedules.settle(self.epoch, self.iter, len(self.train_dataloader)):
+            self.logger.info(told)
         if seed_was_drawn and hasattr(self.train_dataloader.sampler, 'seed'):
             self.train_dataloader.sampler.seed = self.seed  # the loader was built before that seed was known
 
@@ -201,6 +259,9 @@ class PabRunner(RunFace, Runner):
         revise_keys: list[tuple[str, str]] = [(r'^module\.', '')],  # noqa: B006
     ) -> dict:
         """Load a checkpoint into the model; nothing is taken from one that runs code, is damaged or does not fit.
+
+        A run that does not resume takes a state dict of the network alone, too; one that trains a dense one, which
+        it prunes, and with ``new_head=True`` in its config one with a head for another number of classes.
 
         Args:
             filename: a file, or an address of file, http or https.
@@ -224,14 +285,18 @@ class PabRunner(RunFace, Runner):
             self.call_hook('check_resume', checkpoint=checkpoint)
         state = checkpoint['state_dict']
         for pattern, replacement in revise_keys:
-            state = {re.sub(pattern, replacement, name): value for name, value in state.items()}
+            state = renamed(state, functools.partial(re.sub, pattern, replacement))
+        told = ''
+        if not self.resumes:
+            new_head = self.cfg.get('new_head', False) and not self.evaluates
+            state, told = as_start(model, state, new_head, dense=self.trains)
         checkpoint['state_dict'] = state
         if strict:
             check_fits(model, state, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         load_state_dict(model, checkpoint['state_dict'], strict=strict, logger=self.logger)
         self._has_loaded = True
-        self.logger.info(f'Load checkpoint from {filename}')
+        self.logger.info(f'Load checkpoint from {filename}{told and ": "}{told}')
         return checkpoint
 
     def _choose_start(self) -> tuple[str | None, list[Path]]:

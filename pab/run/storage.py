@@ -1,17 +1,24 @@
 """Where a run's files are: fetched by their address, checkpoints kept until newer ones are there."""
 
 import glob
+import logging
 import os
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import unquote, urlparse
 
+import mmengine.visualization
 from mmengine.fileio import LocalBackend, register_backend
+from mmengine.logging import print_log
 from torch.hub import download_url_to_file
 
-from ..files import discard, write_atomically
+from ..files import discard, reason_of, write_atomically
+from ..registry import VISUALIZERS
 
+SMALL_FILES = 1 << 16  # bytes of what a run writes beside its checkpoints, at least
 ATOMIC = 'atomic'  # the backend's name in configs: backend_args=dict(backend='atomic')
 
 
@@ -37,13 +44,65 @@ def download(address: str, folder: Path) -> str:
 
 
 def check_writable(folder: str | os.PathLike) -> None:
-    """Make a folder, and raise an OSError that says why if no file can be written in it."""
+    """Make a folder, and raise an OSError that says why if no file of ``SMALL_FILES`` bytes can be written in it."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(SMALL_FILES))
     except OSError as error:
-        told = f'work_dir {os.fspath(folder)!r} cannot be written: {error.strerror}; choose another with --work-dir'
-        raise OSError(told) from error
+        reason = reason_of(error, folder, SMALL_FILES)
+        raise OSError(
+            f'work_dir {os.fspath(folder)!r} cannot be written: {reason}; choose another with --work-dir'
+        ) from error
+
+
+class LogFile(logging.FileHandler):
+    """A log that says once that its file cannot be written, where logging prints a traceback for every line."""
+
+    _failed = False  # of the class: a handler becomes one after it was made
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say so, on standard error."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._failed:
+            self._failed = True
+            reason = reason_of(error, Path(self.baseFilename).parent)
+            print(f'the log {self.baseFilename} cannot be written: {reason}; the run goes on', file=sys.stderr)
+
+
+@VISUALIZERS.register_module()
+class Visualizer(mmengine.visualization.Visualizer):
+    """mmengine's, with a warning, the first time, where the config, scalars or a picture cannot be written."""
+
+    _failed = False
+
+    def add_config(self, *args, **kwargs) -> None:
+        """Record the config."""
+        self._try(super().add_config, *args, **kwargs)
+
+    def add_scalar(self, *args, **kwargs) -> None:
+        """Record one number."""
+        self._try(super().add_scalar, *args, **kwargs)
+
+    def add_scalars(self, *args, **kwargs) -> None:
+        """Record several numbers."""
+        self._try(super().add_scalars, *args, **kwargs)
+
+    def add_image(self, *args, **kwargs) -> None:
+        """Record a picture."""
+        self._try(super().add_image, *args, **kwargs)
+
+    def _try(self, act: Callable[..., None], *args, **kwargs) -> None:
+        try:
+            act(*args, **kwargs)
+        except OSError as error:
+            if not self._failed:
+                folder = next(iter(self._vis_backends.values()))._save_dir  # which has no public name
+                told = f'the scalars in {folder} are not complete: {reason_of(error, folder)}; the training goes on'
+                print_log(told, 'current', logging.WARNING)
+            self._failed = True
 
 
 @register_backend(ATOMIC)

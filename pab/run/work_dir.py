@@ -1,9 +1,13 @@
 """The checkpoints in the folders of a run: which one it goes on from, and whether it may begin there at all."""
 
+import errno
+import fcntl
 import os
 import re
+import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +18,7 @@ from torch import nn
 from .checkpoint import UnusableCheckpoint, check_resumable, check_sums, load_safely, missing_for_resume
 
 NOT_FOR_RESUME = 'diverged_'  # begins the names of checkpoints that are kept to look at, not to go on from
+LOCK = 'train.lock'  # in the folder of a run that trains, and left there; says whose it is
 GIVEN_BY_RUNS = re.compile(r'(epoch_|iter_|best_|interrupted|diverged_)')  # begins the names that runs give
 
 
@@ -91,6 +96,34 @@ def find_newest(
             f'{"is" if len(unusable) == 1 else "are"} damaged or not finite; remove what cannot be used to start anew'
         )
     return None
+
+
+@contextmanager
+def locked(folder: str | os.PathLike, tell: Callable[[str], None]) -> Iterator[None]:
+    """Let no other process train in a folder, which is made; the system frees it when this process ends in any way.
+
+    Where the file system has no locks, ``tell`` is called with a sentence instead.
+
+    Raises:
+        BlockingIOError: another process does; the error names it.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with Path(folder, LOCK).open('a+') as file:
+        try:
+            # of this process alone: flock's would also be held by a killed run's data workers, for seconds
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                raise BlockingIOError(
+                    f'work_dir {os.fspath(folder)} is in use: {file.read().strip() or "another process"} trains in it; '
+                    'wait for its end, or choose another --work-dir'
+                ) from error
+            tell(f'{os.fspath(folder)} cannot be locked ({error.strerror}): let no other run train in it')
+        else:
+            file.truncate(0)
+            print(f'process {os.getpid()} on {socket.gethostname()}', file=file, flush=True)
+        yield
 
 
 def choose_start(runner: Runner) -> tuple[str | None, Any, list[Path]]:

@@ -59,7 +59,7 @@ def make_run(folder: Path, name: str = 'a', **changes) -> Run:
 
 
 def events(training: Training) -> list[str]:
-    """What a training noted."""
+    """The notes of a training."""
     file = training.folder / 'events'
     return file.read_text().splitlines() if file.is_file() else []
 

@@ -105,48 +105,69 @@ def test_modules_beside_a_config_are_found(read, tmp_path, monkeypatch):
 RUN = dict(name='a', config='quickstart.py')
 
 
-@pytest.fixture
-def refused(read):
-    """A function: a message, runs by what they change in ``RUN`` (default: one, unchanged), other keys of the file."""
-
-    def refused(message, *runs, **keys):
-        keys = dict(title='x', runs=[RUN | run for run in runs] or [RUN]) | keys
-        with pytest.raises(ValueError, match=message):
-            read('\n'.join(f'{key} = {value!r}' for key, value in keys.items()))
-
-    return refused
+RUNS_0 = r'runs\[0\]: '
+RUN_OF_G = "the folder of 'a: seed_0' would lie in that of 'a', .*/out/a; call the run or the group another name"
+WRITTEN = ['table.md', 'table.csv', 'report.html', 'command.json', 'jobs', 'x.png']
 
 
-@pytest.mark.parametrize('title', [None, '', 3])
-def test_a_title_is_a_sentence(refused, title):
-    refused(f'comparison: title must be a sentence that says what is compared, got {title!r}', title=title)
-
-
-@pytest.mark.parametrize('runs', [[], [3], 3])
-def test_runs_are_a_list_of_dicts(refused, runs):
-    refused('comparison: runs must be a list of at least one dict', runs=runs)
-
-
-def test_a_key_that_nothing_reads_is_named(refused):
-    refused("comparison: nothing reads the key 'titel'; did you mean title", titel='x')
-    refused(r"runs\[0\]: nothing reads the key 'option'; did you mean options", dict(option=3))
-    message = "run 'a': train_cfg: nothing reads the key 'max_epoch'; did you mean max_epochs"
-    refused(message, dict(options={'train_cfg.max_epoch': 3}))
+def refuse(read, message, *runs, **keys):
+    """A file of runs that change ``RUN`` (default: one, unchanged), and other keys, is refused with a message."""
+    keys = dict(title='x', runs=[RUN | run for run in runs] or [RUN]) | keys
+    with pytest.raises(ValueError, match=message):
+        read('\n'.join(f'{key} = {value!r}' for key, value in keys.items()))
 
 
 @pytest.mark.parametrize(
     ('key', 'value', 'message'),
     [
-        ('name', None, 'must be a text that is not empty, got None'),
-        ('config', '', "must be a text that is not empty, got ''"),
-        ('group', 3, 'must be a text, got 3'),
-        ('seeds', 0, 'must be an int >= 1, got 0'),
-        ('options', 3, 'must be a dict from dotted names to values, got 3'),
-        ('options', {3: 2}, 'must have dotted names as keys, got 3'),
+        *(('title', value, f'must be a sentence that says what is compared, got {value!r}') for value in (None, '', 3)),
+        *(('runs', value, 'must be a list of at least one dict') for value in ([], [3], 3)),
+        *(('environment', v, 'must be a dict from names of variables to texts') for v in (3, {'A': 3})),
     ],
 )
-def test_a_value_of_a_run_that_is_none(refused, key, value, message):
-    refused(rf'runs\[0\]: {key} {message}', {key: value})
+def test_a_value_of_the_file_that_is_none(read, key, value, message):
+    refuse(read, f'comparison: {key} {message}', **{key: value})
+
+
+@pytest.mark.parametrize(
+    ('run', 'message'),
+    [
+        (dict(name=None), RUNS_0 + 'name must be a text that is not empty, got None'),
+        (dict(config=''), RUNS_0 + "config must be a text that is not empty, got ''"),
+        (dict(group=3), RUNS_0 + 'group must be a text, got 3'),
+        (dict(seeds=0), RUNS_0 + 'seeds must be an int >= 1, got 0'),
+        (dict(options=3), RUNS_0 + 'options must be a dict from dotted names to values, got 3'),
+        (dict(options={3: 2}), RUNS_0 + 'options must have dotted names as keys, got 3'),
+        (dict(option=3), RUNS_0 + "nothing reads the key 'option'; did you mean options"),
+        (
+            dict(options={'train_cfg.max_epoch': 3}),
+            "run 'a': train_cfg: nothing reads the key 'max_epoch'; did you mean max_epochs",
+        ),
+        (dict(group='g', config='no.py'), "run 'a' of group 'g': there is no config"),
+        *((dict(against=name), f'a: against must name another run of its group, got {name!r}') for name in 'ab'),
+        *(({key: '..'}, 'has no letter or digit') for key in ('name', 'group')),
+        *(({key: 'a\nb'}, 'one line of printable') for key in ('name', 'group')),
+        *(({key: n}, f'the comparison itself writes {n}; call') for key in ('name', 'group') for n in WRITTEN),
+    ],
+)
+def test_a_value_of_a_run_that_is_none(read, run, message):
+    refuse(read, message, run)
+
+
+def test_a_key_of_the_file_that_nothing_reads(read):
+    refuse(read, "comparison: nothing reads the key 'titel'; did you mean title", titel='x')
+
+
+@pytest.mark.parametrize(
+    ('runs', 'message'),
+    [
+        ([{}, {}], "two runs are called 'a'; names must be unique in a group"),
+        ([{}, dict(name='a?')], 'would share the folder .*/out/a'),
+        ([dict(name='seed_0', group='a'), {}], RUN_OF_G),
+    ],
+)
+def test_runs_have_names_and_folders_of_their_own(read, runs, message):
+    refuse(read, message, *runs)
 
 
 @pytest.mark.parametrize('value', ["float('inf')", '[len]'])
@@ -157,52 +178,12 @@ def test_an_option_is_what_a_config_can_hold(read, where, value):
         read(f"title = 'x'\n{shared}\nruns = [dict(name='a', config='quickstart.py', {own})]")
 
 
-@pytest.mark.parametrize('environment', [3, {'A': 3}])
-def test_the_environment_is_texts(refused, environment):
-    refused('comparison: environment must be a dict from names of variables to texts', environment=environment)
-
-
-def test_a_config_that_is_not_there(refused):
-    refused("run 'a' of group 'g': there is no config", dict(group='g', config='no.py'))
-
-
-@pytest.mark.parametrize(('name', 'message'), [('..', 'has no letter or digit'), ('a\nb', 'one line of printable')])
-@pytest.mark.parametrize('key', ['name', 'group'])
-def test_a_name_that_cannot_be_shown_or_be_a_folder(refused, key, name, message):
-    refused(message, {key: name})
-
-
-def test_a_name_is_used_once(refused):
-    refused("two runs are called 'a'; names must be unique in a group", {}, {})
-
-
-@pytest.mark.parametrize('key', ['name', 'group'])
-@pytest.mark.parametrize('name', ['table.md', 'table.csv', 'report.html', 'command.json', 'jobs', 'x.png'])
-def test_a_folder_is_none_of_the_files_of_the_comparison(refused, key, name):
-    refused(f'the comparison itself writes {name}; call', {key: name})
-
-
-def test_a_folder_is_neither_shared_nor_within_another(refused):
-    refused('would share the folder .*/out/a', {}, dict(name='a?'))
-    message = "the folder of 'a: seed_0' would lie in that of 'a', .*/out/a; call the run or the group another name"
-    refused(message, dict(name='seed_0', group='a'), {})
-
-
-@pytest.mark.parametrize('against', ['a', 'b'])
-def test_a_run_is_compared_with_another_of_its_group(refused, against):
-    refused(f'a: against must name another run of its group, got {against!r}', dict(against=against))
-
-
 @pytest.mark.parametrize(
     ('name', 'value', 'message'),
     [
         ('model', 3, 'model is a group of settings, got 3'),
         ('default_hooks.report', None, 'the config has no ReportHook'),
-        (
-            'default_hooks.checkpoint.out_dir',
-            '/tmp',
-            'default_hooks.checkpoint.out_dir: a comparison keeps',
-        ),
+        ('default_hooks.checkpoint.out_dir', '/tmp', 'default_hooks.checkpoint.out_dir: a comparison keeps'),
         ('default_hooks.prune.pruner.density', 7, r'SynFlow: density must lie in \(0, 1\], got 7'),
         ('custom_hooks', [{'type': 'Nothing'}], '.*Nothing'),
         ('model.label_smoothing', 2, 'ImageClassifier: label_smoothing must lie'),
@@ -213,8 +194,8 @@ def test_a_run_is_compared_with_another_of_its_group(refused, against):
         ('val_evaluator', None, 'val_evaluator is missing: without a validation there is no accuracy'),
     ],
 )
-def test_a_config_that_could_not_be_trained_or_compared(refused, name, value, message):
-    refused(f"run 'a': {message}", dict(options={name: value}))
+def test_a_config_that_could_not_be_trained_or_compared(read, name, value, message):
+    refuse(read, f"run 'a': {message}", dict(options={name: value}))
 
 
 @pytest.mark.parametrize(

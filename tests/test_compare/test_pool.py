@@ -28,9 +28,9 @@ def test_all_are_trained_and_failures_are_told(tmp_path):
     trainings = [Training(make_run(tmp_path, name), seed) for name in ('fails', 'a', 'silent') for seed in (0, 1)]
     ended = {}
     assert train_here(Trainer(fake_command(tmp_path)), trainings, 2, ended.__setitem__) is None
-    assert [type(ended[training]) for training in trainings] == [TrainingFailed] * 2 + [type(None)] * 2 + [
-        TrainingFailed
-    ] * 2
+    failed = [isinstance(ended[training], TrainingFailed) for training in trainings]
+    assert failed == [True, True, False, False, True, True]
+    assert ended[trainings[2]] is ended[trainings[3]] is None
     assert [read_result(training).numbers['accuracy'] for training in trainings[2:4]] == [60.0, 61.0]
 
 

@@ -1,4 +1,4 @@
-"""What a comparison shows: rows, Markdown, CSV, pictures, the page; and what is told while trainings end."""
+"""The output of a comparison: rows, Markdown, CSV, pictures, the page; and messages while trainings end."""
 
 import csv
 import io
@@ -54,11 +54,10 @@ def test_one_common_seed_or_none(compared):
 def test_a_mean_over_fewer_seeds_says_so(compared):
     comparison, results = compared
     a, b, _ = comparison.runs
-    results[Training(a, 0)] = make_result(62.0, size=None, seconds=None)
-    results[Training(a, 1)] = make_result(66.0, size=3000, seconds=None)
-    results[Training(a, 2)] = make_result(64.0, size=1000)
-    results[Training(b, 0)] = make_result(61.0, flips=7)
-    results[Training(b, 1)] = make_result(62.0, flips=None)
+    for seed, numbers in enumerate([dict(size=None, seconds=None), dict(size=3000, seconds=None), dict(size=1000)]):
+        results[Training(a, seed)] = make_result(60.0, **numbers)
+    for seed, flips in enumerate([7, None]):
+        results[Training(b, seed)] = make_result(60.0, flips=flips)
     first, second = table_rows(comparison, results)[1:3]
     assert first[-2:] == ['0:01:01 (one seed)', '2kB (2 seeds)']
     assert second[5] == '7 (one seed)'
@@ -116,13 +115,7 @@ def test_csv_has_every_number_in_full(compared):
     first = comparison.trainings()[0]
     results[first] = make_result(200 / 3, size=None)
     rows = list(csv.DictReader(io.StringIO(to_csv(comparison, results))))
-    assert [(row['name'], row['seed']) for row in rows] == [
-        ('a', '0'),
-        ('b|c', '0'),
-        ('a', '1'),
-        ('b|c', '1'),
-        ('a', '2'),
-    ]
+    assert ' '.join(row['name'] + row['seed'] for row in rows) == 'a0 b|c0 a1 b|c1 a2'
     assert float(rows[0]['accuracy']) == 200 / 3
     assert (rows[0]['compact_bytes'], rows[1]['compact_bytes'], rows[1]['flips']) == ('', '1000', '')
 
@@ -137,11 +130,8 @@ def test_curves_are_means_over_epochs_that_all_have(compared):
 
 def test_pictures_and_page(compared, tmp_path):
     comparison, results = compared
-    assert set(draw_comparison(*compared)) == {
-        'accuracy_over_bit_operations',
-        'accuracy_over_bytes',
-        'accuracy_over_epochs_1',
-    }
+    names = ('bit_operations', 'bytes', 'epochs_1')
+    assert {*draw_comparison(*compared)} == {f'accuracy_over_{name}' for name in names}
     for training, result in results.items():
         results[training] = replace(result, size=None)
     page = write_page(tmp_path, 'digits', comparison, results).read_text()
@@ -149,13 +139,8 @@ def test_pictures_and_page(compared, tmp_path):
     assert not (tmp_path / 'accuracy_over_bytes.png').exists()
     assert page.count('<img') == 2
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
-    for text in (
-        'What is compared.',
-        '<td>64.00 ± 2.00</td>',
-        '<summary>Settings of g: b|c</summary>',
-        '<h1>digits</h1>',
-    ):
-        assert text in page
+    parts = ['<td>64.00 ± 2.00</td>', '<summary>Settings of g: b|c</summary>', '<h1>digits</h1>', 'What is compared.']
+    assert [part for part in parts if part not in page] == []
 
 
 def test_a_page_without_any_result(compared, tmp_path):
@@ -169,14 +154,13 @@ def test_a_run_looks_the_same_in_every_picture(compared):
     figures = draw_comparison(replace(comparison, runs=(b, a, other)), results)
     points = [container.lines[0] for container in figures['accuracy_over_bytes'].axes[0].containers]
     curves = [figures[f'accuracy_over_epochs_{index}'].axes[0].lines[0] for index in (1, 2)]
-    assert [(line.get_color(), line.get_marker()) for line in points] == [
-        (line.get_color(), line.get_marker()) for line in curves
-    ]
+    looks = [[(line.get_color(), line.get_marker()) for line in lines] for lines in (points, curves)]
+    assert looks[0] == looks[1]
     assert curves[0].get_color() != curves[1].get_color()
 
 
-def test_a_run_in_several_groups_is_one_line(tmp_path):
-    comparison, results = three_runs(tmp_path)
+def test_a_run_in_several_groups_is_one_line(compared, tmp_path):
+    comparison, results = compared
     again = make_run(tmp_path, 'a', group='h', seeds=1)
     comparison = replace(comparison, runs=(*comparison.runs, again))
     results[Training(again, 0)] = make_result(50.0, bit_operations=1e12)
@@ -236,21 +220,18 @@ def test_a_result_of_other_settings_is_refused_and_the_tables_stay(progress, tmp
     assert ((tmp_path / TABLE).read_text(), (tmp_path / TABLE_CSV).read_text()) == before
 
 
-def test_a_result_of_other_settings_that_comes_later_is_a_failure_of_that_training(progress, tmp_path):
-    _, b0, other, *_ = progress.comparison.trainings()
+def test_results_of_other_commands_come_with_the_next_end(progress, tmp_path):
+    """One of other settings is a failure of its training, and no others."""
+    a0, b0, other, a1, *_ = progress.comparison.trainings()
     progress.store(b0)
     file = b0.folder / RESULT
     file.write_text(file.read_text().replace('"x": 1', '"x": 2'))
+    progress.store(a1, 12.34)
     progress.ended(other, TrainingFailed('boom'))
     assert 'holds the result of other settings' in progress.failures[b0]
     assert set(progress.failures) == {b0, other}
-
-
-def test_tables_hold_the_results_of_other_commands(progress, tmp_path):
-    _, b0, other, *_ = progress.comparison.trainings()
-    progress.store(b0, 12.34)
-    progress.ended(other, TrainingFailed('boom'))
-    assert '12.34' in (tmp_path / TABLE).read_text()
+    assert set(progress.results) == {a0, a1}
+    assert '| 2 | 36.17 ± ' in (tmp_path / TABLE).read_text()  # of 60 and 12.34
 
 
 def test_a_training_that_ends_without_a_result_has_failed(progress):
@@ -278,6 +259,8 @@ def compare(tmp_path, monkeypatch, capsys):
 
 
 def test_collect_goes_by_the_last_training(compare, tmp_path):
+    code, _, (_, seeds, _, options) = compare('--collect')
+    assert (code, seeds, options) == (0, 3, {})
     compare('--seeds', '5', '--cfg-options', 'train_cfg.max_epochs=2')
     assert json.loads((tmp_path / COMMAND).read_text()) == {'seeds': 5, 'cfg_options': {'train_cfg.max_epochs': 2}}
     _, _, (_, seeds, _, options) = compare('--collect')
@@ -285,11 +268,6 @@ def test_collect_goes_by_the_last_training(compare, tmp_path):
     _, _, (_, seeds, _, options) = compare('--collect', '--seeds', '1', '--cfg-options', 'x=1')
     assert (seeds, options) == (1, {'train_cfg.max_epochs': 2, 'x': 1})
     assert json.loads((tmp_path / COMMAND).read_text())['seeds'] == 5
-
-
-def test_collect_before_any_training(compare):
-    code, _, (_, seeds, _, options) = compare('--collect')
-    assert (code, seeds, options) == (0, 3, {})
 
 
 def test_trainings_that_another_command_has_stopped_are_no_success(compare):

@@ -13,7 +13,7 @@ import pytest
 
 from pab.compare import training as module
 from pab.compare.plan import Training
-from pab.compare.results import RESULT, last_checkpoint, read_result
+from pab.compare.results import RESULT, read_result
 from pab.compare.training import LOCK, LOG, Trainer, TrainingFailed, TrainingStopped, last_line
 from tests.test_compare.fakes import events, fake_command, make_run, until
 
@@ -26,10 +26,14 @@ def _quick(monkeypatch):
 
 @pytest.fixture
 def trainer(tmp_path):
-    told = []
-    made = Trainer(fake_command(tmp_path), threads=3, tell=told.append)
-    made.told = told
-    return made
+    trainer = Trainer(fake_command(tmp_path), threads=3, tell=lambda text: trainer.told.append(text))
+    trainer.told = []
+    return trainer
+
+
+@pytest.fixture
+def training(tmp_path):
+    return Training(make_run(tmp_path), 0)
 
 
 def in_thread(act, *args):
@@ -56,25 +60,25 @@ def test_a_result_is_written_once_and_read_again(trainer, tmp_path):
     assert result.numbers['flips'] is None
     assert list(result.curve) == [[1, 2], [50.0, 61.0]]
     assert result.size is None
+    assert set(json.loads((training.folder / RESULT).read_text())) == {'settings', 'numbers', 'curve', 'size'}
     assert 'hello from a with 3 threads' in (training.folder / LOG).read_text()
     assert last_line(training.folder / LOG).startswith('the network has no compact file: ')
-    assert last_line(training.folder / LOG).endswith('holds no epoch_*.pth')
+    assert last_line(training.folder / LOG).endswith('epoch_2.pth')
     trainer(training)
     assert events(training) == ['start', 'end']
     assert (training.folder / 'config.py').read_text() == 'x = 1\n'
 
 
-def test_only_what_has_a_checkpoint_is_resumed(trainer, tmp_path):
-    training = Training(make_run(tmp_path), 0)
+def test_only_what_has_a_checkpoint_is_resumed(trainer, training):
     training.folder.mkdir(parents=True)
     (training.folder / 'epoch_1.pth').touch()
     trainer(training)
     assert events(training)[0] == 'start --resume'
 
 
-def test_the_threads_of_the_user_stay(trainer, tmp_path, monkeypatch):
+def test_the_threads_of_the_user_stay(trainer, training, monkeypatch):
     monkeypatch.setenv('OMP_NUM_THREADS', '7')
-    trainer(training := Training(make_run(tmp_path), 0))
+    trainer(training)
     assert 'hello from a with 7 threads' in (training.folder / LOG).read_text()
 
 
@@ -96,8 +100,7 @@ def test_failures_say_why(trainer, tmp_path, name, message):
         trainer(Training(make_run(tmp_path, name), 0))
 
 
-def test_a_report_without_numbers(trainer, tmp_path):
-    training = Training(make_run(tmp_path), 0)
+def test_a_report_without_numbers(trainer, training, tmp_path):
     fake = tmp_path / 'fake.py'
     fake.write_text(fake.read_text().replace("'accuracy': 60.0 + seed", "'accuracy': None"))
     with pytest.raises(TrainingFailed, match='has no accuracy; does the config validate'):
@@ -111,11 +114,10 @@ def test_a_report_without_numbers(trainer, tmp_path):
         ("x = 1\nval_dataloader = dict(batch_size=3, dataset=dict(data_root='/a'))\n", 'measured.val_dataloader.batch'),
     ],
 )
-def test_a_result_of_other_settings_is_refused(trainer, tmp_path, config, changed):
-    run = make_run(tmp_path)
-    trainer(Training(run, 0))
+def test_a_result_of_other_settings_is_refused(trainer, training, config, changed):
+    trainer(training)
     with pytest.raises(ValueError, match=rf'holds the result of other settings: {changed}.*remove the folder'):
-        trainer(Training(replace(run, config=config), 0))
+        trainer(Training(replace(training.run, config=config), 0))
 
 
 def test_a_result_of_data_in_another_place_is_not(trainer, tmp_path):
@@ -126,21 +128,11 @@ def test_a_result_of_data_in_another_place_is_not(trainer, tmp_path):
 
 
 @pytest.mark.parametrize('text', ['{', '[]', '{"size": 3}', '3'])
-def test_a_damaged_result(trainer, tmp_path, text):
-    training = Training(make_run(tmp_path), 0)
+def test_a_damaged_result(trainer, training, text):
     trainer(training)
     (training.folder / RESULT).write_text(text)
     with pytest.raises(ValueError, match=r'is no result of a training .*; remove the file'):
         read_result(training)
-
-
-def test_the_last_checkpoint(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'holds no epoch_\*\.pth'):
-        last_checkpoint(tmp_path, 3)
-    for name in ('epoch_2.pth', 'epoch_10.pth', 'epoch_x.pth', 'best_epoch_11.pth'):
-        (tmp_path / name).touch()
-    assert last_checkpoint(tmp_path, 2).name == 'epoch_2.pth'
-    assert last_checkpoint(tmp_path, 7).name == last_checkpoint(tmp_path, None).name == 'epoch_10.pth'
 
 
 def test_what_a_killed_process_left_behind_is_waited_for(trainer, tmp_path):
@@ -179,9 +171,8 @@ def test_stop_ends_trainings_and_whoever_waits(trainer, tmp_path):
 
 
 def test_a_second_stop_kills(trainer, tmp_path):
-    deaf = tmp_path / 'deaf.py'
-    deaf.write_text((tmp_path / 'fake.py').read_text().replace('signal.signal(signal.SIGTERM, save)', DEAF))
-    trainer.command = [trainer.command[0], str(deaf)]
+    fake = tmp_path / 'fake.py'
+    fake.write_text(fake.read_text().replace('signal.SIGTERM, save', 'signal.SIGTERM, signal.SIG_IGN'))
     training = Training(make_run(tmp_path, 'slow'), 0)
     thread, raised = in_thread(trainer, training)
     until(lambda: events(training))
@@ -191,9 +182,6 @@ def test_a_second_stop_kills(trainer, tmp_path):
     trainer.stop()
     thread.join()
     assert [type(error) for error in raised] == [TrainingStopped]
-
-
-DEAF = 'signal.signal(signal.SIGTERM, signal.SIG_IGN)'
 
 
 def test_preemption(trainer, tmp_path):
@@ -227,8 +215,3 @@ def test_the_last_line_of_a_log(tmp_path):
     ):
         file.write_bytes(text)
         assert last_line(file) == line
-
-
-def test_a_result_is_plain_data(trainer, tmp_path):
-    trainer(training := Training(make_run(tmp_path), 0))
-    assert set(json.loads((training.folder / RESULT).read_text())) == {'settings', 'numbers', 'curve', 'size'}

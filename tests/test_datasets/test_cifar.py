@@ -21,9 +21,9 @@ def pixels_of(seed):
     return np.random.RandomState(seed).randint(0, 256, (PER_FILE, 3072)).astype(np.uint8)
 
 
-def write(path, content, protocol=2):
+def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    path.write_bytes(pickle.dumps(content, protocol=2))
 
 
 @pytest.fixture
@@ -37,15 +37,29 @@ def cifar10(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def read_test_set(cifar10):
+    """A function: the content or the bytes of test_batch -> the test set."""
+
+    def read(content, protocol=2):
+        path = cifar10 / 'cifar-10-batches-py' / 'test_batch'
+        path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol))
+        return CIFAR10(split='test', data_root=cifar10)
+
+    return read
+
+
+def pixels_in(dataset):
+    return dataset.images.contiguous().numpy().reshape(-1, 3072)
+
+
 def test_reads_both_splits_in_order(cifar10):
     train = DATASETS.build({'type': 'CIFAR10', 'data_root': str(cifar10)})
     test = CIFAR10(split='test', data_root=cifar10)
-    assert train.images.shape == (5 * PER_FILE, 3, 32, 32)
     assert train.labels.tolist()[: 2 * PER_FILE] == [1, 2, 3, 4, 2, 3, 4, 5]
-    for part in range(5):
-        stored = train.images[part * PER_FILE : (part + 1) * PER_FILE].contiguous().numpy()
-        assert np.array_equal(stored.reshape(PER_FILE, 3072), pixels_of(part + 1))
-    assert np.array_equal(test.images.contiguous().numpy().reshape(PER_FILE, 3072), pixels_of(6))
+    assert train.images.shape == (5 * PER_FILE, 3, 32, 32)
+    assert np.array_equal(pixels_in(train), np.concatenate([pixels_of(part) for part in range(1, 6)]))
+    assert np.array_equal(pixels_in(test), pixels_of(6))
     assert train.images.dtype == torch.uint8 and train.labels.dtype == torch.int64
     assert train.metainfo['classes'][3] == 'class3'
 
@@ -64,35 +78,27 @@ def test_cifar100_reads_fine_labels(tmp_path):
 
 
 @pytest.mark.parametrize('protocol', range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_every_protocol_and_string_keys(cifar10, protocol):
-    content = {'data': pixels_of(9), 'labels': np.arange(PER_FILE)}
-    write(cifar10 / 'cifar-10-batches-py' / 'test_batch', content, protocol)
-    test = CIFAR10(split='test', data_root=cifar10)
-    assert np.array_equal(test.images.contiguous().numpy().reshape(PER_FILE, 3072), pixels_of(9))
+def test_every_protocol_and_string_keys(read_test_set, protocol):
+    test = read_test_set({'data': pixels_of(9), 'labels': np.arange(PER_FILE)}, protocol)
+    assert np.array_equal(pixels_in(test), pixels_of(9))
 
 
-def test_names_of_both_numpy_versions(cifar10):
-    path = cifar10 / 'cifar-10-batches-py' / 'test_batch'
-    content = path.read_bytes()
+def test_names_of_both_numpy_versions(read_test_set):
+    content = pickle.dumps({b'data': pixels_of(6), b'labels': [1, 2, 3, 4]}, protocol=2)
     new, old = b'cnumpy._core.multiarray\n', b'cnumpy.core.multiarray\n'
     other = content.replace(new, old) if new in content else content.replace(old, new)
     assert other != content
-    path.write_bytes(other)
-    assert len(CIFAR10(split='test', data_root=cifar10)) == PER_FILE
+    assert len(read_test_set(other)) == PER_FILE
 
 
-def test_byte_order_and_layout_of_labels(cifar10):
+def test_byte_order_and_layout(read_test_set):
     for labels in (np.array([1, 2, 3, 4], dtype='>i4'), np.asfortranarray([[1, 9], [2, 9], [3, 9], [4, 9]])[:, 0]):
-        write(
-            cifar10 / 'cifar-10-batches-py' / 'test_batch',
-            {b'data': np.asfortranarray(pixels_of(9)), b'labels': labels},
-        )
-        test = CIFAR10(split='test', data_root=cifar10)
+        test = read_test_set({b'data': np.asfortranarray(pixels_of(9)), b'labels': labels})
         assert test.labels.tolist() == [1, 2, 3, 4]
-        assert np.array_equal(test.images.contiguous().numpy().reshape(PER_FILE, 3072), pixels_of(9))
+        assert np.array_equal(pixels_in(test), pixels_of(9))
 
 
-def test_python2_files_load(cifar10):
+def test_python2_files_load(read_test_set):
     # as Python 2 wrote the official files: protocol 2, byte strings by SHORT_BINSTRING ('U')
     raw = pixels_of(3)[:1].tobytes()
     content = (
@@ -100,9 +106,8 @@ def test_python2_files_load(cifar10):
         b'(K\x01K\x01M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff'
         b'K\x00tb\x89T\x00\x0c\x00\x00' + raw + b'tbU\x06labels]K\x07au.'
     )
-    (cifar10 / 'cifar-10-batches-py' / 'test_batch').write_bytes(content)
-    test = CIFAR10(split='test', data_root=cifar10)
-    assert test.images.contiguous().numpy().tobytes() == raw
+    test = read_test_set(content)
+    assert pixels_in(test).tobytes() == raw
     assert test.labels.tolist() == [7]
 
 
@@ -138,10 +143,9 @@ def test_a_file_that_tries_to_run_code_is_refused(cifar10, tmp_path, name):
         b'cnumpy\nndarray\n)R(I1\n(I1\ntNI00\nVtext\ntb.',
     ],
 )
-def test_every_other_global_is_refused(cifar10, content):
-    (cifar10 / 'cifar-10-batches-py' / 'test_batch').write_bytes(content)
+def test_every_other_global_is_refused(read_test_set, content):
     with pytest.raises(ValueError, match='test_batch: refused, it asks for'):
-        CIFAR10(split='test', data_root=cifar10)
+        read_test_set(content)
 
 
 @pytest.mark.parametrize('keep', [0, 1, 100, 5000, -1])
@@ -155,10 +159,7 @@ def test_truncated_file_is_named(cifar10, keep):
 @pytest.mark.parametrize(
     ('change', 'text'),
     [
-        (
-            {b'data': pixels_of(1).astype(np.float32)},
-            r'data in .*_1 must be a uint8 .* got float32 \(4, 3072\)',
-        ),
+        ({b'data': pixels_of(1).astype(np.float32)}, r'data in .*_1 must be a uint8 .* got float32 \(4, 3072\)'),
         ({b'data': pixels_of(1)[:, :100]}, r'must be a uint8 array of shape \(N, 3072\), got uint8 \(4, 100\)'),
         ({b'data': None}, 'must be a uint8 array .* got NoneType'),
         *(
@@ -173,10 +174,9 @@ def test_wrong_content_is_named(cifar10, change, text):
         CIFAR10(data_root=cifar10)
 
 
-def test_another_pickle_is_named(cifar10):
-    write(cifar10 / 'cifar-10-batches-py' / 'test_batch', [1, 2])
+def test_another_pickle_is_named(read_test_set):
     with pytest.raises(ValueError, match='test_batch: refused, it holds a list and not a dict'):
-        CIFAR10(split='test', data_root=cifar10)
+        read_test_set([1, 2])
 
 
 def test_missing_file_says_where_and_how(tmp_path, monkeypatch):

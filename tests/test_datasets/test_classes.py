@@ -49,9 +49,7 @@ def test_labels_in_memory_are_numbered_by_name():
 
 def test_classes_that_are_not_known_are_listed(tmp_path):
     dataset = ImageFolder('val', make(tmp_path, 'val', 'ant', 'bee', 'eel'), **SMALL)
-    text = (
-        r'val: has classes that train does not have \(only in val \(of 3\): eel; only in train \(of 4\): cat, dog\); '
-    )
+    text = r'val: has classes that train does not have \(only in val \(of 3\): eel; only in train .*4\): cat, dog\); '
     with pytest.raises(ValueError, match=text):
         number_classes_(dataset, PETS, 'val', 'train')
     assert dataset.labels.tolist() == [0, 0, 1, 1, 2, 2]
@@ -94,9 +92,7 @@ def test_names_that_the_user_gives(tmp_path):
     assert dataset.metainfo == {'classes': ('dog', 'cat', 'ant')}
     with pytest.raises(ValueError, match=r'has classes that are not in classes; only in the folder \(of 1\): cat'):
         ImageFolder('val', tmp_path, classes=['dog', 'ant'])
-    with pytest.raises(
-        ValueError, match=r'ImageFolder: .*two classes or more, got cat alone; name all of them by clas'
-    ):
+    with pytest.raises(ValueError, match=r'ImageFolder: .*two classes or more, got cat alone; name all of them by c'):
         ImageFolder('val', tmp_path)
 
 

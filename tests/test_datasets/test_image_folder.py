@@ -78,14 +78,8 @@ def test_environment_folder_and_subset(root, monkeypatch):
 def loaded(dataset, num_workers, skip=0, epoch=3, persistent=False):
     sampler = EpochSampler(dataset, seed=1)
     sampler.set_epoch(epoch)
-    loader = DataLoader(
-        dataset,
-        batch_size=2,
-        sampler=sampler,
-        num_workers=num_workers,
-        collate_fn=collate_images,
-        persistent_workers=persistent,
-    )
+    options = dict(num_workers=num_workers, collate_fn=collate_images, persistent_workers=persistent)
+    loader = DataLoader(dataset, 2, sampler=sampler, **options)
     if persistent:  # an earlier epoch in the same workers
         sampler.set_epoch(0)
         list(loader)
@@ -121,7 +115,7 @@ def break_files(root, split, *which):
 
 @pytest.fixture
 def messages(monkeypatch):
-    """What is logged from here on."""
+    """The lines that are logged from here on."""
     caught = []
     monkeypatch.setattr('pab.datasets.image_folder.print_log', lambda text, *args: caught.append(text))
     return caught
@@ -198,14 +192,13 @@ def test_nothing_readable_is_an_error(root, split):
 
 
 def test_missing_and_empty_folders(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f'ImageNet: val is missing, looked for it at {tmp_path}/imagenet/val'):
+    split = tmp_path / 'imagenet' / 'val'
+    with pytest.raises(FileNotFoundError, match=f'ImageNet: val is missing, looked for it at {split}'):
         ImageNet('val', tmp_path)
-    (tmp_path / 'imagenet' / 'val').mkdir(parents=True)
-    with pytest.raises(ValueError, match=r'ImageNet: .* needs one folder of images for each class; .*class folder'):
-        ImageNet('val', tmp_path)
-    (tmp_path / 'imagenet' / 'val' / 'n01').mkdir()
-    with pytest.raises(ValueError, match=r'ImageNet: .* needs one folder of images for each class; .*n01'):
-        ImageNet('val', tmp_path)
+    for folder, text in ((split, 'class folder'), (split / 'n01', 'n01')):
+        folder.mkdir(parents=True)
+        with pytest.raises(ValueError, match=f'ImageNet: .* needs one folder of images for each class; .*{text}'):
+            ImageNet('val', tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -77,21 +77,22 @@ def test_bad_subsets(subset, text):
 
 
 def test_a_set_that_lies_on_a_device():
-    there = InMemoryDataset(IMAGES, LABELS, CLASSES)
+    there = make()
     there.images, there.labels = there.images.to('meta'), there.labels.to('meta')  # a device that every machine has
     batch = there.__getitems__([3, 1])
     assert {batch['images'].device.type, batch['labels'].device.type} == {'meta'}
     assert batch['images'].shape == (2, 3, 2, 2)
-    here = InMemoryDataset(IMAGES, LABELS, CLASSES, device='cpu', num_samples=4)
+    here = make(device='cpu', num_samples=4)
     assert torch.equal(here.__getitems__([3, 1])['images'], IMAGES[[3, 1]])
 
 
-@pytest.mark.parametrize('device', ['gpu', 'cuda:99'])
-def test_a_device_that_is_not_there(device):
-    with pytest.raises(ValueError, match=rf"InMemoryDataset: device '{device}' cannot be used here: "):
-        InMemoryDataset(IMAGES, LABELS, CLASSES, device=device)
-
-
-def test_a_device_without_memory():
-    with pytest.raises(ValueError, match=r"InMemoryDataset: device 'meta' holds no pixels; 'cuda' or 'cpu' does"):
-        InMemoryDataset(IMAGES, LABELS, CLASSES, device='meta')
+@pytest.mark.parametrize(
+    ('device', 'text'),
+    [
+        *((name, f"device '{name}' cannot be used here: ") for name in ('gpu', 'cuda:99')),
+        ('meta', "device 'meta' holds no pixels; 'cuda' or 'cpu' does"),
+    ],
+)
+def test_a_device_that_cannot_hold_it(device, text):
+    with pytest.raises(ValueError, match=f'InMemoryDataset: {text}'):
+        make(device=device)

@@ -82,9 +82,8 @@ def test_seeds_are_fixed_for_ever():
 @pytest.mark.parametrize('num_workers', [0, 2])
 def test_starts_in_the_middle_once(num_workers):
     sampler = EpochSampler(Drawing(), seed=1)
-    loader = DataLoader(
-        Drawing(), 3, sampler=sampler, num_workers=num_workers, persistent_workers=num_workers > 0, collate_fn=list
-    )
+    workers = dict(num_workers=num_workers, persistent_workers=num_workers > 0)
+    loader = DataLoader(Drawing(), 3, sampler=sampler, collate_fn=list, **workers)
     whole = list(loader)
     sampler.skip(6)
     assert len(loader) == 4
@@ -95,9 +94,8 @@ def test_starts_in_the_middle_once(num_workers):
 
 
 def test_datasets_without_randomness_get_plain_ints():
-    dataset = InMemoryDataset(
-        torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.zeros(10, dtype=torch.int64), ['a', 'b']
-    )
+    images, labels = torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.zeros(10, dtype=torch.int64)
+    dataset = InMemoryDataset(images, labels, ['a', 'b'])
     sampler = EpochSampler(dataset, seed=3)
     assert {type(index) for index in sampler} == {int}
     assert list(sampler) == list(EpochSampler(Drawing(), seed=3))

@@ -66,9 +66,7 @@ def test_negative_labels_are_left_out():
 
 
 def test_half_precision_logits_and_no_graph():
-    metric = Accuracy()
-    logits = LOGITS.to(torch.bfloat16).requires_grad_()
-    assert evaluate(metric, (logits, LABELS))['accuracy/top1'] == 50
+    assert evaluate(Accuracy(), (LOGITS.to(torch.bfloat16).requires_grad_(), LABELS))['accuracy/top1'] == 50
 
 
 @pytest.mark.parametrize('topk', [(), (0,), (1.0,), (True,), 'a'])

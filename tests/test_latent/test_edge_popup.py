@@ -20,6 +20,14 @@ def four(way, **options):
     return scores_(way(0.5, **options)(conv), 0.1, -4.0, -0.2, 3.0)
 
 
+def global_network():
+    return convert(plain(), dict(type='EdgePopup', density=0.3, scope='global'))
+
+
+def used_weights(network):
+    return [layer.used_weight().detach() for layer in convolutions(network)]
+
+
 def test_highest_by_hand():
     assert highest(torch.tensor([3.0, 1.0, 2.0]), 2).tolist() == [True, False, True]
     assert highest(torch.tensor([[1.0, 1.0], [2.0, 1.0]]), 3).tolist() == [[True, True], [True, False]]  # ties: lower
@@ -37,29 +45,25 @@ def test_highest_is_the_first_of_a_stable_sort(count):
 
 
 @pytest.mark.parametrize(('through_abs', 'sign'), [(False, [1, 1, 1, 1]), (True, [1, -1, -1, 1])])
-def test_edge_popup_by_hand(through_abs, sign):
-    conv = four(EdgePopup, through_abs=through_abs)
-    used = conv.used_weight()
-    assert used.flatten().tolist() == [0, -2, 0, -5]
-    upstream = torch.tensor([1.0, 10.0, 100.0, 1000.0])
-    used.backward(upstream.view_as(used))
-    # upstream * weight for all four, used or not; the code's variant has the sign of the score too
-    assert conv.scores.grad.flatten().tolist() == [g * s for g, s in zip([1, -20, 300, -5000], sign, strict=True)]
+@pytest.mark.parametrize(
+    ('way', 'used', 'factors'),
+    [
+        (EdgePopup, [0, -2, 0, -5], [1, -2, 3, -5]),  # the weights
+        (Biprop, [0, -3.5, 0, -3.5], [3.5, -3.5, 3.5, -3.5]),  # alpha = (2 + 5) / 2
+    ],
+)
+def test_by_hand(way, used, factors, through_abs, sign):
+    conv = four(way, through_abs=through_abs)
+    got, upstream = conv.used_weight(), torch.tensor([1.0, 10.0, 100.0, 1000.0])
+    assert got.flatten().tolist() == used
+    got.backward(upstream.view_as(got))
+    # for all four, used or not; the code's variant has the sign of the score too
+    assert conv.scores.grad.flatten().tolist() == (upstream * torch.tensor(factors) * torch.tensor(sign)).tolist()
     assert conv.weight.grad is None
 
 
-@pytest.mark.parametrize(('through_abs', 'sign'), [(False, [1, 1, 1, 1]), (True, [1, -1, -1, 1])])
-def test_biprop_by_hand(through_abs, sign):
-    conv = four(Biprop, through_abs=through_abs)
-    used = conv.used_weight()
-    assert used.flatten().tolist() == [0, -3.5, 0, -3.5]  # alpha = (2 + 5) / 2
-    upstream = torch.tensor([1.0, 10.0, 100.0, 1000.0])
-    used.backward(upstream.view_as(used))
-    assert conv.scores.grad.flatten().tolist() == [g * s for g, s in zip([3.5, -35, 350, -3500], sign, strict=True)]
-
-
 def test_biprop_of_a_layer_that_is_used_nowhere_has_finite_gradients():
-    """As scope 'global' may leave one, or a mask that removes what the scores choose."""
+    """Scope 'global' may leave such a layer, and so may a mask that removes what the scores choose."""
     network = convert(plain(), dict(type='Biprop', density=0.1, scope='global'))
     first = convolutions(network)[0]
     first.scores.data.zero_()
@@ -69,7 +73,7 @@ def test_biprop_of_a_layer_that_is_used_nowhere_has_finite_gradients():
     conv = four(Biprop)
     conv.weight.data[0, 1] = 0  # a mask has removed one of the two that the scores would choose: the next one is used
     assert conv.used_weight().flatten().tolist() == [0, 0, 4, -4]  # alpha is the mean of those in use
-    conv.weight.data[0, :3] = 0  # fewer are left than could be used
+    conv.weight.data[0, :3] = 0  # fewer are kept than could be used
     assert conv.used_weight().flatten().tolist() == [0, 0, 0, -5]
 
 
@@ -88,26 +92,27 @@ def test_counts_are_exact(way, scope, density):
     network = convert(plain(), dict(type=way.__name__, density=density, scope=scope))
     for layer in convolutions(network):
         layer.scores.data.round_(decimals=1)  # many equal ones
-    counts = [(int(layer.used_weight().count_nonzero()), layer.weight.numel()) for layer in convolutions(network)]
+    weights = used_weights(network)
+    used, totals = [int(weight.count_nonzero()) for weight in weights], [weight.numel() for weight in weights]
     exact = Fraction(str(density))
     if scope == 'local':
-        assert [used for used, _ in counts] == [kept_count(total, exact) for _, total in counts]
+        assert used == [kept_count(total, exact) for total in totals]
     else:
-        assert sum(used for used, _ in counts) == kept_count(sum(total for _, total in counts), exact)
+        assert sum(used) == kept_count(sum(totals), exact)
 
 
 def test_global_scores_compete_over_all_layers():
-    network = convert(plain(), dict(type='EdgePopup', density=0.3, scope='global'))
+    network = global_network()
     last = convolutions(network)[-1]
     last.scores.data += 10
     assert last.used_weight().all()
     scores = torch.cat([layer.scores.detach().abs().flatten() for layer in convolutions(network)])
-    used = torch.cat([layer.used_weight().flatten() != 0 for layer in convolutions(network)])
+    used = torch.cat([weight.flatten() != 0 for weight in used_weights(network)])
     assert scores[used].min() >= scores[~used].max()
 
 
 def test_global_is_the_same_within_a_forward_pass_and_outside(monkeypatch):
-    network = convert(plain(), dict(type='EdgePopup', density=0.3, scope='global'))
+    network = global_network()
     layers = convolutions(network)
     group, choices, seen = layers[0].ranking, [], []
     choose = type(group).choose
@@ -126,25 +131,23 @@ def test_global_is_the_same_within_a_forward_pass_and_outside(monkeypatch):
 
 
 def test_global_after_a_copy():
-    network = convert(plain(), dict(type='EdgePopup', density=0.3, scope='global'))
-    before = [layer.used_weight().detach() for layer in convolutions(network)]
+    network = global_network()
+    before = used_weights(network)
     twin = copy.deepcopy(network)
     for layer in convolutions(twin):
         layer.scores.data.neg_().add_(0.05)
     images = torch.randn(2, 3, 8, 8)
-    alone = convert(plain(), dict(type='EdgePopup', density=0.3, scope='global'))
+    alone = global_network()
     alone.load_state_dict(twin.state_dict())
     assert torch.equal(twin(images), alone(images))
     group = convolutions(twin)[0].ranking
     assert group is not convolutions(network)[0].ranking
     assert all(mine is own for mine, own in zip(group.layers, convolutions(twin), strict=True))
-    assert all(
-        torch.equal(layer.used_weight(), used) for layer, used in zip(convolutions(network), before, strict=True)
-    )
+    assert all(map(torch.equal, used_weights(network), before))
 
 
 def test_global_after_a_forward_pass_that_raised():
-    network = convert(plain(), dict(type='EdgePopup', density=0.3, scope='global'))
+    network = global_network()
     with pytest.raises(RuntimeError):
         network(torch.ones(1, 4, 8, 8))
     last = convolutions(network)[-1]
@@ -153,9 +156,8 @@ def test_global_after_a_forward_pass_that_raised():
 
 
 def test_converted_again_with_another_scope():
-    network = convert(plain(), dict(type='EdgePopup', density=0.3, scope='global'), dict(type='EdgePopup', density=0.5))
-    for layer in convolutions(network):
-        assert int(layer.used_weight().count_nonzero()) == kept_count(layer.weight.numel(), Fraction('0.5'))
+    for weight in used_weights(convert(global_network(), dict(type='EdgePopup', density=0.5))):
+        assert int(weight.count_nonzero()) == kept_count(weight.numel(), Fraction('0.5'))
 
 
 @pytest.mark.parametrize('way', [EdgePopup, Biprop])
@@ -168,9 +170,9 @@ def test_scores_start_as_torch_draws_weights(way):
 
 
 def test_training_changes_which_weights_are_used():
-    network = convert(plain(), dict(type='EdgePopup', density=0.3, scope='global'))
+    network = global_network()
     weights = [layer.weight.clone() for layer in convolutions(network)]
-    before = [layer.used_weight().detach() != 0 for layer in convolutions(network)]
+    before = used_weights(network)
     optimizer = torch.optim.SGD([layer.scores for layer in convolutions(network)], lr=1.0)
     images, labels = torch.randn(16, 3, 8, 8), torch.arange(16) % 5
     losses = []
@@ -180,8 +182,7 @@ def test_training_changes_which_weights_are_used():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    after = [layer.used_weight().detach() != 0 for layer in convolutions(network)]
-    assert not all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+    assert not all(torch.equal(one != 0, other != 0) for one, other in zip(before, used_weights(network), strict=True))
     assert all(torch.equal(layer.weight, w) for layer, w in zip(convolutions(network), weights, strict=True))
     assert losses[-1] < losses[0]
 

@@ -1,13 +1,11 @@
-"""What all layers with a weight in use share, for every way to make one."""
-
-import copy
+"""Layers with a used weight, for every way to make one."""
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pab.contracts import exact_gradients, layers_with_weight_in_use
+from pab.contracts import exact_gradients, layers_with_used_weight
 from pab.latent import merge_latents_
 from pab.models import initialize_
 from pab.optim import assign_owners
@@ -25,7 +23,7 @@ def images():
 
 
 def move_latents_(network):
-    """As training would: some latents change their sign, and scores their order."""
+    """Some latents change their sign, and scores their order, as by training."""
     for layer in convolutions(network):
         for name in layer.latents:
             getattr(layer, name).data += 0.05 * torch.randn_like(getattr(layer, name))
@@ -41,7 +39,7 @@ def train(network, images, steps=3):
 
 
 @every_way
-def test_the_forward_pass_multiplies_by_the_weight_in_use(way, images):
+def test_the_forward_pass_multiplies_by_the_used_weight(way, images):
     network = convert(plain(), WAYS[way])
     move_latents_(network)
     twin = plain()
@@ -49,7 +47,7 @@ def test_the_forward_pass_multiplies_by_the_weight_in_use(way, images):
     for layer, other in zip(convolutions(network), convolutions(twin), strict=True):
         other.weight.data.copy_(layer.used_weight())
     assert torch.equal(network(images), twin(images))
-    assert list(layers_with_weight_in_use(network)) == ['0.weight', '3.weight', '5.weight']
+    assert list(layers_with_used_weight(network)) == ['0.weight', '3.weight', '5.weight']
 
 
 @every_way
@@ -64,7 +62,7 @@ def test_weights_never_change_and_latents_do(way, images):
 
 @every_way
 def test_below_it_a_psg_layer_gives_the_gradient(way):
-    """The gradient of the latent is PSG's gradient of the weight in use, passed on as an ordinary one would be."""
+    """The gradient of the latent is PSG's gradient of the used weight, passed on as an ordinary one would be."""
     images, upstream = torch.randn(4, 3, 8, 8).relu(), torch.randn(4, 6, 8, 8)
     network = convert(nn.Sequential(nn.Conv2d(3, 6, 3, padding=1, bias=False)), PSG, WAYS[way])
     move_latents_(network)
@@ -98,14 +96,14 @@ def test_pruned_weights_stay_out_of_use(way, images):
     masks = Mag(0.5).prune(plain())
     apply_masks_(network, masks)
     F.cross_entropy(network(images), torch.arange(4)).backward()
-    for name, layer in layers_with_weight_in_use(network).items():
+    for name, layer in layers_with_used_weight(network).items():
         gradient = getattr(layer, layer.latents[0]).grad
         assert gradient[masks[name]].any()
         assert not gradient[~masks[name]].any()
     move_latents_(network)
     train(network, images)
     check_masks(network)
-    for name, layer in layers_with_weight_in_use(network).items():
+    for name, layer in layers_with_used_weight(network).items():
         assert layer.used_weight()[masks[name]].any()
         assert not layer.used_weight()[~masks[name]].any()
         assert torch.equal(get_masks(network)[name], masks[name])
@@ -120,9 +118,11 @@ def test_merging_keeps_logits_bit_for_bit(way, masked, below, images):
     apply_masks_(network, masks)
     move_latents_(network)
     train(network, images)
-    used = {name: layer.used_weight().detach().clone() for name, layer in layers_with_weight_in_use(network).items()}
+    used = {name: layer.used_weight().detach().clone() for name, layer in layers_with_used_weight(network).items()}
     logits = network.eval()(images)
-    assert list(merge_latents_(network)) == list(used)
+    assert merge_latents_(network) == list(used)
+    assert torch.equal(network(images), logits)
+    assert merge_latents_(network) == []
     assert torch.equal(network(images), logits)
     assert {type(layer) for layer in convolutions(network)} == {PSGConv2d if below else nn.Conv2d}
     assert all(layer.psg.input_bits == 4 for layer in convolutions(network) if below)
@@ -135,14 +135,6 @@ def test_merging_keeps_logits_bit_for_bit(way, masked, below, images):
         assert mask is None or torch.equal(mask, weight != 0)
     train(network.train(), images)  # as a plain network does
     check_masks(network)
-    assert list(merge_latents_(network)) == []
-
-
-def test_nothing_to_merge():
-    network = plain()
-    state = copy.deepcopy(network.state_dict())
-    assert list(merge_latents_(network)) == []
-    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 
 
 @every_way

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pab.contracts import layers_with_weight_in_use
+from pab.contracts import layers_with_used_weight
 from pab.run import PabRunner
 from tests.test_latent.latents import WAYS
 
@@ -30,12 +30,12 @@ def test_a_run_that_is_resumed_is_the_whole_run(tiny_config, tmp_path, way):
     resumed = PabRunner.from_cfg(epoch)
     resumed.train()
     assert resumed.epoch == 2
-    states = resumed.model.state_dict(), whole.model.state_dict()
-    assert states[0].keys() == states[1].keys()
-    assert [key for key in states[0] if not torch.equal(states[0][key], states[1][key])] == []
+    state, end = resumed.model.state_dict(), whole.model.state_dict()
+    assert state.keys() == end.keys()
+    assert [key for key in end if not torch.equal(state[key], end[key])] == []
     start = torch.load(tmp_path / 'whole' / 'epoch_1.pth')['state_dict']
-    moved = [key for key in start if not torch.equal(start[key], states[1][key])]
-    layers = {f'network.{name}' for name in layers_with_weight_in_use(whole.model.network)}
+    moved = {key for key in start if not torch.equal(start[key], end[key])}
+    layers = {f'network.{name}' for name in layers_with_used_weight(whole.model.network)}
     assert layers
-    assert not layers & set(moved)
-    assert {name.replace('.weight', '.scores' if way != 'ternary' else '.latent') for name in layers} <= set(moved)
+    assert not layers & moved
+    assert {name.replace('.weight', '.scores' if way != 'ternary' else '.latent') for name in layers} <= moved

@@ -25,10 +25,8 @@ def test_numbers_of_the_research_code(golden_folder, case, channels_last):
         meta = json.loads(str(file['meta']))[case]
         gold = {key[2:]: torch.from_numpy(file[key]) for key in file.files if key.startswith(f'{case}_')}
     conv = layer_of(meta['act'], gold['w'] * gold['mask'], gold['latent'], padding=1)
-    images = gold['x'].requires_grad_()
-    if channels_last:
-        conv.to(memory_format=torch.channels_last)
-    out = conv(images.contiguous(memory_format=torch.channels_last) if channels_last else images)
+    images, order = gold['x'].requires_grad_(), torch.channels_last if channels_last else torch.contiguous_format
+    out = conv.to(memory_format=order)(images.contiguous(memory_format=order))
     out.backward(gold['grad_out'])
     torch.testing.assert_close(out, gold['y'])
     torch.testing.assert_close(images.grad, gold['grad_x'])

@@ -55,20 +55,24 @@ def test_class_probabilities_as_labels(images, labels):
 
 
 def test_initial_weights_are_those_of_the_network_alone():
-    model = build(init={'scheme': 'kaiming_laplace', 'seed': 4})
-    model.init_weights()
+    models = [build(init={'scheme': 'kaiming_laplace', 'seed': 4}, converter=how) for how in (None, {'type': 'PSG'})]
     alone = initialize_(MODELS.build(NETWORK), 'kaiming_laplace', 4)
-    for (name, got), want in zip(model.network.named_parameters(), alone.parameters(), strict=True):
-        assert torch.equal(got, want), name
+    for model in models:
+        model.init_weights()
+        for (name, got), want in zip(model.network.named_parameters(), alone.parameters(), strict=True):
+            assert torch.equal(got, want), name
 
 
-def test_seed_defaults_to_the_seed_of_torch():
+def test_the_seed_of_torch_is_the_default_and_the_log_tells_it(monkeypatch):
+    lines = []
+    monkeypatch.setattr('pab.models.classifier.print_log', lambda text, logger: lines.append(text))
     torch.manual_seed(11)
     model = build()
     torch.rand(3)  # drawing doesn't matter
     model.init_weights()
     want = initialize_(MODELS.build(NETWORK), 'kaiming_normal', 11)
     assert torch.equal(model.network.conv1.weight, want.conv1.weight)
+    assert lines == ["Initial weights: scheme 'kaiming_normal', seed 11"]
 
 
 def test_init_weights_acts_once():
@@ -81,36 +85,17 @@ def test_init_weights_acts_once():
     assert (model.network.conv1.weight == 3).all()
 
 
-def test_init_none_leaves_the_network_as_it_was_built():
-    model = build(init=None)
-    before = copy.deepcopy(model.network.state_dict())
-    model.init_weights()
-    assert all(torch.equal(before[key], value) for key, value in model.network.state_dict().items())
-
-
-def test_init_none_asks_the_network_itself():
+def test_init_none_leaves_it_to_the_network():
     class OwnRule(nn.Conv2d):
         def init_weights(self):
             nn.init.ones_(self.weight)
 
-    model = ImageClassifier(OwnRule(1, 1, 1), init=None)
-    model.init_weights()
-    assert model.network.weight.item() == 1
-
-
-def test_conversion_does_not_change_the_initial_weights():
-    plain, converted = build(init={'seed': 1}), build(init={'seed': 1}, converter={'type': 'PSG'})
-    plain.init_weights()
-    converted.init_weights()
-    for got, want in zip(converted.parameters(), plain.parameters(), strict=True):
-        assert torch.equal(got, want)
-
-
-def test_the_log_tells_scheme_and_seed(monkeypatch):
-    lines = []
-    monkeypatch.setattr('pab.models.classifier.print_log', lambda text, logger: lines.append(text))
-    build(init={'seed': 12}).init_weights()
-    assert lines == ["Initial weights: scheme 'kaiming_normal', seed 12"]
+    model, own = build(init=None), ImageClassifier(OwnRule(1, 1, 1), init=None)
+    before = copy.deepcopy(model.network.state_dict())
+    for each in (model, own):
+        each.init_weights()
+    assert all(torch.equal(before[key], value) for key, value in model.network.state_dict().items())
+    assert own.network.weight.item() == 1
 
 
 def test_channels_last_changes_the_layout_only(images):
@@ -141,11 +126,6 @@ def test_converters_run_in_their_order(monkeypatch):
     assert all(network is model.network for _, network in calls)
 
 
-def test_a_built_network_is_taken_as_it_is():
-    network = MODELS.build(NETWORK)
-    assert ImageClassifier(network).network is network
-
-
 def test_train_step_of_mmengine_learns(images, labels):
     from mmengine.optim import OptimWrapper
 
@@ -157,54 +137,59 @@ def test_train_step_of_mmengine_learns(images, labels):
     assert prediction['logits'].shape == (6, 10)
 
 
-def test_input_shape():
-    assert build(input_shape=[1, 8, 8]).input_shape == (1, 8, 8)
+def test_a_built_network_and_an_input_shape():
+    network = MODELS.build(NETWORK)
+    model = ImageClassifier(network, input_shape=[1, 8, 8])
+    assert model.network is network
+    assert model.input_shape == (1, 8, 8)
     assert build().input_shape is None
 
 
+SHAPE = r'ImageClassifier: input_shape must be \(channels, height, width\), got '
+
+
 @pytest.mark.parametrize(
-    ('options', 'message'),
+    ('options', 'error', 'message'),
     [
-        ({'init': {'sede': 1}}, "unknown key of init 'sede'; known: scheme, seed"),
-        ({'init': {'scheme': 'he'}}, "initialize_: unknown scheme 'he'; known: standard"),
-        ({'init': {'seed': -3}}, 'seed must be an int >= 0, got -3'),
-        ({'label_smoothing': 1}, r'ImageClassifier: label_smoothing must lie in \[0, 1\), got 1'),
-        ({'input_shape': (8, 8)}, r'ImageClassifier: input_shape must be \(channels, height, width\), got \(8, 8\)'),
-        ({'input_shape': 3}, r'ImageClassifier: input_shape must be \(channels, height, width\), got 3'),
-        ({'input_shape': '388'}, r"ImageClassifier: input_shape must be \(channels, height, width\), got '388'"),
-        ({'input_shape': (1, 8, 0)}, 'ImageClassifier: each entry of input_shape must be an int >= 1, got 0'),
+        ({'init': {'sede': 1}}, ValueError, "unknown key of init 'sede'; known: scheme, seed"),
+        ({'init': {'scheme': 'he'}}, ValueError, "initialize_: unknown scheme 'he'; known: standard"),
+        ({'init': {'seed': -3}}, ValueError, 'seed must be an int >= 0, got -3'),
+        ({'label_smoothing': 1}, ValueError, r'ImageClassifier: label_smoothing must lie in \[0, 1\), got 1'),
+        ({'input_shape': (8, 8)}, ValueError, SHAPE + r'\(8, 8\)'),
+        ({'input_shape': 3}, ValueError, SHAPE + '3'),
+        ({'input_shape': '388'}, ValueError, SHAPE + "'388'"),
+        (
+            {'input_shape': (1, 8, 0)},
+            ValueError,
+            'ImageClassifier: each entry of input_shape must be an int >= 1, got 0',
+        ),
+        ({'compile': 'maybe'}, TypeError, "ImageClassifier: compile must be True or False, got 'maybe'"),
     ],
 )
-def test_bad_settings(options, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_settings(options, error, message):
+    with pytest.raises(error, match=message):
         build(**options)
 
 
-def test_unknown_mode(images):
-    with pytest.raises(ValueError, match="ImageClassifier: unknown mode 'train'; known: tensor, loss, predict"):
-        build()(images, mode='train')
-
-
-def test_loss_without_labels(images):
-    with pytest.raises(ValueError, match="ImageClassifier: mode='loss' needs labels, got None"):
-        build()(images, mode='loss')
-
-
-def test_images_that_nobody_normalised():
-    with pytest.raises(TypeError, match=r'images must be floating point, got torch\.uint8; data_preprocessor='):
-        build()(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
-
-
-@pytest.mark.parametrize('wrong', [10, -1])
-def test_labels_out_of_range(images, labels, wrong):
-    labels[2] = wrong
-    with pytest.raises(ValueError, match=r'labels must lie in \[0, 10\), the number of logits, got .* num_classes'):
-        build()(images, labels, mode='loss')
-
-
-def test_compile_is_a_flag():
-    with pytest.raises(TypeError, match="ImageClassifier: compile must be True or False, got 'maybe'"):
-        build(compile='maybe')
+@pytest.mark.parametrize(
+    ('changes', 'error', 'message'),
+    [
+        ({'mode': 'train'}, ValueError, "ImageClassifier: unknown mode 'train'; known: tensor, loss, predict"),
+        ({'labels': None}, ValueError, "ImageClassifier: mode='loss' needs labels, got None"),
+        (
+            {'images': torch.zeros(6, 1, 8, 8, dtype=torch.uint8)},
+            TypeError,
+            r'images must be floating point, got torch\.uint8; data_preprocessor=',
+        ),
+        *(
+            ({'labels': torch.tensor([0, wrong, 1, 2, 3, 3])}, ValueError, r'lie in \[0, 10\), .* got .* num_classes')
+            for wrong in (10, -1)
+        ),
+    ],
+)
+def test_bad_batches(images, labels, changes, error, message):
+    with pytest.raises(error, match=message):
+        build()(**{'images': images, 'labels': labels, 'mode': 'loss', **changes})
 
 
 @pytest.mark.slow

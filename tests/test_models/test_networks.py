@@ -1,4 +1,4 @@
-"""What single networks promise."""
+"""Single networks: by hand, by stored weights, and what they refuse."""
 
 import numpy as np
 import pytest
@@ -76,18 +76,17 @@ def test_wide_resnet_block_by_hand():
     assert torch.equal(plain(x), x)
 
 
-def test_conv_nets_without_biases():
-    network = ConvNet(depth=6, bias=False)
+def test_conv_nets_without_biases_and_of_odd_sizes():
+    with torch.device('meta'):
+        network = ConvNet(depth=6, bias=False)
     assert all(name.endswith('weight') for name, _ in network.named_parameters())
     assert sum(p.numel() for p in network.parameters()) == 2_261_184
-
-
-def test_conv_net_rounds_odd_sizes_down():
-    assert ConvNet(depth=4, image_size=9)(torch.rand(1, 3, 9, 9)).shape == (1, 10)
+    assert ConvNet(depth=4, image_size=9)(torch.rand(1, 3, 9, 9)).shape == (1, 10)  # each pool rounds down
 
 
 def test_torchvision_networks_keep_their_names():
-    network = MODELS.build({'type': 'TorchvisionModel', 'name': 'resnet18', 'num_classes': 5})
+    with torch.device('meta'):
+        network = MODELS.build({'type': 'TorchvisionModel', 'name': 'resnet18', 'num_classes': 5})
     names = dict(network.named_parameters())
     assert 'layer2.0.downsample.0.weight' in names
     assert names['fc.weight'].shape == (5, 512)
@@ -105,10 +104,7 @@ def test_torchvision_networks_keep_their_names():
         (lambda: CIFARVGG(depth=12), 'CIFARVGG: unknown depth 12; known: 11, 13, 16, 19'),
         (lambda: ConvNet(depth=3), 'ConvNet: unknown depth 3; known: 2, 4, 6'),
         (lambda: ConvNet(depth=6, image_size=7), 'ConvNet: depth 6 pools 3 times and needs image_size >= 8, got 7'),
-        (
-            lambda: TorchvisionModel('vit'),
-            "TorchvisionModel: unknown name 'vit'; known: resnet18, resnet34",
-        ),
+        (lambda: TorchvisionModel('vit'), "TorchvisionModel: unknown name 'vit'; known: resnet18, resnet34"),
         (lambda: TorchvisionModel('resnet18', 0), 'TorchvisionModel: num_classes must be an int >= 1, got 0'),
     ],
 )

@@ -1,16 +1,11 @@
-"""What every network must do, one table for all of them."""
-
-import io
+"""The size and the output of every network, in one table."""
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
 
-from pab.models import CIFARVGG, TORCHVISION_NAMES, CIFARResNet, ConvNet, initialize_
-from pab.pruners import apply_masks_, check_masks, register_masks_
-from pab.psg import PSGConv2d, convert_psg_
-from pab.registry import MODELS, PRUNERS
+from pab.models import CIFARVGG, TORCHVISION_NAMES, CIFARResNet, ConvNet
+from pab.registry import MODELS
+from tests.registered import ALL_NETWORKS
 
 
 def entry(type_: str, size: int, parameters: int, **kwargs):
@@ -52,107 +47,21 @@ ZOO = [
     entry('TorchvisionModel', 32, 68_883_240, name='wide_resnet50_2'),
     entry('TorchvisionModel', 32, 126_886_696, name='wide_resnet101_2'),
 ]
-every_network = pytest.mark.parametrize(('config', 'size', 'parameters'), ZOO)
-# one of each kind of block; the others repeat them more or less often
-KINDS = {
-    *('CIFARResNet-8', 'CIFARResNet-18', 'CIFARResNet-50', 'WideResNet-28-10', 'CIFARVGG-11', 'ConvNet-2'),
-    *('TorchvisionModel-resnet18', 'TorchvisionModel-resnet50', 'TorchvisionModel-resnext50_32x4d'),
-}
-one_of_each_kind = pytest.mark.parametrize(('config', 'size', 'parameters'), [case for case in ZOO if case.id in KINDS])
 
 
 def test_the_table_is_complete():
-    assert {case.id for case in ZOO} > KINDS
     listed = [case.values[0] for case in ZOO]
-    # other tests register networks of their own
-    ours = {name for name, entry in MODELS.module_dict.items() if entry.__module__.startswith('pab.')}
-    networks = ours - {'ImageClassifier', 'ImagePreprocessor', 'CompactNetwork'}  # the last is whichever a file holds
-    assert {config['type'] for config in listed} == networks
-    for name, depths in {
-        'CIFARResNet': CIFARResNet.STAGES,
-        'CIFARVGG': CIFARVGG.GROUPS,
-        'ConvNet': ConvNet.WIDTHS,
-    }.items():
+    assert {config['type'] for config in listed} == ALL_NETWORKS.keys()
+    tables = {'CIFARResNet': CIFARResNet.STAGES, 'CIFARVGG': CIFARVGG.GROUPS, 'ConvNet': ConvNet.WIDTHS}
+    for name, depths in tables.items():
         assert {config['depth'] for config in listed if config['type'] == name} == set(depths)
     assert [config['name'] for config in listed if config['type'] == 'TorchvisionModel'] == list(TORCHVISION_NAMES)
 
 
-def test_every_entry_describes_itself_in_one_line():
-    for name, entry in MODELS.module_dict.items():
-        first, *rest = entry.__doc__.splitlines()
-        assert first.endswith('.'), name
-        assert not rest or not rest[0].strip(), name
-
-
-@every_network
+@pytest.mark.parametrize(('config', 'size', 'parameters'), ZOO)
 def test_parameters_and_shape(config, size, parameters):
     with torch.device('meta'):
-        network = MODELS.build(config)
+        network = MODELS.build(config).eval()
         logits = network(torch.empty(2, 3, size, size))
     assert sum(p.numel() for p in network.parameters()) == parameters
     assert logits.shape == (2, 1000 if config['type'] == 'TorchvisionModel' else 10)
-
-
-def slim(layer: nn.Module, factor: int, num_classes: int) -> nn.Module:
-    """The same layer with 1 / ``factor`` of its channels and groups; images keep 3 channels, logits their number."""
-
-    def part(channels: int) -> int:
-        return channels if channels in (1, 3, num_classes) else channels // factor
-
-    bias = getattr(layer, 'bias', None) is not None
-    if isinstance(layer, nn.Conv2d):
-        geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, part(layer.groups), bias)
-        return nn.Conv2d(part(layer.in_channels), part(layer.out_channels), *geometry)
-    if isinstance(layer, nn.Linear):
-        return nn.Linear(part(layer.in_features), part(layer.out_features), bias)
-    # the statistics of one batch must do: averaged over the first steps, they let the deepest networks overflow
-    return nn.BatchNorm2d(part(layer.num_features), momentum=1.0)
-
-
-def build(config: dict, factor: int) -> nn.Module:
-    """The network with 7 classes; its large layers never exist."""
-    with torch.device('meta'):
-        network = MODELS.build({**config, 'num_classes': 7})
-    for name, layer in list(network.named_modules()):
-        if any(True for _ in layer.parameters(recurse=False)):
-            network.set_submodule(name, slim(layer, factor, num_classes=7))
-    return initialize_(network)
-
-
-@one_of_each_kind
-def test_converts_prunes_trains_saves_and_loads(config, size, parameters):
-    """At an eighth of the width, except for ResNet-8: everything else about the network is as it is."""
-    factor = 1 if parameters < 2e6 else 8
-    network = convert_psg_(build(config, factor))
-    convs = {f'{name}.weight': m for name, m in network.named_modules() if isinstance(m, nn.Conv2d)}
-    assert all(type(layer) is PSGConv2d for layer in convs.values())
-    images, labels = torch.randn(4, 3, size, size), torch.tensor([0, 6, 3, 3])
-
-    masks = PRUNERS.build({'type': 'Rand', 'density': 0.5}).prune(network, seed=1)
-    total = sum(layer.weight.numel() for layer in convs.values())
-    assert masks.keys() == convs.keys()
-    assert sum(int(mask.sum()) for mask in masks.values()) == total - total // 2
-    apply_masks_(network, masks)
-
-    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
-    for _ in range(2):
-        optimizer.zero_grad()
-        F.cross_entropy(network(images), labels).backward()
-        optimizer.step()
-    assert all(parameter.isfinite().all() for parameter in network.parameters())
-    assert [name for name, parameter in network.named_parameters() if torch.equal(parameter, before[name])] == []
-    check_masks(network)
-    with torch.no_grad():
-        network(images)  # the statistics of the final weights
-
-    file = io.BytesIO()
-    torch.save(network.state_dict(), file)
-    file.seek(0)
-    twin = convert_psg_(build(config, factor))
-    register_masks_(twin)
-    twin.load_state_dict(torch.load(file, weights_only=True))
-    with torch.no_grad():
-        logits = network.eval()(images)
-        assert logits.isfinite().all()
-        assert torch.equal(twin.eval()(images), logits)

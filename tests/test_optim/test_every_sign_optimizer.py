@@ -1,6 +1,7 @@
-"""What every sign optimizer must do: whoever registers one has it tested here, and in test_schedules.py."""
+"""Every registered sign optimizer is tested here, and in test_schedules.py."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_a_sign_optimizer_flips_signs_alone_and_counts_them(kind, weights, dtype
     for number in range(30):
         before = [p.detach().clone() for p in params]
         (count,) = steps(optimizer, params, number, number + 1)
-        flipped = [(p != old) for p, old in zip(params, before, strict=True)]
+        flipped = [p != old for p, old in zip(params, before, strict=True)]
         assert count == sum(int(f.sum()) for f in flipped)
         total += count
         for tally, flip in zip(expected, flipped, strict=True):
@@ -123,6 +124,47 @@ def test_a_sign_optimizer_under_masks(kind):
         assert all(torch.equal(w.abs(), size) for w, size in zip(convs, magnitudes, strict=True))
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_the_layout_changes_no_choice(kind, dtype):
+    start = torch.randn(8, 4, 3, 3).to(dtype)
+    plain, last = nn.Parameter(start.clone()), nn.Parameter(start.clone(memory_format=torch.channels_last))
+    optimizer = kind([plain, last])
+    for _ in range(10):
+        plain.grad = torch.randn(8, 4, 3, 3).to(dtype)
+        last.grad = plain.grad.clone()
+        optimizer.step()
+    assert torch.equal(plain, last)
+    assert not torch.equal(plain, start)
+    assert optimizer.state[plain]['moving_average'].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ('name', 'settings', 'flips'),
+    [
+        ('SecondOrderBop', dict(adaptivity_rate=0.1, threshold=0.4, second_rate=0.1, eps=0.0), range(1, 2560)),
+        ('TopFlips', dict(flip_share=0.05), [128]),  # 20 * 0.05 * 128
+    ],
+)
+def test_the_scale_of_the_gradient_does_not_matter(name, settings, flips):
+    pair = parameters([torch.randn(16, 8)] * 2)
+    optimizers = [SIGN_OPTIMIZERS[name]([weight], **settings) for weight in pair]
+    for _ in range(20):
+        grad = torch.randn(16, 8)
+        for weight, optimizer, scale in zip(pair, optimizers, (1.0, 1024.0), strict=True):
+            weight.grad = grad * scale
+            optimizer.step()
+    assert torch.equal(*pair)
+    assert int(optimizers[0].state[pair[0]]['tensor_flips']) in flips
+
+
+def test_a_step_without_any_gradient_does_nothing(kind):
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = kind([weight])
+    optimizer.step()
+    assert optimizer.last_flips is None
+    assert weight.tolist() == [1, 1]
+
+
 def test_what_a_sign_optimizer_refuses(kind):
     name, weight = kind.__name__, nn.Parameter(torch.ones(1))
     with pytest.raises(TypeError, match=rf'{name}: parameters must be floating tensors, got dtype torch.int64'):
@@ -131,3 +173,44 @@ def test_what_a_sign_optimizer_refuses(kind):
         for wrong in (-1.0, float('nan')) if isinstance(value, float) else ():
             with pytest.raises(ValueError, match=rf'{name}: {key} must .*got {wrong}'):
                 kind([weight], **{key: wrong})
+            with pytest.raises(ValueError, match=rf'{name}: {key} must .*got {wrong}'):
+                kind([{'params': [weight], key: wrong}])
+
+
+def test_the_learning_rate_is_a_factor_on_the_step_size(kind, weights):
+    """Under LambdaLR the signs move as under a schedule of the setting itself; at 0 nothing is learned."""
+    twins = [parameters(weights), parameters(weights)]
+    by_lr, by_setting = (kind(params, **{kind.scaled_by_lr: 0.25}) for params in twins)
+    assert [group['lr'] for group in by_lr.param_groups] == [1.0]
+    schedule = torch.optim.lr_scheduler.LambdaLR(by_lr, lambda step: 0.5**step if step < 4 else 0.0)
+    for number in range(6):
+        by_setting.param_groups[0][kind.scaled_by_lr] = 0.25 * 0.5**number if number < 4 else 0.0
+        assert steps(by_lr, twins[0], number, number + 1) == steps(by_setting, twins[1], number, number + 1)
+        schedule.step()
+    assert by_lr.param_groups[0][kind.scaled_by_lr] == 0.25
+    for one, other in zip(*twins, strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(by_lr.state[one]['moving_average'], by_setting.state[other]['moving_average'])
+
+
+def test_a_factor_that_is_too_large(kind):
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = kind([weight], lr=1e9)
+    weight.grad = torch.ones(2)
+    with pytest.raises(ValueError, match=rf'{kind.__name__}: lr is a factor on {kind.scaled_by_lr}; 1e\+09 times'):
+        optimizer.step()
+
+
+@pytest.mark.parametrize('clone', [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_copies_and_states_of_earlier_versions(clone, kind, weights):
+    optimizer = kind(parameters(weights))
+    assert not hasattr(kind, 'last_flips')
+    assert clone(optimizer).last_flips is None
+    state = optimizer.state_dict()
+    del state['param_groups'][0]['lr']
+    optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]['lr'] == 1.0
+    steps(optimizer, optimizer.param_groups[0]['params'], 0, 1)
+    flipped = int(optimizer.last_flips)
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert int(optimizer.last_flips) == flipped

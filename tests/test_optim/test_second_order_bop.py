@@ -86,20 +86,6 @@ def test_each_way_is_the_rule(way, corrected, dtype):
     assert count == sum(int(opt.state[w]['tensor_flips']) for w in weights)
 
 
-def test_the_scale_of_the_gradient_does_not_matter():
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(64, generator=generator)
-    weights = [nn.Parameter(start.clone()) for _ in range(2)]
-    pair = [SecondOrderBop([w], adaptivity_rate=0.1, threshold=0.4, second_rate=0.1, eps=0.0) for w in weights]
-    for _ in range(20):
-        grad = torch.randn(64, generator=generator)
-        for w, opt, scale in zip(weights, pair, (1.0, 1024.0), strict=True):
-            w.grad = grad * scale
-            opt.step()
-    assert torch.equal(*weights)
-    assert int(pair[0].state[weights[0]]['tensor_flips']) > 0
-
-
 @pytest.mark.parametrize('corrected', [False, True])
 @pytest.mark.parametrize('eps', [0.0, 1e-10])
 def test_without_a_gradient_nothing_flips(corrected, eps):
@@ -143,13 +129,9 @@ def test_the_share_of_the_start_is_exact_at_the_smallest_rates():
     [
         (dict(adaptivity_rate=0.0), r'SecondOrderBop: adaptivity_rate must lie in \(0, 1\), got 0.0'),
         (dict(second_rate=1.0), r'SecondOrderBop: second_rate must lie in \(0, 1\), got 1.0'),
-        (dict(second_rate=float('nan')), r'second_rate must lie in \(0, 1\), got nan'),
-        (dict(threshold=-1.0), r'SecondOrderBop: threshold must be >= 0, got -1.0'),
-        (dict(eps=-1e-10), r'SecondOrderBop: eps must be >= 0, got -1e-10'),
         (dict(bias_corrected=1), r'SecondOrderBop: bias_corrected must be True or False, got 1'),
     ],
 )
 def test_bad_settings(settings, message):
-    for params in ([parameter(1.0)], [dict(params=[parameter(1.0)], **settings)]):
-        with pytest.raises((ValueError, TypeError), match=message):
-            SecondOrderBop(params, **(settings if isinstance(params[0], nn.Parameter) else {}))
+    with pytest.raises((ValueError, TypeError), match=message):
+        SecondOrderBop([parameter(1.0)], **settings)

@@ -39,6 +39,14 @@ def train(model, wrapper, seeds):
         wrapper.update_params(loss)
 
 
+def clipped_gradients(clip_grad):
+    model = net()
+    wrapper = build(model, clip_grad=clip_grad)
+    loss_of(model, 0).backward()
+    wrapper._clip()
+    return torch.cat([p.grad.flatten() for p in model.parameters()]), wrapper
+
+
 def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
@@ -77,21 +85,10 @@ def test_accumulation_sums_the_gradients_of_the_parts():
 
 
 def test_clipping_is_over_all_optimizers_at_once():
-    model = net()
-    wrapper = build(model, clip_grad=dict(max_norm=1e-3))
-    loss_of(model, 0).backward()
-    wrapper._clip()
-    norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
-    torch.testing.assert_close(norm, torch.tensor(1e-3), rtol=1e-3, atol=0)
+    clipped, wrapper = clipped_gradients(dict(max_norm=1e-3))
+    torch.testing.assert_close(clipped.norm(), torch.tensor(1e-3), rtol=1e-3, atol=0)
     assert wrapper.scalars['grad_norm'] > 1e-3  # what it was before
-
-
-def test_clipping_by_value():
-    model = net()
-    wrapper = build(model, clip_grad=dict(type='value', clip_value=1e-3))
-    loss_of(model, 0).backward()
-    wrapper._clip()
-    assert max(float(p.grad.abs().max()) for p in model.parameters()) <= 1.0001e-3
+    assert clipped_gradients(dict(type='value', clip_value=1e-3))[0].abs().max() <= 1.0001e-3
 
 
 @pytest.mark.parametrize('precision', ['bfloat16', 'float16'])
@@ -137,10 +134,8 @@ def test_logged_rates():
     wrapper = build(net())
     assert wrapper.get_lr() == {'lr': [0.1]}
     adam = torch.optim.Adam([nn.Parameter(torch.ones(1))], lr=0.5)
-    assert pab.optim.SharedBackward(adam=adam, sgd=wrapper['sgd'].optimizer).get_lr() == {
-        'adam.lr': [0.5],
-        'sgd.lr': [0.1],
-    }
+    both = pab.optim.SharedBackward(adam=adam, sgd=wrapper['sgd'].optimizer)
+    assert both.get_lr() == {'adam.lr': [0.5], 'sgd.lr': [0.1]}
 
 
 def test_state_of_other_optimizers_is_refused():
@@ -151,45 +146,47 @@ def test_state_of_other_optimizers_is_refused():
         build(net(), precision='float16').load_state_dict(wrapper.state_dict())
 
 
+SGD = dict(sgd=dict(type='SGD', owns='rest', lr=1))
+
+
 @pytest.mark.parametrize(
-    'cfg, message',
+    ('cfg', 'error', 'message'),
     [
-        (dict(optimizers={}), 'must name at least one optimizer'),
-        (dict(optimizers=dict(sgd=dict(type='SGD', lr=1))), "optimizer 'sgd' needs the key 'owns'"),
+        (dict(optimizers={}), ValueError, 'must name at least one optimizer'),
+        (dict(optimizers=dict(sgd=dict(type='SGD', lr=1))), ValueError, "optimizer 'sgd' needs the key 'owns'"),
         (
-            dict(optimizers=dict(sgd=dict(type='SGD', owns='rest', lr=1)), precision='int8'),
+            dict(optimizers=SGD, precision='int8'),
+            ValueError,
             "unknown precision 'int8'; known: float32, bfloat16, float16",
         ),
+        (dict(optimizers=SGD, accumulative_counts=0), ValueError, 'counts must be an int >= 1, got 0'),
+        (dict(optimizers=SGD, clip_gard=dict()), TypeError, "'clip_gard' is neither an optimizer nor a setting"),
         (
-            dict(optimizers=dict(sgd=dict(type='SGD', owns='rest', lr=1)), accumulative_counts=0),
-            'counts must be an int >= 1, got 0',
+            dict(optimizers=SGD, clip_grad=dict(type='valu')),
+            ValueError,
+            "unknown clip_grad.type 'valu'; known: norm, value",
+        ),
+        (
+            dict(optimizers=SGD, clip_grad=dict(max_nrom=1)),
+            TypeError,
+            "clip_grad does not fit clip_grad_norm_: .*'max_n",
+        ),
+        (
+            dict(optimizers=SGD, clip_grad=dict(type='value')),
+            TypeError,
+            "clip_grad does not fit clip_grad_value_: missing .*'clip_value'",
         ),
     ],
 )
-def test_bad_settings(cfg, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_settings(cfg, error, message):
+    with pytest.raises(error, match=message):
         OPTIM_WRAPPER_CONSTRUCTORS.build(dict(type='OwnershipConstructor', optim_wrapper_cfg=cfg))(net())
 
 
-def test_clipping_that_could_not_be_done_is_refused():
-    with pytest.raises(ValueError, match=r"unknown clip_grad.type 'valu'; known: norm, value"):
-        build(net(), clip_grad=dict(type='valu', max_norm=1.0))
-    with pytest.raises(TypeError, match=r"clip_grad does not fit clip_grad_norm_: .*'max_n"):
-        build(net(), clip_grad=dict(max_nrom=1.0))
-    with pytest.raises(TypeError, match=r"clip_grad does not fit clip_grad_value_: missing .*'clip_value'"):
-        build(net(), clip_grad=dict(type='value'))
-
-
-def test_a_mistyped_setting_is_refused():
-    with pytest.raises(TypeError, match="'clip_gard' is neither an optimizer nor a setting"):
-        build(net(), clip_gard=dict(max_norm=1.0))
-
-
 def test_paramwise_settings_are_refused():
+    config = dict(type='OwnershipConstructor', optim_wrapper_cfg={}, paramwise_cfg=dict(norm_decay_mult=0))
     with pytest.raises(ValueError, match='paramwise_cfg is not read'):
-        OPTIM_WRAPPER_CONSTRUCTORS.build(
-            dict(type='OwnershipConstructor', optim_wrapper_cfg=dict(), paramwise_cfg=dict(norm_decay_mult=0))
-        )
+        OPTIM_WRAPPER_CONSTRUCTORS.build(config)
 
 
 @pytest.mark.parametrize('settings', [dict(take_sign=True), dict(relative=False, threshold=1e-3)])

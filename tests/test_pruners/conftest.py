@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pab.registry import MODELS
+from pab.registry import MODELS, PRUNERS
 
 
 class ShortcutNet(nn.Module):
@@ -91,3 +91,10 @@ def flips(net):
         for name, module in net.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear)
     }
+
+
+@pytest.fixture
+def masks(net):
+    return PRUNERS.build(dict(type='SynFlow', density=0.3, prunable=('Conv2d', 'Linear'))).prune(
+        net, input_shape=(3, 8, 8)
+    )

@@ -1,181 +1,15 @@
-"""Masks hold under every optimizer, through copies and checkpoints, and contradictions are refused."""
+"""Masks in a model and in its checkpoints; contradictions are refused."""
 
 import copy
-import io
-import pickle
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from pab.pruners import apply_masks_, check_masks, check_state_masks, get_masks, register_masks_
-from pab.pruners.masks import ELEMENTWISE
-from pab.registry import PRUNERS
-
-SETTINGS = {'SGD': dict(lr=0.1, momentum=0.9, weight_decay=1e-2), 'Rprop': {}}
-OPTIMIZERS = {
-    cls.__name__: lambda params, cls=cls: cls(params, **SETTINGS.get(cls.__name__, dict(lr=0.01, weight_decay=1e-2)))
-    for cls in sorted(ELEMENTWISE, key=lambda cls: cls.__name__)
-}
-OPTIMIZERS['nesterov'] = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True)
-OPTIMIZERS['centered'] = lambda params: torch.optim.RMSprop(params, lr=0.01, momentum=0.9, centered=True)
-
-
-class Blend(torch.optim.SGD):
-    """Mixes entries: every weight moves by its row's mean gradient, too."""
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        super().step()
-        for param in self.param_groups[0]['params']:
-            param.sub_(param.grad.flatten(1).mean(1).view(-1, *[1] * (param.dim() - 1)), alpha=0.1)
-
-
-MIXING = {
-    'Blend': lambda net: Blend([p for p in net.parameters() if p.dim() > 1], lr=0.1, momentum=0.9),
-    'Muon': lambda net: torch.optim.Muon([net.fc.weight], lr=0.1),
-}
-if not hasattr(torch.optim, 'Muon'):  # it came with torch 2.9
-    del MIXING['Muon']
-
-
-@pytest.fixture
-def masks(net):
-    return PRUNERS.build(dict(type='SynFlow', density=0.3, prunable=('Conv2d', 'Linear'))).prune(
-        net, input_shape=(3, 8, 8)
-    )
-
-
-def train(model, optimizer, batches, steps=3):
-    for _ in range(steps):
-        for images, labels in batches:
-            optimizer.zero_grad()
-            F.cross_entropy(model(images), labels).backward()
-            optimizer.step()
-
-
-def assert_pruned(model, masks):
-    check_masks(model)
-    for name, mask in masks.items():
-        weight = model.get_parameter(name)
-        assert not weight[~mask].any()
-        assert weight[mask].all()
-        if weight.grad is not None:
-            assert not weight.grad[~mask].any()
-            assert weight.grad[mask].any()
-
-
-@pytest.mark.parametrize('optimizer', OPTIMIZERS)
-def test_pruned_weights_stay_zero(optimizer, net, masks, batches):
-    apply_masks_(net, masks)
-    train(net, OPTIMIZERS[optimizer](net.parameters()), batches)
-    assert_pruned(net, masks)
-
-
-@pytest.mark.parametrize('optimizer', OPTIMIZERS)
-def test_momentum_from_before_the_pruning_moves_nothing(optimizer, net, masks, batches):
-    optimizer = OPTIMIZERS[optimizer](net.parameters())
-    train(net, optimizer, batches)
-    assert net.conv1.weight.grad[~masks['conv1.weight']].any()
-    apply_masks_(net, masks, [optimizer])
-    assert not net.conv1.weight.grad[~masks['conv1.weight']].any()
-    optimizer.step()  # with what is left of the last gradient
-    train(net, optimizer, batches)
-    assert_pruned(net, masks)
-
-
-@pytest.mark.parametrize('made', ['before', 'after', 'for a copy'])
-@pytest.mark.parametrize('optimizer', MIXING)
-def test_pruned_weights_stay_zero_under_an_optimizer_that_mixes_entries(optimizer, made, net, masks, batches):
-    make = MIXING[optimizer]
-    early = make(net)
-    train(net, early, batches)
-    apply_masks_(net, masks, early)
-    net = copy.deepcopy(net) if made == 'for a copy' else net
-    train(net, early if made == 'before' else make(net), batches)
-    check_masks(net)
-    assert net.fc.weight[masks['fc.weight']].all()
-
-
-@pytest.mark.parametrize('optimizer', MIXING)
-def test_only_optimizers_that_mix_entries_pay(optimizer, net, masks, batches, monkeypatch):
-    apply_masks_(net, masks)
-    optimizer = MIXING[optimizer](net)
-    monkeypatch.setattr('pab.pruners.masks.ELEMENTWISE', {type(optimizer)})  # as if it did not mix
-    train(net, optimizer, batches)
-    with pytest.raises(ValueError, match=r'contradicts its mask'):
-        check_masks(net)
-
-
-def test_the_gradient_is_that_of_the_product(net, masks, batches):
-    dense = copy.deepcopy(net)
-    apply_masks_(net, masks)
-    for name, mask in masks.items():
-        dense.get_parameter(name).data.mul_(mask)
-    for model in (net, dense):
-        F.cross_entropy(model(batches[0][0]), batches[0][1]).backward()
-    for name, parameter in net.named_parameters():
-        want = dense.get_parameter(name).grad
-        assert torch.equal(parameter.grad, want * masks[name] if name in masks else want)
-
-
-def clone_by_deepcopy(model):
-    return copy.deepcopy(model)
-
-
-def clone_by_pickle(model):
-    return pickle.loads(pickle.dumps(model))
-
-
-def clone_by_save(model):
-    file = io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
-
-
-@pytest.mark.parametrize('clone', [clone_by_deepcopy, clone_by_pickle, clone_by_save])
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
-def test_masks_hold_in_a_copy(clone, net, masks, batches):
-    apply_masks_(net, masks)
-    twin = clone(net)
-    train(twin, OPTIMIZERS['SGD'](twin.parameters()), batches)
-    assert_pruned(twin, masks)
-    assert_pruned(net, masks)
-    broken = dict(twin.state_dict(), **{'conv1.weight': torch.ones_like(net.conv1.weight)})
-    with pytest.raises(ValueError, match=r'contradicts its mask'):
-        twin.load_state_dict(broken)
-
-
-def test_masks_hold_for_a_new_parameter_and_dtype(net, masks, batches):
-    apply_masks_(net, masks)
-    net.conv1.weight = nn.Parameter(net.conv1.weight.detach().clone())
-    net.double()
-    assert net.conv1.weight_mask.dtype == torch.bool
-    train(net, OPTIMIZERS['Adam'](net.parameters()), [(x.double(), y) for x, y in batches])
-    assert_pruned(net, masks)
-
-
-def test_frozen_weights_take_masks(net, masks, batches):
-    net.conv1.weight.requires_grad_(False)
-    apply_masks_(net, masks)
-    net.conv1.weight.requires_grad_(True)
-    train(net, OPTIMIZERS['SGD'](net.parameters()), batches)
-    assert_pruned(net, masks)
-
-
-def test_hooks_are_put_back_once(net, masks, batches):
-    apply_masks_(net, masks)
-    apply_masks_(net, masks)
-    net(batches[0][0])
-    assert len(net.conv1.weight._backward_hooks) == 1
-    twin = copy.deepcopy(net)
-    assert not twin.conv1.weight._backward_hooks
-    register_masks_(twin)
-    register_masks_(twin)
-    assert len(twin.conv1.weight._backward_hooks) == 1
-    assert len(twin.conv1._forward_pre_hooks) == 1
+from tests.test_pruners.pruning import BOTH, assert_pruned, build, train
 
 
 def test_state_dict_round_trip(net, masks, batches):
@@ -188,7 +22,7 @@ def test_state_dict_round_trip(net, masks, batches):
     fresh.load_state_dict(state)
     assert get_masks(fresh).keys() == masks.keys()
     assert all(torch.equal(get_masks(fresh)[name], masks[name]) for name in masks)
-    train(fresh, OPTIMIZERS['SGD'](fresh.parameters()), batches)
+    train(fresh, torch.optim.SGD(fresh.parameters(), lr=0.1), batches)
     assert_pruned(fresh, masks)
 
 
@@ -225,7 +59,7 @@ def test_a_layer_that_a_network_uses_twice(batches):
     model = nn.Sequential(layer, nn.ReLU(), layer, nn.Flatten(), nn.Linear(192, 10))
     mask = torch.rand(3, 3, 3, 3) < 0.5
     apply_masks_(model, {'0.weight': mask})
-    train(model, OPTIMIZERS['SGD'](model.parameters()), batches)
+    train(model, torch.optim.SGD(model.parameters(), lr=0.1), batches)
     assert_pruned(model, {'0.weight': mask})
     assert list(get_masks(model)) == ['0.weight']
     twin = copy.deepcopy(model)
@@ -273,3 +107,77 @@ def test_nothing_multiplies_by_a_mask_in_the_forward_pass(net, masks, batches):
     apply_masks_(net, masks)
     net.conv1.weight.data.fill_(1)
     assert net.conv1(batches[0][0]).eq(F.conv2d(batches[0][0], net.conv1.weight, padding=1)).all()
+
+
+COMPUTED = {
+    'weight_norm': parametrizations.weight_norm,
+    'spectral_norm': parametrizations.spectral_norm,
+    'old weight_norm': nn.utils.weight_norm,
+    'prune': lambda layer: prune.l1_unstructured(layer, 'weight', 0.5),
+}
+
+
+@pytest.mark.filterwarnings('ignore:.*weight_norm.* is deprecated')
+@pytest.mark.parametrize('compute', COMPUTED)
+def test_a_weight_that_is_computed_from_others_is_not_pruned(compute, net):
+    COMPUTED[compute](net.conv2)
+    for use in (build('Mag', prunable=BOTH).prune, lambda net: register_masks_(net, BOTH)):
+        with pytest.raises(ValueError, match=r"prunable: 'conv2.weight' is no parameter .* '!name:conv2.weight'"):
+            use(net)
+    assert list(build('Mag', prunable=(*BOTH, '!name:conv2.weight')).prune(net)) == [
+        'conv1.weight',
+        'short.weight',
+        'fc.weight',
+    ]
+    build('Mag', prunable=['Linear']).prune(net)
+
+
+@pytest.mark.filterwarnings('ignore:.*weight_norm.* is deprecated')
+@pytest.mark.parametrize('called', [True, False])
+@pytest.mark.parametrize('compute', COMPUTED)
+def test_a_masked_weight_that_is_then_computed_from_others_is_refused(compute, called, net, masks, batches):
+    apply_masks_(net, masks)
+    other = torch.optim.SGD(copy.deepcopy(net).parameters(), lr=0.1)
+    COMPUTED[compute](net.conv2)
+    text = r"'conv2.weight' is no parameter any more that its mask fits"
+    with pytest.raises(ValueError, match=text):
+        check_masks(net)
+    with pytest.raises(ValueError, match=text):
+        if called:
+            net(batches[0][0])
+        else:
+            torch.optim.SGD(net.parameters(), lr=0.1).step()
+    other.step()  # of another network
+
+
+def test_masks_hold_again_without_the_parametrization(net, masks, batches):
+    apply_masks_(net, masks)
+    parametrizations.spectral_norm(net.conv2)
+    nn.utils.parametrize.remove_parametrizations(net.conv2, 'weight')
+    train(net, torch.optim.SGD(net.parameters(), lr=0.1), batches)
+    assert_pruned(net, masks)
+
+
+class Quantized(torch.Tensor):
+    """Entries that nothing but dequantize() gives, as torchao's tensors have them."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        name = getattr(func, '__name__', '')
+        if name not in ('detach', 'dequantize', 'requires_grad_', '__get__'):
+            raise NotImplementedError(name)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+    def dequantize(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_quantized_weights_are_checked_by_their_values(net, masks):
+    apply_masks_(net, masks)
+    for entries in (net.fc.weight.detach(), torch.ones(10, 16)):
+        net.fc.weight = nn.Parameter(entries.as_subclass(Quantized), requires_grad=False)
+        if entries.all():
+            with pytest.raises(ValueError, match=r"'fc.weight' contradicts its mask"):
+                check_masks(net)
+        else:
+            check_masks(net)

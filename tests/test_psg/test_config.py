@@ -12,23 +12,26 @@ def test_bits(name):
     assert getattr(PSGConfig(**{name: 1}), name) == 1
     with pytest.raises(ValueError, match=f'PSGConfig: {name} must be at least 1, got 0'):
         PSGConfig(**{name: 0})
-    with pytest.raises(TypeError, match=f'PSGConfig: {name} must be an int, got 8.0'):
-        PSGConfig(**{name: 8.0})
-    with pytest.raises(TypeError, match=f'PSGConfig: {name} must be an int, got True'):
-        PSGConfig(**{name: True})
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        *(({name: 8.0}, f'{name} must be an int, got 8.0') for name in ('input_bits', 'weight_bits', 'grad_bits')),
+        *(({name: True}, f'{name} must be an int, got True') for name in ('input_bits', 'weight_bits', 'grad_bits')),
+        (dict(threshold='1e-7'), "threshold must be a number, got '1e-7'"),
+        (dict(sparsify=1), 'sparsify must be True or False, got 1'),
+    ],
+)
+def test_wrong_types(settings, message):
+    with pytest.raises(TypeError, match=f'PSGConfig: {message}'):
+        PSGConfig(**settings)
 
 
 @pytest.mark.parametrize('threshold', [-1e-7, float('inf'), float('nan')])
 def test_threshold_out_of_range(threshold):
     with pytest.raises(ValueError, match=r'threshold must be finite and >= 0, got .*relative=True'):
         PSGConfig(threshold=threshold)
-
-
-def test_wrong_types():
-    with pytest.raises(TypeError, match="threshold must be a number, got '1e-7'"):
-        PSGConfig(threshold='1e-7')
-    with pytest.raises(TypeError, match='sparsify must be True or False, got 1'):
-        PSGConfig(sparsify=1)
 
 
 def test_frozen():

@@ -1,4 +1,4 @@
-"""What a step runs and keeps: numbers of convolutions, bytes saved for the backward pass."""
+"""Convolutions that a step runs, and bytes that it saves for the backward pass."""
 
 import pytest
 import torch
@@ -22,24 +22,25 @@ class ConvolutionCounter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class SavedBytes:
-    """Bytes of the distinct storages that autograd keeps, parameters left out."""
+def saved_bytes(model, x):
+    """Bytes of the distinct storages that autograd keeps of a forward pass, parameters left out."""
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    storages = {}
 
-    def __init__(self, model):
-        parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        self.storages = {}
+    def pack(t):
+        storage = t.untyped_storage()
+        storages[storage.data_ptr()] = storage  # held, so that no other takes its place
+        return t
 
-        def pack(t):
-            storage = t.untyped_storage()
-            if storage.data_ptr() not in parameters:
-                self.storages[storage.data_ptr()] = storage
-            return t
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        model(x)
+    return sum(storage.nbytes() for place, storage in storages.items() if place not in parameters)
 
-        self.hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
 
-    @property
-    def total(self):
-        return sum(storage.nbytes() for storage in self.storages.values())
+def convolutions_of_a_step(layer, x):
+    with ConvolutionCounter() as counter:
+        layer(x).sum().backward()
+    return counter.count
 
 
 @pytest.mark.parametrize(
@@ -52,22 +53,15 @@ class SavedBytes:
     ],
 )
 def test_convolutions_in_a_step(psg, want):
-    layer = PSGConv2d(3, 4, 3, psg=psg)
-    x = torch.randn(2, 3, 8, 8, requires_grad=True)
-    with ConvolutionCounter() as counter:
-        layer(x).sum().backward()
-    assert counter.count == want
+    layer, x = PSGConv2d(3, 4, 3, psg=psg), torch.randn(2, 3, 8, 8)
+    assert convolutions_of_a_step(layer, x.requires_grad_()) == want
 
 
 def test_first_layer_and_frozen_layer_run_two():
-    layer = PSGConv2d(3, 4, 3)
-    with ConvolutionCounter() as counter:
-        layer(torch.randn(2, 3, 8, 8)).sum().backward()
-    assert counter.count == 2
+    layer, x = PSGConv2d(3, 4, 3), torch.randn(2, 3, 8, 8)
+    assert convolutions_of_a_step(layer, x) == 2
     layer.weight.requires_grad_(False)
-    with ConvolutionCounter() as counter:
-        layer(torch.randn(2, 3, 8, 8, requires_grad=True)).sum().backward()
-    assert counter.count == 2
+    assert convolutions_of_a_step(layer, x.requires_grad_()) == 2
 
 
 @pytest.mark.parametrize(
@@ -84,19 +78,13 @@ def test_first_layer_and_frozen_layer_run_two():
 def test_bytes_for_each_entry_of_the_input(psg, size, linear):
     layer = PSGLinear(32, 3, psg=psg) if linear else PSGConv2d(3, 4, 3, psg=psg)
     x = torch.rand(16, 32) if linear else torch.rand(2, 3, 16, 16)
-    saved = SavedBytes(layer)
-    with saved.hooks:
-        layer(x)
-    assert x.numel() * size <= saved.total <= x.numel() * size + 8  # low and scale
+    assert x.numel() * size <= saved_bytes(layer, x) <= x.numel() * size + 8  # low and scale
 
 
 def test_nothing_is_encoded_without_a_weight_gradient():
     layer = PSGConv2d(3, 4, 3)
     layer.weight.requires_grad_(False)
-    saved = SavedBytes(layer)
-    with saved.hooks:
-        layer(torch.rand(2, 3, 16, 16, requires_grad=True))
-    assert saved.total == 0
+    assert saved_bytes(layer, torch.rand(2, 3, 16, 16, requires_grad=True)) == 0
 
 
 @pytest.mark.parametrize('channels_last', [False, True])
@@ -113,14 +101,7 @@ def test_bytes_of_a_residual_block(channels_last):
 
     x = torch.randn(4, 8, 16, 16)
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
-    totals = {}
-    for kind in ('dense', 'psg'):
-        net = nn.Sequential(*(Block() for _ in range(3)))
-        if kind == 'psg':
-            convert_psg_(net)
-        saved = SavedBytes(net)
-        with saved.hooks:
-            net(x)
-        totals[kind] = saved.total
+    net = nn.Sequential(*(Block() for _ in range(3)))
+    dense = saved_bytes(net, x)
     # for each convolution: its float output (BatchNorm), and the float input or else a code and a mask
-    assert totals['psg'] <= 0.78 * totals['dense']
+    assert saved_bytes(convert_psg_(net), x) <= 0.78 * dense

@@ -42,25 +42,14 @@ def test_quantizer(golden_folder, case):
 def test_layer(golden_folder, case, channels_last):
     meta, arrays = load(golden_folder, 'psg_conv')
     setting = meta[case]
-    x, w, mask, grad_out, y, grad_x, grad_w = (
-        arrays[f'{case}_{key}'] for key in ('x', 'w', 'mask', 'grad_out', 'y', 'grad_x', 'grad_w')
-    )
-    layer = PSGConv2d(
-        setting['cin'],
-        setting['cout'],
-        setting['k'],
-        bias=False,
-        input_signed=setting['input_signed'],
-        psg=PSGConfig(**{field.name: setting[field.name] for field in fields(PSGConfig)}),
-        **{key: setting[key] for key in ('stride', 'padding', 'dilation', 'groups')},
-    )
+    names = ('x', 'w', 'mask', 'grad_out', 'y', 'grad_x', 'grad_w')
+    x, w, mask, grad_out, y, grad_x, grad_w = (arrays[f'{case}_{name}'] for name in names)
+    sizes = [setting[key] for key in ('cin', 'cout', 'k', 'stride', 'padding', 'dilation', 'groups')]
+    psg = PSGConfig(**{field.name: setting[field.name] for field in fields(PSGConfig)})
+    layer = PSGConv2d(*sizes, bias=False, input_signed=setting['input_signed'], psg=psg)
     layer.weight.data = w * mask
-    x.requires_grad_()
-    inputs = x
-    if channels_last:
-        layer.to(memory_format=torch.channels_last)
-        inputs = x.contiguous(memory_format=torch.channels_last)
-    out = layer(inputs)
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    out = layer.to(memory_format=order)(x.requires_grad_().contiguous(memory_format=order))
     out.backward(grad_out)
     assert relative_error(out, y) < 1e-6
     assert relative_error(x.grad, grad_x) < 1e-6

@@ -63,27 +63,27 @@ def either_call(request, monkeypatch):
 def test_compiled_equals_plain(either_call, compiled, channels_last):
     for shape in ((2, 3, 5, 7), (3, 16, 8, 8)):
         x = images(shape, channels_last)
-        calls = [
-            lambda x=x: kernels.encode_input(x, *q.input_range(x), 8),
-            lambda x=x: kernels.encode_input(x.relu(), *q.input_range(x.relu()), 8),
-            lambda x=x: kernels.encode_input(x, *q.input_range(x), 16),
-            lambda x=x: kernels.decode_input((x.abs() * 40).to(torch.uint8), torch.tensor(-1.0), 8, torch.float32),
-            lambda x=x: kernels.decode_input((x.abs() * 40).to(torch.uint8), torch.tensor(0.0), 8, torch.float32),
-            lambda x=x: kernels.decode_input((x * 4000).to(torch.int16), torch.tensor(-1.0), 16, torch.float32),
-            lambda x=x: kernels.quantize_gradient(x, 16),
-            lambda x=x: kernels.quantize_gradient(x * 0, 16),
-            lambda x=x: kernels.weight_gradient(x, torch.tensor(0.3), 0.1, True, False),
-            lambda x=x: kernels.weight_gradient(x, torch.tensor(0.3), 0.1, False, True),
-            lambda x=x: kernels.relu_with_mask(x),
-            lambda x=x: kernels.positive(x),
-            lambda x=x: kernels.pass_where(x, (x > 0.5).to(torch.uint8)),
-        ]
-        for call in calls:
+        byte, low, factor = (x.abs() * 40).to(torch.uint8), torch.tensor(-1.0), torch.tensor(0.3)
+        for function, *arguments in [
+            (kernels.encode_input, x, *q.input_range(x), 8),
+            (kernels.encode_input, x.relu(), *q.input_range(x.relu()), 8),
+            (kernels.encode_input, x, *q.input_range(x), 16),
+            (kernels.decode_input, byte, low, 8, torch.float32),
+            (kernels.decode_input, byte, 0 * low, 8, torch.float32),
+            (kernels.decode_input, (x * 4000).to(torch.int16), low, 16, torch.float32),
+            (kernels.quantize_gradient, x, 16),
+            (kernels.quantize_gradient, x * 0, 16),
+            (kernels.weight_gradient, x, factor, 0.1, True, False),
+            (kernels.weight_gradient, x, factor, 0.1, False, True),
+            (kernels.relu_with_mask, x),
+            (kernels.positive, x),
+            (kernels.pass_where, x, (x > 0.5).to(torch.uint8)),
+        ]:
             use_compiled(True)
-            got = call()
+            got = function(*arguments)
             assert is_compiled()
             use_compiled(False)
-            assert same(got, call())
+            assert same(got, function(*arguments))
 
 
 def test_one_loop_for_all_sizes(compiled):
@@ -124,9 +124,8 @@ def test_a_gradient_in_another_layout(compiled):
     passes = (images((2, 3, 5, 7), True) > 0).to(torch.uint8)
     for grad in (images((2, 3, 5, 7), False), torch.randn(2, 3, 1, 1).expand(2, 3, 5, 7)):
         assert torch.equal(kernels.pass_where(grad, passes), grad * passes)
-        assert torch.equal(
-            kernels.quantize_gradient(grad, 16), q.quantize(grad, 16, -grad.abs().max(), grad.abs().max())
-        )
+        scale = grad.abs().max()
+        assert torch.equal(kernels.quantize_gradient(grad, 16), q.quantize(grad, 16, -scale, scale))
 
 
 @pytest.mark.parametrize(

@@ -105,11 +105,8 @@ def colours(values, log):
 def test_cells_without_a_flip_are_white_and_no_others(some, log):
     white = [1.0, 1.0, 1.0, 1.0]
     cells = colours({'a': [0.0, some[0]], 'b': [some[1], None], 'c': [float('nan'), 0.0]}, log)
-    assert [[cell == white for cell in row] for row in cells.values()] == [
-        [True, some[0] == 0],
-        [some[1] == 0, True],
-        [True, True],
-    ]
+    expected = [[True, some[0] == 0], [some[1] == 0, True], [True, True]]
+    assert [[cell == white for cell in row] for row in cells.values()] == expected
 
 
 @pytest.mark.parametrize('log', [True, False])
@@ -131,12 +128,8 @@ def test_bars_show_their_values_from_the_top():
 @pytest.mark.parametrize('kind', ['curves', 'layers'])
 def test_an_epoch_axis_has_whole_numbers(kind, epochs):
     values = [1.0] * epochs
-    figure = (
-        draw_curves('', '', {'a': (range(1, epochs + 1), values)})
-        if kind == 'curves'
-        else draw_by_layer('', '', {'a': values})
-    )
-    axis = figure.axes[0].xaxis
+    draw, shown = (draw_curves, (range(1, epochs + 1), values)) if kind == 'curves' else (draw_by_layer, values)
+    axis = draw('', '', {'a': shown}).axes[0].xaxis
     low, high = axis.get_view_interval()
     ticks = [tick for tick in axis.get_ticklocs() if low <= tick <= high]
     assert ticks

@@ -1,7 +1,9 @@
 """What each of several processes does in test_distributed.py."""
 
+import copy
 import hashlib
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,39 @@ def act_in_part(cfg: Config, accident: bool) -> None:
             runner.register_hook(FailHook())
 
     small_run.train(cfg, prepare)
+
+
+DIFFERENT = {  # what the second process has otherwise -> what is said of it
+    'randomness.seed': (1, 'randomness.seed is 0 on process 0, 1 on process 1'),
+    'optim_wrapper.optimizers.sgd.lr': (0.2, 'sgd.lr is 0.1 on process 0, 0.2 on process 1'),
+    'optim_wrapper.optimizers.signs.threshold': (0.5, 'signs.threshold is .* on process 0, 0.5 on process 1'),
+    'train_dataloader.batch_size': (4, 'train_dataloader.batch_size is 8 on process 0, 4 on process 1'),
+    'train_cfg.val_begin': (2, 'train_cfg.val_begin is missing on process 0, 2 on process 1'),
+    '_images': (75, 'train_dataloader: images is 76 on process 0, 75 on process 1. Start all with the same'),
+    '_classes': (list('abcx'), r"classes is \('a', .* on process 0, .*'x'\) on process 1"),
+}
+
+
+def differ_each(cfg: Config, keys: list[str]) -> dict[str, str]:
+    """Train once for each key, which has another value in the second process; key -> what the ValueError says."""
+    told, as_it_is = {}, small_run.Stripes.__init__
+    for key in keys:
+        here, value = copy.deepcopy(cfg), DIFFERENT.get(key, (1,))[0]
+
+        def other(self, num=75 if key == '_images' else 76, value=value if key == '_classes' else tuple('abcd')):
+            as_it_is(self, num)
+            self.metainfo['classes'] = tuple(value)
+
+        here.experiment_name = f'{key}-{time.time_ns()}'
+        if torch.distributed.get_rank() == 1:
+            here.merge_from_dict({key: value})
+            small_run.Stripes.__init__ = other
+        try:
+            RUNNERS.build(here).train()
+            told[key] = 'nothing was refused'
+        except ValueError as error:
+            told[key] = str(error)
+    return told
 
 
 class FailHook(Hook):

@@ -13,7 +13,7 @@ from pab.run.hook_points import HOOK_POINTS, RunHook, check_hook
 from pab.run.runner import PabRunner
 from tests.small_run import run_in_child, small_config, train
 
-OWN = {'before_checkpoint', 'check_resume', 'after_scalars', 'after_exit'}
+OWN = {'before_checkpoint', 'before_fetch', 'check_resume', 'after_scalars', 'after_exit'}
 
 
 @pytest.fixture

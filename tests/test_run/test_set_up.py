@@ -43,7 +43,7 @@ def enter(**config):
         ({}, dict(launcher='pytorch'), r'there is no RANK, WORLD_SIZE.*start with tools/dist_train.sh'),
         (dict(LAUNCHED, TORCHELASTIC_RUN_ID='x'), {}, r'torchrun started 2 processes.*add --launcher pytorch'),
         (LAUNCHED, dict(launcher='pytorch', sync_bn='torch'), r"sync_bn: .*runs on GPUs only, got 'torch'"),
-        ({}, dict(launcher='slurm'), r"launcher: 'slurm' needs GPUs"),
+        ({}, dict(launcher='slurm'), r'launcher: slurm did not start this process.* tools/slurm_train.sh'),
     ],
 )
 def test_what_is_refused(environment, variables, config, message):
@@ -74,7 +74,7 @@ def test_one_process_needs_no_group(environment):
     ],
 )
 def test_a_run_scales_the_rates_of_those_that_have_one(tmp_path, base, passes, share, line):
-    """8 images in a pass; Bop has no learning rate."""
+    """8 images in a pass; the lr of Bop is no learning rate but a factor."""
     scale = dict(enable=True, base_batch_size=base)
     cfg = small_config(tmp_path, auto_scale_lr=scale, optim_wrapper__accumulative_counts=passes)
     runner = RUNNERS.build(cfg)
@@ -84,6 +84,7 @@ def test_a_run_scales_the_rates_of_those_that_have_one(tmp_path, base, passes, s
     runner.logger.addFilter(lambda record: said.append(record.getMessage()) or True)
     runner.scale_lr(wrapper, scale)
     assert wrapper['sgd'].optimizer.param_groups[0]['lr'] == before * share
+    assert wrapper['signs'].optimizer.param_groups[0]['lr'] == 1.0
     assert said == [line]
     runner.scale_lr(wrapper, dict(scale, enable=False))
     assert wrapper['sgd'].optimizer.param_groups[0]['lr'] == before * share

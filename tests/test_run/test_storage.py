@@ -148,7 +148,7 @@ def _fill_up_at_epoch_2(cfg):
 
     def fails_later(descriptor):
         calls.append(descriptor)
-        if len(calls) > 2:  # a file and its folder
+        if len(calls) > 4:  # the config and the first checkpoint, each a file and its folder
             full_disk()
         fsync(descriptor)
 

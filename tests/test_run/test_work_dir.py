@@ -1,9 +1,14 @@
 """Which checkpoint a run goes on from, and when it may begin in a folder that holds some."""
 
+import errno
+import fcntl
 import logging
 import os
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +16,7 @@ import torch
 from torch import nn
 
 from pab.run.checkpoint import UnusableCheckpoint
-from pab.run.work_dir import choose_start, find_newest, run_files
+from pab.run.work_dir import choose_start, find_newest, locked, run_files
 from tests.small_run import run_in_child, run_ranks, small_config, train, train_and_kill
 
 
@@ -250,3 +255,53 @@ def test_times_grow_although_a_clock_goes_back(finished, tmp_path):
     status, _ = run_in_child(train, small_config(tmp_path / 'run', resume=True))
     assert status == 0
     assert run_files([tmp_path / 'run'])[0].path.name == 'epoch_3.pth'
+
+
+# ---- one run in a folder
+
+
+HOLDER = """
+import os, sys, time
+from pab.run.work_dir import locked
+with locked(sys.argv[1], print):
+    if not os.fork():  # as data workers, which outlive a killed run for a while
+        time.sleep(60)
+    print('held', flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that trains in ``run``."""
+    pipe = dict(stdout=subprocess.PIPE, text=True, start_new_session=True)
+    with subprocess.Popen([sys.executable, '-c', HOLDER, str(tmp_path / 'run')], **pipe) as process:
+        assert process.stdout.readline() == 'held\n'
+        yield process
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_second_run_in_a_folder_is_refused_until_the_first_has_died(tmp_path, holder):
+    start = small_config(tmp_path / 'run', train_cfg__max_epochs=1)
+    error = run_in_child(train, start)[1]
+    assert isinstance(error, BlockingIOError)
+    assert f'is in use: process {holder.pid} on {socket.gethostname()} trains in it' in str(error)
+    assert not list((tmp_path / 'run').glob('*.pth'))
+    elsewhere = small_config(tmp_path / 'other' / 'run', default_hooks__checkpoint__out_dir=str(tmp_path))
+    assert isinstance(run_in_child(train, elsewhere)[1], BlockingIOError)  # its checkpoints are in that folder
+    holder.kill()
+    holder.wait()
+    assert run_in_child(train, start)[0] == 0
+    with locked(tmp_path / 'run', print):  # an end frees it too
+        assert (tmp_path / 'run' / 'train.lock').read_text() == f'process {os.getpid()} on {socket.gethostname()}\n'
+
+
+def test_without_locks_a_folder_is_used_with_a_warning(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, 'No locks available')
+
+    monkeypatch.setattr(fcntl, 'lockf', no_locks)
+    said = []
+    with locked(tmp_path, said.append):
+        pass
+    assert said == [f'{tmp_path} cannot be locked (No locks available): let no other run train in it']

@@ -1,10 +1,9 @@
-"""The tools as a user runs them: what they print, what they refuse, and with which status they end."""
+"""The tools as a user runs them: output, refusals, and the status they end with."""
 
 import functools
 import itertools
 import re
-import runpy
-import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from mmengine.config import Config
 
 from pab.contrib import sparse
 from pab.registry import MODELS
+from pab.run.launch import load_config
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / 'configs' / 'pab' / 'quickstart.py')
@@ -30,25 +30,12 @@ TINY = [
 
 
 @pytest.fixture
-def tool(monkeypatch, capfd):
-    """A function: script and arguments -> what it printed, and how it ended: 0, or what ``sys.exit`` was given.
-
-    It runs in this process: starting another costs seconds. That the scripts work in one of their own, the tests of the
-    README and of jobs show.
-    """
+def tool(tool):
+    """The tool, with a name for each run: mmengine names runs by the second, and those of one name share their log."""
 
     def run(name, *args):
-        if '--cfg-options' in args:
-            # mmengine names a run by the second it starts in, and runs of one name share their log
-            args = (*args, f'experiment_name=run_{next(RUNS)}')
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
-        monkeypatch.setattr(sys, 'path', [*sys.path])
-        status = 0
-        try:
-            runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
-        except SystemExit as ended:
-            status = ended.code
-        return ''.join(capfd.readouterr()), status
+        named = [f'experiment_name=run_{next(RUNS)}'] if '--cfg-options' in args else []
+        return tool(name, *args, *named)
 
     return run
 
@@ -135,39 +122,49 @@ def test_print_config_shows_the_whole_config(tool):
         assert part in printed
 
 
+@pytest.fixture
+def refusal(tool, tmp_path, monkeypatch):
+    """A function: options -> the one line by which tools/train.py refuses them."""
+    monkeypatch.setenv('PAB_DATA', str(tmp_path / 'nowhere'))
+
+    def refusal(*options):
+        _, line = tool('train.py', QUICKSTART, '--work-dir', tmp_path, '--cfg-options', *options)
+        assert line.startswith('error: ')
+        assert len(line.splitlines()) == 1
+        return line
+
+    return refusal
+
+
+@pytest.mark.parametrize(
+    ('group', 'key', 'hint'),
+    [
+        ('env_cfg', 'cudnn_benchmrk', 'did you mean cudnn_benchmark'),
+        ('env_cfg.mp_cfg', 'start_method', ''),
+        ('env_cfg.dist_cfg', 'timout', 'did you mean timeout'),
+        ('model_wrapper_cfg', 'static', 'did you mean static_graph'),
+        ('randomness', 'sed', 'did you mean seed'),
+        ('train_cfg', 'max_epoch', 'did you mean max_epochs'),
+        ('train_dataloader', 'batchsize', 'did you mean batch_size'),
+        ('train_dataloader.sampler', 'shufle', ''),
+        ('val_evaluator', 'topp', 'did you mean topk'),
+        ('param_scheduler.sgd.0', 'gama', 'did you mean gamma'),
+        ('optim_wrapper.optimizers.sgd', 'rate', ''),
+        ('default_hooks.logger', 'intervl', 'did you mean interval'),
+        ('default_hooks.prune.pruner', 'round', 'did you mean rounds'),
+    ],
+)
+def test_a_key_that_nothing_reads_is_named(refusal, group, key, hint):
+    line, where = refusal(f'{group}.{key}=1'), group.replace('.0', '[0]')
+    assert f'{where}: nothing reads the key {key!r}; {hint}' in line
+    assert 'PAB_TRACEBACK' not in line
+
+
 @pytest.mark.parametrize(
     'option, message',
     [
         ('trian_cfg.max_epochs=3', "config: nothing reads the key 'trian_cfg'; did you mean train_cfg"),
-        (
-            'env_cfg.cudnn_benchmrk=True',
-            "env_cfg: nothing reads the key 'cudnn_benchmrk'; did you mean cudnn_benchmark",
-        ),
-        ('env_cfg.mp_cfg.start_method=fork', "env_cfg.mp_cfg: nothing reads the key 'start_method'"),
-        ('env_cfg.dist_cfg.timout=60', "env_cfg.dist_cfg: nothing reads the key 'timout'; did you mean timeout"),
-        (
-            'model_wrapper_cfg.static=True',
-            "model_wrapper_cfg: nothing reads the key 'static'; did you mean static_graph",
-        ),
-        ('randomness.sed=1', "randomness: nothing reads the key 'sed'; did you mean seed"),
         ('train_cfg.max_epochs=0', 'train_cfg: max_epochs must be an integer >= 1, got 0'),
-        ('train_cfg.max_epoch=3', "train_cfg: nothing reads the key 'max_epoch'; did you mean max_epochs"),
-        (
-            'train_dataloader.batchsize=3',
-            "train_dataloader: nothing reads the key 'batchsize'; did you mean batch_size",
-        ),
-        ('train_dataloader.sampler.shufle=True', "train_dataloader.sampler: nothing reads the key 'shufle'"),
-        ('val_evaluator.topp=2', "val_evaluator: nothing reads the key 'topp'; did you mean topk"),
-        ('param_scheduler.sgd.0.gama=0.1', "param_scheduler.sgd[0]: nothing reads the key 'gama'; did you mean gamma"),
-        ('optim_wrapper.optimizers.sgd.rate=1', 'optim_wrapper.optimizers.sgd: nothing reads the key'),
-        (
-            'default_hooks.logger.intervl=3',
-            "default_hooks.logger: nothing reads the key 'intervl'; did you mean interval",
-        ),
-        (
-            'default_hooks.prune.pruner.round=10',
-            "hooks.prune.pruner: nothing reads the key 'round'; did you mean rounds",
-        ),
         ('default_hooks.prun.pruner.round=10', 'default_hooks.prun has no type'),
         (
             'default_hooks.prune=SynFlow',
@@ -197,12 +194,9 @@ def test_print_config_shows_the_whole_config(tool):
         ('train_dataloader.batch_size=0', 'ValueError: batch_size should be a positive integer'),
     ],
 )
-def test_bad_input_is_one_clear_line(tool, tmp_path, monkeypatch, option, message):
-    monkeypatch.setenv('PAB_DATA', str(tmp_path / 'nowhere'))
-    _, line = tool('train.py', QUICKSTART, '--work-dir', tmp_path, '--cfg-options', *option.split())
-    assert line.startswith('error: ')
+def test_bad_input_is_one_clear_line(refusal, option, message):
+    line = refusal(*option.split())
     assert message in line
-    assert len(line.splitlines()) == 1
     from_elsewhere = option.startswith(('model.network.type.x', 'train_dataloader.batch_size'))
     assert line.endswith('(PAB_TRACEBACK=1 shows where)') == from_elsewhere  # pab's own say what to do
 
@@ -218,3 +212,11 @@ def test_a_traceback_on_request(tool, tmp_path, monkeypatch, where):
 def test_a_config_that_is_not_there(tool):
     _, line = tool('train.py', 'configs/pab/quikstart.py')
     assert line == 'error: there is no config configs/pab/quikstart.py; those that come with pab are in configs/pab/'
+
+
+def test_a_seed_is_in_the_name_of_the_default_folder(tmp_path):
+    where = []
+    for given in ({}, dict(seed=0), dict(seed=1), dict(seed=1, work_dir=str(tmp_path))):
+        args = Namespace(**dict(config=QUICKSTART, cfg_options=None, seed=None, work_dir=None, launcher='none') | given)
+        where.append(load_config(args).work_dir)
+    assert where == [f'work_dirs/quickstart{end}' for end in ('', '_seed0', '_seed1')] + [str(tmp_path)]

@@ -1,8 +1,7 @@
 """tools/export.py, called as from a command line."""
 
+import functools
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,42 +22,37 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def tool(monkeypatch, capsys):
+def export_tool(tool):
     """A function: arguments -> what tools/export.py printed, and how it ended."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['export.py', *map(str, args)])
-        monkeypatch.setattr(sys, 'path', [*sys.path])
-        try:
-            runpy.run_path(str(ROOT / 'tools' / 'export.py'), run_name='__main__')
-        except SystemExit as ended:
-            return capsys.readouterr().out, ended.code
-        return capsys.readouterr().out, 0
-
-    return run
+    return functools.partial(tool, 'export.py')
 
 
 R20 = str(ROOT / 'configs' / 'pab' / 'r20_cifar10.py')
 SMALL = ['model.network.depth=8', 'model.network.width=4']
 
 
+def small_r20():
+    cfg = Config.fromfile(R20)
+    cfg.model.network.update(depth=8, width=4)
+    return cfg
+
+
 @pytest.fixture
 def checkpoint(tmp_path):
     """A checkpoint of a small network for CIFAR-10, with its masks, and the model."""
-    cfg = Config.fromfile(R20)
-    cfg.model.network.update(depth=8, width=4)
+    cfg = small_r20()
     model = MODELS.build({**cfg.model, 'data_preprocessor': cfg.data_preprocessor})
     model.network = trained(model.network)
     torch.save({'meta': {}, 'state_dict': model.state_dict()}, tmp_path / 'epoch_1.pth')
     return tmp_path / 'epoch_1.pth', model.eval()
 
 
-def test_tool_on_real_images(tool, checkpoint, cifar10_root, monkeypatch):
+def test_tool_on_real_images(export_tool, checkpoint, cifar10_root, monkeypatch):
     file, model = checkpoint
     monkeypatch.setenv('PAB_DATA', str(cifar10_root))
     out = file.with_name('net.onnx')
     options = ('--config', R20, '--format', 'onnx', '--fold-batch-norm', '--cfg-options', *SMALL)
-    printed, status = tool(file, out, *options)
+    printed, status = export_tool(file, out, *options)
     assert status == 0, status
     assert '9 of 9 layers folded' in printed
     assert 'checked      by 100 images of CIFAR10, in batches of 1 and 100' in printed
@@ -75,18 +69,17 @@ def test_tool_on_real_images(tool, checkpoint, cifar10_root, monkeypatch):
     torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=0)
 
     before = out.read_bytes()
-    assert 'exists; choose another file, or pass --force' in tool(file, out, *options)[1]
+    assert 'exists; choose another file, or pass --force' in export_tool(file, out, *options)[1]
     assert out.read_bytes() == before
-    assert tool(file, out, '--force', *options)[1] == 0
+    assert export_tool(file, out, '--force', *options)[1] == 0
 
 
-def test_classes_are_those_of_the_checkpoint(tool, checkpoint, tmp_path):
+def test_classes_are_those_of_the_checkpoint(export_tool, checkpoint, tmp_path):
     file, _ = checkpoint
     for name in 'abde':  # the test set has nothing of c
         (tmp_path / 'val' / name).mkdir(parents=True)
         Image.new('RGB', (32, 32)).save(tmp_path / 'val' / name / '1.png')
-    cfg = Config.fromfile(R20)
-    cfg.model.network.update(depth=8, width=4)
+    cfg = small_r20()
     cfg.test_dataloader.dataset = dict(type='ImageFolder', split='val', data_root=str(tmp_path), size=32, resize=32)
     cfg.dump(tmp_path / 'config.py')
     content = torch.load(file)
@@ -95,42 +88,46 @@ def test_classes_are_those_of_the_checkpoint(tool, checkpoint, tmp_path):
     def export(name, classes):
         content['meta'] = {'dataset_meta': {'classes': classes}}
         torch.save(content, file)
-        return tool(file, tmp_path / name, *options)
+        return export_tool(file, tmp_path / name, *options)
 
     printed, status = export('all.onnx', tuple('abcdefghij'))
     assert status == 0, status
     told = ort.InferenceSession(str(tmp_path / 'all.onnx')).get_modelmeta().custom_metadata_map
     assert json.loads(told['classes']) == list('abcdefghij')
     assert 'by 4 images of ImageFolder' in printed
-    assert (
-        'error: test_dataloader: has classes that the network does not have ('
-        in export('no.onnx', tuple('ABCDEFGHIJ'))[1]
-    )
+    refusal = export('no.onnx', tuple('ABCDEFGHIJ'))[1]
+    assert 'error: test_dataloader: has classes that the network does not have (' in refusal
 
 
-def test_tool_without_the_data_takes_random_images(tool, checkpoint, tmp_path, monkeypatch):
+def test_tool_without_the_data_takes_random_images(export_tool, checkpoint, tmp_path, monkeypatch):
     file, _ = checkpoint
     monkeypatch.setenv('PAB_DATA', str(tmp_path / 'nothing'))
-    out = tmp_path / 'net.pt2'
-    printed, status = tool(file, out, '--config', R20, '--format', 'torch', '--cfg-options', *SMALL)
+    out, options = tmp_path / 'net.pt2', ('--config', R20, '--format', 'torch')
+    printed, status = export_tool(file, out, *options, '--cfg-options', *SMALL)
     assert status == 0, status
     assert 'checked      by 100 random images (the test set cannot be read: CIFAR10:' in printed
-    printed, status = tool(file, out, '--config', R20, '--format', 'torch', '--force', '--cfg-options', *SMALL[:1])
+    printed, status = export_tool(
+        file, out, '--config', R20, '--format', 'torch', '--force', '--cfg-options', *SMALL[:1]
+    )
     assert status.startswith('error: ')
     assert 'is a checkpoint of another model' in status
     lost = torch.load(file)
     lost['state_dict']['network.conv1.weight'] += 1
     torch.save(lost, file)
-    assert 'not 0' in tool(file, out, '--config', R20, '--format', 'torch', '--force', '--cfg-options', *SMALL)[1]
+    assert 'not 0' in export_tool(file, out, *options, '--force', '--cfg-options', *SMALL)[1]
 
 
-def test_tool_refuses_in_one_line(tool, tmp_path):
+def test_tool_refuses_in_one_line(export_tool, tmp_path):
     file = tmp_path / 'some.pth'
-    assert 'there is no file' in tool(file, tmp_path / 'net.pt2', '--format', 'torch')[1]
+
+    def refusal(*options):
+        return export_tool(file, tmp_path / 'net.pt2', '--format', *options)[1]
+
+    assert 'there is no file' in refusal('torch')
     torch.save({'a': 1}, file)
-    assert '--config CONFIG' in tool(file, tmp_path / 'net.pt2', '--format', 'torch')[1]
-    assert 'must end in .onnx' in tool(file, tmp_path / 'net.pt2', '--format', 'onnx', '--config', R20)[1]
-    assert 'no state_dict' in tool(file, tmp_path / 'net.pt2', '--format', 'torch', '--config', R20)[1]
+    assert '--config CONFIG' in refusal('torch')
+    assert 'must end in .onnx' in refusal('onnx', '--config', R20)
+    assert 'no state_dict' in refusal('torch', '--config', R20)
 
 
 def metadata_of(file):
@@ -139,7 +136,7 @@ def metadata_of(file):
     return held['metadata.json']
 
 
-def test_tool_on_a_compact_file(tool, tmp_path):
+def test_tool_on_a_compact_file(export_tool, tmp_path):
     compact = pytest.importorskip('pab.compact')
     network = initialize_(CIFARResNet(8, width=4), 'kaiming_normal', 3)
     apply_masks_(network, Rand(density=0.5).prune(network, input_shape=(3, 16, 16), seed=0))
@@ -153,7 +150,7 @@ def test_tool_on_a_compact_file(tool, tmp_path):
         preprocessing=dict(mean=[0.5, 0.4, 0.3], std=[0.25, 0.25, 0.25], resize=20, size=16),
         input_shape=(3, 16, 16),
     )
-    printed, status = tool(file, out, '--format', 'torch')
+    printed, status = export_tool(file, out, '--format', 'torch')
     assert status == 0, status
     assert 'by 100 random images (no test set is known)' in printed
     assert json.loads(metadata_of(out))['resize'] == 20
@@ -164,28 +161,30 @@ def test_tool_on_a_compact_file(tool, tmp_path):
         torch.testing.assert_close(run_file(out, images), network.eval()(images), atol=1e-4, rtol=0)
 
 
-def test_a_compact_file_that_says_nothing_of_its_images(tool, tmp_path, monkeypatch):
+def test_a_compact_file_that_says_nothing_of_its_images(export_tool, tmp_path, monkeypatch):
     """Each way that the message names leads to a file; a config gives normalisation, size and test images."""
     compact, file, out = pytest.importorskip('pab.compact'), tmp_path / 'net.pab', tmp_path / 'net.pt2'
     network = initialize_(CIFARResNet(8, width=4), 'kaiming_normal', 3)
     compact.save(network, file, network=dict(type='CIFARResNet', depth=8, width=4), seed=3)
     monkeypatch.setenv('PAB_DATA', str(tmp_path / 'nothing'))
-    refused = tool(file, out, '--format', 'torch')[1]
+    refused = export_tool(file, out, '--format', 'torch')[1]
     assert 'give a config with a test set, or --config CONFIG --cfg-options "model.input_shape=(C, H, W)"' in refused
-    assert '--cfg-options changes a config' in tool(file, out, '--format', 'torch', '--cfg-options', 'a=1')[1]
+    assert '--cfg-options changes a config' in export_tool(file, out, '--format', 'torch', '--cfg-options', 'a=1')[1]
     size = ['--cfg-options', 'model.input_shape=(3, 24, 24)']
-    printed, status = tool(file, out, '--format', 'torch', '--config', R20, *size)
+    printed, status = export_tool(file, out, '--format', 'torch', '--config', R20, *size)
     assert status == 0, status
     assert '[3, 24, 24]' in printed
     assert 'mean         [0.4914' in printed
     bare = tmp_path / 'bare.py'
     bare.write_text("model = dict(type='ImageClassifier', network=dict(type='CIFARResNet', depth=8, width=4))")
-    printed, status = tool(file, out, '--format', 'torch', '--force', '--config', bare, *size)
+    printed, status = export_tool(file, out, '--format', 'torch', '--force', '--config', bare, *size)
     assert status == 0, status
     assert 'as in training' in printed
 
 
-def test_a_compact_file_without_normalisation_and_a_test_set_of_pixels(tool, tmp_path, cifar10_root, monkeypatch):
+def test_a_compact_file_without_normalisation_and_a_test_set_of_pixels(
+    export_tool, tmp_path, cifar10_root, monkeypatch
+):
     compact, file, out = pytest.importorskip('pab.compact'), tmp_path / 'net.pab', tmp_path / 'net.pt2'
     network = initialize_(CIFARResNet(8, width=4), 'kaiming_normal', 3)
     compact.save(network, file, network=dict(type='CIFARResNet', depth=8, width=4), seed=3)
@@ -193,6 +192,6 @@ def test_a_compact_file_without_normalisation_and_a_test_set_of_pixels(tool, tmp
     config = Config.fromfile(R20)
     config.data_preprocessor = None
     config.dump(tmp_path / 'config.py')
-    printed, status = tool(file, out, '--format', 'torch', '--config', tmp_path / 'config.py')
+    printed, status = export_tool(file, out, '--format', 'torch', '--config', tmp_path / 'config.py')
     assert status == 0, status
     assert 'random images (nothing says how pixels are normalised)' in printed

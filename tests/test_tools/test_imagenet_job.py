@@ -10,6 +10,7 @@ from tests.launching import ROOT, launch
 
 CONFIG = ROOT / 'configs' / 'pab' / 'r50_imagenet.py'
 NUM_IMAGES = {'train': 8, 'val': 5, 'test': 5}  # 5 is no multiple of the processes
+LOADER = ['batch_size=2', 'num_workers=0', 'persistent_workers=False', 'dataset.size=64', 'dataset.resize=72']
 SMALL = [
     'train_cfg.max_epochs=2',
     'model.input_shape=3,64,64',
@@ -17,32 +18,15 @@ SMALL = [
     'default_hooks.logger.interval=1',
     'default_hooks.report=None',
     *(f'{part}_dataloader.dataset.num_samples={num}' for part, num in NUM_IMAGES.items()),
-    *(
-        f'{part}_dataloader.{option}'
-        for part in NUM_IMAGES
-        for option in (
-            'batch_size=2',
-            'num_workers=0',
-            'persistent_workers=False',
-            'dataset.size=64',
-            'dataset.resize=72',
-        )
-    ),
+    *(f'{part}_dataloader.{option}' for part in NUM_IMAGES for option in LOADER),
 ]
 
 
 @pytest.mark.slow
 def test_the_recipe_trains_resumes_and_evaluates(photographs, tmp_path):
     def job(script, *arguments):
-        done = launch(
-            ROOT / 'tools' / script,
-            *arguments,
-            '--work-dir',
-            tmp_path,
-            '--cfg-options',
-            *SMALL,
-            PAB_DATA=str(photographs),
-        )
+        options = ['--work-dir', tmp_path, '--cfg-options', *SMALL]
+        done = launch(ROOT / 'tools' / script, *arguments, *options, PAB_DATA=str(photographs))
         assert done.returncode == 0, done.stdout
         return done.stdout
 
@@ -65,9 +49,6 @@ def test_the_recipe_trains_resumes_and_evaluates(photographs, tmp_path):
         assert torch.equal(state['moving_average'], resumed['optimizer']['signs']['state'][index]['moving_average'])
 
     evaluated = job('dist_test.sh', CONFIG, last, 2)
-    entropies = [
-        re.findall(r'Epoch\((?:val|test)\).*accuracy/top5.*? cross_entropy: (\S+)', text)[-1]
-        for text in (log, evaluated)
-    ]
-    assert entropies[0] == entropies[1]
+    entropy = r'Epoch\((?:val|test)\).*accuracy/top5.*? cross_entropy: (\S+)'
+    assert re.findall(entropy, log)[-1] == re.findall(entropy, evaluated)[-1]
     shutil.rmtree(tmp_path)  # some hundred megabytes

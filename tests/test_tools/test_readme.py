@@ -23,6 +23,14 @@ def block_after(page: str, text: str) -> str:
     return re.search(r'```\w+\n(.*?)```', PAGES[page][PAGES[page].index(text) :], re.DOTALL).group(1)
 
 
+def write_blocks(folder: Path, page: str, *files: str) -> None:
+    """Write the files of a page into a folder's ``mine``, beside the configs of pab."""
+    (folder / 'mine').mkdir()
+    (folder / 'configs').symlink_to(ROOT / 'configs')
+    for file in files:
+        (folder / file).write_text(block_after(page, f'`{file}`:'))
+
+
 RESNET = 'layer3.0.conv2.weight'
 
 
@@ -38,11 +46,7 @@ RESNET = 'layer3.0.conv2.weight'
     ],
 )
 def test_a_part_in_a_file_of_ones_own(tmp_path, page, name, printed):
-    mine = tmp_path / 'mine'
-    mine.mkdir()
-    (tmp_path / 'configs').symlink_to(ROOT / 'configs')
-    for file in (f'mine/{name}.py', f'mine/quickstart_{name}.py'):
-        (tmp_path / file).write_text(block_after(page, f'`{file}`:'))
+    write_blocks(tmp_path, page, f'mine/{name}.py', f'mine/quickstart_{name}.py')
     options = ['train_cfg.max_epochs=1', 'model.network.width=2', 'train_dataloader.dataset.num_samples=64']
     options += ['default_hooks.logger.interval=1']
     reported = name in ('scaled_mag', 'bop_with_reset')  # a report takes seconds
@@ -63,9 +67,7 @@ def test_photographs_of_ones_own(tmp_path):
             (tmp_path / 'photos' / split / name).mkdir(parents=True)
             for number in range(2):
                 Image.new('RGB', (80, 70), (80 * label, 0, 0)).save(tmp_path / f'photos/{split}/{name}/{number}.jpg')
-    (tmp_path / 'mine').mkdir()
-    (tmp_path / 'configs').symlink_to(ROOT / 'configs')
-    (tmp_path / 'mine/photos.py').write_text(block_after('own_data.md', '`mine/photos.py`:'))
+    write_blocks(tmp_path, 'own_data.md', 'mine/photos.py')
     loaders = [
         f'{part}_dataloader.{key}' for part in ('train', 'val') for key in ('num_workers=0', 'persistent_workers=False')
     ]

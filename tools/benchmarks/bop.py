@@ -43,17 +43,8 @@ def _measure(depth: int, options: dict, settings: Settings) -> list[Row]:
     seconds = alternate({**steps, 'Bop, uncompiled': _uncompiled(steps['Bop, uncompiled'])}, settings)
     count = sum(p.numel() for group in optimizers['Bop'].param_groups for p in group['params'])
     case = f'ResNet-{depth}, {count / 1e6:.2f} M weights'
-    return [
-        row(
-            'bop',
-            case,
-            name,
-            seconds,
-            peer=None if name == peer else peer,
-            required=REQUIRED.get(name, {}).get(settings.device) if depth == 18 else None,
-        )
-        for name in optimizers
-    ]
+    required = {name: bounds.get(settings.device) for name, bounds in REQUIRED.items() if depth == 18}
+    return [row('bop', case, n, seconds, None if n == peer else peer, required.get(n)) for n in optimizers]
 
 
 def _uncompiled(step: Callable) -> Callable:

@@ -17,6 +17,7 @@ from pab.models import ImagePreprocessor
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 REQUIRED_CIFAR = 0.1  # of the peer's time
 WORKERS = 2
+OURS = 'pab, one process'
 
 
 class PILImages(Dataset):
@@ -42,38 +43,40 @@ def measure(settings: Settings) -> list[Row]:
 
 def _cifar(batch: int, batches: int, settings: Settings) -> list[Row]:
     dataset, source = cifar(batch * batches)
-    peer = f'PIL, DataLoader, {WORKERS} workers'
-    seconds = alternate(
-        {
-            'pab, one process': _our_epoch(dataset, batch, settings, crop_padding=4),
-            peer: _pil_epoch(_as_pil(dataset), batch, WORKERS, settings),
-        },
-        settings,
-    )
+    runs = {
+        OURS: _our_epoch(dataset, batch, settings, crop_padding=4),
+        f'PIL, DataLoader, {WORKERS} workers': _pil_epoch(_as_pil(dataset), batch, WORKERS, settings),
+    }
     required = None if settings.tiny else REQUIRED_CIFAR
-    return [
-        _with_rate(row('data', f'{source}, batch {batch}', name, seconds, **options), batch * batches, batch)
-        for name, options in (('pab, one process', dict(peer=peer, required=required)), (peer, {}))
-    ]
+    return _compare(f'{source}, batch {batch}', runs, batch * batches, batch, settings, required)
 
 
 def _photographs(count: int, scratch: Path, settings: Settings) -> list[Row]:
     dataset, source = photographs(count, scratch)
     transform = transforms.Compose([transforms.RandomResizedCrop(224), *_common()])
     pil = PILImages(lambda i: Image.open(dataset.path(i)).convert('RGB'), dataset.labels.tolist(), transform)
-    batch, peer = min(count, 32), 'PIL, one process'
+    batch = min(count, 32)
+    runs = {
+        OURS: _our_epoch(dataset, batch, settings, crop_padding=0),
+        'PIL, one process': _pil_epoch(pil, batch, 0, settings),
+    }
     few = Settings(settings.device, min(settings.repeats, 5), min(settings.warmup, 1))
-    seconds = alternate(
-        {
-            'pab, one process': _our_epoch(dataset, batch, settings, crop_padding=0),
-            peer: _pil_epoch(pil, batch, 0, settings),
-        },
-        few,
-    )
-    return [
-        _with_rate(row('data', f'{source}, 224 x 224', name, seconds, peer=p), count, batch)
-        for name, p in (('pab, one process', peer), (peer, None))
-    ]
+    return _compare(f'{source}, 224 x 224', runs, count, batch, few)
+
+
+def _compare(
+    case: str, runs: dict[str, Callable], images: int, batch: int, settings: Settings, required: float | None = None
+) -> list[Row]:
+    """The rows of an epoch of ours, and of its peer's."""
+    ours, peer = runs
+    seconds = alternate(runs, settings)
+    rows = [row('data', case, ours, seconds, peer=peer, required=required), row('data', case, peer, seconds)]
+    for line in rows:
+        line.details |= {
+            'images_per_second': round(1e3 * images / line.median),
+            'per_batch': f'{line.median * batch / images:.3g} ms',
+        }
+    return rows
 
 
 def _our_epoch(
@@ -108,11 +111,3 @@ def _as_pil(dataset: InMemoryDataset) -> PILImages:
 
 def _common() -> list[Callable]:
     return [transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
-
-
-def _with_rate(line: Row, images: int, batch: int) -> Row:
-    line.details |= {
-        'images_per_second': round(1e3 * images / line.median),
-        'per_batch': f'{line.median * batch / images:.3g} ms',
-    }
-    return line

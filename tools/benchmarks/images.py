@@ -13,7 +13,7 @@ from pab.registry import DATASETS
 
 @DATASETS.register_module()
 class RandomImages(InMemoryDataset):
-    """As many random colour images as asked for, of ``size`` x ``size`` pixels and ten classes."""
+    """Random colour images of ``size`` x ``size`` pixels, in ten classes."""
 
     def __init__(self, num_images: int, size: int = 32) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -35,10 +35,11 @@ def photographs(num_images: int, scratch: Path) -> tuple[ImageNet, str]:
     try:
         return ImageNet('train', num_samples=num_images, sample_seed=0), 'ImageNet'
     except (FileNotFoundError, ValueError):
-        folder = scratch / 'imagenet' / 'train' / 'noise'
-        folder.mkdir(parents=True)
+        folders = [scratch / 'imagenet' / 'train' / name for name in ('noise', 'more noise')]  # a class each
+        for folder in folders:
+            folder.mkdir(parents=True)
         random = np.random.RandomState(0)
         for i in range(num_images):
             coarse = Image.fromarray(random.randint(0, 256, (38, 50, 3), dtype=np.uint8))
-            coarse.resize((500, 375), Image.Resampling.BICUBIC).save(folder / f'{i}.jpg', quality=90)
+            coarse.resize((500, 375), Image.Resampling.BICUBIC).save(folders[i % 2] / f'{i}.jpg', quality=90)
         return ImageNet('train', scratch), 'random images (no ImageNet in PAB_DATA)'

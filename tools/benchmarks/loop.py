@@ -18,6 +18,7 @@ from benchmarks.timing import Row, Settings, alternate, row
 from pab.optim import Bop
 from pab.registry import LOOPS, RUNNERS
 from pab.run import ResumableEpochLoop
+from pab.run.config import read_config
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'pab' / 'r20_cifar10.py'
 REQUIRED = 1.03
@@ -60,7 +61,7 @@ def measure(settings: Settings) -> list[Row]:
 
 
 def _config(batch: int, steps: int, folder: str, settings: Settings) -> Config:
-    cfg = Config.fromfile(str(CONFIG))
+    cfg = read_config(CONFIG)
     cfg.merge_from_dict(
         dict(
             work_dir=folder,

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from benchmarks.baseline import PerParameterBop, convert_to_baseline_
 from benchmarks.timing import Settings
+from pab.costs.count import bytes_kept_by
 from pab.models import initialize_
 from pab.optim import Bop, assign_owners
 from pab.psg import PSGConfig, convert_psg_
@@ -77,29 +79,15 @@ class Contender:
         """The seconds of each part of a step; on a GPU they are waited for, so their sum exceeds a step."""
         marks = [self._now()]
         loss = self.loss()
+        for act in (loss.backward, self._update):
+            marks.append(self._now())
+            act()
         marks.append(self._now())
-        loss.backward()
-        marks.append(self._now())
-        self._update()
-        marks.append(self._now())
-        return {name: after - before for name, before, after in zip(PHASES, marks, marks[1:], strict=False)}
+        return {name: after - before for name, (before, after) in zip(PHASES, pairwise(marks), strict=True)}
 
     def saved_bytes(self) -> int:
-        """Bytes kept for the backward pass: every storage once, parameters left out."""
-        own = {p.untyped_storage().data_ptr() for p in self.network.parameters()}
-        storages: dict[int, int] = {}
-        kept = []  # alive until all are counted, so that no address is used twice
-
-        def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                storages[storage.data_ptr()] = storage.nbytes()
-                kept.append(storage)
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            self.loss()
-        return sum(storages.values())
+        """Bytes kept for the backward pass."""
+        return bytes_kept_by(self.loss, self.network)
 
     def peak_bytes(self) -> int:
         """The most memory that a step holds on the GPU."""

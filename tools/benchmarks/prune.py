@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -27,13 +28,17 @@ def measure(settings: Settings) -> list[Row]:
     return rows + (_large(settings) if settings.full else [])
 
 
-def _seconds(case: str, network: dict, shape: tuple[int, int, int], rounds: int, settings: Settings) -> Row:
+def _pruning(network: dict, shape: tuple[int, int, int], rounds: int, device: str) -> Callable[[], None]:
     model = MODELS.build(network)
     initialize_(model, 'kaiming_normal', 0)
-    model.to(settings.device)
+    model.to(device)
     pruner = PRUNERS.build(dict(type='SynFlow', density=0.3, rounds=rounds))
+    return lambda: pruner.prune(model, input_shape=shape) and None
+
+
+def _seconds(case: str, network: dict, shape: tuple[int, int, int], rounds: int, settings: Settings) -> Row:
     few = Settings(settings.device, min(settings.repeats, 3), min(settings.warmup, 1))
-    seconds = alternate({'SynFlow': lambda: pruner.prune(model, input_shape=shape) and None}, few)['SynFlow']
+    seconds = alternate({'SynFlow': _pruning(network, shape, rounds, settings.device)}, few)['SynFlow']
     median, spread = median_and_spread(seconds)
     required = REQUIRED_SECONDS.get(case)
     return Row('prune', f'{case}, {rounds} rounds', 'SynFlow', median, spread, 's', required=required)
@@ -54,12 +59,10 @@ def _large(settings: Settings) -> list[Row]:
 
 
 def _run_large(device: str) -> None:
-    model = MODELS.build(dict(type='TorchvisionModel', name='resnet50', num_classes=1000))
-    initialize_(model, 'kaiming_normal', 0)
-    model.to(device)
-    pruner = PRUNERS.build(dict(type='SynFlow', density=0.3, rounds=ROUNDS))
+    resnet50 = dict(type='TorchvisionModel', name='resnet50', num_classes=1000)
+    prune = _pruning(resnet50, (3, 224, 224), ROUNDS, device)
     start = time.perf_counter()
-    pruner.prune(model, input_shape=(3, 224, 224))
+    prune()
     seconds = time.perf_counter() - start
     gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == 'darwin' else 2**20)
     print(json.dumps(dict(seconds=seconds, gib=gib)))

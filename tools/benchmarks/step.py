@@ -1,6 +1,7 @@
 """A training step with PSG and Bop beside the best dense step."""
 
 import statistics
+from dataclasses import replace
 
 import torch
 
@@ -59,19 +60,11 @@ def _steps(case: Case, settings: Settings) -> list[Row]:
     required = REQUIRED_CUDA if settings.device == 'cuda' else REQUIRED.get(case.name)
     rows = []
     for name, contender in contenders.items():
-        rate = case.batch / statistics.median(seconds[name])
-        rows.append(
-            row(
-                'step',
-                f'{case.name}, batch {case.batch}',
-                name,
-                seconds,
-                peer=None if name == peer else peer,
-                required=required if name.startswith('PSG') else None,
-                images_per_second=round(rate, 1),
-                **_phases(contender, settings),
-            )
-        )
+        details = {'images_per_second': round(case.batch / statistics.median(seconds[name]), 1)}
+        details |= _phases(contender, settings)
+        bound = required if name.startswith('PSG') else None
+        to = None if name == peer else peer
+        rows.append(row('step', f'{case.name}, batch {case.batch}', name, seconds, to, bound, **details))
     return rows
 
 
@@ -84,36 +77,31 @@ def _memory(case: Case, settings: Settings) -> list[Row]:
     """Bytes saved for the backward pass on a CPU, the peak of a step on a GPU."""
     on_gpu = settings.device == 'cuda'
     batch = case.batch if on_gpu else MEMORY_BATCH.get(case.name, case.batch)
-    case = Case(case.name, case.network, batch, case.size, case.classes, case.precision)
+    case = replace(case, batch=batch)
     megabytes = {}
     for name, make in (('PSG + Bop', ours), ('dense SGD', dense), ('baseline', baseline)):
         contender = make(case, settings)
         contender.step()
         megabytes[name] = (contender.peak_bytes() if on_gpu else contender.saved_bytes()) / 2**20
         del contender
-    measure_name = 'peak memory' if on_gpu else 'saved for backward'
-    return [
-        Row(
-            measure_name,
-            f'{case.name}, batch {batch}',
-            name,
-            value,
-            0.0,
-            'MiB',
-            *((None, None, None) if name == 'dense SGD' else ('dense SGD', value / megabytes['dense SGD'], 0.0)),
-            required=REQUIRED_MEMORY if name.startswith('PSG') and not settings.tiny else None,
-        )
-        for name, value in megabytes.items()
-    ]
+    measure_name, peer = 'peak memory' if on_gpu else 'saved for backward', 'dense SGD'
+    rows = []
+    for name, value in megabytes.items():
+        line = Row(measure_name, f'{case.name}, batch {batch}', name, value, 0.0, 'MiB')
+        if name != peer:
+            line.peer, line.ratio, line.ratio_spread = peer, value / megabytes[peer], 0.0
+        if name.startswith('PSG') and not settings.tiny:
+            line.required = REQUIRED_MEMORY
+        rows.append(line)
+    return rows
 
 
 def _extras(case: Case, settings: Settings) -> list[Row]:
     """A step with masks, their hooks and the counting of flips, beside one without."""
     masked_network = make_network(case)
     generator = torch.Generator().manual_seed(1)
-    convs = [name for name, p in masked_network.named_parameters() if p.dim() == 4]
-    shapes = {name: p.shape for name, p in masked_network.named_parameters()}
-    apply_masks_(masked_network, {name: torch.rand(shapes[name], generator=generator) < 0.3 for name in convs})
+    convs = {name: p.shape for name, p in masked_network.named_parameters() if p.dim() == 4}
+    apply_masks_(masked_network, {n: torch.rand(shape, generator=generator) < 0.3 for n, shape in convs.items()})
     counts = torch.zeros(1000, dtype=torch.int64, device=settings.device)
     steps = iter(range(10**9))
 
@@ -121,11 +109,10 @@ def _extras(case: Case, settings: Settings) -> list[Row]:
         counts[next(steps) % len(counts)] += contender.optimizers[0].last_flips
 
     masked, bare = 'masks, hooks, flip counts', 'without'
-    contenders = {
-        masked: ours(case, settings, network=masked_network, after_step=count),
-        bare: ours(case, settings),
+    runs = {
+        masked: ours(case, settings, network=masked_network, after_step=count).step,
+        bare: ours(case, settings).step,
     }
-    runs = {name: contender.step for name, contender in contenders.items()}
     seconds = alternate(runs, settings.for_small_ratios())
     where = f'{case.name}, batch {case.batch}'
     required = None if settings.tiny else REQUIRED_EXTRAS

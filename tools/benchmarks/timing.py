@@ -6,9 +6,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 
 import torch
+
+from pab.machine import processor
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def row(
 def environment(settings: Settings) -> dict[str, object]:
     """Hardware, versions and threads."""
     info = {
-        'cpu': _cpu_name(),
+        'cpu': processor(),
         'cpu_count': os.cpu_count(),
         'load_average': [round(value, 2) for value in os.getloadavg()] if hasattr(os, 'getloadavg') else None,
         'threads': torch.get_num_threads(),
@@ -122,16 +123,8 @@ def environment(settings: Settings) -> dict[str, object]:
     return info
 
 
-def _cpu_name() -> str:
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        return next(line.split(':', 1)[1].strip() for line in lines if line.startswith('model name'))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def table(rows: Iterable[Row]) -> str:
-    """The rows as a Markdown table, with what is known about each below it."""
+    """The rows as a Markdown table, with the details of each below it."""
     header = ('measure', 'case', 'contender', 'median', 'ratio', 'to', 'required', 'met')
     body, notes = [], []
     for r in rows:

@@ -4,9 +4,12 @@ import os
 import time
 from pathlib import Path
 
+import torch
 from mmengine.dist import gather_object, get_rank
+from mmengine.hooks import EMAHook
 from torch import Tensor
 
+from ...machine import arithmetic
 from ...registry import HOOKS
 from ...run import PabRunner, RunHook
 from ...run.checkpoint import UnusableCheckpoint, history_from_plain, to_plain
@@ -22,7 +25,8 @@ class CheckpointFormatHook(RunHook):
     Plain data are tensors, numbers, strings and the containers of python; ``torch.load(weights_only=True)`` refuses
     mmengine's own objects. What has no plain form is left out and named in a warning, once. To mmengine's content the
     hook adds ``meta.epoch_length`` (steps), ``meta.written`` (a time in ns, later than in all checkpoints of the run
-    before), and, where several backward passes make one step and some are done, the gradients so far of every process.
+    before), ``meta.arithmetic`` (:func:`pab.machine.arithmetic`; a resume with another warns), and, where several
+    backward passes make one step and some are done, the gradients so far of every process.
     """
 
     priority = 'LOWEST'
@@ -41,7 +45,8 @@ class CheckpointFormatHook(RunHook):
     def before_save_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
         """Add what is missing, and convert everything but tensors by name, which are plain already."""
         self._written = max(time.time_ns(), self._written + 1)
-        checkpoint['meta'].update(epoch_length=len(runner.train_dataloader), written=self._written)
+        here = {'epoch_length': len(runner.train_dataloader), 'arithmetic': arithmetic(device_of(runner))}
+        checkpoint['meta'].update(here, written=self._written)
         if self._gradients and 'optimizer' in checkpoint:
             counts = runner.passes_per_update
             checkpoint[PARTIAL] = {'accumulative_counts': counts, 'of_processes': self._gradients}
@@ -61,6 +66,10 @@ class CheckpointFormatHook(RunHook):
         if not runner.resumes:
             return
         self._written = meta.get('written', 0)
+        self._compare_machines(runner, meta.get('arithmetic') or {})
+        if 'ema_state_dict' in checkpoint and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            _take_trained_weights(checkpoint)
+            runner.logger.info('There is no EMAHook any more: the run goes on from its own weights, not their averages')
         if not runner.seed_is_open:
             meta['seed'] = runner.seed  # a changed seed was allowed, so it is the one that counts
         hub = checkpoint['message_hub']
@@ -91,3 +100,21 @@ class CheckpointFormatHook(RunHook):
             own = gradients[get_rank()]
             for name, param in runner.bare_model.named_parameters():
                 param.grad = own[name].to(param.device) if name in own else None
+
+    def _compare_machines(self, runner: PabRunner, before: dict[str, str]) -> None:
+        here = arithmetic(device_of(runner))
+        changes = [f'{name} {before[name]}, now {here.get(name)}' for name in before if before[name] != here.get(name)]
+        if changes:
+            why = f'because its first part was computed otherwise: {"; ".join(changes)}'
+            runner.logger.warning(f'The run goes on, but not bit for bit, {why}')
+
+
+def device_of(runner: PabRunner) -> torch.device:
+    """The device that a run trains on."""
+    return next(runner.bare_model.parameters()).device
+
+
+def _take_trained_weights(checkpoint: dict) -> None:
+    """Undo the exchange of mmengine's EMAHook, which saves averages as the model and the model's weights with them."""
+    state, trained = checkpoint['state_dict'], checkpoint['ema_state_dict']
+    state.update({name: trained[f'module.{name}'] for name in state if f'module.{name}' in trained})

@@ -10,6 +10,7 @@ from ...datasets import class_names, classes_in, difference, number_classes_
 from ...models import network_of
 from ...registry import HOOKS
 from ...run import PabRunner, RunHook
+from ...run.distributed import check_agreement
 
 
 @HOOKS.register_module()
@@ -21,8 +22,8 @@ class DataCheckHook(RunHook):
 
     Raises:
         ValueError: from a run, when a data set has a class that the network does not know, a resumed training set has
-            other classes than before, images are not of ``model.input_shape`` (data that are only evaluated may differ
-            in height and width), or the last batch of an epoch is too small for batch norm.
+            other classes than before, processes have other data, images are not of ``model.input_shape`` (data that are
+            only evaluated may differ in height and width), or the last batch of an epoch is too small for batch norm.
     """
 
     changes_training = False
@@ -49,6 +50,7 @@ class DataCheckHook(RunHook):
     def before_train(self, runner: PabRunner) -> None:
         """Check the training data, and those of the validation."""
         loader, own = runner.train_dataloader, class_names(runner.train_dataloader.dataset)
+        check_data_agree(loader, 'train_dataloader')
         if self._classes and own and not set(own) <= set(self._classes):
             told = difference(own, self._classes, 'train_dataloader', 'the checkpoint')
             runner.logger.warning(f'The network learns other classes than those of the checkpoint it loads: {told}')
@@ -73,6 +75,7 @@ class DataCheckHook(RunHook):
         if who in self._checked:
             return
         self._checked.add(who)
+        check_data_agree(loop.dataloader, who)
         self._number(runner, loop.dataloader, who)
         check_input_shape(runner.bare_model, loop.dataloader, who, channels_only=True)
         if names := class_names(loop.dataloader.dataset):
@@ -90,6 +93,12 @@ class DataCheckHook(RunHook):
         if before and before != self._classes:
             known = f'the {len(self._classes)} classes of {self._whose}'
             runner.logger.info(f'{who}: {len(before)} of {known}, numbered as there')
+
+
+def check_data_agree(loader: DataLoader, who: str) -> None:
+    """Raise a ValueError if processes have different numbers of images or batches, or different classes."""
+    facts = {'images': len(loader.dataset), 'batches': len(loader), 'classes': class_names(loader.dataset)}
+    check_agreement({f'{who}: {name}': value for name, value in facts.items()})
 
 
 def check_input_shape(model: nn.Module, loader: DataLoader, who: str, channels_only: bool = False) -> None:

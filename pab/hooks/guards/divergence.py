@@ -3,14 +3,16 @@
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
+from ...contracts import learning_rates
 from ...registry import HOOKS
 from ...run import PabRunner, RunHook
-from ...run.work_dir import NOT_FOR_RESUME
+from ...run.work_dir import NOT_FOR_RESUME, checkpoint_folders, run_files
 
 
 @HOOKS.register_module()
@@ -92,22 +94,40 @@ class DivergenceHook(RunHook):
     def _stop(self, runner: PabRunner, step: int, what: str, passes: Iterable[tuple]) -> None:
         name = f'{NOT_FOR_RESUME}iter_{runner.iter + 1}.pth'
         runner.save_checkpoint(runner.work_dir, name, by_epoch=False)
+        origin = largest = ''
         for data_batch, state, cuda in passes:
             torch.set_rng_state(state)
             if cuda is not None:
                 torch.cuda.set_rng_state(cuda)
-            if origin := first_non_finite(self._model, lambda batch=data_batch: self._loss(runner, batch)):
+            origin, largest = look_again(self._model, lambda batch=data_batch: self._loss(runner, batch))
+            if origin or largest:
                 break
+        if largest and not origin:
+            what, origin = 'the norm of the gradients is not finite in float32, though they are', largest
         elsewhere = 'in another process' if runner.world_size > 1 else 'before the last step, which is finite'
-        names = {'lr': 'learning rate', 'adaptivity_rate': 'adaptivity rate'}
-        rates = ', '.join(
-            f'{names[key]} {group[key]:.3g}' for key in names for group in runner.param_groups if key in group
-        )
+        rates = [f'learning rate {group["lr"]:.3g}' for group in learning_rates(runner.optimizers)]
+        moved = 'adaptivity_rate'
+        rates += [f'adaptivity rate {group[moved]:.3g}' for group in runner.param_groups if moved in group]
         raise FloatingPointError(
-            f'training stopped at step {step + 1}: {what} (epoch {runner.epoch + 1}; {rates}); it began '
+            f'training stopped at step {step + 1}: {what} (epoch {runner.epoch + 1}; {", ".join(rates)}); it began '
             f'{f"in {origin}" if origin else elsewhere}. The state is in {name}. A lower learning rate or gradient '
-            'clipping (optim_wrapper.clip_grad) may help'
+            f'clipping (optim_wrapper.clip_grad) may help{self._where_to_go_back(runner)}'
         )
+
+    @staticmethod
+    def _where_to_go_back(runner: PabRunner) -> str:
+        """Advice for a run that has written no checkpoint since it was resumed: the one before that it went on from."""
+        if not (runner.resumes and runner.start_file):
+            return ''
+        files = run_files(checkpoint_folders(runner))
+        sound = [f for f in files if 'optimizer' in (f.content or ()) and not f.path.name.startswith(NOT_FOR_RESUME)]
+        start = Path(runner.start_file).resolve()
+        if not sound or sound[0].path.resolve() != start:
+            return ''
+        told = f'. The run went on from {start.name}, and with the same settings comes here again: '
+        if len(sound) == 1:
+            return f'{told}there is no older checkpoint, so change them by --allow-changes, or start anew'
+        return f'{told}change them by --allow-changes, or go further back by --resume {sound[1].path} --overwrite'
 
     def _loss(self, runner: PabRunner, data_batch) -> Tensor:
         with runner.optim_wrapper.optim_context(self._model):
@@ -116,13 +136,17 @@ class DivergenceHook(RunHook):
             return self._model.parse_losses(self._model(*args, **kwargs, mode='loss'))[0]
 
 
-def first_non_finite(model: nn.Module, loss_of: Callable[[], Tensor]) -> str:
-    """Run a forward and a backward pass, and name where the first number that is not finite stands; '' if none does.
+def look_again(model: nn.Module, loss_of: Callable[[], Tensor]) -> tuple[str, str]:
+    """Run a forward and a backward pass, and name where the first number that is not finite stands.
 
     The order is that of computation: the weights, the outputs, the loss, then gradients from the last layer to the
     first, of every layer that has weights of its own or no layers inside. ``loss_of`` runs the forward pass and returns
     the loss, (). Weights and their ``grad`` stay as they are; running statistics move as in any forward pass in
     training mode. Numbers are counted on the device, and read once.
+
+    Returns:
+        That place, '' if there is none; and that of the largest gradient, with its magnitude, where all numbers are
+        finite and only the norm of all gradients, in their type, is not, else ''.
     """
     names = {m: name for name, m in model.named_modules() if m._parameters or next(m.children(), None) is None}
     outputs: dict[nn.Module, Tensor] = {}
@@ -154,7 +178,14 @@ def first_non_finite(model: nn.Module, loss_of: Callable[[], Tensor]) -> str:
         places.append((f'the gradient of the weights of {names[layer]}', count))
         following = names[layer]
     counts = torch.stack([count.to(loss.device) for _, count in places]).tolist()
-    return next((f'{place} ({bad:,} not finite)' for (place, _), bad in zip(places, counts, strict=True) if bad), '')
+    for (place, _), bad in zip(places, counts, strict=True):
+        if bad:
+            return f'{place} ({bad:,} not finite)', ''
+    known = {name: grads[param] for name, param in model.named_parameters() if grads.get(param) is not None}
+    if torch.nn.utils.get_total_norm(known.values()).isfinite():
+        return '', ''
+    value, name = max((float(grad.abs().max()), name) for name, grad in known.items())
+    return '', f'the gradient of {name}, the largest ({value:.2g})'
 
 
 def _count(tensors: Iterable[Tensor | None]) -> Tensor:

@@ -14,18 +14,31 @@ from ...run import PabRunner, RunHook
 class RandomStateHook(RunHook):
     """Seed python, numpy and torch anew for every step from (seed, step, rank): there is no random state to store.
 
-    What data loader workers draw is seeded sample by sample instead (see :class:`~pab.datasets.EpochSampler`).
+    That is before the step's batch is loaded, so that a sampler may draw from them. A generator of its own, which
+    torch's samplers and loaders may have, is seeded for each epoch, from the seed that it has and the epoch. What data
+    loader workers draw is better seeded sample by sample (see :class:`~pab.datasets.EpochSampler`): those that
+    ``persistent_workers`` keeps go on with the random numbers of the epoch before, which no resume brings back.
     """
 
     priority = 'VERY_HIGH'
 
-    def before_train_epoch(self, runner: PabRunner) -> None:
-        """Seed the epoch's first step, before its batch is fetched."""
-        seed_all(step_seed(runner.seed, runner.iter, runner.rank))
+    def before_train(self, runner: PabRunner) -> None:
+        """Note the generators that the order of the data depends on, and their seeds."""
+        loader = runner.train_dataloader
+        owners = loader, getattr(loader, 'sampler', None), getattr(loader, 'batch_sampler', None)
+        generators = {getattr(owner, 'generator', None) for owner in owners}
+        self._generators = [(own, own.initial_seed()) for own in generators if isinstance(own, torch.Generator)]
 
-    def after_train_iter(self, runner: PabRunner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Seed the next step, before its batch is fetched."""
-        seed_all(step_seed(runner.seed, runner.iter + 1, runner.rank))
+    def before_train_epoch(self, runner: PabRunner) -> None:
+        """Seed whatever draws before the epoch's first step, and the generators."""
+        seed_all(step_seed(runner.seed, runner.iter, runner.rank))
+        for generator, seed in self._generators:
+            generator.manual_seed(step_seed(seed, runner.epoch, 0))
+
+    def before_fetch(self, runner: PabRunner, batch_idx: int) -> None:
+        """Seed the step of a batch."""
+        step = runner.epoch * len(runner.train_dataloader) + batch_idx
+        seed_all(step_seed(runner.seed, step, runner.rank))
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -14,7 +14,7 @@ from ...run.distributed import wrapper_settings
 KEY = 'settings'  # of a checkpoint
 # Globs over the dotted names of settings that may change at any time, because the training computes the same with them.
 MAY_CHANGE = [
-    *('work_dir', 'load_from', 'resume', 'overwrite', '*.data_root', 'custom_imports'),  # where things are
+    *('work_dir', 'load_from', 'new_head', 'resume', 'overwrite', '*.data_root', 'custom_imports'),  # where things are
     *('launcher', 'runner_type', 'default_scope', 'env_cfg', 'model_wrapper_cfg.device_ids', '_*'),  # how it is started
     *(f'*.{name}' for name in ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor')),  # its speed
     *('*.foreach', '*.dataset.device'),
@@ -23,8 +23,6 @@ MAY_CHANGE = [
 ]
 LOOK_ON = (CheckpointHook, IterTimerHook, LoggerHook, NaiveVisualizationHook, RuntimeInfoHook)
 """mmengine's hooks that change no training; pab's own say so by ``changes_training``."""
-# What a scheduler's state has of the run's progress; the rest of it are settings.
-PROGRESS = {'last_step', '_global_step', '_last_value', 'best', 'num_bad_epochs', 'cooldown_counter'}
 MISSING = type('Missing', (), {'__repr__': lambda _: 'nothing'})()
 
 
@@ -68,13 +66,6 @@ class ResumeCheckHook(RunHook):
                 'settings, start anew in another --work-dir, or go on with the new ones by --allow-changes'
             )
         runner.logger.warning(f'Resumed with other settings, as allowed:\n{listed}')
-        for name, old, new in changes:
-            if name.startswith('param_scheduler') and (MISSING in (old, new) or name.endswith(('.type', '.by_epoch'))):
-                rule = 'schedules keep their number, types and units, and other values may change'
-                raise ValueError(f'resume: {name} cannot change in mid-run ({_change(old, new)}); {rule}')
-        schedules = checkpoint.get('param_schedulers', {})
-        for states in schedules.values() if isinstance(schedules, dict) else [schedules]:
-            states[:] = [{key: value for key, value in state.items() if key in PROGRESS} for state in states]
         changed = {name.rpartition('.')[2] for name, _, _ in changes}
         _settle_optimizers(checkpoint['optimizer'], runner.optim_wrapper.state_dict(), changed)
 

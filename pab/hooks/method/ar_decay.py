@@ -4,7 +4,7 @@ from mmengine.optim import MultiStepParamScheduler, OptimWrapper, OptimWrapperDi
 
 from ...checks import check_ints, known_choice
 from ...registry import HOOKS
-from ...run import PabRunner, RunHook, need_epochs
+from ...run import PabRunner, RunHook
 
 RATE = 'adaptivity_rate'
 DROP = 'drop the hook with default_hooks=dict(ar_decay=None)'
@@ -30,8 +30,8 @@ class ARDecayHook(RunHook):
         timing: 'after' or 'before' the interval's last epoch.
 
     Raises:
-        ValueError: a value outside its range, a run without an adaptivity rate, one whose loop is not over epochs, or
-            one in which a scheduler of the config moves the rate too.
+        ValueError: a value outside its range, a run without an adaptivity rate, or one in which a scheduler of the
+            config moves the rate too.
     """
 
     priority = 'HIGH'
@@ -48,7 +48,6 @@ class ARDecayHook(RunHook):
         """Add the schedulers, before a checkpoint restores their state."""
         if self._added or not runner.trains:
             return
-        need_epochs(runner, 'ARDecayHook')
         wrappers = runner.optim_wrapper if isinstance(runner.optim_wrapper, OptimWrapperDict) else {}
         having = {name: wrapper for name, wrapper in wrappers.items() if RATE in wrapper.optimizer.defaults}
         if not having:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ...pruners import get_masks
 from ...registry import HOOKS
-from ...run import PabRunner, RunHook, need_epochs
+from ...run import PabRunner, RunHook
 
 
 @HOOKS.register_module()
@@ -18,7 +18,7 @@ class FlipCountHook(RunHook):
     message hub, and so in checkpoints; those of an epoch go to the visualizer too.
 
     Raises:
-        ValueError: a run without an optimizer that flips signs, or one whose loop is not over epochs.
+        ValueError: a run without an optimizer that flips signs.
     """
 
     priority = 'ABOVE_NORMAL'
@@ -29,7 +29,6 @@ class FlipCountHook(RunHook):
         self._resumed: Tensor | None = None
 
     def before_train(self, runner: PabRunner) -> None:
-        need_epochs(runner, 'FlipCountHook')
         if not runner.sign_optimizers:
             raise ValueError(
                 'FlipCountHook: no optimizer of this run flips signs (none has the attribute last_flips); drop the '

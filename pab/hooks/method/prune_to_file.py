@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from mmengine.dist import is_main_process
 
-from ...files import write_atomically
+from ...files import check_free, write_atomically
 from ...pruners import register_masks_
 from ...run import PabRunner
 from ...run.checkpoint import UnusableCheckpoint
@@ -27,8 +27,7 @@ def prune_to_file(runner: PabRunner, path: Path, overwrite: bool = False) -> Non
         ValueError: the config has no PruneHook, or one that needs a training history; it resumes; or
             ``load_from`` does not fit.
     """
-    if path.exists() and not overwrite:
-        raise FileExistsError(f'{path} exists; choose another file, or pass --force to write over it')
+    check_free(path, overwrite)
     hook = next((hook for hook in runner.hooks if isinstance(hook, PruningHook)), None)
     if hook is None:
         raise ValueError('prune: the config has no PruneHook; set default_hooks.prune')

@@ -133,7 +133,7 @@ class PruningHook(RunHook):
     def after_load_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
         """Take up the record of a resumed run, or of a file that was pruned beforehand."""
         record = checkpoint.get(PRUNING_RECORD)
-        if record is None:
+        if record is None or not (runner.resumes or record['shots_done']):  # dense so far
             return
         self.shots_done, self._mask_hash = record['shots_done'], record['masks_sha256']
         self.pruned_from = record['pruned_from']
@@ -162,8 +162,8 @@ class PruningHook(RunHook):
         counted = [p for group in runner.param_groups if group.get('flips_per_weight') for p in group['params']]
         flips = {param: torch.zeros_like(param, dtype=torch.int32) for param in counted}  # also before its first step
         flips.update(weight_flips(runner.optimizers))
-        layers = prunable_layers(runner.network, self.pruner.settings.prunable)
-        return {name: flips.get(layer.weight) for name, layer in layers.items()}
+        names = prunable_layers(runner.network, self.pruner.settings.prunable)
+        return {name: flips.get(runner.network.get_parameter(name)) for name in names}
 
     def _masks(self, runner: PabRunner) -> dict[str, Tensor]:
         batches = self.data.batches(runner) if 'batches' in self.pruner.asks else None

@@ -9,7 +9,7 @@ from ...checks import check_ints
 from ...pruners import apply_masks_, get_masks
 from ...pruners.schedules import exponential
 from ...registry import HOOKS
-from ...run import PabRunner, need_epochs
+from ...run import PabRunner
 from .pruning import PruningHook
 
 SNAPSHOT = 'rewind_to'  # the checkpoint's key, until the last rewinding
@@ -76,7 +76,6 @@ class RewindHook(PruningHook):
 
     def before_train(self, runner: PabRunner) -> None:
         """Refuse what would fail later, and keep the weights of the start if they are those to return to."""
-        need_epochs(runner, 'RewindHook')
         super().before_train(runner)
         steps = self.shot_epochs[0] * len(runner.train_dataloader)
         if self.rewind_iter >= steps:

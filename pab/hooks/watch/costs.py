@@ -8,7 +8,7 @@ from dataclasses import asdict
 from ...costs.count import LayerCost, Work, count_layers, count_weights, pruning_work, step_work
 from ...pruners import get_masks
 from ...registry import HOOKS
-from ...run import PabRunner, RunHook, need_epochs
+from ...run import PabRunner, RunHook
 from ..method.prune_data import PruneData
 from ..method.pruning import PruningHook
 
@@ -20,7 +20,7 @@ class CostHook(RunHook):
     """Add up the multiply-accumulates and bit-operations of a training, by the formulas of :mod:`pab.costs.count`.
 
     Every step counts with the weights that are left in its epoch, and so does every pruning that a hook does or
-    a file of ``tools/prune.py`` has had. In layers with a weight in use (:mod:`pab.contracts`) the weights that are
+    a file of ``tools/prune.py`` has had. In layers with a used weight (:mod:`pab.contracts`) the weights that are
     used at the epoch's start count for the whole epoch. Validation does not count. Of several processes all images
     count, and the update, which each of them repeats, once. A resumed run goes on with the sums in its checkpoint.
 
@@ -47,7 +47,6 @@ class CostHook(RunHook):
         """Count the layers."""
         network = runner.network
         with self._or_give_up(runner):
-            need_epochs(runner, 'CostHook')
             if runner.resumes and self._resumed is None:
                 raise ValueError('the checkpoint does not say what the run has cost before')
             shape = PruneData().input_shape(runner)
@@ -62,13 +61,15 @@ class CostHook(RunHook):
         with self._or_give_up(runner):
             self._layers = count_weights(self._layers, network, get_masks(network))
             if self._resumed and runner.iter > runner.epoch * len(runner.train_dataloader):
-                # in mid-epoch: weights in use may be others by now
+                # in mid-epoch: used weights may be others by now
                 self._layers = [LayerCost(**row) for row in self._resumed['layers']]
             self._resumed = None
             for hook in (hook for hook in runner.hooks if isinstance(hook, PruningHook)):
                 if new := hook.shots_done - self._shots:
                     one = pruning_work(hook.pruner, network, hook.data.input_shape(runner), hook.data.num_samples)
-                    self._pruned, self._shots = self._pruned.plus(one.times(new)), hook.shots_done
+                    for _ in range(new):
+                        self._pruned = self._pruned.plus(one)
+                    self._shots = hook.shots_done
 
     def after_train_epoch(self, runner: PabRunner) -> None:
         """Add the epoch, and report the sums."""

@@ -1,7 +1,7 @@
 """What a run leaves for a person: a summary of a few lines, and a page with pictures."""
 
+import math
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ import torch
 from mmengine.dist import is_main_process, master_only
 from torch import Tensor, nn
 
-from ...contracts import layers_with_weight_in_use, special_layers, tensor_flips
+from ...contracts import layers_with_used_weight, special_layers, tensor_flips
 from ...pruners import get_masks
 from ...registry import HOOKS
+from ...report.amounts import clock
 from ...report.record import NOT_TIMED, RunRecord, origin, rates_of, summary
 from ...run import PabRunner, RunHook
 from .costs import CostHook
@@ -35,7 +36,7 @@ class ReportHook(RunHook):
     Nothing is read from the device within an epoch.
 
     Args:
-        metric: the validation metric that is reported, in per cent.
+        metric: the validation metric that is reported, an accuracy in per cent; else a ValueError.
     """
 
     priority = 'LOW'
@@ -43,6 +44,8 @@ class ReportHook(RunHook):
     writes_report = True  # asked for by comparisons, which read report.json
 
     def __init__(self, metric: str = 'accuracy/top1') -> None:
+        if not isinstance(metric, str) or 'accuracy' not in metric:
+            raise ValueError(f"ReportHook: metric must be an accuracy, such as 'accuracy/top1', got {metric!r}")
         self.metric = metric
         self.record = RunRecord()
         self._start_signs: dict[str, Tensor] = {}
@@ -116,7 +119,7 @@ class ReportHook(RunHook):
         page = self._write(runner, draw=True)
         rows = [*summary(self._numbers(runner)), *self._places(runner, page)]
         lines = [f'  {name:<10}  {value}' for name, value in rows]
-        elapsed = timedelta(seconds=round(sum(self.record.seconds.values())))
+        elapsed = clock(sum(self.record.seconds.values()))
         runner.logger.info('\n'.join([f'Trained {runner.epoch} epochs in {elapsed}', *lines]))
 
     def before_save_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
@@ -170,7 +173,7 @@ class ReportHook(RunHook):
     def _numbers(self, runner: PabRunner) -> dict[str, Any]:
         """The run so far in numbers; None for what it does not have."""
         epochs, accuracies = self.record.as_curves().get('test accuracy', ([], []))
-        best = max(accuracies, default=None)
+        best = max(filter(math.isfinite, accuracies), default=None)
         left = weights_left(runner.network).values()
         kept, prunable = (sum(counts) for counts in zip(*left, strict=True)) if left else (None, None)
         flips = _last(runner.message_hub, 'flips/total', 1)
@@ -178,9 +181,10 @@ class ReportHook(RunHook):
         return {
             'epoch': runner.epoch,
             'max_epochs': runner.max_epochs,
-            'accuracy': accuracies[-1] if accuracies else None,
+            'metric': self.metric,
+            'accuracy': accuracies[-1] if best is not None else None,
             'best_accuracy': best,
-            'best_epoch': epochs[accuracies.index(best)] if accuracies else None,
+            'best_epoch': None if best is None else epochs[accuracies.index(best)],
             'density': kept / prunable if left else None,
             'kept': kept,
             'prunable': prunable,
@@ -218,10 +222,14 @@ class ReportHook(RunHook):
             'config': runner.cfg.pretty_text,
             'origin': origin(runner.seed),
         }
-        if not draw:
-            return write_record(Path(runner.work_dir), record)
         started = time.monotonic()
-        page = write_report(Path(runner.work_dir), record)
+        try:
+            page = (write_report if draw else write_record)(Path(runner.work_dir), record)
+        except OSError as error:  # a training does not end for want of its pictures
+            runner.logger.warning(f'The report is not complete: {error}; tools/report.py draws what report.json holds')
+            return None
+        if not draw:
+            return page
         self._next_page = time.monotonic() + PAUSE * (time.monotonic() - started)
         self.record.spent('report')
         return page
@@ -243,8 +251,8 @@ def _layer(name: str) -> str:
 def weights_left(network: nn.Module) -> dict[str, tuple[int, int]]:
     """Name -> (kept, all) for every weight with a mask, and for every one in whose place another is used.
 
-    Of the latter those are kept whose weight in use is not 0 (see :mod:`pab.contracts`).
+    Of the latter those are kept whose used weight is not 0 (see :mod:`pab.contracts`).
     """
     kept = get_masks(network)
-    kept |= {name: layer.used_weight() != 0 for name, layer in layers_with_weight_in_use(network).items()}
+    kept |= {name: layer.used_weight() != 0 for name, layer in layers_with_used_weight(network).items()}
     return {name: (int(marks.sum()), marks.numel()) for name, marks in kept.items()}

@@ -1,3 +1,4 @@
+import json
 import math
 import re
 
@@ -5,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pab.hooks.guards.divergence import first_non_finite
+from pab.hooks.guards.divergence import look_again
 from tests.small_run import run_in_child, run_ranks, runner_hook, small_config, train
 
 
@@ -15,7 +16,7 @@ def net():
 
 def origin(model, images=None):
     images = torch.tensor([[1.0, -2.0], [3.0, 4.0]]) if images is None else images
-    return first_non_finite(model, lambda: model(images).sum())
+    return look_again(model, lambda: model(images).sum())[0]
 
 
 def test_nothing_begins_where_all_is_finite():
@@ -48,7 +49,15 @@ def test_a_layer_that_does_not_run_itself_is_looked_at():
     model = nn.MultiheadAttention(4, 2)
     model.out_proj.weight.data[1, 2] = math.nan  # only read by the parent
     x = torch.ones(3, 1, 4)
-    assert first_non_finite(model, lambda: model(x, x, x)[0].sum()) == 'the weights of out_proj (1 not finite)'
+    assert look_again(model, lambda: model(x, x, x)[0].sum())[0] == 'the weights of out_proj (1 not finite)'
+
+
+@pytest.mark.parametrize(('factor', 'told'), [(8e27, 'the gradient of 1.weight, the largest (8e+27)'), (8e10, '')])
+def test_finite_gradients_whose_norm_is_not_are_told_as_such(factor, told):
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    model[0].weight.data.fill_(1.0), model[0].bias.data.zero_()
+    model[1].weight.data.fill_(0.5)
+    assert look_again(model, lambda: factor * model(torch.ones(1, 1)).sum()) == ('', told)
 
 
 def test_looking_changes_no_weight_and_no_gradient():
@@ -191,3 +200,50 @@ def test_no_checkpoint_to_resume_from_is_written_after_it(tmp_path):
     assert sorted(f.name for f in tmp_path.glob('*.pth')) == ['diverged_iter_5.pth', 'iter_3.pth']
     status, end = run_in_child(train, small_config(tmp_path, resume=True, **options))
     assert (status, end['progress']) == (0, (3, 30))
+
+
+def _large(network):
+    network.conv2.weight.register_hook(lambda grad: torch.full_like(grad, 8e27))
+
+
+def test_a_norm_that_overflows_is_not_told_as_a_gradient_that_does(tmp_path):
+    _, error = run_in_child(_plant, small_config(tmp_path), 13, _large)
+    assert 'stopped at step 13: the norm of the gradients is not finite in float32, though they are (' in str(error)
+    assert 'it began in the gradient of network.conv2.weight, the largest (8e+27). The state is in' in str(error)
+
+
+def test_a_resume_that_diverges_again_names_an_older_checkpoint(tmp_path):
+    options = dict(default_hooks__checkpoint__save_best=None)
+    _, error = run_in_child(_plant, small_config(tmp_path, **options), 23, _output)
+    assert 'went on from' not in str(error)  # nothing was resumed
+    _, error = run_in_child(_plant, small_config(tmp_path, resume=True, **options), 23, _output)
+    older = f'go further back by --resume {tmp_path / "epoch_1.pth"} --overwrite'
+    assert 'The run went on from epoch_2.pth, and with the same settings comes here again: ' in str(error)
+    assert str(error).endswith(older)
+    cfg = small_config(tmp_path, resume=True, load_from=str(tmp_path / 'epoch_1.pth'), overwrite=True, **options)
+    assert run_in_child(train, cfg)[1]['progress'] == (3, 30)
+
+
+def test_the_only_checkpoint_has_no_older_one(tmp_path):
+    run_in_child(_plant, small_config(tmp_path), 13, _output)
+    _, error = run_in_child(_plant, small_config(tmp_path, resume=True), 13, _output)
+    assert 'there is no older checkpoint, so change them by --allow-changes, or start anew' in str(error)
+
+
+def _validate_to_nan(cfg):
+    def prepare(runner):
+        def spoil(layer, _inputs, output):
+            return output * math.nan if runner.iter and not layer.training else output
+
+        runner.network.linear.register_forward_hook(spoil)
+
+    return train(cfg, prepare)
+
+
+def test_a_validation_of_nan_logits_is_no_best(tmp_path):
+    cfg = small_config(tmp_path, report=True, default_hooks__prune=dict(epoch=0, shots=1))
+    status, end = run_in_child(_validate_to_nan, cfg)
+    assert (status, end['best']) == (0, None)
+    assert not list(tmp_path.glob('best_*'))
+    numbers = json.loads((tmp_path / 'report.json').read_text())['numbers']
+    assert (numbers['accuracy'], numbers['best_accuracy'], numbers['best_epoch']) == (None, None, None)

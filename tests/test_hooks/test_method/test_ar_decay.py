@@ -122,12 +122,3 @@ def test_a_run_without_a_sign_optimizer_is_refused(tiny_config, hook, message):
     )
     with pytest.raises(ValueError, match=message):
         PabRunner.from_cfg(cfg).train()
-
-
-@pytest.mark.parametrize('hook', ['ARDecayHook', 'FlipCountHook'])
-def test_a_run_without_epochs_is_refused(tiny_config, hook):
-    cfg = tiny_config(train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=5))
-    cfg.default_hooks.flips = cfg.default_hooks.ar_decay = None
-    cfg.custom_hooks = [dict(type=hook)]
-    with pytest.raises(ValueError, match=rf'{hook}: counts in epochs, .* is IterBasedTrainLoop; set train_cfg.type='):
-        PabRunner.from_cfg(cfg).train()

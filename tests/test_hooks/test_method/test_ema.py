@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from tests.small_run import run_in_child, runner_hook, small_config, train
+from tests.small_run import run_in_child, runner_hook, small_config, train, train_and_kill
 
 MOMENTUM = 0.25
 
@@ -50,3 +50,16 @@ def test_a_copy_has_the_signs_of_the_network_and_the_average_of_the_rest(tmp_pat
     assert torch.equal(copy[name].abs(), start.abs() * copy[f'{name}_mask'])  # a network that exists
     assert (copy[name] * start < 0).any()
     assert not torch.equal(copy['network.linear.weight'], live['module.network.linear.weight'])
+
+
+@pytest.mark.parametrize('ema', ['EMAHook', 'mmengine.EMAHook'])
+def test_a_run_that_goes_on_without_averages_has_its_own_weights(tmp_path, finished, ema):
+    """The network of a run with averages trains as that of one without them does, so the resumed run does as well."""
+    hook = dict(default_hooks__ema=dict(type=ema, momentum=0.1, update_buffers=True))
+    status, _ = run_in_child(train_and_kill, small_config(tmp_path / 'run', **hook), 25, 'after')
+    assert status == -9
+    allowed = dict(default_hooks__resume_check__allow_changes=True)
+    status, end = run_in_child(train, small_config(tmp_path / 'run', resume=True, **allowed))
+    assert status == 0, end
+    assert end['weights'] == finished.end['weights']
+    assert 'goes on from its own weights, not their averages' in max(tmp_path.glob('run/*/*.log')).read_text()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pab.costs import Work, count_layers, masks_of_config, pruning_work, run_costs, step_work
+from pab.costs.count import Work, count_layers, pruning_work, step_work
+from pab.costs.run import masks_of_config, run_costs
 from pab.hooks import CostHook
 from pab.hooks.method.prune_to_file import prune_to_file
 from pab.pruners import get_masks
@@ -145,7 +146,7 @@ def test_a_run_resumed_within_an_epoch_counts_the_same(tmp_path, converter):
     assert shown[1]['cost/bit_operations'] == sum(hook_of(whole).work.bit_operations.values())
 
 
-def test_the_weights_in_use_are_those_of_the_start_of_the_epoch(tiny_config):
+def test_the_used_weights_are_those_of_the_start_of_the_epoch(tiny_config):
     seen = []
 
     class Watch(CostHook):
@@ -154,7 +155,7 @@ def test_the_weights_in_use_are_those_of_the_start_of_the_epoch(tiny_config):
             layers = runner.network.modules()
             seen.append([int((layer.used_weight() != 0).sum()) for layer in layers if hasattr(layer, 'used_weight')])
             assert [row.kept for row in self._layers if row.kind != 'Linear'] == seen[-1]
-            assert [row.updated for row in self._layers] == [row.total for row in self._layers]
+            assert [row.learning for row in self._layers] == [row.total for row in self._layers]
 
     cfg = tiny_config(
         model=dict(converter=dict(_delete_=True, type='LatentSigns', mode='ternary')),
@@ -217,4 +218,4 @@ def test_the_hook_may_be_dropped_and_taken_up_again(tiny_config):
 def test_work_adds_up_exactly():
     work, big = Work(), 2**70 + 1
     work.add('forward', big)
-    assert work.times(3).plus(work).macs == {'forward': 4 * big}
+    assert work.plus(work).macs == {'forward': 2 * big}

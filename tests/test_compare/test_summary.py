@@ -5,7 +5,7 @@ from math import gamma, pi, sqrt
 import numpy as np
 import pytest
 
-from pab.compare.statistics import T_QUANTILES, paired_difference, spread
+from pab.compare.summary import T_QUANTILES, paired_difference, spread
 
 
 def test_spread_by_hand():

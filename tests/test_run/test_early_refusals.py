@@ -1,0 +1,96 @@
+"""Settings that would fail late, or never be noticed, are refused in one line before any work."""
+
+import pytest
+
+from pab.costs.run import masks_of_config, run_costs
+from pab.registry import RUNNERS
+from pab.run import RunHook, check_config
+from pab.run.config import plain_config
+from pab.run.hook_points import check_hook
+from tests.small_run import small_config
+
+BEST, CLIP, SGD = 'default_hooks__checkpoint__save_best', 'optim_wrapper__clip_grad', 'optim_wrapper__optimizers__sgd__'
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({CLIP: 1.0}, r'optim_wrapper.clip_grad must be a dict such as dict\(max_norm=1.0\), or None, got 1.0'),
+        ({CLIP: dict(max_norm=-1)}, r'clip_grad.max_norm must be a number above 0, got -1'),
+        ({CLIP: dict(max_norm=float('nan'))}, r'clip_grad.max_norm must be a number above 0, got nan'),
+        ({CLIP: dict(max_norm=1, norm_type='two')}, r"clip_grad.norm_type must be a number above 0, got 'two'"),
+        ({CLIP: dict(type='value', clip_value=True)}, r'clip_grad.clip_value must be a number above 0, got True'),
+        ({SGD + 'lr': 'abc'}, r"optim_wrapper.optimizers.sgd.lr must be a number, got 'abc'"),
+        ({SGD + 'momentum': '0.9'}, r"sgd.momentum must be a number, got '0.9'"),
+    ],
+)
+def test_wrong_numbers_of_optimizers(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        check_config(small_config(tmp_path, **options))
+
+
+@pytest.mark.parametrize('norm', [float('inf'), 'inf', 2])
+def test_every_norm_is_taken_and_can_be_written(tmp_path, norm):
+    cfg = plain_config(small_config(tmp_path, **{CLIP: dict(max_norm=1.0, norm_type=norm)}))
+    check_config(cfg)
+    again = type(cfg).fromstring(f'x = {cfg.optim_wrapper.clip_grad.norm_type!r}', '.py')
+    assert float(again.x) == float(norm)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({BEST: 'accuracy/top2'}, r"CheckpointHook.save_best: .*no metric 'accuracy/top2'; did you mean accuracy/top1"),
+        ({BEST: ['accuracy/top1', 'f1']}, r"save_best: .*no metric 'f1'; it has accuracy/top1, cross_entropy"),
+        (dict(default_hooks__report__metric='accuracy/top5', report=True), r"ReportHook.metric: .*'accuracy/top5'"),
+        (dict(default_hooks__report__metric='cross_entropy', report=True), r'ReportHook: metric must be an accuracy'),
+        (dict(val_evaluator__prefix='own'), r"'accuracy/top1'; did you mean own/accuracy/top1"),
+        (dict(custom_hooks=[dict(type='EarlyStoppingHook', monitor='loss')]), r"EarlyStoppingHook.monitor: .*'loss'"),
+        (
+            {'param_scheduler__sgd': [dict(type='ReduceOnPlateauLR', monitor='loss')]},
+            r"param_scheduler: monitor: .*'loss'",
+        ),
+    ],
+)
+def test_metrics_that_no_evaluator_gives(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        RUNNERS.build(small_config(tmp_path, **options)).train()
+    assert not list(tmp_path.glob('*.pth'))
+
+
+@pytest.mark.parametrize(('length', 'warns'), [(3, False), (5, True)])
+def test_a_schedule_longer_than_the_run_is_told(tmp_path, length, warns):
+    """Of a run of three epochs, 30 steps."""
+    said = []
+    for entry in (dict(T_max=length), dict(end=length), dict(T_max=length, convert_to_iter_based=True)):
+        schedules = dict(sgd=[dict(type='CosineAnnealingLR', **entry)], signs=[])
+        cfg = small_config(tmp_path, param_scheduler=dict(_delete_=True, **schedules), default_hooks__ar_decay=None)
+        runner = RUNNERS.build(cfg)
+        runner._train_loop = runner.build_train_loop(runner._train_loop)
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        note = lambda record: said.append(record.getMessage()) or True  # noqa: E731
+        runner.logger.addFilter(note)
+        runner.build_param_scheduler(cfg.param_scheduler)
+        runner.logger.removeFilter(note)
+    told = [line for line in said if 'does not reach its end' in line]
+    assert len(told) == 3 * warns
+    if warns:
+        assert 'param_scheduler.sgd: CosineAnnealingLR takes 5 epochs and the run has 3, so lr' in told[0]
+        assert 'takes 50 steps and the run has 30' in told[2]
+
+
+def test_costs_of_one_optimizer_without_a_constructor(tmp_path):
+    """The network and its step are those of the same optimizer that owns everything by a rule."""
+    cfg = small_config(tmp_path)
+    sgd = dict(type='SGD', lr=0.1)
+    cfg.optim_wrapper = dict(type='OptimWrapper', optimizer=sgd)
+    alone = run_costs(cfg, masks_of_config(cfg))
+    cfg.optim_wrapper = dict(constructor='OwnershipConstructor', optimizers=dict(sgd=dict(sgd, owns='rest')))
+    assert alone == run_costs(cfg, masks_of_config(cfg))
+
+
+def test_a_helper_that_begins_with_check_is_no_point():
+    helpers = dict(check_results=lambda self, results: None, check_x=lambda self, runner: None)
+    check_hook(type('MineHook', (RunHook,), helpers)())
+    with pytest.raises(ValueError, match=r"'check_resumes'; did you mean check_resume"):
+        check_hook(type('MineHook', (RunHook,), dict(check_resumes=lambda self, runner, checkpoint: None))())

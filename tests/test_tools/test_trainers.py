@@ -1,0 +1,31 @@
+"""The scripts of docs/trainers.md, run as they stand there; those whose library is not installed are skipped."""
+
+import os
+import socket
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from tests.test_tools.test_readme import ROOT, block_after
+
+
+@pytest.mark.parametrize('heading', ['A plain loop', 'accelerate', 'lightning', 'transformers', 'FSDP2'])
+def test_a_script(heading, tmp_path):
+    library = heading if heading.islower() else 'torch'
+    if find_spec(library) is None:
+        pytest.skip(f'{library} is not installed')
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    alone = dict(RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    run = subprocess.run(
+        [sys.executable, '-c', block_after('trainers.md', f'\n## {heading}\n')],
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', **(alone if heading == 'FSDP2' else {})},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
