@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from pab.checks import check_ints
+from pab.compare.cluster import CLUSTERS, JobTrainer, train_on_cluster
 from pab.compare.page import write_page
 from pab.compare.plan import COMMAND, JOBS, read_comparison
 from pab.compare.pool import threads_of_each, train_here
 from pab.compare.progress import Progress
 from pab.compare.tables import to_markdown
 from pab.compare.training import Trainer
-from pab.contrib.cluster import CLUSTERS, train_on_cluster
 from pab.files import write_atomically
 from pab.run.launch import KeyValue, errors_in_one_line
 
@@ -78,7 +78,7 @@ def compare(args: argparse.Namespace) -> None:
         lines = '\n'.join(f'  {training.title}: {why}' for training, why in progress.failures.items())
         sys.exit(f'{len(progress.failures)} failed:\n{lines}')
     if not args.collect and progress.waiting():
-        sys.exit(f'{len(progress.waiting())} trainings have no result: another command stopped them; start this again')
+        sys.exit(f'{len(progress.waiting())} trainings have no result: they were interrupted; start this again')
 
 
 def asked(args: argparse.Namespace, file: Path) -> tuple[int, dict[str, Any]]:
@@ -93,7 +93,7 @@ def train(args: argparse.Namespace, folder: Path, progress: Progress) -> int | N
     if args.cluster:
         jobs, options = folder / JOBS, args.cluster_options
         try:
-            train_on_cluster(Trainer(TRAIN), progress.waiting(), args.cluster, jobs, options, progress.ended)
+            train_on_cluster(JobTrainer(TRAIN), progress.waiting(), args.cluster, jobs, options, progress.ended)
         except KeyboardInterrupt:
             progress.tell('The jobs go on; --collect makes the tables of all results so far')
             return signal.SIGINT

@@ -26,5 +26,5 @@ threads=$((cores / gpus > 1 ? cores / gpus : 1))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$threads} MKL_NUM_THREADS=${MKL_NUM_THREADS:-${OMP_NUM_THREADS:-$threads}}
 
 # shellcheck disable=SC2086 # several options in one variable are meant to be split
-exec ${PYTHON:-python} -m torch.distributed.run "${meet[@]}" --nproc-per-node="$gpus" ${TORCHRUN_ARGS:-} \
+exec ${PYTHON:-python} "$(dirname "$0")/torchrun.py" "${meet[@]}" --nproc-per-node="$gpus" ${TORCHRUN_ARGS:-} \
     "$script" "$@" --launcher pytorch

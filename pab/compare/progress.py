@@ -38,9 +38,10 @@ class Progress:
 
     def ended(self, training: Training, error: BaseException | None) -> None:
         """Note a training that has ended, by an error or with a result."""
-        if isinstance(error, TrainingStopped):
-            return
         self._read_new()
+        if isinstance(error, TrainingStopped) and training not in self.results:
+            self.tell(f'{training.title}: interrupted; the same command goes on with it')
+            return
         if training not in self.results:
             self.failures.setdefault(training, f'{error or "it left no result"} (log: {training.folder / LOG})')
         done, total = len(self.results), len(self.comparison.trainings())

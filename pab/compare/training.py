@@ -8,15 +8,16 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ..files import write_atomically
 from .plan import Training
 from .results import read_result, write_result
 
 CONFIG, LOCK, LOG = 'config.py', 'compare.lock', 'compare.log'  # files in the folder of a training
+INTERRUPTED = {128 + number for number in (signal.SIGINT, signal.SIGTERM)} | {-signal.SIGINT, -signal.SIGTERM}
 PAUSE = 1.0  # seconds between two looks at a lock that another process holds
 
 
@@ -33,8 +34,7 @@ class Trainer:
     """Run trainings, each in a process of its own, and wait for them; threads may share a trainer.
 
     The process inherits a lock on a file in its folder. If this one is killed, a later one waits for the process that
-    still trains instead of starting the same training twice. A trainer is also the function of a cluster's job:
-    submitit calls :meth:`checkpoint` before it takes the machine away.
+    still trains instead of starting the same training twice.
 
     Args:
         command: the program that trains, called with the arguments of ``tools/train.py``.
@@ -53,7 +53,7 @@ class Trainer:
 
         Raises:
             TrainingFailed: by an error, or because its result cannot be read.
-            TrainingStopped: by :meth:`stop`.
+            TrainingStopped: by :meth:`stop`, or because others told the process to end.
             ValueError: the folder holds the result of other settings.
         """
         training.folder.mkdir(parents=True, exist_ok=True)
@@ -73,18 +73,6 @@ class Trainer:
         self.stopped = True
         for process in list(self._processes):
             process.send_signal(number)
-
-    def checkpoint(self, training: Training) -> Any:
-        """Stop the training, wait until its checkpoint is written, and say how to go on. A signal handler calls it."""
-        from submitit.helpers import DelayedSubmission
-
-        if not self.stopped:
-            self.stop()
-        for process in list(self._processes):
-            with contextlib.suppress(ChildProcessError):  # another has noticed its end
-                # not process.wait(), which the interrupted call may be in, holding its lock
-                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        return DelayedSubmission(replace(self), training)
 
     def _acquire(self, lock: IO, training: Training) -> None:
         told = False
@@ -129,7 +117,7 @@ class Trainer:
             raise
         finally:
             self._processes.discard(process)
-        if status and self.stopped:
+        if status in INTERRUPTED or (status and self.stopped):
             raise TrainingStopped
         if status:
             raise TrainingFailed(f'it ended with status {status}: {last_line(folder / LOG)}')

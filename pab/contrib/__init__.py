@@ -3,7 +3,6 @@
 ====================  ==================================================  ===========================================
 module                use                                                 missing
 ====================  ==================================================  ===========================================
-cluster               ``tools/compare.py --cluster``: a job per training  a Slurm cluster; it ran on one machine only
 gradient_compression  ``GradientCompressionHook``: less to exchange       GPUs by nccl; two CPU processes ran by gloo
 sparse                ``tools/test.py --sparse``: 2:4 kernels             a GPU of capability 8.0; CPU stand-ins ran
 ====================  ==================================================  ===========================================

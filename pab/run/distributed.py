@@ -1,6 +1,7 @@
 """The processes of one run: brought together before its runner is built, and taken apart after it."""
 
 import os
+import subprocess
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -26,24 +27,40 @@ MAY_DIFFER = (
     *('*.num_workers', '*.persistent_workers', '*.prefetch_factor'),
 )
 
+# Launchers that tell a process its number, that on its machine, and how many there are, by variables of their own.
+LAUNCHERS = {
+    'slurm': ('SLURM_PROCID', 'SLURM_LOCALID', 'SLURM_NTASKS'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE'),
+}
+
+
+def rank_of_process() -> int:
+    """The number of this process among those that a launcher started; 0 without one."""
+    names = ['RANK', *(names[0] for names in LAUNCHERS.values())]
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+
 
 @contextmanager
 def process_group(cfg: Config) -> Iterator[None]:
     """Join the other processes of a run, if its launcher started any, and leave them at the end, after errors too.
 
     Processes of torchrun meet here: by nccl on GPUs; by gloo where there is none, and the config then gets a
-    ``model_wrapper_cfg`` without devices. Processes of other launchers meet in mmengine's runner. For all of them,
+    ``model_wrapper_cfg`` without devices. Those of Slurm and MPI do so on CPUs, and meet in mmengine's runner on GPUs.
+    For all of them,
     ``env_cfg.dist_cfg`` has ``backend``, and ``timeout``: the seconds after which a process no longer waits for others.
 
     Raises:
         ValueError: torchrun started processes and ``launcher`` is 'none', or ``launcher`` is 'pytorch' and it did not;
-            there are more processes than GPUs; the launcher or ``sync_bn`` needs a GPU and there is none.
+            there are more processes than GPUs; ``sync_bn`` needs a GPU and there is none; Slurm or MPI did not start
+            this process.
     """
     launcher, device = cfg.get('launcher', 'none'), get_device()
     _check(cfg, launcher, device)
     if launcher != 'none' and device == 'cpu':
         cfg.model_wrapper_cfg = {'device_ids': None, **wrapper_settings(cfg)}
-    if launcher == 'pytorch' and device in ('cpu', 'cuda'):
+    if launcher in LAUNCHERS and device == 'cpu':
+        _take_up(launcher)
+    if (launcher == 'pytorch' and device == 'cuda') or (launcher != 'none' and device == 'cpu'):
         _join((cfg.get('env_cfg') or {}).get('dist_cfg') or {}, device)
     done = False
     try:
@@ -79,8 +96,10 @@ def _check(cfg: Config, launcher: str, device: str) -> None:
             f'launcher: each process needs a GPU of its own, got {here} processes and {gpus} GPUs on this machine; '
             "start fewer, or set CUDA_VISIBLE_DEVICES='' to train on the CPU"
         )
-    elif launcher not in ('none', 'pytorch') and device == 'cpu':
-        told = f'launcher: {launcher!r} needs GPUs, and there is none here; use tools/dist_train.sh'
+    elif launcher in LAUNCHERS and LAUNCHERS[launcher][0] not in os.environ:
+        told = f'launcher: {launcher} did not start this process, there is no {LAUNCHERS[launcher][0]}; start with ' + (
+            'tools/slurm_train.sh' if launcher == 'slurm' else 'mpirun'
+        )
     elif launcher != 'none' and device == 'cpu' and cfg.get('sync_bn'):
         told = (
             f"sync_bn: torch's SyncBatchNorm runs on GPUs only, got {cfg.sync_bn!r} on a machine without one; leave it "
@@ -88,6 +107,17 @@ def _check(cfg: Config, launcher: str, device: str) -> None:
         )
     if told:
         raise ValueError(told)
+
+
+def _take_up(launcher: str) -> None:
+    """Tell torch, by its own variables, what Slurm or MPI told this process; the first machine of a job is the host."""
+    for name, theirs in zip(('RANK', 'LOCAL_RANK', 'WORLD_SIZE'), LAUNCHERS[launcher], strict=True):
+        os.environ[name] = os.environ[theirs]
+    os.environ.setdefault('MASTER_PORT', '29500')
+    if 'MASTER_ADDR' not in os.environ and launcher == 'slurm':
+        names = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
+        os.environ['MASTER_ADDR'] = subprocess.run(names, capture_output=True, text=True, check=True).stdout.split()[0]
+    os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
 
 
 def _join(settings: dict, device: str) -> None:

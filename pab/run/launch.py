@@ -19,7 +19,7 @@ from ..files import FULL, reason_of
 from ..registry import RUNNERS
 from .allocator import keep_freed_memory
 from .config import check_config, merge_options, read_config
-from .distributed import process_group
+from .distributed import process_group, rank_of_process
 
 IN_ONE_LINE = (ValueError, TypeError, KeyError, OSError, SyntaxError, ImportError, FloatingPointError)
 
@@ -80,7 +80,7 @@ def run(cfg: Config, act: Callable[[Any], Any]) -> None:
     """Build the runner of a config, with the launcher and work dir of the command line, and let it act."""
     if get_device() == 'cpu':
         keep_freed_memory()
-    rank = int(os.environ.get('RANK', 0)) if cfg.get('launcher', 'none') != 'none' else 0
+    rank = rank_of_process() if cfg.get('launcher', 'none') != 'none' else 0
     with errors_in_one_line(f'process {rank}: ' if rank else '', cfg.work_dir), process_group(cfg):
         act(RUNNERS.build(cfg))
 
@@ -117,9 +117,9 @@ def way_out(error: BaseException, folder: str | os.PathLike | None = None) -> st
         return text.splitlines()[-1]
     if match := re.match(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)', text):
         return (
-            f'process {match[1]}, a worker of a data loader, was ended from outside: {match[2].splitlines()[0]} Most '
-            'often memory is short (of a container: --shm-size); lower num_workers or batch_size of the loader, and go '
-            'on with --resume'
+            f'process {match[1]}, a worker of a data loader, was ended by the system ({match[2].splitlines()[0]}); '
+            'most often memory is short (in a container, --shm-size): lower num_workers or batch_size of the loader, '
+            'and go on with --resume'
         )
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
         return (

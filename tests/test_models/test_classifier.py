@@ -158,7 +158,11 @@ SHAPE = r'ImageClassifier: input_shape must be \(channels, height, width\), got 
         ({'input_shape': (8, 8)}, ValueError, SHAPE + r'\(8, 8\)'),
         ({'input_shape': 3}, ValueError, SHAPE + '3'),
         ({'input_shape': '388'}, ValueError, SHAPE + "'388'"),
-        ({'input_shape': (1, 8, 0)}, ValueError, 'ImageClassifier: each entry of input_shape must be an int >= 1, go'),
+        (
+            {'input_shape': (1, 8, 0)},
+            ValueError,
+            'ImageClassifier: each entry of input_shape must be an int >= 1, got 0',
+        ),
         ({'compile': 'maybe'}, TypeError, "ImageClassifier: compile must be True or False, got 'maybe'"),
     ],
 )
@@ -172,7 +176,11 @@ def test_bad_settings(options, error, message):
     [
         ({'mode': 'train'}, ValueError, "ImageClassifier: unknown mode 'train'; known: tensor, loss, predict"),
         ({'labels': None}, ValueError, "ImageClassifier: mode='loss' needs labels, got None"),
-        ({'images': torch.zeros(6, 1, 8, 8, dtype=torch.uint8)}, TypeError, r'got torch\.uint8; data_preprocessor='),
+        (
+            {'images': torch.zeros(6, 1, 8, 8, dtype=torch.uint8)},
+            TypeError,
+            r'images must be floating point, got torch\.uint8; data_preprocessor=',
+        ),
         *(
             ({'labels': torch.tensor([0, wrong, 1, 2, 3, 3])}, ValueError, r'lie in \[0, 10\), .* got .* num_classes')
             for wrong in (10, -1)

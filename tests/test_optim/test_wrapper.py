@@ -154,12 +154,28 @@ SGD = dict(sgd=dict(type='SGD', owns='rest', lr=1))
     [
         (dict(optimizers={}), ValueError, 'must name at least one optimizer'),
         (dict(optimizers=dict(sgd=dict(type='SGD', lr=1))), ValueError, "optimizer 'sgd' needs the key 'owns'"),
-        (dict(optimizers=SGD, precision='int8'), ValueError, "precision 'int8'; known: float32, bfloat16, float16"),
+        (
+            dict(optimizers=SGD, precision='int8'),
+            ValueError,
+            "unknown precision 'int8'; known: float32, bfloat16, float16",
+        ),
         (dict(optimizers=SGD, accumulative_counts=0), ValueError, 'counts must be an int >= 1, got 0'),
         (dict(optimizers=SGD, clip_gard=dict()), TypeError, "'clip_gard' is neither an optimizer nor a setting"),
-        (dict(optimizers=SGD, clip_grad=dict(type='valu')), ValueError, "clip_grad.type 'valu'; known: norm, value"),
-        (dict(optimizers=SGD, clip_grad=dict(max_nrom=1)), TypeError, "does not fit clip_grad_norm_: .*'max_n"),
-        (dict(optimizers=SGD, clip_grad=dict(type='value')), TypeError, "clip_grad_value_: missing .*'clip_value'"),
+        (
+            dict(optimizers=SGD, clip_grad=dict(type='valu')),
+            ValueError,
+            "unknown clip_grad.type 'valu'; known: norm, value",
+        ),
+        (
+            dict(optimizers=SGD, clip_grad=dict(max_nrom=1)),
+            TypeError,
+            "clip_grad does not fit clip_grad_norm_: .*'max_n",
+        ),
+        (
+            dict(optimizers=SGD, clip_grad=dict(type='value')),
+            TypeError,
+            "clip_grad does not fit clip_grad_value_: missing .*'clip_value'",
+        ),
     ],
 )
 def test_bad_settings(cfg, error, message):

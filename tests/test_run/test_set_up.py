@@ -43,7 +43,7 @@ def enter(**config):
         ({}, dict(launcher='pytorch'), r'there is no RANK, WORLD_SIZE.*start with tools/dist_train.sh'),
         (dict(LAUNCHED, TORCHELASTIC_RUN_ID='x'), {}, r'torchrun started 2 processes.*add --launcher pytorch'),
         (LAUNCHED, dict(launcher='pytorch', sync_bn='torch'), r"sync_bn: .*runs on GPUs only, got 'torch'"),
-        ({}, dict(launcher='slurm'), r"launcher: 'slurm' needs GPUs"),
+        ({}, dict(launcher='slurm'), r'launcher: slurm did not start this process.* tools/slurm_train.sh'),
     ],
 )
 def test_what_is_refused(environment, variables, config, message):

@@ -1,10 +1,12 @@
 """The command lines that the launch scripts make, without running them."""
 
 import os
+import shlex
 import subprocess
 
 import pytest
 
+from pab.hooks.guards.interrupt import resume_command
 from tests.launching import ROOT
 
 
@@ -40,6 +42,20 @@ def test_slurm(tmp_path):
     assert '--gres=gpu:8 --ntasks=16 --ntasks-per-node=8' in line.stdout
     assert '--kill-on-bad-exit=1 --qos x echo -u' in line.stdout
     assert line.stdout.strip().endswith('train.py c.py --work-dir=dir --launcher=slurm --resume')
+
+
+def test_the_command_that_goes_on_works_outside_srun(tmp_path):
+    (tmp_path / 'srun').write_text('#!/bin/sh\necho "$PAB_COMMAND"\n')
+    (tmp_path / 'srun').chmod(0o755)
+    path = f'{tmp_path}:{os.environ["PATH"]}'
+    options = dict(GPUS='2', ON_CPU='1', SRUN_ARGS='--qos x', PATH=path)
+    printed = script('slurm_train.sh', 'gpu', 'a name', 'c.py', 'dir', '--overwrite', **options).stdout
+    command = resume_command(['train.py', 'c.py'], {'PAB_COMMAND': printed})
+    start = shlex.split(command)
+    assert start[:4] == ['env', 'GPUS=2', 'ON_CPU=1', 'SRUN_ARGS=--qos x']
+    assert start[-5:] == ['gpu', 'a name', 'c.py', 'dir', '--resume']
+    again = subprocess.run(['bash', '-c', command], env={'PATH': path}, capture_output=True, text=True)
+    assert shlex.split(again.stdout) == start
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
+from pab.compare.cluster import JobTrainer, train_on_cluster
 from pab.compare.plan import Training
 from pab.compare.results import read_result
-from pab.compare.training import Trainer, TrainingFailed
-from pab.contrib.cluster import train_on_cluster
+from pab.compare.training import TrainingFailed
 from tests.test_compare.fakes import child_of, events, fake_command, make_run, until
 
 
@@ -18,7 +18,7 @@ def train_by_submitit(tmp_path, name):
     """A training as a job of submitit's executor for this machine; the error that it ended by."""
     pytest.importorskip('submitit')
     training, ended = Training(make_run(tmp_path, name), 0), {}
-    trainer = Trainer(fake_command(tmp_path))
+    trainer = JobTrainer(fake_command(tmp_path))
     train_on_cluster(trainer, [training], 'local', tmp_path / 'jobs', {}, ended.__setitem__, pause=0.1)
     return ended[training]
 
@@ -63,10 +63,10 @@ def test_refusals_of_a_cluster(tmp_path, monkeypatch, cluster, options, message)
     pytest.importorskip('submitit')
     monkeypatch.setenv('PATH', str(tmp_path))
     with pytest.raises(ValueError, match=message):
-        train_on_cluster(Trainer([]), [], cluster, tmp_path, options, print)
+        train_on_cluster(JobTrainer([]), [], cluster, tmp_path, options, print)
 
 
 def test_without_submitit(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'submitit', None)
     with pytest.raises(ImportError, match=r"--cluster needs submitit: pip install -e '\.\[cluster\]'"):
-        train_on_cluster(Trainer([]), [], 'local', tmp_path, {}, print)
+        train_on_cluster(JobTrainer([]), [], 'local', tmp_path, {}, print)
