@@ -204,7 +204,7 @@ def fill_zero_weight(name: str, weight: Tensor, mask: Tensor | None = None) -> T
 
 
 def is_layer_scale(name: str, parameter: Tensor) -> bool:
-    """Whether all entries of a parameter, two or more, are one number that scales a branch down, 0 < abs <= 0.1.
+    """Tell if all entries of a parameter, two or more, are one number that scales a branch down, 0 < abs <= 0.1.
 
     Args:
         name: of the parameter; one whose own name is ``weight`` or ``bias`` is none.

@@ -35,7 +35,7 @@ LAUNCHERS = {
 
 
 def rank_of_process() -> int:
-    """The number of this process among those that a launcher started; 0 without one."""
+    """The number of this process among the ones that a launcher started; 0 without a launcher."""
     names = ['RANK', *(names[0] for names in LAUNCHERS.values())]
     return next((int(os.environ[name]) for name in names if name in os.environ), 0)
 

@@ -79,10 +79,8 @@ def test_a_run_costs_what_its_config_predicts_to_the_last_digit(tiny_config, cas
     assert all(type(amount) is int for phases in (work.macs, work.bit_operations) for amount in phases.values())
 
 
-@pytest.mark.slow
-def test_the_quickstart_itself(tmp_path):
+def test_an_epoch_of_the_quickstart_s_images(tmp_path):
     cfg = small_config(tmp_path, digits=True, train_cfg=dict(max_epochs=1))
-    cfg.model.network.width = type(cfg).fromfile(str(QUICKSTART)).model.network.get('width', 16)
     cfg.train_dataloader = type(cfg).fromfile(str(QUICKSTART)).train_dataloader
     runner = trained(cfg)
     images = len(runner.train_dataloader.dataset)
