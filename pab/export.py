@@ -175,7 +175,7 @@ def _traced(network: nn.Module, shape: torch.Size) -> ExportedProgram:
         program = torch.export.export(network, (example,), dynamic_shapes=({0: Dim('batch')},), strict=False)
     except Exception as error:  # torch has no common class for what it cannot trace
         raise _failed(f'torch.export cannot follow {type(network).__name__}', error) from error
-    program.example_inputs = None
+    program._example_inputs = None  # the setter of torch 2.6 takes no None
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, GraphModule) else ():
             node.meta.pop('stack_trace', None)  # paths and lines of the source
