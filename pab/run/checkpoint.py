@@ -154,11 +154,11 @@ def check_resumable(checkpoint: Any, path: str | os.PathLike, model: nn.Module |
 
 def as_start(
     model: nn.Module, state_dict: Mapping[str, Tensor], new_head: bool, dense: bool
-) -> tuple[OrderedDict[str, Tensor], str]:
-    """Make of a state dict what a run can begin with, and say so in words; what does not fit stays as it is.
+) -> tuple[OrderedDict[str, Tensor], str, list[str]]:
+    """Make of a state dict what a run can begin with; what does not fit stays as it is.
 
     A state dict of the network alone gets the names that it has in an ImageClassifier. Latents that it lacks are those
-    of the model.
+    of the model. Returns the state dict, what was done in words, and the names of a head that was drawn anew.
 
     Args:
         model: with its initial weights, and with masks if the run prunes.
@@ -172,7 +172,8 @@ def as_start(
     own, before = model.state_dict(), {*state}
     layers = layers_with_used_weight(model)
     latents = {f'{name.removesuffix("weight")}{latent}' for name, layer in layers.items() for latent in layer.latents}
-    anew = sorted(latents - state.keys()) + (head_of_another_size(own, state) if new_head else [])
+    head = head_of_another_size(own, state) if new_head else []
+    anew = sorted(latents - state.keys()) + head
     state.update({name: own[name] for name in anew})
     told = f'took {len(before - {*anew})} of {len(before)} tensors'
     if anew:
@@ -182,7 +183,7 @@ def as_start(
     if dense and masks and not masks_in(state):
         state.update({name + MASK: torch.ones_like(mask) for name, mask in masks.items() if name in state})
         told += '; it is dense, and this run prunes it'
-    return state, told
+    return state, told, head
 
 
 def head_of_another_size(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> list[str]:

@@ -289,7 +289,9 @@ class PabRunner(RunFace, Runner):
         told = ''
         if not self.resumes:
             new_head = self.cfg.get('new_head', False) and not self.evaluates
-            state, told = as_start(model, state, new_head, dense=self.trains)
+            state, told, head = as_start(model, state, new_head, dense=self.trains)
+            if head:  # the classes that the file names are those of its own head
+                (checkpoint.get('meta') or {}).pop('dataset_meta', None)
         checkpoint['state_dict'] = state
         if strict:
             check_fits(model, state, filename)
