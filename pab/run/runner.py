@@ -50,6 +50,7 @@ class PabRunner(RunFace, Runner):
     """
 
     _outdated: list[Path] = []
+    _schedules_before: dict | list | None = None  # their states in the file that a run resumes from
     _read: tuple[str, dict] | None = None  # a file that was found good when the start was chosen, and its content
 
     @classmethod
@@ -246,7 +247,12 @@ class PabRunner(RunFace, Runner):
         lists = built.values() if isinstance(built, dict) else [built]
         schedulers = Schedulers(single_wrappers(self.optim_wrapper), [one for entry in lists for one in entry])
         super().resume(filename, *args, **kwargs)
-        for told in schedulers.settle(self.epoch, self.iter, len(self.train_dataloader)):
+        saved, self._schedules_before = self._schedules_before, None
+        pairs = [(saved or [], built)]
+        if isinstance(built, dict):
+            pairs = [(states, built.get(name, [])) for name, states in (saved or {}).items()]
+        dropped = any(len(before) > len(now) for before, now in pairs)
+        for told in schedulers.settle(self.epoch, self.iter, len(self.train_dataloader), dropped):
             self.logger.info(told)
         if seed_was_drawn and hasattr(self.train_dataloader.sampler, 'seed'):
             self.train_dataloader.sampler.seed = self.seed  # the loader was built before that seed was known
@@ -283,6 +289,7 @@ class PabRunner(RunFace, Runner):
             if not is_checked:
                 check_resumable(checkpoint, filename, model)
             self.call_hook('check_resume', checkpoint=checkpoint)
+            self._schedules_before = checkpoint.get('param_schedulers')
         state = checkpoint['state_dict']
         for pattern, replacement in revise_keys:
             state = renamed(state, functools.partial(re.sub, pattern, replacement))

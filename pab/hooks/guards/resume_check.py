@@ -117,7 +117,7 @@ def _settle_optimizers(saved: dict, built: dict, changed: set[str]) -> None:
         for name in (name for name in saved.keys() & built.keys() if 'param_groups' in saved[name]):
             _settle_optimizers(saved[name], built[name], changed)
         return
-    for group, new_group in zip(saved['param_groups'], built['param_groups'], strict=False):
+    for group, new_group in zip(_groups(saved), _groups(built), strict=False):
         for key, value in new_group.items():
             if (first := f'initial_{key}') in group:  # a schedule has moved the value since
                 old, new = group[first], new_group.get(first, value)
@@ -125,6 +125,11 @@ def _settle_optimizers(saved: dict, built: dict, changed: set[str]) -> None:
                     group.update({key: group[key] * new / old if old else new, first: new})
             elif key in changed and key in group:
                 group[key] = value
+
+
+def _groups(state: dict) -> list[dict]:
+    """The groups of an optimizer, and the one of no weights by which mmengine shows the rate of several groups."""
+    return [*state['param_groups'], *(state[key] for key in ('base_param_settings',) if key in state)]
 
 
 def _change(old: Any, new: Any) -> str:
