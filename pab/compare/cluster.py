@@ -85,7 +85,8 @@ def train_on_cluster(
         raise ImportError("--cluster needs submitit: pip install -e '.[cluster]'") from error
     try:
         executor = submitit.AutoExecutor(folder, cluster=cluster, **{f'{cluster}_max_num_timeout': REQUEUES})
-        executor.update_parameters(**DEFAULTS | dict(options))
+        further = {'requeue': True, **options.get('slurm_additional_parameters', {})}  # whatever JobRequeue says
+        executor.update_parameters(**DEFAULTS | dict(options) | {'slurm_additional_parameters': further})
     except (NameError, AssertionError, RuntimeError) as error:  # a wrong name, a wrong type, no such cluster here
         raise ValueError(f'--cluster {cluster}: {error}') from error
     kinds = {'slurm': submitit.SlurmJob, 'local': submitit.LocalJob}

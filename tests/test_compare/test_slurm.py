@@ -19,6 +19,7 @@ from tests.small_run import small_config
 from tests.test_compare.fakes import events, fake_command, make_run, until
 
 pytestmark = pytest.mark.slow
+WAIT = 100  # seconds; a job takes some five on an idle machine
 CONFIG = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -40,6 +41,8 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 KillWait=20
+JobRequeue=0
+SchedulerParameters=sched_interval=1,batch_sched_delay=0,bf_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2
@@ -81,77 +84,96 @@ def cluster(tmp_path_factory):
         idle = ['sinfo', '--noheader', '--partition=low', '--format=%T']
         until(lambda: subprocess.run(idle, capture_output=True, text=True).stdout.strip() == 'idle', 30)
         yield
+        slurm('scancel', '--user=root')
+        until(lambda: not slurm('squeue', '--noheader'), 60)  # what runs a job would wait for the controller for ever
     finally:
-        subprocess.run(['scancel', '--user=root'], capture_output=True)
         for daemon in reversed(daemons):
             daemon.terminate()
             daemon.wait()
         patch.undo()
 
 
-def submit(tmp_path, training):
-    """Train on the cluster, in a thread; the thread, and a dict for the error that the training ends by."""
-    ended = {}
-    options = {'slurm_partition': 'low', 'cpus_per_task': 1}
-    arguments = JobTrainer(fake_command(tmp_path)), [training], 'slurm', tmp_path / 'jobs', options
-    thread = threading.Thread(target=train_on_cluster, args=(*arguments, ended.__setitem__, 0.2))
-    thread.start()
-    return thread, ended
+class Command:
+    """``tools/compare.py --cluster slurm`` in a thread, once the job is submitted or found."""
+
+    def __init__(self, tmp_path, training):
+        self.ended, found = {}, threading.Event()
+
+        def trainings():
+            yield training
+            found.set()
+
+        options = {'slurm_partition': 'low', 'cpus_per_task': 1}
+        arguments = JobTrainer(fake_command(tmp_path)), trainings(), 'slurm', tmp_path / 'jobs', options
+        self.thread = threading.Thread(
+            target=train_on_cluster, args=(*arguments, self.ended.__setitem__, 0.2), daemon=True
+        )
+        self.thread.start()
+        assert found.wait(60)
+
+    def wait(self):
+        """Training -> what it ended by."""
+        self.thread.join(WAIT)
+        assert not self.thread.is_alive()
+        return self.ended
+
+
+def job_of(training):
+    return (training.folder / 'job').read_text().split()[1]
+
+
+def state(number):
+    return slurm('squeue', '--noheader', '--states=all', f'--jobs={number}', '--format=%T')
+
+
+def start_again(number):
+    """Start a job that was requeued; Slurm would wait for two minutes."""
+    until(lambda: state(number) == 'PENDING', WAIT)
+    slurm('scontrol', 'update', f'JobId={number}', 'StartTime=now')
 
 
 def test_a_training_that_is_preempted_goes_on_and_is_never_started_twice(cluster, tmp_path):
     training = Training(make_run(tmp_path, 'slow'), 0)
-    first, ended = submit(tmp_path, training)
-    until(lambda: events(training))
-    number = (training.folder / 'job').read_text()
-    other = slurm(
-        'sbatch', '--parsable', '--partition=high', '--cpus-per-task=2', '--output=/dev/null', '--wrap', 'sleep 4'
-    )
-    until(lambda: slurm('squeue', '--noheader', f'--jobs={other}', '--format=%T') == 'RUNNING')
-    assert events(training) == ['start', 'interrupted']
-    second, ended_too = submit(tmp_path, training)  # the command is given again while the job waits
-    until(lambda: slurm('squeue', '--noheader', f'--jobs={number.split()[1]}', '--format=%T') == 'PENDING')
-    slurm('scontrol', 'update', f'JobId={number.split()[1]}', 'StartTime=now')  # Slurm would wait for two minutes
-    until(lambda: len(events(training)) == 3)
+    first = Command(tmp_path, training)
+    until(lambda: events(training), WAIT)
+    number = job_of(training)
+    slurm('sbatch', '--partition=high', '--cpus-per-task=2', '--output=/dev/null', '--wrap', 'sleep 1')
+    until(lambda: len(events(training)) == 2, WAIT)
+    second = Command(tmp_path, training)  # the command is given again while the job waits
+    start_again(number)
+    until(lambda: len(events(training)) == 3, WAIT)
     (training.folder / 'go').touch()
-    first.join()
-    second.join()
-    assert ended == ended_too == {training: None}
+    assert first.wait() == second.wait() == {training: None}
     assert events(training) == ['start', 'interrupted', 'start --resume', 'end']
-    assert (training.folder / 'job').read_text() == number
+    assert job_of(training) == number
     assert read_result(training).numbers['accuracy'] == 60.0
 
 
 def test_a_job_that_is_cancelled_is_interrupted_and_submitted_again(cluster, tmp_path):
     training = Training(make_run(tmp_path, 'slow'), 0)
-    thread, ended = submit(tmp_path, training)
-    until(lambda: events(training))
-    slurm('scancel', (training.folder / 'job').read_text().split()[1])
-    thread.join()
-    assert isinstance(ended[training], TrainingStopped)
+    command = Command(tmp_path, training)
+    until(lambda: events(training), WAIT)
+    slurm('scancel', job_of(training))
+    assert isinstance(command.wait()[training], TrainingStopped)
     (training.folder / 'go').touch()
-    thread, ended = submit(tmp_path, training)
-    thread.join()
-    assert ended == {training: None}
+    assert Command(tmp_path, training).wait() == {training: None}
     assert events(training) == ['start', 'interrupted', 'start --resume', 'end']
 
 
 def test_a_job_that_failed_and_was_requeued_is_not_over(cluster, tmp_path):
     training = Training(make_run(tmp_path, 'fails'), 0)
-    thread, ended = submit(tmp_path, training)
-    thread.join()
-    assert str(ended[training]) == 'it ended with status 1: boom'
-    assert isinstance(ended[training], TrainingFailed)
-    (kind, number) = (training.folder / 'job').read_text().split()
-    slurm('scontrol', 'requeuehold', number)
-    thread, ended = submit(tmp_path, training)
+    error = Command(tmp_path, training).wait()[training]
+    assert isinstance(error, TrainingFailed)
+    assert str(error) == 'it ended with status 1: boom'
+    number = job_of(training)
+    slurm('scontrol', 'requeue', number)
+    command = Command(tmp_path, training)
     time.sleep(1)
-    assert ended == {}
-    slurm('scontrol', 'release', number)
-    slurm('scontrol', 'update', f'JobId={number}', 'StartTime=now')
-    thread.join()
+    assert command.ended == {}
+    start_again(number)
+    assert str(command.wait()[training]) == str(error)
     assert events(training) == ['start', 'start']
-    assert (training.folder / 'job').read_text() == f'{kind} {number}'
+    assert job_of(training) == number
 
 
 def test_without_a_controller(cluster, tmp_path, monkeypatch):
