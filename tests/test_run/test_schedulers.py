@@ -121,7 +121,7 @@ def test_what_schedules_keep_beside_the_number_and_at_another_place(before, now)
     for _, schedulers in run[:2]:
         for scheduler in schedulers * 2:
             scheduler.step()
-    schedules = Schedules([resumed], built)
+    schedules = Schedulers([resumed], built)
     resumed.load_state_dict(copy.deepcopy(stopped.state_dict()))
     for scheduler, state in zip(built, run[0][1], strict=False):
         scheduler.load_state_dict(copy.deepcopy(state.state_dict()))
