@@ -183,14 +183,15 @@ def check_schedules(scheduler: Any, optimizers: Iterable[str]) -> None:
 
 
 def _check_numbers(name: str, settings: Mapping, readers: Iterable[Callable]) -> None:
-    """Refuse a text for what is a number by default, or a rate, in an optimizer or a schedule."""
+    """Refuse what is no number where it is one by default, or a rate, in an optimizer or a schedule."""
     for reader in readers:
         if not inspect.isclass(reader) or not issubclass(reader, Optimizer | _ParamScheduler):
             continue
         params = inspect.signature(reader.__init__).parameters
         for key, value in settings.items():
             default = params[key].default if key in params else None
-            if isinstance(value, str) and (key == 'lr' or type(default) in (int, float)):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number and (key == 'lr' or type(default) in (int, float)):
                 raise ValueError(f'{name}.{key} must be a number, got {value!r}')
 
 
