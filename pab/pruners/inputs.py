@@ -45,9 +45,11 @@ def _tensors(inputs: Any) -> list:
 
 
 def as_loss(loss: Loss | None, owner: str) -> Loss | None:
-    """The loss, whose results are checked: a TypeError for one that is no tensor of one entry."""
+    """The loss, whose results are checked: a TypeError for no function, and for a result that is no single number."""
     if loss is None:
         return None
+    if not callable(loss):
+        raise TypeError(f'{owner}: loss must be a function of (outputs, labels), or None, got {loss!r}')
 
     def checked(outputs: Any, labels: Tensor) -> Tensor:
         value = loss(outputs, labels)

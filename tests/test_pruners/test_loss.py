@@ -91,3 +91,9 @@ def test_losses_that_do_not_fit(name, tagger, ids):
             pruner.prune(tagger, [(inputs, LABELS)], loss=wrong)
     with pytest.raises(TypeError, match=r'pairs of tensors \(images, labels\), got a tuple; .* a dict of tensors'):
         pruner.prune(tagger, [(dict(ids=[1, 2]), LABELS)])
+
+
+@pytest.mark.parametrize('name', DATA)
+def test_a_loss_that_is_no_function_is_named(name, tagger, ids):
+    with pytest.raises(TypeError, match=rf'^{name}: loss must be a function of \(outputs, labels\), or None, got 3$'):
+        build(name, 0.4, prunable=PRUNABLE).prune(Logits(tagger), [(ids, LABELS)], loss=3)
