@@ -24,7 +24,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .contracts import special_layers
-from .files import write_atomically
+from .files import check_free, write_atomically
 from .latent import merge_latents_
 from .latent.batch_norm import AffineFree
 from .models import network_of
@@ -39,7 +39,7 @@ Run = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Exported:
-    """What became of an export."""
+    """The result of an export."""
 
     size: int  # of the file, in bytes
     batch_norms: tuple[int, int]  # layers of the model, and how many of them the file still has
@@ -53,8 +53,7 @@ def check_target(file: str | os.PathLike, format: str, overwrite: bool) -> None:
         raise ValueError(f'export: format must be {" or ".join(FORMATS)}, got {format!r}')
     if Path(file).suffix != FORMATS[format]:
         raise ValueError(f'export: a file of format {format} must end in {FORMATS[format]}, got {file}')
-    if Path(file).expanduser().exists() and not overwrite:
-        raise FileExistsError(f'{file} exists; choose another file, or pass --force (overwrite=True) to write over it')
+    check_free(file, overwrite)
 
 
 def plain_network(model: nn.Module, fold_batch_norm: bool = False) -> nn.Module:
@@ -146,7 +145,7 @@ def export(
 
 
 def _logits(network: nn.Module, images: Tensor) -> Tensor:
-    """What a network gives for images; ValueError unless that is (N, classes), float32."""
+    """Run a network on images; ValueError unless it gives logits (N, classes), float32."""
     types = {value.dtype for value in network.state_dict().values() if isinstance(value, Tensor)}
     if odd := [kind for kind in types if kind.is_floating_point and kind != torch.float32]:
         raise ValueError(
@@ -176,7 +175,7 @@ def _traced(network: nn.Module, shape: torch.Size) -> ExportedProgram:
         program = torch.export.export(network, (example,), dynamic_shapes=({0: Dim('batch')},), strict=False)
     except Exception as error:  # torch has no common class for what it cannot trace
         raise _failed(f'torch.export cannot follow {type(network).__name__}', error) from error
-    program.example_inputs = None
+    program._example_inputs = None  # the setter of torch 2.6 takes no None
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, GraphModule) else ():
             node.meta.pop('stack_trace', None)  # paths and lines of the source

@@ -43,10 +43,10 @@ def reason_of(error: OSError, folder: str | os.PathLike, needed: int | None = No
     return f'{reason} ({free})' if needed is None else f'{reason} ({needed / 1e6:.1f} MB needed, {free})'
 
 
-def check_free(path: Path, overwrite: bool) -> None:
+def check_free(path: str | os.PathLike, overwrite: bool) -> None:
     """Raise FileExistsError if a file is there that must not be written over."""
-    if path.exists() and not overwrite:
-        raise FileExistsError(f'{path} exists; choose another file, or pass --force to write over it')
+    if Path(path).expanduser().exists() and not overwrite:
+        raise FileExistsError(f'{path} exists; choose another file, or pass --force (overwrite=True) to write over it')
 
 
 def discard(path: Path) -> None:

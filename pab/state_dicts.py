@@ -7,7 +7,7 @@ from typing import TypeVar
 Value = TypeVar('Value')
 
 MASK = '_mask'  # ends the name of a parameter's mask
-NETWORK = 'network.'  # begins every name of the network's own in the state dict of an ImageClassifier
+NETWORK_PREFIX = 'network.'  # begins every name of the network's own in the state dict of an ImageClassifier
 PRUNING_RECORD = 'pruning'  # what a checkpoint says of its pruning
 
 
@@ -18,7 +18,7 @@ def masks_in(state: Mapping[str, Value]) -> dict[str, Value]:
 
 def network_in(state: Mapping[str, Value]) -> dict[str, Value]:
     """The part of an ImageClassifier's state dict that is its network's, by the names that it has in the network."""
-    return renamed(state, lambda name: name.removeprefix(NETWORK) if name.startswith(NETWORK) else None)
+    return renamed(state, lambda name: name.removeprefix(NETWORK_PREFIX) if name.startswith(NETWORK_PREFIX) else None)
 
 
 def renamed(state: Mapping[str, Value], rename: Callable[[str], str | None]) -> dict[str, Value]:

@@ -119,7 +119,7 @@ def run_in_child(act: Callable[..., Any], *args: Any) -> tuple[int, Any]:
 
     The process is forked from a server that has everything imported and has run nothing.
     """
-    return _finish(_start(act, args))
+    return _finish(start_child(act, *args))
 
 
 def run_ranks(world_size: int, act: Callable[..., Any], *args: Any) -> list[tuple[int, Any]]:
@@ -127,7 +127,7 @@ def run_ranks(world_size: int, act: Callable[..., Any], *args: Any) -> list[tupl
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    children = [_start(_as_rank, (rank, world_size, port, act, *args)) for rank in range(world_size)]
+    children = [start_child(_as_rank, rank, world_size, port, act, *args) for rank in range(world_size)]
     return [_finish(child) for child in children]
 
 
@@ -140,7 +140,8 @@ def _as_rank(rank: int, world_size: int, port: int, act: Callable[..., Any], cfg
         return act(cfg, *args)
 
 
-def _start(act: Callable[..., Any], args: tuple) -> tuple[Any, Any]:
+def start_child(act: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
+    """The process of :func:`run_in_child`, which has begun, and the end of a pipe that its result will come from."""
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(PRELOAD)
     paths = os.environ.get('PYTHONPATH', '')

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..registry import CONVERTERS, MODELS
-from ..state_dicts import NETWORK, PRUNING_RECORD, renamed
+from ..state_dicts import NETWORK_PREFIX, PRUNING_RECORD, renamed
 from .network import info, load
 from .recipe import READS_A_FILE, check_form
 
@@ -37,7 +37,7 @@ def as_checkpoint(file: str | os.PathLike) -> dict[str, Any]:
         meta['dataset_meta'] = {'classes': tuple(told['classes'])}
     return {
         'meta': meta,
-        'state_dict': renamed(state, NETWORK.__add__),
+        'state_dict': renamed(state, NETWORK_PREFIX.__add__),
         **record,
     }
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..files import write_atomically
 
 FORMAT, VERSION = 'pab.compact', '1'
-PARTS = ('signs', 'mask', 'values')  # what stands before the first / of a tensor's name
+TENSOR_PARTS = ('signs', 'mask', 'values')  # what stands before the first / of a tensor's name
 
 
 class CompactError(ValueError):
@@ -27,7 +27,7 @@ def write(file: str | os.PathLike, recipe: Mapping[str, Any], tensors: Mapping[s
 
     Args:
         recipe: plain data.
-        tensors: by names of which each belongs to one of ``PARTS``.
+        tensors: by names of which each belongs to one of ``TENSOR_PARTS``.
     """
     text = json.dumps(recipe, allow_nan=False)
     digests = json.dumps(_digests(text, tensors))
@@ -63,7 +63,7 @@ def read(file: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
         digests, recipe = json.loads(metadata['sha256']), json.loads(metadata['recipe'])
         if set(metadata) != {'format', 'version', 'recipe', 'sha256'}:
             raise CompactError(f'its header has the keys {sorted(metadata)}')
-        if odd := [name for name in tensors if _part(name) not in PARTS]:
+        if odd := [name for name in tensors if _part(name) not in TENSOR_PARTS]:
             raise CompactError(f'no part of the format has a tensor {odd[0]!r}')
         for part, digest in _digests(metadata['recipe'], tensors).items():
             if digests[part] != digest:
@@ -77,7 +77,7 @@ def read(file: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _digests(recipe: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """The sha256 of each part: of the recipe's text; of a line with name, type and shape, and the bytes, per tensor."""
-    digests = {'recipe': hashlib.sha256(recipe.encode()), **{part: hashlib.sha256() for part in PARTS}}
+    digests = {'recipe': hashlib.sha256(recipe.encode()), **{part: hashlib.sha256() for part in TENSOR_PARTS}}
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         kind, shape = str(tensor.dtype).removeprefix('torch.'), 'x'.join(map(str, tensor.shape))

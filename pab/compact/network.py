@@ -18,9 +18,9 @@ from ..patterns import Patterns
 from ..pruners import apply_masks_, get_masks
 from ..state_dicts import MASK
 from . import mask_coding, sign_coding
-from .container import PARTS, CompactError, read, write
+from .container import TENSOR_PARTS, CompactError, read, write
 from .recipe import build_network, build_outline, check_recipe
-from .sign_coding import Masks, State, hash_drawn, hash_masks
+from .sign_coding import Masks, State, hash_drawn, hash_mask_bits
 
 VALUES = {'float32': torch.float32, 'float16': torch.float16}
 UNREADABLE = ValueError, TypeError, RuntimeError, LookupError
@@ -42,9 +42,9 @@ def save(
     input_shape: Sequence[int] = (),
     pruning: Mapping | None = None,
 ) -> None:
-    """Write a trained network: the seed of its magnitudes, its mask, a sign for each weight that is left, and the rest.
+    """Write a trained network: the seed of its magnitudes, its mask, a sign for each kept weight, and the rest.
 
-    A tensor of which all weights that are left have one magnitude, whatever the seed gave, takes a number for it. Where
+    A tensor whose kept weights all have one magnitude, whatever the seed gave, takes a number for it. Where
     no sign differs from those drawn, none is stored. What the file will hold is loaded before it is written, and
     compared with the network bit by bit.
 
@@ -114,14 +114,14 @@ def load(file: str | os.PathLike) -> nn.Module:
 
 
 def info(file: str | os.PathLike) -> dict[str, Any]:
-    """What a file says of its network: the recipe (docs/files.md), and ``bytes``, from each of its parts to its size.
+    """Read a file's own words on its network: the recipe (docs/files.md), and ``bytes``, from each part to its size.
 
     Raises:
         FileNotFoundError, CompactError: as for :func:`load`.
     """
     recipe, tensors = read(file)
     check_recipe(recipe, f'{file}: recipe')
-    sizes = {part: sum(t.nbytes for name, t in tensors.items() if name.split('/')[0] == part) for part in PARTS}
+    sizes = {part: sum(t.nbytes for name, t in tensors.items() if name.split('/')[0] == part) for part in TENSOR_PARTS}
     total = Path(file).expanduser().stat().st_size
     return {**recipe, 'bytes': {**sizes, 'header': total - sum(sizes.values()), 'file': total}}
 
@@ -148,7 +148,7 @@ def _describe(recipe: dict[str, Any], model: nn.Module, signs: Sequence[str]) ->
     recipe['signs'] = signed = _select(fresh, signs)
     bits, recipe['drawn'], constants = sign_coding.encode(signed, state, initial, masks, _source(init))
     recipe['constant'] = list(constants)
-    mask['names'], mask['sha256'], recipe['counts'] = list(masks), hash_masks(masks.values()), _counts(state, masks)
+    mask['names'], mask['sha256'], recipe['counts'] = list(masks), hash_mask_bits(masks.values()), _counts(state, masks)
     if init is not None:
         init['sha256'] = hash_drawn(initial, recipe)
     arrays: dict[str, np.ndarray] = {}
@@ -178,7 +178,7 @@ def _check_comes_back(recipe: dict[str, Any], tensors: State, state: State, mask
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors have one type, one shape and the same bits."""
+    """Tell if two tensors have one type, one shape and the same bits."""
     views = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b)]
     return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(*views)
 
@@ -202,8 +202,8 @@ def _restored(recipe: dict[str, Any], tensors: State, size: int) -> nn.Module:
             f'{_source(init)} give other magnitudes here than where it was written, {recipe["written_by"]}'
         )
     masks = _decoded(recipe, tensors, state)
-    if hash_masks(masks.values()) != recipe['mask']['sha256'] or _counts(state, masks) != recipe['counts']:
-        raise CompactError('its mask or its counts are not those that it was written with')
+    if hash_mask_bits(masks.values()) != recipe['mask']['sha256'] or _counts(state, masks) != recipe['counts']:
+        raise CompactError('its mask or its counts are not the ones it was written with')
     sign_coding.decode_(signed, state, masks, tensors.get('signs'), recipe['drawn'], constants)
     for name, value in values.items():
         _set_values(name, state[name].detach(), value, masks.get(name), VALUES[recipe['values']])

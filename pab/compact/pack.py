@@ -14,7 +14,7 @@ from ..optim.constructor import assign_owners
 from ..preprocessing import preprocessing_of
 from ..pruners import apply_masks_
 from ..registry import CONVERTERS, OPTIMIZERS
-from ..state_dicts import MASK, NETWORK, PRUNING_RECORD, network_in
+from ..state_dicts import MASK, NETWORK_PREFIX, PRUNING_RECORD, network_in
 from .checkpoint import PRUNING
 from .network import same_bits, save
 from .recipe import build_network
@@ -29,8 +29,8 @@ def pack(
 ) -> nn.Module:
     """Write the network of a checkpoint, with what its config and the checkpoint itself say of it.
 
-    Weights of sign optimizers, and those in use in layers with latents, are stored by their signs. All others, such as
-    those that SGD trained, are values.
+    Weights of sign optimizers, and used weights of layers with latents, are stored by their signs; all others, such as
+    weights that SGD trained, as values.
 
     Args:
         cfg: of the run; its converters may be any.
@@ -109,4 +109,4 @@ def _sign_trained(cfg: Config, network: nn.Module) -> list[str]:
         return []
     rules = {name: settings['owns'] for name, settings in optimizers.items()}
     owned = assign_owners(ImageClassifier(network, channels_last=False), rules)
-    return [name.removeprefix(NETWORK) for own in signing for name in owned[own]]
+    return [name.removeprefix(NETWORK_PREFIX) for own in signing for name in owned[own]]

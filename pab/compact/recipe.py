@@ -1,4 +1,4 @@
-"""What a file says of its network, checked before it is believed; networks are built by name alone."""
+"""A file's own words on its network, checked before they are believed; networks are built by name alone."""
 
 import math
 from collections.abc import Iterator, Mapping

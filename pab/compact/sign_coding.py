@@ -1,6 +1,6 @@
 """Sign-trained weights in a bit each: what of them the seed does not give.
 
-The seed gives their magnitudes, and the file the signs of those that the mask leaves. Two kinds of runs differ. Where
+The seed gives their magnitudes, and the file the signs of the kept ones. Two kinds of runs differ. Where
 only the use of each weight was learned (edge-popup), all signs are those drawn, and the file needs none. And a tensor
 may have one magnitude for all its weights that is not the seed's (biprop), which the file then holds as a number.
 """
@@ -34,7 +34,7 @@ def encode(
 
     Args:
         names: of float32 tensors in ``state``, as they are now, and ``initial``, as they were drawn.
-        masks: name -> bool array, True where kept, for those that have one.
+        masks: name -> bool array, True where kept, of masked ones only.
         source: what drew ``initial``, for messages.
 
     Returns:
@@ -103,7 +103,7 @@ def hash_drawn(state: State, recipe: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def hash_masks(masks: Iterable[np.ndarray]) -> str:
+def hash_mask_bits(masks: Iterable[np.ndarray]) -> str:
     """The sha256 of masks, each packed to bytes."""
     digest = hashlib.sha256()
     for mask in masks:

@@ -22,6 +22,7 @@ An update takes 2 MACs for each weight that learns with a sign optimizer (one av
 3 with any other (momentum, weight decay and step of SGD). All counts are whole numbers, so sums of them are exact.
 """
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -250,15 +251,21 @@ def pruning_work(pruner, network: nn.Module, input_shape: tuple[int, ...], image
     one_round.settings = replace(pruner.settings, rounds=1, density=ALMOST_ALL, **plain)
     counter = FlopCounterMode(display=False, custom_mapping={aten.convolution_backward: _backward_flops})
 
-    def counted(**given):  # the score alone, not a search for layers that stop it
+    def counted(**given):
         with counter:
-            return pruner.score(**given)
+            pruner.score(**given)
+        raise _Counted  # no selection: its warnings would be those of a network that is pruned already
 
     one_round.score = counted
-    one_round.prune(network, example, input_shape=input_shape)
+    with contextlib.suppress(_Counted):
+        one_round.prune(network, example, input_shape=input_shape)
     macs = counter.get_total_flops() // 2 * (images if data else 1) * pruner.settings.rounds
     work.add('pruning', macs, (SCORE_BITS, SCORE_BITS))
     return work
+
+
+class _Counted(Exception):
+    """The score is computed, and nothing more is wanted."""
 
 
 def _backward_flops(grad, x, weight, *_settings, out_shape) -> int:

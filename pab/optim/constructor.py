@@ -10,7 +10,7 @@ from ..contracts import loss_scale_conflicts
 from ..models import ImageClassifier
 from ..patterns import Patterns, places_of_parameters
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
-from ..state_dicts import NETWORK
+from ..state_dicts import NETWORK_PREFIX
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -80,7 +80,7 @@ def assign_owners(model: nn.Module, rules: Mapping[str, Sequence[str] | str]) ->
     lists = {name: Patterns(who.format(name), rule) for name, rule in rules.items() if rule != 'rest'}
     owned: dict[str, dict[str, nn.Parameter]] = {name: {} for name in rules}
     shared, ownerless = [], []
-    prefix = NETWORK if isinstance(model, ImageClassifier) else ''
+    prefix = NETWORK_PREFIX if isinstance(model, ImageClassifier) else ''
     for param, places in places_of_parameters(model).items():
         if not param.requires_grad:
             continue

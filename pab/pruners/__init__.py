@@ -5,9 +5,9 @@ from .flipfreq import FlipFreq
 from .grasp import GraSP
 from .mag import Mag
 from .masks import apply_masks_, check_masks, check_state_masks, density_table, get_masks, register_masks_
-from .network import ScoringNetwork
 from .rand import Rand
-from .schedules import SCHEDULES, kept_count, shot_density
+from .schedules import SCHEDULES, kept_count, linear
+from .scoring_network import ScoringNetwork
 from .snip import SNIP
 from .summary import describe_kept_share
 from .synflow import SynFlow
@@ -31,7 +31,7 @@ __all__ = [
     'describe_kept_share',
     'get_masks',
     'kept_count',
+    'linear',
     'prunable_layers',
     'register_masks_',
-    'shot_density',
 ]

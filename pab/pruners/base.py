@@ -15,9 +15,9 @@ from .groups import Group, make_groups
 from .inputs import Loss, as_batches, as_input_shape, as_loss, check_flips
 from .masks import get_masks
 from .n_of_m import parse_n_of_m
-from .network import ScoringNetwork, scoring_mode
 from .rounds import Rounds
 from .schedules import as_density
+from .scoring_network import ScoringNetwork, scoring_mode
 from .settings import PruneSettings
 from .targets import prunable_layers, prunable_places
 
@@ -50,7 +50,7 @@ class Pruner:
     Round t of T keeps exactly :math:`N - \lfloor (1 - d_t) N \rfloor` of N weights, chosen by scores that are computed
     again on the network as the round before left it. Of equal scores the lower position stays: order of the tensors in
     the model, then index; scores are equal that differ by less than their 2^-40th part. A pruned weight never comes
-    back. A warning names tensors that are left empty, and those in which position decides which weights stay.
+    back. A warning names tensors that end up empty, and tensors in which position decides which weights stay.
 
     Args:
         density: d, kept / total of the prunable weights after the last round, in (0, 1]; counted exactly as written. Or
@@ -68,7 +68,7 @@ class Pruner:
             ``allocation`` gives it. 'n:m', such as '2:4' with density 0.5: in every block of m consecutive inputs of a
             filter (for a convolution: input channels at one kernel position), which keeps n; of r < m inputs that are
             left over at the end, :math:`r - \lfloor (1 - n/m)\, r \rfloor` stay. Rounds count block by block, too, and
-            those that remove nothing are not scored. Floors and densities by layer do not go with 'n:m'.
+            a round that removes nothing is not scored. Floors and densities by layer do not go with 'n:m'.
         prunable: patterns (:mod:`pab.patterns`) that select the weights that may be pruned, such as
             ``['Conv2d', '!name:*.downsample.*']``; see :func:`~pab.pruners.targets.prunable_layers`.
         min_per_tensor: least number of weights that every tensor keeps; the total stays exact, and so does a tensor's
@@ -152,7 +152,7 @@ class Pruner:
             loss: ``loss(outputs, labels)``, a tensor of one entry, for a model whose outputs are no logits, or another
                 loss than the cross-entropy. GraSP's divides logits by 200 before.
             shot: for a pruning in several shots, the function from each density of the settings to the one after this
-                shot, between it and 1, such as ``functools.partial(shot_density, shot=1, shots=3)``.
+                shot, between it and 1, such as ``functools.partial(linear, done=1, rounds=3)``.
             flips: parameter name -> number of sign flips of each weight, for scores that read the history.
             input_shape: (C, H, W); by default that of the batches, else ``model.input_shape``.
             seed: fixes all that is random; the masks depend on it, the model and the arguments alone.

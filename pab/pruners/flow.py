@@ -16,16 +16,22 @@ Sigmoid, Hardsigmoid                                   a gate that is open: the 
 Softmax, attention weights                             equal shares, times that gate
 LayerNorm, GroupNorm, InstanceNorm, RMSNorm, and       its scale and shift alone, which is what BatchNorm is at
 BatchNorm without running statistics                   initialisation
+``F.normalize``                                        a division by a constant, the norm
+a product of two activations (``*``, ``@``, einsum)    the same value; each factor gets half of the flow
 a parameter called ``weight``, 0 throughout            1 for a scale; :math:`1 / \sqrt{n}` for n inputs of a filter
+layer scale: two or more entries, one number of at     1
+most 0.1 but 0, not called ``weight`` or ``bias``
 =====================================================  ================================================================
 
-With a gate, the flow :math:`\sum w\, \partial R / \partial w` through the layers in front of it equals the flow that
-passes it. Functions that change their argument in place (``x.sigmoid_()``) and the attention weights inside of
-``nn.MultiheadAttention`` stay as they are.
+So the flow :math:`\sum w\, \partial R / \partial w` into a layer of a chain equals the flow out of it, as in a network
+of ReLUs. Were it not shared among factors, every block with attention (query times key times value) would
+pass three times its flow to the layers in front, and twelve such blocks would leave nothing of the last one. Functions
+that change their argument in place (``x.sigmoid_()``, ``x *= gate``) stay as they are.
 """
 
 import contextlib
 import functools
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -58,8 +64,29 @@ def _gate(input: Tensor, *_: Any, **__: Any) -> Tensor:
 def _softmax(input: Tensor, dim: int | None = None, *_: Any, **__: Any) -> Tensor:
     dim = (0 if input.dim() in (0, 1, 3) else 1) if dim is None else dim  # torch's own choice
     reached = input > 0
-    reached = reached | ~reached.any(dim, keepdim=True)
+    reached = reached | ~reached.any(dim, keepdim=True) & (input > -torch.inf)
     return _gate(input) * reached / reached.sum(dim, keepdim=True)
+
+
+def _share_flow(product: Callable) -> Callable:
+    """The same product; each of its n factors that came out of other functions gets 1/n of the flow."""
+
+    @functools.wraps(product)
+    def shared(*args: Any, **kwargs: Any) -> Tensor:
+        inner = [isinstance(x, Tensor) and x.requires_grad and not _is_parameter(x) for x in args]
+        n = max(1, sum(inner))
+        args = [torch.lerp(x.detach(), x, 1 / n) if own else x for x, own in zip(args, inner, strict=True)]
+        return product(*args, **kwargs)
+
+    return shared
+
+
+def _is_parameter(tensor: Tensor) -> bool:
+    return tensor.is_leaf or (tensor._is_view() and tensor._base.is_leaf)
+
+
+def _normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> Tensor:
+    return input / input.detach().norm(p, dim, keepdim=True).clamp_min(eps)
 
 
 def _attention(
@@ -74,13 +101,33 @@ def _attention(
 ) -> Tensor:
     if enable_gqa:
         key, value = (part.repeat_interleave(query.shape[-3] // part.shape[-3], -3) for part in (key, value))
-    logits = query @ key.transpose(-2, -1)
+    logits = _matmul(query, key.transpose(-2, -1))
     if is_causal:
         attn_mask = torch.ones_like(logits, dtype=torch.bool).tril()
     if attn_mask is not None:
         open_ = attn_mask if attn_mask.dtype == torch.bool else attn_mask > -torch.inf
-        logits = logits.masked_fill(~open_, 0)
-    return _softmax(logits, -1) @ value
+        logits = logits.masked_fill(~open_, -torch.inf)
+    return _matmul(_softmax(logits, -1), value)
+
+
+_matmul = _share_flow(torch.matmul)
+
+
+def _baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    return beta * input + alpha * _matmul(batch1, batch2)
+
+
+# torch's own function, but for its call of the mode, in which it runs
+_inner_multi_head_attention = types.FunctionType(
+    F.multi_head_attention_forward.__code__,
+    {**vars(F), 'has_torch_function': lambda _: False},
+    argdefs=F.multi_head_attention_forward.__defaults__,
+)
+
+
+def _multi_head_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    with KeepFlow():
+        return _inner_multi_head_attention(*args, **kwargs)
 
 
 def _last_axes(input: Tensor, shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, *_, **__) -> Tensor:
@@ -107,17 +154,24 @@ def _instance_norm(input, running_mean=None, running_var=None, weight=None, bias
     return _channels(input, weight, bias)
 
 
+_PRODUCTS = (torch.mul, torch.multiply, torch.matmul, torch.bmm, torch.einsum)
+_METHODS = (torch.Tensor.mul, torch.Tensor.multiply, torch.Tensor.matmul, torch.Tensor.bmm)
+
 STAND_INS: dict[Callable, Callable] = {
+    **{product: _share_flow(product) for product in (*_PRODUCTS, *_METHODS)},
     **dict.fromkeys((F.relu6, F.hardswish, F.silu, F.gelu, F.mish), _relu),
     **dict.fromkeys((F.hardtanh, F.tanh, torch.tanh, torch.Tensor.tanh, F.softsign), _identity),
     **dict.fromkeys((F.log_softmax, torch.log_softmax, torch.Tensor.log_softmax), _identity),
     **dict.fromkeys((torch.clamp, torch.Tensor.clamp, torch.clip, torch.Tensor.clip), _clamp),
     **dict.fromkeys((F.sigmoid, torch.sigmoid, torch.Tensor.sigmoid, F.hardsigmoid), _gate),
     **dict.fromkeys((F.softmax, torch.softmax, torch.Tensor.softmax), _softmax),
+    **dict.fromkeys((torch.baddbmm, torch.Tensor.baddbmm), _baddbmm),
     F.scaled_dot_product_attention: _attention,
+    F.multi_head_attention_forward: _multi_head_attention,
     **dict.fromkeys((F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm), _last_axes),
     **dict.fromkeys((F.group_norm, torch.group_norm), _group_norm),
     F.instance_norm: _instance_norm,
+    F.normalize: _normalize,
     F.batch_norm: _batch_norm,
 }
 """Function of torch -> what takes its place; both have the same arguments."""
@@ -126,10 +180,10 @@ STAND_INS: dict[Callable, Callable] = {
 class KeepFlow(TorchFunctionMode):
     """Within a ``with`` block, functions of torch on floating tensors have their stand-ins."""
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(self, func: Callable, _types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         stand_in = STAND_INS.get(func)
-        input = args[0] if args else None
-        if stand_in is not None and isinstance(input, Tensor) and input.is_floating_point():
+        first = next((x for x in args if isinstance(x, Tensor)), None)  # einsum has its equation in front
+        if stand_in is not None and first is not None and first.is_floating_point():
             func = stand_in
         return func(*args, **(kwargs or {}))
 
@@ -147,6 +201,19 @@ def fill_zero_weight(name: str, weight: Tensor, mask: Tensor | None = None) -> T
         return weight
     filled = torch.full_like(weight, 1 if weight.dim() < 2 else weight[0].numel() ** -0.5)
     return filled if mask is None else filled * mask
+
+
+def is_layer_scale(name: str, parameter: Tensor) -> bool:
+    """Tell if all entries of a parameter, two or more, are one number that scales a branch down, 0 < abs <= 0.1.
+
+    Args:
+        name: of the parameter; one whose own name is ``weight`` or ``bias`` is none.
+        parameter: of any shape.
+    """
+    if name.rpartition('.')[2] in ('weight', 'bias') or parameter.numel() < 2:
+        return False
+    first = parameter.detach().flatten()[0]
+    return bool(0 < first.abs() <= 0.1 and (parameter == first).all())
 
 
 def find_blocked_layers(model: nn.Module, forward: Callable[[], Tensor]) -> list[str]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..registry import PRUNERS
 from .base import Pruner
 from .inputs import Batches, Loss, weigh_batches
-from .network import ScoringNetwork, Tensors, as_leaves, cross_entropy, gradients
+from .scoring_network import ScoringNetwork, Tensors, as_leaves, cross_entropy, gradients
 
 softened = functools.partial(cross_entropy, temperature=200)  # an untrained network is confident by accident
 

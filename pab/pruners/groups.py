@@ -39,7 +39,7 @@ class Group:
         return min(self.count, int(alive.count_nonzero()))
 
     def losers(self, scores: Tensor, alive: Tensor, floor: int) -> tuple[Tensor, Tensor]:
-        """Indices of the living that go, and of those that stay for their position alone.
+        """Indices of the living that go, and of the living that stay for their position alone.
 
         Args:
             scores, alive: (N,) floating and bool.

@@ -27,7 +27,7 @@ _keepers: 'weakref.WeakSet[_Keeper]' = weakref.WeakSet()  # of all masked layers
 
 
 class _Keeper:
-    """What sees to the masks of one layer. The layer holds it as hooks of its own, and so takes it into copies."""
+    """The keeper of the masks of one layer. The layer holds it as hooks of its own, and so takes it into copies."""
 
     def __init__(self, layer: nn.Module):
         self.layer, self.names = layer, {}  # name in the layer -> full name, for messages

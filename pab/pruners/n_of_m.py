@@ -61,7 +61,7 @@ def lowest_in_blocks(scores: Tensor, alive: Tensor, m: int, density: Fraction) -
 
 
 def _blocks(tensor: Tensor, m: int) -> list[Tensor]:
-    """Views (out, blocks, entries of a block, ...): of the full blocks, and of what is left over."""
+    """Views (out, blocks, entries of a block, ...): of the full blocks, and of the rest."""
     full = tensor.shape[1] // m * m
     parts = (tensor[:, :full], m), (tensor[:, full:], tensor.shape[1] - full)
     return [part.unflatten(1, (-1, width)) for part, width in parts if part.shape[1]]

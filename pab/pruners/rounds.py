@@ -7,8 +7,8 @@ import torch
 from mmengine.logging import print_log
 
 from .groups import Group
-from .network import ScoringNetwork, Tensors
 from .schedules import SCHEDULES
+from .scoring_network import ScoringNetwork, Tensors
 from .settings import PruneSettings
 
 

@@ -35,7 +35,7 @@ def kept_count(total: int, density: Fraction) -> int:
 
 
 def exponential(density: Fraction, done: int, rounds: int) -> Fraction:
-    r"""Compute :math:`d_t = d^{t/T}`: every round removes the same share of what is left (arXiv 2006.05467)."""
+    r"""Compute :math:`d_t = d^{t/T}`: every round removes the same share of the kept weights (arXiv 2006.05467)."""
     if done == rounds:
         return density
     # 15 digits: the last bit of the power must not decide a count where the root is a short decimal (0.81 -> 0.9)
@@ -48,15 +48,3 @@ def linear(density: Fraction, done: int, rounds: int) -> Fraction:
 
 
 SCHEDULES = {'exponential': exponential, 'linear': linear}
-
-
-def shot_density(density: Real, shot: int, shots: int) -> Fraction:
-    r"""Compute the density after shot s of S prunings spread over the training, exactly: :math:`1 - (1 - d)\, s / S`.
-
-    Args:
-        density: d, the density after the last shot, in (0, 1], else ValueError.
-        shot: s, from 1 to ``shots`` (S), else ValueError.
-    """
-    if not 1 <= shot <= shots:
-        raise ValueError(f'shot_density: shot must lie in 1..{shots} (shots), got {shot!r}')
-    return linear(as_density(density, 'shot_density'), shot, shots)

@@ -18,7 +18,7 @@ def lowest(scores: Tensor, alive: Tensor, drop: int, sizes: Sequence[int], floor
 
     Args:
         scores, alive: (N,) floating and bool, several tensors laid end to end; scores of the living are finite.
-        drop: how many go, at most the number of living less those that are safe.
+        drop: how many go, at most the number of living that are not safe.
         sizes: number of weights of each tensor, adding up to N.
         floor: a tensor with fewer living weights keeps them all.
 

@@ -3,7 +3,7 @@
 from ..registry import PRUNERS
 from .base import Pruner
 from .inputs import Batches, Loss, weigh_batches
-from .network import ScoringNetwork, Tensors, as_leaves, cross_entropy, gradients
+from .scoring_network import ScoringNetwork, Tensors, as_leaves, cross_entropy, gradients
 
 
 @PRUNERS.register_module()

@@ -1,4 +1,4 @@
-"""What pruning left of a whole network, in words."""
+"""The share of a whole network that pruning keeps, in words."""
 
 from torch import nn
 

@@ -5,7 +5,7 @@ from typing import Any
 from ..registry import PRUNERS
 from .base import Pruner
 from .flow import fill_zero_weight
-from .network import ScoringNetwork, Tensors, as_leaves, gradients
+from .scoring_network import ScoringNetwork, Tensors, as_leaves, gradients
 
 
 @PRUNERS.register_module()
@@ -19,8 +19,9 @@ class SynFlow(Pruner):
 
     An activation is assumed to pass positive values on unchanged, and every output to be reached. With ``keep_flow``
     stand-ins see to it while scoring (:mod:`pab.pruners.flow`): ReLU for ReLU6, Hardswish, SiLU and GELU, open gates
-    for sigmoids and attention weights, scale and shift for LayerNorm, a constant for a weight that is 0 throughout.
-    They are ours; a network of ReLUs and plain convolutions has none, and the same masks with and without.
+    for sigmoids and attention weights, scale and shift for LayerNorm, a constant for a weight that is 0 throughout, 1
+    for a layer scale; the factors of a product share its flow. They are ours; a network of ReLUs and plain convolutions
+    has none, and the same masks with and without.
 
     At a low density the flow leaves small tensors beside large ones, such as 1x1 shortcuts, until they are empty: the
     pruner warns by name, and ``min_per_tensor`` is the way out.

@@ -8,6 +8,7 @@ loops                        the loop that resumes inside an epoch
 work_dir                     which checkpoint a run goes on from, and whether it may begin in a folder
 checkpoint                   what a checkpoint holds: written as plain data, read safely
 storage                      where the files of a run are: downloads, old checkpoints
+schedulers                   the schedulers of a resumed run whose settings changed
 hook_points                  the points at which hooks are called
 ===========================  =====================================================================================
 """

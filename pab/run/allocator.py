@@ -1,4 +1,4 @@
-"""How the C library hands out memory to a run on the CPU."""
+"""The memory that the C library gives to a run on the CPU."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""What a checkpoint file holds: written as plain data, and read without running anything that a file might contain."""
+"""The content of checkpoint files: written as plain data, and read without running anything in a file."""
 
 import os
 import re
@@ -19,9 +19,9 @@ from ..contracts import layers_with_used_weight
 from ..models import network_of
 from ..pruners import check_state_masks, get_masks
 from ..registry import READERS
-from ..state_dicts import MASK, NETWORK, masks_in, renamed
+from ..state_dicts import MASK, NETWORK_PREFIX, masks_in, renamed
 
-RUN_KEYS = ('meta', 'state_dict', 'message_hub', 'optimizer')  # what a file must hold for a run to go on from it
+NEEDED_TO_RESUME = ('meta', 'state_dict', 'message_hub', 'optimizer')  # the least that a file must hold
 HISTORY = 'history'  # the key that marks the plain form of a HistoryBuffer
 
 
@@ -129,11 +129,11 @@ def non_finite(value: Any, name: str = '') -> str | None:
 
 
 def missing_for_resume(checkpoint: Any) -> list[str]:
-    """What a run cannot go on without and the content of a file does not have."""
+    """Name what a run needs to go on and the content of a file lacks."""
     content = checkpoint if isinstance(checkpoint, Mapping) else {}
     meta = content.get('meta')
     counted = isinstance(meta, Mapping) and {'iter', 'epoch'} <= set(meta)
-    return [key for key in RUN_KEYS if key not in content or (key == 'meta' and not counted)]
+    return [key for key in NEEDED_TO_RESUME if key not in content or (key == 'meta' and not counted)]
 
 
 def check_resumable(checkpoint: Any, path: str | os.PathLike, model: nn.Module | None = None) -> None:
@@ -154,11 +154,11 @@ def check_resumable(checkpoint: Any, path: str | os.PathLike, model: nn.Module |
 
 def as_start(
     model: nn.Module, state_dict: Mapping[str, Tensor], new_head: bool, dense: bool
-) -> tuple[OrderedDict[str, Tensor], str]:
-    """Make of a state dict what a run can begin with, and say so in words; what does not fit is left as it is.
+) -> tuple[OrderedDict[str, Tensor], str, list[str]]:
+    """Make of a state dict what a run can begin with; what does not fit stays as it is.
 
     A state dict of the network alone gets the names that it has in an ImageClassifier. Latents that it lacks are those
-    of the model.
+    of the model. Returns the state dict, what was done in words, and the names of a head that was drawn anew.
 
     Args:
         model: with its initial weights, and with masks if the run prunes.
@@ -167,12 +167,13 @@ def as_start(
             differ in their first size only, and all from the same number to the same.
         dense: give masks that keep everything to a state dict that has no mask, for the run to prune.
     """
-    alone = network_of(model) is not model and not any(name.startswith(NETWORK) for name in state_dict)
-    state = renamed(state_dict, lambda name: NETWORK + name if alone else name)
+    alone = network_of(model) is not model and not any(name.startswith(NETWORK_PREFIX) for name in state_dict)
+    state = renamed(state_dict, lambda name: NETWORK_PREFIX + name if alone else name)
     own, before = model.state_dict(), {*state}
     layers = layers_with_used_weight(model)
     latents = {f'{name.removesuffix("weight")}{latent}' for name, layer in layers.items() for latent in layer.latents}
-    anew = sorted(latents - state.keys()) + (head_of_another_size(own, state) if new_head else [])
+    head = head_of_another_size(own, state) if new_head else []
+    anew = sorted(latents - state.keys()) + head
     state.update({name: own[name] for name in anew})
     told = f'took {len(before - {*anew})} of {len(before)} tensors'
     if anew:
@@ -182,7 +183,7 @@ def as_start(
     if dense and masks and not masks_in(state):
         state.update({name + MASK: torch.ones_like(mask) for name, mask in masks.items() if name in state})
         told += '; it is dense, and this run prunes it'
-    return state, told
+    return state, told, head
 
 
 def head_of_another_size(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> list[str]:

@@ -138,8 +138,8 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
 def check_config(cfg: Config) -> None:
     """Refuse a config with a key that nothing would read, before anything is built.
 
-    Checked are the config's own keys, but for those that begin with an underscore; those of groups such as ``env_cfg``;
-    and those of every dict with a ``type``, at any depth, against the arguments of that class and, where it takes
+    Checked are the config's own keys, unless they begin with an underscore; the keys of groups such as ``env_cfg``;
+    and the keys of every dict with a ``type``, at any depth, against the arguments of that class and, where it takes
     ``**kwargs``, of its parents.
 
     Raises:
@@ -229,7 +229,7 @@ def _check_arguments(name: str, value: Any) -> None:
 
 
 def _named(kind: str) -> list[Callable]:
-    """What a ``type`` may mean: what is registered under the name, or a class by its module and name."""
+    """List what a ``type`` may mean: the entries of registries under the name, or a class by its module and name."""
     try:
         return [resolve_name(kind)] if '.' in kind else _registered(kind)
     except (ImportError, AttributeError, ValueError):  # a scope, and the name in it
@@ -237,7 +237,7 @@ def _named(kind: str) -> list[Callable]:
 
 
 def _registered(name: str) -> list[Callable]:
-    """What the registries have under a name, with or without a scope before it."""
+    """List the entries of all registries under a name, with or without a scope before it."""
     children = [value for value in [*vars(registry).values(), *registry._REST] if isinstance(value, Registry)]
     for child in children:
         child.import_from_location()

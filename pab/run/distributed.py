@@ -35,7 +35,7 @@ LAUNCHERS = {
 
 
 def rank_of_process() -> int:
-    """The number of this process among those that a launcher started; 0 without one."""
+    """The number of this process among the ones that a launcher started; 0 without a launcher."""
     names = ['RANK', *(names[0] for names in LAUNCHERS.values())]
     return next((int(os.environ[name]) for name in names if name in os.environ), 0)
 
@@ -145,7 +145,7 @@ def wrapper_settings(cfg: dict) -> dict:
 
 def check_settings_agree(cfg: Mapping[str, Any]) -> None:
     """:func:`check_agreement` of a config, but for ``MAY_DIFFER``, and of the versions of pab and torch."""
-    facts = {name: value for name, value in _leaves(cfg) if not any(fnmatchcase(name, glob) for glob in MAY_DIFFER)}
+    facts = {name: value for name, value in leaves(cfg) if not any(fnmatchcase(name, glob) for glob in MAY_DIFFER)}
     check_agreement({**facts, 'the version of pab': __version__, 'the version of torch': torch.__version__})
 
 
@@ -181,7 +181,7 @@ def check_agreement(facts: Mapping[str, Any]) -> None:
         )
 
 
-def _leaves(settings: Any, name: str = '') -> Iterator[tuple[str, Any]]:
+def leaves(settings: Any, name: str = '') -> Iterator[tuple[str, Any]]:
     """(dotted name, value) of nested settings, also in lists of dicts."""
     if isinstance(settings, Mapping) and settings:
         items = [(f'{name}.{key}' if name else str(key), value) for key, value in settings.items()]
@@ -191,4 +191,4 @@ def _leaves(settings: Any, name: str = '') -> Iterator[tuple[str, Any]]:
         yield name, settings
         return
     for key, value in items:
-        yield from _leaves(value, key)
+        yield from leaves(value, key)

@@ -1,4 +1,4 @@
-"""What hooks, and everything else above a run, may ask of it."""
+"""The public face of a run, for hooks and everything else above it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +12,20 @@ from torch.optim import Optimizer
 
 from ..contracts import sign_optimizers, sign_trained
 from ..models import network_of
+
+
+def on_first_process(act: Callable[[], Any]) -> Any:
+    """Act on the first process only; its result, or its error, is that of every process."""
+    outcome: list = [None]
+    if is_main_process():
+        try:
+            outcome[0] = act()
+        except Exception as error:
+            outcome[0] = error
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
 
 
 class RunFace:
@@ -47,33 +61,33 @@ class RunFace:
 
     @property
     def sign_trained(self) -> dict[str, nn.Parameter]:
-        """Name in the network -> parameter, for those that belong to an optimizer which flips signs."""
+        """Name in the network -> parameter, of the optimizers that flip signs."""
         return sign_trained(self.network, self.optimizers)
 
     @property
     def passes_per_update(self) -> int:
-        """How many backward passes make one update; the last update of a run may have fewer."""
+        """The number of backward passes in one update; the last update of a run may have fewer."""
         return single_wrappers(self.optim_wrapper)[0]._accumulative_counts  # which has no public name
 
     @property
     def is_within_update(self) -> bool:
-        """Whether some of the backward passes of the next update are done, and others are not."""
+        """True while some of the backward passes of the next update are done, and others are not."""
         wrappers = single_wrappers(self.optim_wrapper)
         return bool(wrappers) and not wrappers[0].should_update()
 
     @property
     def trains(self) -> bool:
-        """Whether a training has begun; a run that only evaluates or prunes has no loop for one."""
+        """True once a training has begun; a run that only evaluates or prunes has no loop for one."""
         return self._train_loop is not None and not isinstance(self._train_loop, dict)  # the public name would build it
 
     @property
     def evaluates(self) -> bool:
-        """Whether the run validates or tests, and does not train."""
+        """True if the run validates or tests, and does not train."""
         return not self.trains and any(isinstance(loop, BaseLoop) for loop in (self._val_loop, self._test_loop))
 
     @property
     def resumes(self) -> bool:
-        """Whether the run goes on from a checkpoint: from the start of a training on that is decided."""
+        """True if the run goes on from a checkpoint, which is decided when a training starts."""
         return self._resume  # a constructor's argument that mmengine keeps under this name only
 
     @property
@@ -83,26 +97,10 @@ class RunFace:
 
     @property
     def seed_is_open(self) -> bool:
-        """Whether the config leaves the seed open; ``seed`` is then the one that was drawn."""
+        """True if the config leaves the seed open; ``seed`` is then the one that was drawn."""
         return self._randomness_cfg.get('seed') is None  # ``seed`` does not tell a drawn one
 
-    def on_first_process(self, act: Callable[[], Any]) -> Any:
-        """Act on the first process only; its result, or its error, is that of every process."""
-        return on_first_process(act)
-
-
-def on_first_process(act: Callable[[], Any]) -> Any:
-    """As :meth:`RunFace.on_first_process`, where there is no run yet."""
-    outcome: list = [None]
-    if is_main_process():
-        try:
-            outcome[0] = act()
-        except Exception as error:
-            outcome[0] = error
-    broadcast_object_list(outcome)
-    if isinstance(outcome[0], Exception):
-        raise outcome[0]
-    return outcome[0]
+    on_first_process = staticmethod(on_first_process)
 
 
 def single_wrappers(optim_wrapper: Any) -> list[OptimWrapper]:

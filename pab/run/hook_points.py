@@ -62,9 +62,8 @@ def check_hook(hook: Hook) -> None:
     cls = type(hook)
     for name in dir(cls):
         method = getattr(cls, name)
-        if not name.startswith(PREFIXES) or not callable(method):
+        if not name.startswith(PREFIXES) or name in HOOK_POINTS or not callable(method):
             continue
         takes_runner = 'runner' in inspect.signature(method).parameters
-        meant = takes_runner and difflib.get_close_matches(name, HOOK_POINTS, cutoff=0.8)
-        if meant or not name.startswith('check_'):
+        if not name.startswith('check_') or (takes_runner and difflib.get_close_matches(name, HOOK_POINTS, cutoff=0.8)):
             check_point(name, cls.__name__)

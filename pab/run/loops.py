@@ -70,7 +70,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             self.dataloader.generator = torch.Generator().manual_seed(runner.seed % 2**63)
 
     def run(self) -> nn.Module:
-        """Train and validate what is left of the run."""
+        """Train and validate to the end of the run."""
         self.runner.call_hook('before_train')
         if self._epoch and self._iter == self._epoch * len(self.dataloader):
             self._validate()
@@ -81,7 +81,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         return self.runner.model
 
     def run_epoch(self) -> None:
-        """Train on what is left of the current epoch."""
+        """Train on the rest of the current epoch."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         done, loader = self._iter - self._epoch * len(self.dataloader), self.dataloader

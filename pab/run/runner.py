@@ -27,7 +27,7 @@ from .distributed import check_settings_agree
 from .face import RunFace, on_first_process, single_wrappers
 from .hook_points import check_hook, check_point
 from .loops import EnduringLoader, ResumableEpochLoop
-from .schedules import Schedules
+from .schedulers import Schedulers
 from .storage import ATOMIC, LogFile, check_writable, download
 from .work_dir import NOT_FOR_RESUME, checkpoint_folders, choose_start, locked
 
@@ -50,6 +50,7 @@ class PabRunner(RunFace, Runner):
     """
 
     _outdated: list[Path] = []
+    _schedules_before: dict | list | None = None  # their states in the file that a run resumes from
     _read: tuple[str, dict] | None = None  # a file that was found good when the start was chosen, and its content
 
     @classmethod
@@ -160,7 +161,7 @@ class PabRunner(RunFace, Runner):
         """Scale the learning rates by batch of a step / ``base_batch_size`` if ``auto_scale_lr.enable``.
 
         The batch of a step is that of all processes and of all backward passes which ``accumulative_counts`` collects.
-        Optimizers without a learning rate are left alone. Source: Goyal et al. 2017 (arXiv 1706.02677).
+        Optimizers without a learning rate stay as they are. Source: Goyal et al. 2017 (arXiv 1706.02677).
         """
         if not (auto_scale_lr or {}).get('enable'):
             return
@@ -244,9 +245,14 @@ class PabRunner(RunFace, Runner):
         seed_was_drawn = self.seed_is_open
         built = self.param_schedulers or []
         lists = built.values() if isinstance(built, dict) else [built]
-        schedules = Schedules(single_wrappers(self.optim_wrapper), [one for entry in lists for one in entry])
+        schedulers = Schedulers(single_wrappers(self.optim_wrapper), [one for entry in lists for one in entry])
         super().resume(filename, *args, **kwargs)
-        for told in schedules.settle(self.epoch, self.iter, len(self.train_dataloader)):
+        saved, self._schedules_before = self._schedules_before, None
+        pairs = [(saved or [], built)]
+        if isinstance(built, dict):
+            pairs = [(states, built.get(name, [])) for name, states in (saved or {}).items()]
+        dropped = any(len(before) > len(now) for before, now in pairs)
+        for told in schedulers.settle(self.epoch, self.iter, len(self.train_dataloader), dropped):
             self.logger.info(told)
         if seed_was_drawn and hasattr(self.train_dataloader.sampler, 'seed'):
             self.train_dataloader.sampler.seed = self.seed  # the loader was built before that seed was known
@@ -283,13 +289,16 @@ class PabRunner(RunFace, Runner):
             if not is_checked:
                 check_resumable(checkpoint, filename, model)
             self.call_hook('check_resume', checkpoint=checkpoint)
+            self._schedules_before = checkpoint.get('param_schedulers')
         state = checkpoint['state_dict']
         for pattern, replacement in revise_keys:
             state = renamed(state, functools.partial(re.sub, pattern, replacement))
         told = ''
         if not self.resumes:
             new_head = self.cfg.get('new_head', False) and not self.evaluates
-            state, told = as_start(model, state, new_head, dense=self.trains)
+            state, told, head = as_start(model, state, new_head, dense=self.trains)
+            if head:  # the classes that the file names are those of its own head
+                (checkpoint.get('meta') or {}).pop('dataset_meta', None)
         checkpoint['state_dict'] = state
         if strict:
             check_fits(model, state, filename)
@@ -312,7 +321,7 @@ class PabRunner(RunFace, Runner):
 
 
 def is_for_console(record: logging.LogRecord) -> bool:
-    """Whether a person watching a run wants a record: progress, results, what pab reports, and every warning."""
+    """Tell if a person watching a run wants a record: progress, results, what pab reports, and every warning."""
     path, text = record.pathname.replace('\\', '/'), record.getMessage()
     if '/mmengine/' not in path:
         return True

@@ -1,5 +1,6 @@
 """Where a run's files are: fetched by their address, checkpoints kept until newer ones are there."""
 
+import functools
 import glob
 import logging
 import os
@@ -72,37 +73,32 @@ class LogFile(logging.FileHandler):
             print(f'the log {self.baseFilename} cannot be written: {reason}; the run goes on', file=sys.stderr)
 
 
-@VISUALIZERS.register_module()
-class Visualizer(mmengine.visualization.Visualizer):
-    """mmengine's, with a warning, the first time, where the config, scalars or a picture cannot be written."""
+def _or_warn(record: Callable[..., None]) -> Callable[..., None]:
+    """A method of the visualizer that warns, the first time, where it would raise an OSError."""
 
-    _failed = False
-
-    def add_config(self, *args, **kwargs) -> None:
-        """Record the config."""
-        self._try(super().add_config, *args, **kwargs)
-
-    def add_scalar(self, *args, **kwargs) -> None:
-        """Record one number."""
-        self._try(super().add_scalar, *args, **kwargs)
-
-    def add_scalars(self, *args, **kwargs) -> None:
-        """Record several numbers."""
-        self._try(super().add_scalars, *args, **kwargs)
-
-    def add_image(self, *args, **kwargs) -> None:
-        """Record a picture."""
-        self._try(super().add_image, *args, **kwargs)
-
-    def _try(self, act: Callable[..., None], *args, **kwargs) -> None:
+    @functools.wraps(record)
+    def recorded(self: mmengine.visualization.Visualizer, *args, **kwargs) -> None:
         try:
-            act(*args, **kwargs)
+            record(self, *args, **kwargs)
         except OSError as error:
             if not self._failed:
                 folder = next(iter(self._vis_backends.values()))._save_dir  # which has no public name
                 told = f'the scalars in {folder} are not complete: {reason_of(error, folder)}; the training goes on'
                 print_log(told, 'current', logging.WARNING)
             self._failed = True
+
+    return recorded
+
+
+@VISUALIZERS.register_module()
+class Visualizer(mmengine.visualization.Visualizer):
+    """mmengine's, with a warning, the first time, where the config, scalars or a picture cannot be written."""
+
+    _failed = False
+    add_config = _or_warn(mmengine.visualization.Visualizer.add_config)
+    add_scalar = _or_warn(mmengine.visualization.Visualizer.add_scalar)
+    add_scalars = _or_warn(mmengine.visualization.Visualizer.add_scalars)
+    add_image = _or_warn(mmengine.visualization.Visualizer.add_image)
 
 
 @register_backend(ATOMIC)

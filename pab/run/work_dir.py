@@ -33,7 +33,7 @@ class RunFile(NamedTuple):
 
 
 def run_files(folders: Iterable[str | os.PathLike], tell: Callable[[str], None] = lambda _: None) -> list[RunFile]:
-    """The checkpoints that runs wrote into some folders, the newest first, before them those that cannot be read.
+    """The checkpoints that runs wrote into some folders, the newest first, before them the unreadable ones.
 
     What is newest is decided by what stands in the files, not by their dates, which change when files are copied.
     ``tell`` is called with one sentence for each other file, such as pretrained weights.

@@ -83,7 +83,7 @@ def test_sgd_on_weights_of_a_sign_optimizer_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['bop', 'sgd, pruned', 'flipping, pruned, psg', 'ternary', 'edge-popup', 'biprop'])
-def test_the_tools_evaluate_show_and_compare_it(name, tmp_path, run_tool, capsys):
+def test_the_tools_evaluate_show_and_compare_it(name, tmp_path, tool):
     cfg, checkpoint, model = kind(name, tmp_path)
     cfg.test_dataloader.dataset.num_samples = 297
     if KINDS[name][2].get('prune'):  # puts masks on the network
@@ -93,17 +93,19 @@ def test_the_tools_evaluate_show_and_compare_it(name, tmp_path, run_tool, capsys
     cfg.dump(tmp_path / 'config.py')
     torch.save({**checkpoint, PRUNING_RECORD: None}, tmp_path / 'run.pth')
     run = tmp_path / 'config.py', tmp_path / 'run.pth'
-    assert run_tool('compact', 'pack', *run, tmp_path / 'run.pab') is None
-    signs = 'of 9 tensors' if KINDS[name][1] != 'values' else '0 bytes, of 0 tensors'
-    assert signs in capsys.readouterr().out
+    printed, status = tool('compact.py', 'pack', *run, tmp_path / 'run.pab')
+    assert status == 0
+    assert ('of 9 tensors' if KINDS[name][1] != 'values' else '0 bytes, of 0 tensors') in printed
     accuracies = []
     for file in ('run.pth', 'run.pab'):
-        assert run_tool('test', run[0], tmp_path / file, '--work-dir', tmp_path / 'test') is None
-        accuracies += re.findall(r'accuracy/top1: ([\d.]+)', capsys.readouterr().out)
+        printed, status = tool('test.py', run[0], tmp_path / file, '--work-dir', tmp_path / 'test')
+        assert status == 0
+        accuracies += re.findall(r'accuracy/top1: ([\d.]+)', printed)
     assert len(accuracies) == 2
     assert accuracies[0] == accuracies[1]
-    assert run_tool('compact', 'sizes', *run) is None
-    header, _, row = [line for line in capsys.readouterr().out.splitlines() if line.startswith('|')]
+    printed, status = tool('compact.py', 'sizes', *run)
+    assert status == 0
+    header, _, row = [line for line in printed.splitlines() if line.startswith('|')]
     assert header.count('|') == row.count('|')
     merge_latents_(model.network)
     numbers = [t.nbytes for n, t in model.network.state_dict().items() if not n.endswith('_mask')]
@@ -122,7 +124,7 @@ def test_a_file_is_evaluated_as_it_is_under_the_config_of_another_run(tmp_path):
     assert same(runner.model.network, compact.load(tmp_path / 'run.pab'))
 
 
-def test_a_file_is_evaluated_on_its_own_classes_and_images(tmp_path, run_tool):
+def test_a_file_is_evaluated_on_its_own_classes_and_images(tmp_path):
     cfg, checkpoint, _ = kind('sgd', tmp_path)
     names = [f'class {i}' for i in range(10)]
     cfg.model.input_shape = (3, 8, 8)
@@ -136,8 +138,7 @@ def test_a_file_is_evaluated_on_its_own_classes_and_images(tmp_path, run_tool):
         PabRunner.from_cfg(cfg).test()
 
 
-def test_a_file_that_is_not_there_is_named_in_one_line(tmp_path, run_tool):
+def test_a_file_that_is_not_there_is_named_in_one_line(tmp_path, tool):
     kind('sgd', tmp_path)[0].dump(tmp_path / 'config.py')
-    assert run_tool('test', tmp_path / 'config.py', tmp_path / 'no.pab') == (
-        f'error: there is no compact file {tmp_path / "no.pab"}'
-    )
+    _, told = tool('test.py', tmp_path / 'config.py', tmp_path / 'no.pab')
+    assert told == f'error: there is no compact file {tmp_path / "no.pab"}'

@@ -154,7 +154,7 @@ def run_of(name, tmp_path, optimizer='sgd', pruned=True, **model):
     cfg.model.update(model)
     cfg.optim_wrapper.optimizers = dict(sgd=dict(type='SGD', owns='rest', lr=0.1))
     if optimizer == 'bop':
-        cfg.optim_wrapper.optimizers.bop = BOP
+        cfg.optim_wrapper.optimizers.signs = BOP
     model = MODELS.build({**cfg.model, 'data_preprocessor': cfg.data_preprocessor})
     model.init_weights()
     if pruned:

@@ -9,7 +9,7 @@ from pab.models import ConvNet, initialize_
 from pab.pruners import get_masks
 from pab.registry import MODELS
 from pab.run import PabRunner
-from tests.small_run import QUICKSTART, small_config
+from tests.small_run import QUICKSTART, runner_hook, small_config
 
 
 def config(folder, **options):
@@ -28,11 +28,11 @@ def run(tmp_path_factory):
     return folder / 'config.py', folder / 'run' / 'epoch_3.pth'
 
 
-def test_pack_test_train_and_unpack(run, tmp_path, run_tool, monkeypatch, capsys):
+def test_pack_test_train_and_unpack(run, tmp_path, tool, monkeypatch):
     settings, checkpoint = run
     file = tmp_path / 'small.pab'
-    assert run_tool('compact', 'pack', settings, checkpoint, file) is None
-    shown = capsys.readouterr().out
+    shown, status = tool('compact.py', 'pack', settings, checkpoint, file)
+    assert status == 0
     for part in ('times smaller than float32', "'kaiming_normal', seed 5", 'density        0.5', '"SynFlow"', '"mean"'):
         assert part in shown
 
@@ -52,57 +52,56 @@ def test_pack_test_train_and_unpack(run, tmp_path, run_tool, monkeypatch, capsys
         runner = started_from(path, name)
         runner.train()
         ends.append(runner.model.state_dict())
-        hook = next(hook for hook in runner.hooks if isinstance(hook, PruneHook))
-        assert hook.record(runner)['pruned_from']['path'] == str(path)
+        assert runner_hook(runner, 'PruneHook').record(runner)['pruned_from']['path'] == str(path)
     assert all(torch.equal(a, b) for a, b in zip(*(end.values() for end in ends), strict=True))
     assert all(torch.equal(m, loaded[f'{n}_mask']) for n, m in get_masks(runner.model.network).items())
 
-    assert run_tool('compact', 'unpack', file, tmp_path / 'plain.pth') is None
+    assert tool('compact.py', 'unpack', file, tmp_path / 'plain.pth')[1] == 0
     plain = torch.load(tmp_path / 'plain.pth', weights_only=True)
     assert all(torch.equal(plain['state_dict'][name], value) for name, value in saved.items())
-    assert run_tool('compact', 'unpack', file, tmp_path / 'plain.pth') == 2  # it exists
+    assert tool('compact.py', 'unpack', file, tmp_path / 'plain.pth')[1] == 2  # it exists
 
     other = config(tmp_path / 'e', load_from=str(file), seed=6)
     with pytest.raises(ValueError, match=r'was pruned with seed 5 \(here 6\)'):
         PabRunner.from_cfg(other).train()
 
 
-def test_float16_and_sizes(run, tmp_path, run_tool, capsys):
+def test_float16_and_sizes(run, tmp_path, tool):
     settings, checkpoint = run
     file = tmp_path / 'half.pab'
-    assert run_tool('compact', 'pack', settings, checkpoint, file, '--values', 'float16') is None
+    assert tool('compact.py', 'pack', settings, checkpoint, file, '--values', 'float16')[1] == 0
     assert compact.info(file)['values'] == 'float16'
-    capsys.readouterr()
-    assert run_tool('compact', 'sizes', settings, checkpoint) is None
-    lines = capsys.readouterr().out.splitlines()
-    header, _, row = [line for line in lines if line.startswith('|')]
+    printed, status = tool('compact.py', 'sizes', settings, checkpoint)
+    assert status == 0
+    header, _, row = [line for line in printed.splitlines() if line.startswith('|')]
     assert header.count('|') == row.count('|')
     assert '| `config` | 0.50 |' in row
 
 
-def test_refusals_of_the_tool(run, tmp_path, run_tool, capsys):
+def test_refusals_of_the_tool(run, tmp_path, tool):
     settings, checkpoint = run
     saved = torch.load(checkpoint, weights_only=True)
     out = tmp_path / 'x.pab'
-    assert run_tool('compact', 'pack', settings, checkpoint, tmp_path / 'x.pth') == 2
-    assert 'OUT.pab must end in .pab' in capsys.readouterr().err
-    refused = run_tool('compact', 'pack', settings, checkpoint, out, '--seed', 9)
+    printed, status = tool('compact.py', 'pack', settings, checkpoint, tmp_path / 'x.pth')
+    assert status == 2
+    assert 'OUT.pab must end in .pab' in printed
+    _, refused = tool('compact.py', 'pack', settings, checkpoint, out, '--seed', 9)
     assert 'weights left in conv1.weight' in refused
     assert 'seed 9' in refused
     saved['state_dict']['network.conv2.weight'] *= 0.5  # as averaging or SGD would
     torch.save(saved, tmp_path / 'averaged.pth')
-    refused = run_tool('compact', 'pack', settings, tmp_path / 'averaged.pth', out)
+    _, refused = tool('compact.py', 'pack', settings, tmp_path / 'averaged.pth', out)
     assert refused.startswith('error: save: of ')
     assert 'weights left in conv2.weight' in refused
     del saved['state_dict']['network.bn1.bias']
     torch.save(saved, tmp_path / 'other.pth')
-    refused = run_tool('compact', 'pack', settings, tmp_path / 'other.pth', out)
+    _, refused = tool('compact.py', 'pack', settings, tmp_path / 'other.pth', out)
     assert 'the checkpoint is not of the model of this config' in refused
-    assert 'there is no compact file' in run_tool('compact', 'info', tmp_path / 'nowhere.pab')
+    assert 'there is no compact file' in tool('compact.py', 'info', tmp_path / 'nowhere.pab')[1]
     assert not out.exists()
 
 
-def test_a_network_of_one_s_own_is_unpacked_by_a_config_that_imports_it(tmp_path, run_tool):
+def test_a_network_of_one_s_own_is_unpacked_by_a_config_that_imports_it(tmp_path, tool):
     source = 'from pab.models import ConvNet\nfrom pab.registry import MODELS\n'
     source += 'MODELS.register_module("OwnNet", module=ConvNet)\n'
     (tmp_path / 'own_net_of_unpack.py').write_text(source)
@@ -115,9 +114,9 @@ def test_a_network_of_one_s_own_is_unpacked_by_a_config_that_imports_it(tmp_path
         compact.save(initialize_(ConvNet(2, image_size=8), seed=1), file, network=network, seed=1)
     finally:
         MODELS.module_dict.pop('OwnNet')
-    assert 'name a config that does (--config of the tools)' in run_tool('compact', 'unpack', file, out)
+    assert 'name a config that does (--config of the tools)' in tool('compact.py', 'unpack', file, out)[1]
     try:
-        assert run_tool('compact', 'unpack', file, out, '--config', tmp_path / 'config.py') is None
+        assert tool('compact.py', 'unpack', file, out, '--config', tmp_path / 'config.py')[1] == 0
     finally:
         MODELS.module_dict.pop('OwnNet', None)
     assert 'network.linear.weight' in torch.load(out, weights_only=True)['state_dict']

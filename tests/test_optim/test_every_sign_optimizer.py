@@ -1,4 +1,4 @@
-"""Every registered sign optimizer is tested here, and in test_schedules.py."""
+"""Every registered sign optimizer is tested here, and in test_schedulers.py."""
 
 import copy
 import pickle

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 from torch import nn
 
-from pab.pruners import apply_masks_, shot_density
+from pab.pruners import apply_masks_, linear
 from pab.pruners.allocation import erk
 from tests.test_pruners.pruning import ALL, BOTH, build
 
@@ -88,7 +88,7 @@ def test_shots_lead_each_density_by_the_schedule(allocation, net):
     pruner, earlier = build('Mag', density, scope='local', allocation=allocation, prunable=BOTH, rounds=2), None
     share = Fraction(497 - 216 - 80, 1280)  # 1656 - floor(1159.2) = 497
     for shot in (1, 2, 3):
-        masks = pruner.prune(net, shot=functools.partial(shot_density, shot=shot, shots=3))
+        masks = pruner.prune(net, shot=functools.partial(linear, done=shot, rounds=3))
         conv1, conv2, short, fc = counts(masks)
         rest = 1 - (1 - share) * Fraction(shot, 3)
         assert (conv1, fc) == (216, {1: 134, 2: 107, 3: 80}[shot])
@@ -107,7 +107,7 @@ def test_a_dense_rest_stays_dense_in_every_shot(net):
     density = [('name:conv1.*', 0.37), ('Linear', 0.37), ('total', Fraction(kept, 1656))]
     pruner = build('Mag', density, prunable=BOTH)
     for shot in range(1, 8):
-        masks = pruner.prune(net, shot=functools.partial(shot_density, shot=shot, shots=7))
+        masks = pruner.prune(net, shot=functools.partial(linear, done=shot, rounds=7))
         assert masks['conv2.weight'].all()
         assert masks['short.weight'].all()
         apply_masks_(net, masks)

@@ -63,11 +63,12 @@ def test_a_gate_is_open_and_passes_its_relative_change(gate):
             return x * gate(self.excite(self.squeeze(x)))
 
     scores = scores_of(chain(Gated()))
-    # R = 2 g0 + 3 g1, g = 1. The flow through the gates is 2 and 3, 5 in all, at every layer in front of them; of what
-    # the squeeze receives, 2/5 comes from the first channel. So w dR/dw of the first layer is 2 + 2/5 5 and 3 + 3/5 5
-    assert scores['1.excite.weight'] == pytest.approx([2, 3])
-    assert scores['1.squeeze.weight'] == pytest.approx([2, 3])
-    assert scores['0.weight'] == pytest.approx([4, 6])
+    # R = 2 g0 + 3 g1, g = 1; half of it, 1 and 1.5, flows through the gates, 2.5 in all, at every layer in front of
+    # them; of what the squeeze receives, 2/5 comes from the first channel. So w dR/dw of the first layer is
+    # 2 / 2 + 2/5 2.5 and 3 / 2 + 3/5 2.5
+    assert scores['1.excite.weight'] == pytest.approx([1, 1.5])
+    assert scores['1.squeeze.weight'] == pytest.approx([1, 1.5])
+    assert scores['0.weight'] == pytest.approx([2, 3])
     assert build('SynFlow', 0.5, keep_flow=False).prune(chain(Gated()), input_shape=(1, 1, 1)).keys() == scores.keys()
 
 
@@ -123,6 +124,79 @@ def test_attention_weights_are_equal_shares(causal):
     if causal:
         torch.testing.assert_close(by_hand, output)
     assert (torch.autograd.grad(output.sum(), query)[0] > 0).all()
+
+
+class Mixer(nn.Module):
+    """A layer of 2 channels by a function of its input x and of a weight, of shapes (1, 3, 2) and (2, 2)."""
+
+    def __init__(self, mix):
+        super().__init__()
+        self.mix, self.weight = mix, nn.Parameter(torch.tensor([[3.0, -1], [2, 5]]))
+
+    def forward(self, images):
+        x = images.flatten(2).mT
+        return self.mix(x, self.weight).mT.reshape(images.shape)
+
+
+@pytest.mark.parametrize(
+    'mix',
+    [
+        lambda x, w: (x @ w) * torch.sigmoid(x),
+        lambda x, w: torch.einsum('nic,njc->nij', x, F.linear(x, w)).softmax(-1) @ x,
+        lambda x, w: torch.bmm(F.normalize(x @ w.T, dim=-1), x.mT).softmax(-1).matmul(x),
+        lambda x, w: F.scaled_dot_product_attention(x @ w, x, x, torch.tensor([0.0, 0, -torch.inf])),
+        lambda x, w: F.layer_norm(x @ w, (2,)) * (x * x),
+    ],
+)
+def test_factors_share_the_flow_of_their_product(mix):
+    """The flow through the layers in front equals what passes the one behind, as in a chain of ReLUs."""
+    scores = scores_of(chain(Mixer(mix), nn.Conv2d(2, 2, 1, bias=False)), (1, 1, 3))
+    assert sum(scores['0.weight']) == pytest.approx(sum(scores['2.weight']))
+    assert sum(scores['0.weight']) > 0
+
+
+@pytest.mark.parametrize('need_weights', [False, True])
+@pytest.mark.parametrize('mask', [None, torch.ones(3, 3).bool().triu(1)])
+def test_the_attention_inside_of_a_layer_of_torch_has_its_stand_in(need_weights, mask):
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.MultiheadAttention(2, 1, bias=False, batch_first=True)
+            self.inner.in_proj_weight.data.mul_(1000)  # a softmax of what follows is 0 and 1
+
+        def forward(self, images):
+            x = images.flatten(2).mT * torch.tensor([[1.0], [2], [3]])
+            return self.inner(x, x, x, need_weights=need_weights, attn_mask=mask)[0].mT.reshape(images.shape)
+
+    torch.manual_seed(0)
+    model = chain(Attention(), nn.Conv2d(2, 2, 1, bias=False))
+    scores = scores_of(model, (1, 1, 3), BOTH)
+    flows = [sum(score) for score in scores.values()]
+    assert flows == pytest.approx([flows[0]] * 3)
+    # tokens are 1, 2 and 3 times the first one, so equal shares are 2 times it, or 1, 3/2 and 2 times it: R by hand
+    first, inner, last = model[0].weight.abs().flatten(), model[1].inner, model[2].weight.abs().flatten(1)
+    token = inner.out_proj.weight.abs() @ inner.in_proj_weight[4:].abs() @ first
+    assert flows[0] == pytest.approx((6 if mask is None else 4.5) * (last @ token).sum().item())
+
+
+def test_a_layer_scale_counts_as_one():
+    class Branch(nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.inner, self.gamma = nn.Conv2d(2, 2, 1, bias=False), nn.Parameter(torch.full((2, 1, 1), scale))
+            self.inner.weight.data.fill_(1)
+
+        def forward(self, x):
+            return x + self.gamma * self.inner(x)
+
+    assert scores_of(chain(Branch(1e-6)))['1.inner.weight'] == [2, 3, 2, 3]
+    assert scores_of(chain(Branch(-0.1)))['1.inner.weight'] == [2, 3, 2, 3]
+    assert scores_of(chain(Branch(0.5)))['1.inner.weight'] == [1, 1.5, 1, 1.5]
+    trained = Branch(0.0625)
+    trained.gamma.data[0] = 0.125
+    assert scores_of(chain(trained))['1.inner.weight'] == [0.25, 0.375, 0.125, 0.1875]
+    scores = scores_of(chain(Branch(0.0625)), keep_flow=False)
+    assert scores['1.inner.weight'] == [0.125, 0.1875, 0.125, 0.1875]
 
 
 def test_a_network_of_relus_scores_alike_with_and_without(net):

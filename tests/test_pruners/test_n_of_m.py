@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from pab.pruners import apply_masks_, shot_density
+from pab.pruners import apply_masks_, linear
 from pab.pruners.n_of_m import count_in_blocks, living_in_blocks, lowest_in_blocks, parse_n_of_m
 from tests.test_pruners.pruning import BOTH, build, same
 
@@ -90,7 +90,7 @@ def test_rounds_and_shots_on_the_way(net):
     # densities 7/8, 3/4, 5/8, 1/2: 4 - floor(4/8), 4 - floor(1), 4 - floor(12/8), 4 - floor(2)
     assert seen == [1, 0.75, 0.75, 0.5]
     assert len(scored) == 2  # what removes nothing is not scored
-    shot = pruner.prune(net, shot=functools.partial(shot_density, shot=1, shots=2))
+    shot = pruner.prune(net, shot=functools.partial(linear, done=1, rounds=2))
     assert per_block(shot['fc.weight'], 4)[0] == {3}
     apply_masks_(net, shot)
     assert same(pruner.prune(net), final)  # by magnitude, in two shots or in one

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pab.pruners.groups import Group, make_groups
-from pab.pruners.schedules import as_density, exponential, kept_count, linear, shot_density
+from pab.pruners.schedules import as_density, exponential, kept_count, linear
 from pab.pruners.selection import lowest
 
 
@@ -56,14 +56,9 @@ def test_density_of_another_type(value):
 def test_schedules_by_hand():
     quarter = Fraction(1, 4)
     assert [linear(quarter, t, 3) for t in (1, 2, 3)] == [Fraction(3, 4), Fraction(1, 2), quarter]
+    assert [linear(Fraction('0.4'), t, 3) for t in (1, 2, 3)] == [Fraction('0.8'), Fraction('0.6'), Fraction('0.4')]
     assert [exponential(quarter, t, 2) for t in (1, 2)] == [Fraction(1, 2), quarter]
     assert exponential(Fraction('0.81'), 1, 2) == Fraction('0.9')
-
-
-def test_shot_density_by_hand():
-    assert [shot_density(0.4, shot, 3) for shot in (1, 2, 3)] == [Fraction('0.8'), Fraction('0.6'), Fraction('0.4')]
-    with pytest.raises(ValueError, match=r'shot must lie in 1\.\.3 \(shots\), got 4'):
-        shot_density(0.4, 4, 3)
 
 
 @pytest.mark.parametrize(

@@ -68,12 +68,13 @@ def trained(cfg, kill_after=None):
 @pytest.mark.parametrize('workers', [0, 2])
 @pytest.mark.parametrize('sampler', ['Weighted', 'WithAGenerator', 'Lazy'])
 def test_a_sampler_that_draws_is_resumed_in_mid_epoch(tmp_path, sampler, workers):
-    """Killed after 15 and 18 of 30 steps, in the second epoch, and written every 2 steps and at the end of epochs."""
+    """Killed after 15 and 18 of 20 steps, in the second epoch, and written every 2 steps and at the end of epochs."""
     options = dict(
         train_dataloader__sampler=dict(_delete_=True, type=sampler),
         train_dataloader__num_workers=workers,
         train_dataloader__persistent_workers=False,
         train_dataloader__dataset__type='NoisyStripes',
+        train_cfg__max_epochs=2,
         default_hooks__checkpoint__by_epoch=False,
         default_hooks__checkpoint__interval=2,
     )

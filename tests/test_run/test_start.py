@@ -105,14 +105,14 @@ def test_a_head_of_another_size_is_drawn_anew_when_asked(tmp_path, file):
 @pytest.mark.parametrize('other', [TinyNet(5), nn.Sequential(nn.Conv2d(3, 6, 3))])
 def test_another_network_has_no_new_head(other):
     model = ImageClassifier(TinyNet())
-    state, _ = as_start(model, other.state_dict(), new_head=True, dense=True)
+    state, *_ = as_start(model, other.state_dict(), new_head=True, dense=True)
     with pytest.raises(UnusableCheckpoint, match=r'another model.*Give the config it had$'):
         check_fits(model, state, 'file')
 
 
 def test_versions_of_layers_are_kept_under_their_names():
     network = TinyNet()
-    state, _ = as_start(ImageClassifier(network), network.state_dict(), new_head=False, dense=True)
+    state, *_ = as_start(ImageClassifier(network), network.state_dict(), new_head=False, dense=True)
     assert state._metadata['network.bn1'] == network.state_dict()._metadata['bn1'] == {'version': 2}
     assert list(state) == [f'network.{name}' for name in network.state_dict()]
 

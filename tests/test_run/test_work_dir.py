@@ -7,8 +7,7 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +16,7 @@ from torch import nn
 
 from pab.run.checkpoint import UnusableCheckpoint
 from pab.run.work_dir import choose_start, find_newest, locked, run_files
-from tests.small_run import run_in_child, run_ranks, small_config, train, train_and_kill
+from tests.small_run import run_in_child, run_ranks, small_config, start_child, train, train_and_kill
 
 
 def a_run_at(step, epoch=0, written=0, **more):
@@ -260,25 +259,24 @@ def test_times_grow_although_a_clock_goes_back(finished, tmp_path):
 # ---- one run in a folder
 
 
-HOLDER = """
-import os, sys, time
-from pab.run.work_dir import locked
-with locked(sys.argv[1], print):
-    if not os.fork():  # as data workers, which outlive a killed run for a while
+def _hold(folder):
+    os.setpgid(0, 0)
+    with locked(folder, print):
+        if os.fork():  # the other is as data workers, which outlive a killed run for a while
+            (folder / 'held').touch()
         time.sleep(60)
-    print('held', flush=True)
-    time.sleep(60)
-"""
 
 
 @pytest.fixture
 def holder(tmp_path):
     """Another process that trains in ``run``."""
-    pipe = dict(stdout=subprocess.PIPE, text=True, start_new_session=True)
-    with subprocess.Popen([sys.executable, '-c', HOLDER, str(tmp_path / 'run')], **pipe) as process:
-        assert process.stdout.readline() == 'held\n'
-        yield process
-        os.killpg(process.pid, signal.SIGKILL)
+    process, _ = start_child(_hold, tmp_path / 'run')
+    while not (tmp_path / 'run' / 'held').exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    yield process
+    os.killpg(process.pid, signal.SIGKILL)
+    process.join()
 
 
 def test_a_second_run_in_a_folder_is_refused_until_the_first_has_died(tmp_path, holder):
@@ -290,7 +288,7 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_has_died(tmp_path, 
     elsewhere = small_config(tmp_path / 'other' / 'run', default_hooks__checkpoint__out_dir=str(tmp_path))
     assert isinstance(run_in_child(train, elsewhere)[1], BlockingIOError)  # its checkpoints are in that folder
     holder.kill()
-    holder.wait()
+    holder.join()
     assert run_in_child(train, start)[0] == 0
     with locked(tmp_path / 'run', print):  # an end frees it too
         assert (tmp_path / 'run' / 'train.lock').read_text() == f'process {os.getpid()} on {socket.gethostname()}\n'

@@ -16,7 +16,7 @@ class DeviceScalarsHook(RuntimeInfoHook):
     """mmengine's RuntimeInfoHook, which waits for the device once a logging interval and not in every step.
 
     The losses of the steps come to the message hub in one transfer when the logger is about to read them, at the end of
-    an epoch, and before a checkpoint is written; the values and their order are those that mmengine records. Hooks get
+    an epoch, and before a checkpoint is written; the values and their order are mmengine's. Hooks get
     what has come at their point ``after_scalars`` (see :class:`pab.run.RunHook`).
     """
 

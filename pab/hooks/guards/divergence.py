@@ -1,9 +1,11 @@
 """Stop a run whose loss or gradients are no longer finite, and name the layer where that began."""
 
+import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
@@ -148,17 +150,17 @@ def look_again(model: nn.Module, loss_of: Callable[[], Tensor]) -> tuple[str, st
         That place, '' if there is none; and that of the largest gradient, with its magnitude, where all numbers are
         finite and only the norm of all gradients, in their type, is not, else ''.
     """
-    names = {m: name for name, m in model.named_modules() if m._parameters or next(m.children(), None) is None}
-    outputs: dict[nn.Module, Tensor] = {}
-    gradients: dict[nn.Module, Tensor] = {}
+    layers = {name: m for name, m in model.named_modules() if m._parameters or next(m.children(), None) is None}
+    outputs: dict[str, Tensor] = {}
+    gradients: dict[str, Tensor] = {}
 
-    def after_forward(module: nn.Module, _inputs: tuple, output) -> None:
-        if module not in outputs and isinstance(output, Tensor):
-            outputs[module] = _count([output])
+    def after_forward(name: str, _module: nn.Module, _inputs: tuple, output: Any) -> None:
+        if name not in outputs and isinstance(output, Tensor):
+            outputs[name] = _count([output])
             if output.requires_grad:
-                output.register_hook(lambda grad: gradients.update({module: _count([grad])}))
+                output.register_hook(lambda grad: gradients.update({name: _count([grad])}))
 
-    handles = [module.register_forward_hook(after_forward) for module in names]
+    handles = [m.register_forward_hook(functools.partial(after_forward, name)) for name, m in layers.items()]
     try:
         loss = loss_of()
     finally:
@@ -166,17 +168,16 @@ def look_again(model: nn.Module, loss_of: Callable[[], Tensor]) -> tuple[str, st
             handle.remove()
     params = [param for param in model.parameters() if param.requires_grad]
     grads = dict(zip(params, torch.autograd.grad(loss, params, allow_unused=True), strict=True))
-    layers = [*outputs, *(module for module in names if module not in outputs)]
-    places = [(f'the weights of {names[layer]}', _count(layer.parameters(recurse=False))) for layer in layers]
-    places += [(f'the output of {names[layer]}', count) for layer, count in outputs.items()]
-    places.append(('the loss', _count([loss])))
+    order = [*outputs, *(name for name in layers if name not in outputs)]
+    places = [(f'the weights of {name}', _count(layers[name].parameters(recurse=False))) for name in order]
+    places += [(f'the output of {name}', count) for name, count in outputs.items()] + [('the loss', _count([loss]))]
     following = 'the loss'
-    for layer in reversed(layers):
-        if layer in gradients:
-            places.append((f'the gradient between {following} and the output of {names[layer]}', gradients[layer]))
-        count = _count(map(grads.get, layer.parameters(recurse=False)))
-        places.append((f'the gradient of the weights of {names[layer]}', count))
-        following = names[layer]
+    for name in reversed(order):
+        if name in gradients:
+            places.append((f'the gradient between {following} and the output of {name}', gradients[name]))
+        count = _count(map(grads.get, layers[name].parameters(recurse=False)))
+        places.append((f'the gradient of the weights of {name}', count))
+        following = name
     counts = torch.stack([count.to(loss.device) for _, count in places]).tolist()
     for (place, _), bad in zip(places, counts, strict=True):
         if bad:
@@ -189,6 +190,6 @@ def look_again(model: nn.Module, loss_of: Callable[[], Tensor]) -> tuple[str, st
 
 
 def _count(tensors: Iterable[Tensor | None]) -> Tensor:
-    """How many numbers are not finite, on their device."""
+    """Count the numbers that are not finite, on their device."""
     values = [tensor.detach() for tensor in tensors if tensor is not None and tensor.is_floating_point()]
     return sum((value.isfinite().logical_not().sum() for value in values), start=torch.tensor(0))

@@ -1,4 +1,4 @@
-"""The metrics that a run waits for against those that its validation gives, before the first step."""
+"""Compare the metrics that a run waits for with the ones its validation gives, before the first step."""
 
 from collections.abc import Iterator
 

@@ -16,8 +16,8 @@ class RandomStateHook(RunHook):
 
     That is before the step's batch is loaded, so that a sampler may draw from them. A generator of its own, which
     torch's samplers and loaders may have, is seeded for each epoch, from the seed that it has and the epoch. What data
-    loader workers draw is better seeded sample by sample (see :class:`~pab.datasets.EpochSampler`): those that
-    ``persistent_workers`` keeps go on with the random numbers of the epoch before, which no resume brings back.
+    loader workers draw is better seeded sample by sample (see :class:`~pab.datasets.EpochSampler`): workers kept by
+    ``persistent_workers`` go on with the random numbers of the epoch before, which no resume brings back.
     """
 
     priority = 'VERY_HIGH'

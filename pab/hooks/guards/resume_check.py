@@ -9,10 +9,10 @@ from mmengine.hooks import CheckpointHook, IterTimerHook, LoggerHook, NaiveVisua
 from ...registry import HOOKS
 from ...run import PabRunner, RunHook
 from ...run.checkpoint import to_plain
-from ...run.distributed import wrapper_settings
+from ...run.distributed import leaves, wrapper_settings
 
 KEY = 'settings'  # of a checkpoint
-# Globs over the dotted names of settings that may change at any time, because the training computes the same with them.
+# Globs over the dotted names of settings and groups that may change at any time: the training computes the same.
 MAY_CHANGE = [
     *('work_dir', 'load_from', 'new_head', 'resume', 'overwrite', '*.data_root', 'custom_imports'),  # where things are
     *('launcher', 'runner_type', 'default_scope', 'env_cfg', 'model_wrapper_cfg.device_ids', '_*'),  # how it is started
@@ -81,25 +81,23 @@ def settings_of(runner: PabRunner) -> dict:
     return settings
 
 
-def flatten(settings: Any, name: str = '') -> dict[str, Any]:
-    """The leaves of nested settings by their dotted names, but for those that may change; also in lists of dicts."""
-    if any(fnmatchcase(name, pattern) for pattern in MAY_CHANGE):
-        return {}
-    if name == 'default_hooks':
-        settings = {key: hook for key, hook in settings.items() if _changes_training(hook)}
-    elif name == 'custom_hooks':
-        settings = [hook for hook in settings or () if _changes_training(hook)]
-    if isinstance(settings, Mapping):
-        items = [(f'{name}.{key}' if name else str(key), value) for key, value in settings.items()]
-    elif isinstance(settings, list | tuple) and any(isinstance(item, Mapping) for item in settings):
-        items = [(f'{name}[{index}]', value) for index, value in enumerate(settings)]
-    else:
-        return {name: list(settings) if isinstance(settings, tuple) else settings}
-    return {leaf: value for key, item in items for leaf, value in flatten(item, key).items()}
+def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves of nested settings by their dotted names, also in lists of dicts, without ``MAY_CHANGE``."""
+    hooks = settings.get('default_hooks') or {}
+    settings = {
+        **settings,
+        'default_hooks': {name: hook for name, hook in hooks.items() if _changes_training(hook)},
+        'custom_hooks': [hook for hook in settings.get('custom_hooks') or () if _changes_training(hook)],
+    }
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in leaves(settings)
+        if value != {} and not any(fnmatchcase(name, glob + end) for glob in MAY_CHANGE for end in ('', '[.[]*'))
+    }
 
 
 def _changes_training(hook: Any) -> bool:
-    """Whether a hook's settings are those of one that changes the training, as one does that nobody knows."""
+    """Tell if a hook changes the training, by its settings; one that nobody knows does."""
     try:
         cls = HOOKS.get(hook['type'])
     except (KeyError, TypeError):  # nothing of that name; no settings
@@ -119,7 +117,7 @@ def _settle_optimizers(saved: dict, built: dict, changed: set[str]) -> None:
         for name in (name for name in saved.keys() & built.keys() if 'param_groups' in saved[name]):
             _settle_optimizers(saved[name], built[name], changed)
         return
-    for group, new_group in zip(saved['param_groups'], built['param_groups'], strict=False):
+    for group, new_group in zip(_groups(saved), _groups(built), strict=False):
         for key, value in new_group.items():
             if (first := f'initial_{key}') in group:  # a schedule has moved the value since
                 old, new = group[first], new_group.get(first, value)
@@ -127,6 +125,11 @@ def _settle_optimizers(saved: dict, built: dict, changed: set[str]) -> None:
                     group.update({key: group[key] * new / old if old else new, first: new})
             elif key in changed and key in group:
                 group[key] = value
+
+
+def _groups(state: dict) -> list[dict]:
+    """The groups of an optimizer, and the one of no weights by which mmengine shows the rate of several groups."""
+    return [*state['param_groups'], *(state[key] for key in ('base_param_settings',) if key in state)]
 
 
 def _change(old: Any, new: Any) -> str:

@@ -14,8 +14,8 @@ DROP = 'drop the hook with default_hooks=dict(ar_decay=None)'
 class ARDecayHook(RunHook):
     r"""Multiply the adaptivity rate of every sign optimizer by ``gamma`` each ``interval`` epochs.
 
-    With K = ``interval`` and epochs counted from 1, epoch e runs at :math:`\gamma_0 \cdot \text{gamma}^n` with
-    :math:`n = \lfloor (e-1)/K \rfloor` for timing 'after' (the rate falls once the K-th epoch is over, as in the
+    With K = ``interval``, the set rate r_0 and epochs counted from 1, epoch e runs at :math:`r_0 \cdot \text{gamma}^n`
+    with :math:`n = \lfloor (e-1)/K \rfloor` for timing 'after' (the rate falls once the K-th epoch is over, as in the
     reference's CIFAR script) and :math:`n = \lfloor e/K \rfloor` for 'before' (the K-th epoch already runs at the lower
     rate, as in its ImageNet script).
 
@@ -26,7 +26,7 @@ class ARDecayHook(RunHook):
 
     Args:
         interval: epochs between decays; an integer >= 1.
-        gamma: the factor; in (0, 1].
+        gamma: the factor, by the name that mmengine's schedulers give it; in (0, 1].
         timing: 'after' or 'before' the interval's last epoch.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How many signs flip: per step and per epoch."""
+"""Sign flips, counted per step and per epoch."""
 
 import torch
 from torch import Tensor
@@ -79,6 +79,6 @@ class FlipCountHook(RunHook):
 
 
 def _kept(runner: PabRunner) -> int:
-    """How many sign-trained weights are left."""
+    """Count the kept sign-trained weights."""
     masks = get_masks(runner.network)
     return sum(int(masks[n].sum()) if n in masks else param.numel() for n, param in runner.sign_trained.items())

@@ -1,4 +1,4 @@
-"""What hooks that prune share: shots at epochs, masks that all processes have, a record in every checkpoint."""
+"""The base of hooks that prune: shots at epochs, the same masks on all processes, a record in every checkpoint."""
 
 import functools
 import hashlib
@@ -61,7 +61,7 @@ class PruningHook(RunHook):
 
     @abstractmethod
     def density_after(self, density: Fraction, shot: int) -> Fraction:
-        """What a density after the last shot is after shot 1 to S."""
+        """The density after shot 1 to S, given the one after the last shot."""
 
     def needs_training(self) -> str | None:
         """Why nothing can be pruned before a training, to follow the hook's name; None where it can."""
@@ -116,7 +116,7 @@ class PruningHook(RunHook):
         )
 
     def record(self, runner: PabRunner) -> dict:
-        """What a checkpoint says of the pruning, in plain data."""
+        """The pruning so far in plain data, as checkpoints hold it."""
         return {
             'pruner': self._name,
             'density': self.pruner.settings.density.plain,

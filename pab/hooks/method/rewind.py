@@ -17,12 +17,12 @@ SNAPSHOT = 'rewind_to'  # the checkpoint's key, until the last rewinding
 
 @HOOKS.register_module()
 class RewindHook(PruningHook):
-    r"""Prune what a training leaves, return the weights that stay to their values at an early step, and train again.
+    r"""Prune the trained network, return the kept weights to their values at an early step, and train again.
 
     The epochs of the run are C + 1 trainings of equal length, C being ``cycles``. The first one is dense. Before each
     of the others, c = 1..C, the network is pruned to the density :math:`d^{c/C}`, so that every pruning removes the
-    same share of what is left. Then all parameters and buffers go back to their values after ``rewind_iter`` steps of
-    the first training, pruned weights stay 0, and optimizers and averages of the model (EMA) start anew.
+    same share of the kept weights. Then all parameters and buffers go back to their values after ``rewind_iter`` steps
+    of the first training, pruned weights stay 0, and optimizers and averages of the model (EMA) start anew.
 
     It takes the place of PruneHook. Schedules restart where the config says so, here for four trainings of 40 epochs::
 

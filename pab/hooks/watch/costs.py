@@ -1,4 +1,4 @@
-"""What a training costs, added up as it happens."""
+"""The costs of a training, added up as it goes."""
 
 import math
 from collections.abc import Iterator
@@ -12,17 +12,17 @@ from ...run import PabRunner, RunHook
 from ..method.prune_data import PruneData
 from ..method.pruning import PruningHook
 
-STATE = 'costs'  # the checkpoint's key
+KEY = 'costs'  # the checkpoint's key
 
 
 @HOOKS.register_module()
 class CostHook(RunHook):
     """Add up the multiply-accumulates and bit-operations of a training, by the formulas of :mod:`pab.costs.count`.
 
-    Every step counts with the weights that are left in its epoch, and so does every pruning that a hook does or
-    a file of ``tools/prune.py`` has had. In layers with a used weight (:mod:`pab.contracts`) the weights that are
-    used at the epoch's start count for the whole epoch. Validation does not count. Of several processes all images
-    count, and the update, which each of them repeats, once. A resumed run goes on with the sums in its checkpoint.
+    Every step counts with the kept weights of its epoch, and so does every pruning by a hook or of a file of
+    ``tools/prune.py``. In layers with a used weight (:mod:`pab.contracts`) the weights that are used at the epoch's
+    start count for the whole epoch. Validation does not count. Of several processes all images count, and the update,
+    which each of them repeats, once. A resumed run goes on with the sums in its checkpoint.
 
     ``cost/macs`` and ``cost/bit_operations``, the sums so far, are kept in the message hub and sent to the visualizer
     after every epoch. Nothing is done within an epoch. A run whose costs cannot be counted, such as one whose network
@@ -54,7 +54,7 @@ class CostHook(RunHook):
             self._of_epoch(runner, 1)  # what would fail later fails here
 
     def before_train_epoch(self, runner: PabRunner) -> None:
-        """Count which weights are left, and the prunings since the epoch before."""
+        """Count the kept weights, and the prunings since the epoch before."""
         if self._layers is None:
             return
         network = runner.network
@@ -84,12 +84,12 @@ class CostHook(RunHook):
         """Keep the sums, and the layers as they count in an epoch that is not over."""
         if self._layers is not None:
             state = {'trained': asdict(self._trained), 'pruned': asdict(self._pruned), 'shots': self._shots}
-            checkpoint[STATE] = {**state, 'layers': [asdict(row) for row in self._layers]}
+            checkpoint[KEY] = {**state, 'layers': [asdict(row) for row in self._layers]}
 
     def after_load_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
         """Take them up in a resumed run."""
-        if runner.resumes and STATE in checkpoint:
-            self._resumed = state = checkpoint[STATE]
+        if runner.resumes and KEY in checkpoint:
+            self._resumed = state = checkpoint[KEY]
             self._trained, self._pruned = Work(**state['trained']), Work(**state['pruned'])
             self._shots = state['shots']
 
@@ -109,6 +109,6 @@ class CostHook(RunHook):
 
 
 def _updates(runner: PabRunner, passes: int) -> int:
-    """How many updates the first passes of a run make; the last pass of a run makes one in any case."""
+    """Count the updates of the first passes of a run; the last pass of a run makes one in any case."""
     each = runner.passes_per_update
     return math.ceil(passes / each) if passes == runner.max_iters else passes // each

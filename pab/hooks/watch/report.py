@@ -1,4 +1,4 @@
-"""What a run leaves for a person: a summary of a few lines, and a page with pictures."""
+"""The report of a run for a person: a summary of a few lines, and a page with pictures."""
 
 import math
 import time
@@ -18,7 +18,7 @@ from ...report.record import NOT_TIMED, RunRecord, origin, rates_of, summary
 from ...run import PabRunner, RunHook
 from .costs import CostHook
 
-STATE = 'report'  # the checkpoint's key
+KEY = 'report'  # the checkpoint's key
 FIRST_PAGE, PAUSE = 60, 50  # seconds until the first page; then until the next, in times of what one takes
 
 
@@ -28,10 +28,10 @@ class ReportHook(RunHook):
 
     The page shows accuracy, loss, rates, density by layer and the seconds of each phase; for a run with a sign
     optimizer also flips and the share of signs that differ from the start, by layer; and for one with layers that have
-    a special backward pass, the share of the weights that are left whose gradient in the last step of an epoch was not
-    0. Its numbers, ``report.json``, are written after every validation; the page, and its pictures as PNG in
-    ``report/``, at the end of the training, and in between as often as takes 2 % of the time. ``tools/report.py`` makes
-    them from the numbers at any time. What is recorded is part of the checkpoints, so a resumed run goes on with it.
+    a special backward pass, the share of kept weights whose gradient in the last step of an epoch was not 0. Its
+    numbers, ``report.json``, are written after every validation; the page, and its pictures as PNG in ``report/``, at
+    the end of the training, and in between as often as takes 2 % of the time. ``tools/report.py`` makes them from the
+    numbers at any time. The record is part of the checkpoints, so a resumed run goes on with it.
 
     Nothing is read from the device within an epoch.
 
@@ -127,16 +127,16 @@ class ReportHook(RunHook):
         packed = {
             name: torch.from_numpy(np.packbits(signs.numpy(), axis=None)) for name, signs in self._start_signs.items()
         }
-        checkpoint[STATE] = {'record': self.record.state(), 'start_signs': packed, 'flips': self._flips}
+        checkpoint[KEY] = {'record': self.record.state(), 'start_signs': packed, 'flips': self._flips}
 
     def after_load_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
         """Take them up in a resumed run."""
-        if not runner.resumes or STATE not in checkpoint:
+        if not runner.resumes or KEY not in checkpoint:
             return
-        self.record.load(checkpoint[STATE]['record'])
-        self._flips = checkpoint[STATE]['flips']  # up to the epoch's start, also where it is resumed within
+        self.record.load(checkpoint[KEY]['record'])
+        self._flips = checkpoint[KEY]['flips']  # up to the epoch's start, also where it is resumed within
         for name, param in runner.network.named_parameters():
-            if name in (packed := checkpoint[STATE]['start_signs']):
+            if name in (packed := checkpoint[KEY]['start_signs']):
                 bits = np.unpackbits(packed[name].cpu().numpy(), count=param.numel())
                 self._start_signs[name] = torch.from_numpy(bits.astype(bool)).view(param.shape)
 

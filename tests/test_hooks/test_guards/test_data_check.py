@@ -145,6 +145,19 @@ def test_training_from_a_checkpoint_of_other_classes_says_so(trained, tmp_path, 
     assert runner.train_dataloader.dataset.metainfo['classes'] == ('ant', 'eel')
 
 
+def test_a_new_head_has_the_classes_of_the_training(trained, tmp_path):
+    checkpoint = torch.load(trained[1])
+    checkpoint['meta']['dataset_meta']['classes'] = ('ape', *COLOURS)
+    state = checkpoint['state_dict']
+    state['network.linear.weight'], state['network.linear.bias'] = torch.zeros(5, 3), torch.zeros(5)
+    torch.save(checkpoint, tmp_path / 'five.pth')
+    start = dict(load_from=str(tmp_path / 'five.pth'), new_head=True)
+    runner = RUNNERS.build(animals(trained[0], tmp_path / 'run', **start))
+    runner.train()  # a label of 4 would be refused
+    assert runner.train_dataloader.dataset.metainfo['classes'] == tuple(COLOURS)
+    assert runner.message_hub.get_info('best_score') == 100
+
+
 def test_a_checkpoint_without_names_is_told(trained, tmp_path):
     checkpoint = torch.load(trained[1])
     del checkpoint['meta']['dataset_meta']

@@ -163,7 +163,8 @@ def _interrupt_twice(cfg):
 
 
 def test_signals_are_given_back(tmp_path):
-    assert run_in_child(_handlers_after, small_config(tmp_path / 'run')) == (0, (True, True))
+    cfg = small_config(tmp_path / 'run', train_cfg__max_epochs=1, default_hooks__prune__epoch=0)
+    assert run_in_child(_handlers_after, cfg) == (0, (True, True))
 
 
 def _handlers_after(cfg):

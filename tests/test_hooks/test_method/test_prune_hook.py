@@ -12,6 +12,7 @@ from pab.hooks.method.pruning import hash_file, hash_masks
 from pab.pruners import Pruner, check_masks, get_masks
 from pab.registry import MODELS, OPTIMIZERS, PRUNERS
 from pab.run import PabRunner
+from tests.small_run import runner_hook
 
 
 @OPTIMIZERS.register_module()
@@ -63,7 +64,7 @@ def with_pruner(tiny_config, hook=None, changes=None, **pruner):
 
 @pytest.mark.parametrize('name', ['Rand', 'Mag', 'SNIP', 'GraSP', 'SynFlow'])
 def test_a_run_ends_at_the_density_that_was_asked_for(tiny_config, name):
-    runner = PabRunner.from_cfg(with_pruner(tiny_config, type=name))
+    runner = PabRunner.from_cfg(with_pruner(tiny_config, changes=dict(train_cfg=dict(max_epochs=1)), type=name))
     runner.train()
     kept, total = density_of(runner)
     assert kept == total - int(0.7 * total)
@@ -89,7 +90,7 @@ def test_shots_are_spread_and_masks_only_shrink(tiny_config, monkeypatch):
     check_masks(runner.model)  # momentum from before a shot moved nothing
 
 
-def test_every_shot_happens_when_they_fall_on_one_epoch(tiny_config):
+def test_every_shot_happens_when_they_fall_on_one_epoch():
     assert PruneHook(dict(type='Mag', density=0.5), epoch=0, shots=3).shot_epochs == [0, 0, 0]
     assert PruneHook(dict(type='Mag', density=0.5), epoch=2, shots=4).shot_epochs == [0, 1, 1, 2]
 
@@ -117,9 +118,9 @@ def test_shots_spread_densities_by_layer_too(tiny_config, monkeypatch, tmp_path)
         PabRunner.from_cfg(cfg).train()
 
 
-def with_flipfreq(tiny_config, epoch=1, **pruner):
+def with_flipfreq(tiny_config, **pruner):
     """FlipFreq on the signs of the test's own optimizer."""
-    cfg = with_pruner(tiny_config, dict(epoch=epoch), type='FlipFreq', **pruner)
+    cfg = with_pruner(tiny_config, dict(epoch=1), type='FlipFreq', **pruner)
     cfg.optim_wrapper.optimizers.signs = dict(type='FlipLarge', owns=['Conv2d.weight'], flips_per_weight=True)
     cfg.default_hooks.ar_decay = cfg.default_hooks.flips = None
     return cfg
@@ -167,7 +168,7 @@ def test_average_of_the_weights_is_pruned_too(tiny_config):
     cfg.custom_hooks = [dict(type='EMAHook')]
     runner = PabRunner.from_cfg(cfg)
     runner.train()
-    average = next(hook for hook in runner.hooks if hasattr(hook, 'ema_model')).ema_model.module
+    average = runner_hook(runner, 'EMAHook').ema_model.module
     check_masks(average)
     assert hash_masks(get_masks(average.network)) == hash_masks(get_masks(runner.model.network))
 
@@ -180,9 +181,9 @@ def test_two_stages_equal_one(tiny_config, tmp_path):
     two.train()
     for (name, a), b in zip(one.model.state_dict().items(), two.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    hook = next(hook for hook in two.hooks if isinstance(hook, PruneHook))
-    assert hook.record(two)['pruned_from']['path'] == str(tmp_path / 'pruned.pth')
-    assert len(hook.record(two)['pruned_from']['sha256']) == 64
+    pruned_from = runner_hook(two, 'PruneHook').record(two)['pruned_from']
+    assert pruned_from == {'path': str(tmp_path / 'pruned.pth'), 'sha256': hash_file(tmp_path / 'pruned.pth')}
+    assert runner_hook(two, 'CostHook').work == runner_hook(one, 'CostHook').work  # the file's pruning counts
 
 
 def test_pruned_weights_stay_zero_under_muon_through_a_resume(tiny_config):
@@ -199,15 +200,6 @@ def test_pruned_weights_stay_zero_under_muon_through_a_resume(tiny_config):
     runner.train()
     check_masks(runner.model)
     assert not get_masks(runner.model.network)['linear.weight'].all()
-
-
-def test_a_pruned_file_in_the_home_folder(tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setenv('HOME', str(tmp_path))
-    prune_to_file(PabRunner.from_cfg(tiny_config(work_dir=str(tmp_path / 'a'))), tmp_path / 'pruned.pth')
-    runner = PabRunner.from_cfg(tiny_config(load_from='~/pruned.pth', train_cfg=dict(max_epochs=1)))
-    runner.train()
-    hook = next(hook for hook in runner.hooks if isinstance(hook, PruneHook))
-    assert hook.record(runner)['pruned_from']['sha256'] == hash_file(tmp_path / 'pruned.pth')
 
 
 def test_a_pruned_file_is_not_written_over(tiny_config, tmp_path):
@@ -240,17 +232,17 @@ def test_a_resumed_run_does_not_prune_again(tiny_config, monkeypatch):
     assert runner.epoch == 2
 
 
-def test_epoch_beyond_the_schedule(tiny_config):
-    with pytest.raises(ValueError, match=r'PruneHook: epoch must be below the number of epochs, 2, got 7'):
-        PabRunner.from_cfg(tiny_config(default_hooks=dict(prune=dict(epoch=7)))).train()
-
-
-def test_flipfreq_before_training_is_refused(tiny_config):
-    with pytest.raises(ValueError, match=r'FlipFreq scores by the flips so far, and before epoch 0 there are none'):
-        PabRunner.from_cfg(with_flipfreq(tiny_config, epoch=0)).train()
-
-
 LATE = {
+    'an epoch beyond the schedule': (
+        dict(type='Mag'),
+        dict(default_hooks=dict(prune=dict(epoch=7))),
+        r'PruneHook: epoch must be below the number of epochs, 2, got 7',
+    ),
+    'flips before a training': (
+        dict(type='FlipFreq'),
+        dict(default_hooks=dict(prune=dict(epoch=0))),
+        r'FlipFreq scores by the flips so far, and before epoch 0 there are none',
+    ),
     'flips of no weight': (
         dict(type='FlipFreq'),
         {},

@@ -11,11 +11,13 @@ from pab.hooks.method.prune_to_file import prune_to_file
 from pab.hooks.method.pruning import hash_masks
 from pab.pruners import check_masks, get_masks
 from pab.registry import RUNNERS
-from tests.small_run import final_state, run_ranks, small_config
+from pab.report.run import write_record
+from tests.small_run import final_state, run_ranks, runner_hook, small_config
 
 STEPS = 4  # of an epoch, and of a training
 TOTAL, CLASSIFIER = 1210, 80  # weights of the convolutions, and of the rest
 EACH_STEP = dict(checkpoint=dict(by_epoch=False, interval=1, max_keep_ckpts=-1, save_best=None))
+NO_FILES = dict(checkpoint=dict(save_best=None, interval=99))
 
 
 def rewinding(folder, cycles=2, rewind_iter=2, pruner=None, hooks=None, **changes):
@@ -81,22 +83,19 @@ def test_what_stays_goes_back_to_the_weights_of_an_early_step(tmp_path, rewind_i
         assert states == 0
         assert lr == pytest.approx(0.1)
     check_masks(runner.model)
-    costs = next(hook for hook in runner.hooks if type(hook).__name__ == 'CostHook').work
+    costs = runner_hook(runner, 'CostHook').work
     assert costs.macs['optimizer'] == 3 * STEPS * (TOTAL + 605 + 303 + 3 * CLASSIFIER)
 
 
 @pytest.mark.parametrize('name', ['Rand', 'SNIP', 'GraSP', 'SynFlow'])  # FlipFreq needs a sign optimizer
 def test_every_pruner_reaches_the_density(tmp_path, name):
-    runner = RUNNERS.build(rewinding(tmp_path, pruner=dict(type=name)))
+    runner = RUNNERS.build(rewinding(tmp_path, cycles=1, pruner=dict(type=name)))
     runner.train()
     assert sum(int(mask.sum()) for mask in get_masks(runner.network).values()) == 303
 
 
 def test_a_resumed_run_is_the_same_at_any_step(tmp_path):
-    def config(folder, **changes):
-        return rewinding(folder, hooks=EACH_STEP, **changes)
-
-    whole = RUNNERS.build(config(tmp_path / 'whole'))
+    whole = RUNNERS.build(rewinding(tmp_path / 'whole', hooks=EACH_STEP))
     whole.train()
     files = {step: torch.load(tmp_path / 'whole' / f'iter_{step}.pth') for step in (1, 2, 8, 9)}
     # kept from the second step to the last pruning, before the ninth
@@ -105,7 +104,7 @@ def test_a_resumed_run_is_the_same_at_any_step(tmp_path):
         folder = tmp_path / str(step)
         folder.mkdir()
         shutil.copy(tmp_path / 'whole' / f'iter_{step}.pth', folder)
-        resumed = RUNNERS.build(config(folder, resume=True))
+        resumed = RUNNERS.build(rewinding(folder, resume=True, hooks=NO_FILES))
         resumed.train()
         assert final_state(resumed) == final_state(whole), step
 
@@ -119,7 +118,7 @@ def test_averages_start_anew(tmp_path):
 
     class Average(Hook):
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            copy = next(hook for hook in runner.hooks if hasattr(hook, 'ema_model')).ema_model.module
+            copy = runner_hook(runner, 'EMAHook').ema_model.module
             average[runner.iter + 1] = {name: param.clone() for name, param in copy.named_parameters()}
 
     runner.register_hook(Average(), 'VERY_LOW')
@@ -129,13 +128,14 @@ def test_averages_start_anew(tmp_path):
         assert all(equal) if same else not any(equal)
 
 
-def test_signs_go_back_and_their_flips_count_on(tmp_path):
+def test_signs_go_back_and_their_flips_count_on(tmp_path, monkeypatch):
     """With a sign optimizer, whose state begins anew with its counts; the report has the flips of each epoch."""
     hook = dict(_delete_=True, type='RewindHook', pruner=dict(type='Mag', density=0.25), cycles=1, rewind_iter=1)
     cfg = small_config(tmp_path, digits=True, report=True, default_hooks=dict(prune=hook))
+    monkeypatch.setattr('pab.report.run.write_report', write_record)  # no pictures
     runner = RUNNERS.build(cfg)
     runner.train()
-    report = next(hook for hook in runner.hooks if type(hook).__name__ == 'ReportHook')
+    report = runner_hook(runner, 'ReportHook')
     rates = report.record.layers['flip rate']
     kept = {name.removesuffix('.weight'): int(mask.sum()) for name, mask in get_masks(runner.model.network).items()}
     flips = runner.message_hub.get_scalar('flips/epoch').data[0][1]
@@ -145,7 +145,7 @@ def test_signs_go_back_and_their_flips_count_on(tmp_path):
 def after_rewinding(cfg):
     runner = RUNNERS.build(cfg)
     runner.train()
-    costs = next(hook for hook in runner.hooks if type(hook).__name__ == 'CostHook').work
+    costs = runner_hook(runner, 'CostHook').work
     weights = {name: param.detach().tolist() for name, param in runner.model.module.named_parameters()}
     return hash_masks(get_masks(runner.network)), weights, costs.macs
 
@@ -159,13 +159,7 @@ def test_two_processes_agree_and_cost_what_one_does(tmp_path):
     alone = RUNNERS.build(small_config(tmp_path / 'one', **options))
     alone.train()
     assert ends[0][1][0] == hash_masks(get_masks(alone.network))
-    assert ends[0][1][2] == next(hook for hook in alone.hooks if type(hook).__name__ == 'CostHook').work.macs
-
-
-def test_the_record_is_that_of_a_pruning(tmp_path):
-    RUNNERS.build(rewinding(tmp_path, cycles=1)).train()
-    record = torch.load(tmp_path / 'epoch_2.pth')['pruning']
-    assert (record['pruner'], record['shots'], record['shots_done']) == ('Mag', 1, 1)
+    assert ends[0][1][2] == runner_hook(alone, 'CostHook').work.macs
 
 
 REFUSED = {
@@ -199,6 +193,8 @@ def test_bad_settings(settings, message):
 
 def test_the_first_training_is_dense(tmp_path):
     RUNNERS.build(rewinding(tmp_path / 'a', cycles=1)).train()
+    record = torch.load(tmp_path / 'a' / 'epoch_2.pth')['pruning']
+    assert (record['pruner'], record['shots'], record['shots_done']) == ('Mag', 1, 1)
     runner = RUNNERS.build(rewinding(tmp_path / 'b', cycles=1, load_from=str(tmp_path / 'a' / 'epoch_2.pth')))
     with pytest.raises(ValueError, match='first training is dense, but load_from names a pruned network'):
         runner.train()

@@ -1,4 +1,4 @@
-"""The network as scores see it: float64, evaluation mode, exact gradients; the model itself is left as it was."""
+"""The network as scores see it: float64, evaluation mode, exact gradients; the model itself stays as it was."""
 
 import contextlib
 import random
@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..contracts import exact_gradients
 from ..state_dicts import MASK
-from .flow import KeepFlow, fill_zero_weight, find_blocked_layers, find_overflow
+from .flow import KeepFlow, fill_zero_weight, find_blocked_layers, find_overflow, is_layer_scale
 
 Tensors = dict[str, Tensor]  # by parameter name
 
@@ -39,6 +39,11 @@ class ScoringNetwork:
             for tensor, names in self._names.items()
             if names[0] not in given
         }
+        self._layer_scales = {
+            names[0]
+            for tensor, names in self._names.items()
+            if isinstance(tensor, nn.Parameter) and is_layer_scale(names[0], tensor)
+        }
         self._last: tuple | None = None
 
     def __call__(self, weights: Tensors, images: Tensor, absolute: bool = False, keep_flow: bool = False) -> Tensor:
@@ -55,6 +60,7 @@ class ScoringNetwork:
             others = {name: tensor.abs() if tensor.is_floating_point() else tensor for name, tensor in others.items()}
         if keep_flow:
             others = {name: fill_zero_weight(name, w, others.get(name + MASK)) for name, w in others.items()}
+            others.update((name, torch.ones_like(others[name])) for name in self._layer_scales & others.keys())
         tensors = {**others, **weights}
         # Each layer once: functional_call would put back a layer with two names in the wrong order.
         every = {name: tensors[names[0]] for names in self._names.values() for name in names}

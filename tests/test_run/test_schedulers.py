@@ -11,7 +11,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
 from pab.optim import TopFlips
-from pab.run.schedules import Schedules
+from pab.run.schedulers import Schedulers
 from tests.small_run import run_in_child, small_config, train
 
 EPOCHS = 6
@@ -41,6 +41,8 @@ CHANGES = {
         [dict(type='PolyParamScheduler', power=2.0, end=6)],
     ),
     'none any more': ([EXPONENTIAL], []),
+    'the last of two no more': ([WARM_UP, EXPONENTIAL], [WARM_UP]),
+    'a warm-up where there was none': ([], [dict(type='LinearParamScheduler', start_factor=0.1, end=3)]),
     'one where there was none': ([], [EXPONENTIAL]),
 }
 ALLOW = dict(default_hooks__resume_check__allow_changes=True)
@@ -71,15 +73,15 @@ class Training:
 
     def resume(self, other, epochs, iters):
         """Load what a runner loads, by position, and settle."""
-        schedules = Schedules([self.wrapper], self.schedulers)
+        schedules = Schedulers([self.wrapper], self.schedulers)
         self.wrapper.load_state_dict(copy.deepcopy(other.wrapper.state_dict()))
         for scheduler, before in zip(self.schedulers, other.schedulers, strict=False):
             scheduler.load_state_dict(copy.deepcopy(before.state_dict()))
-        return schedules.settle(epochs, iters, self.length)
+        return schedules.settle(epochs, iters, self.length, len(other.schedulers) > len(self.schedulers))
 
 
 @pytest.mark.parametrize('key', KEYS)
-@pytest.mark.parametrize(('value', 'stop'), [(0.5, 2.0), (0.2, 2.0), (0.5, 1.5), (0.5, 0.0)])
+@pytest.mark.parametrize(('value', 'stop'), [(0.5, 2.0), (0.2, 2.0), (0.5, 1.5), (0.5, 0.0), (0.5, 0.5)])
 @pytest.mark.parametrize('name', CHANGES)
 def test_every_later_step_is_that_of_an_uninterrupted_run(name, value, stop, key):
     before, now = CHANGES[name]
@@ -90,6 +92,44 @@ def test_every_later_step_is_that_of_an_uninterrupted_run(name, value, stop, key
     resumed.resume(stopped, int(stop), int(stop * here))
     resumed.run(int(stop * here), EPOCHS * here)
     assert resumed.values == whole.values[int(stop * here) :]
+
+
+def adam(schedule):
+    wrapper = OptimWrapper(torch.optim.Adam([nn.Parameter(torch.ones(2))], lr=0.1, betas=(0.9, 0.99)))
+    default = dict(optimizer=wrapper, epoch_length=1)
+    return wrapper, [PARAM_SCHEDULERS.build(dict(each), default_args=default) for each in schedule]
+
+
+LOW_BETA, SLOWER = dict(type='ConstantMomentum', factor=0.1, end=4), dict(type='ExponentialLR', gamma=0.5)
+PEAK = dict(type='OneCycleLR', total_steps=9)
+
+
+@pytest.mark.parametrize(
+    ('before', 'now'),
+    [
+        ([dict(PEAK, eta_max=1.0)], [dict(PEAK, eta_max=0.5)]),
+        ([LOW_BETA], []),
+        ([], [LOW_BETA]),
+        ([SLOWER, LOW_BETA], [LOW_BETA, SLOWER]),
+        ([SLOWER], [LOW_BETA, SLOWER]),
+        ([SLOWER, dict(PEAK, eta_max=1.0)], [LOW_BETA]),
+    ],
+)
+def test_what_schedules_keep_beside_the_number_and_at_another_place(before, now):
+    """Momentum in Adam's betas, the peak of OneCycleLR; a state is loaded into the scheduler of its position."""
+    (stopped, _), (whole, wanted), (resumed, built) = (run := [adam(before), adam(now), adam(now)])
+    for _, schedulers in run[:2]:
+        for scheduler in schedulers * 2:
+            scheduler.step()
+    schedules = Schedules([resumed], built)
+    resumed.load_state_dict(copy.deepcopy(stopped.state_dict()))
+    for scheduler, state in zip(built, run[0][1], strict=False):
+        scheduler.load_state_dict(copy.deepcopy(state.state_dict()))
+    schedules.settle(2, 2, 1, len(before) > len(now))
+    for scheduler in built + wanted:
+        scheduler.step()
+    kept = [{key: value for key, value in w.param_groups[0].items() if key != 'params'} for w in (whole, resumed)]
+    assert kept[0] == kept[1]
 
 
 def test_the_numbers_of_a_longer_epoch_by_hand():
