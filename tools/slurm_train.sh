@@ -5,16 +5,17 @@
 #   GPUS=16 tools/slurm_train.sh gpu r50 configs/pab/r50_imagenet.py /data/r50 --resume
 #
 # GPUS (8) are needed in all, GPUS_PER_NODE (8, or GPUS if that is less) on each machine, with CPUS_PER_TASK (8) cores
-# each; with ON_CPU=1 they are processes on CPUs instead, which meet by gloo. SRUN_ARGS are further options of srun; PYTHON is the interpreter; PORT is where the processes meet. With
-# --resume a job that the cluster starts again goes on from its newest checkpoint, and starts anew if there is none.
+# each; with ON_CPU=1 they are processes on CPUs instead, which meet by gloo. SRUN_ARGS are further options of srun;
+# PYTHON is the interpreter; PORT is where the processes meet. With --resume a job that the cluster starts again goes on
+# from its newest checkpoint, and starts anew if there is none.
 set -euo pipefail
 if [ $# -lt 4 ]; then
-    sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 # what to say when the run is interrupted: this command, with the variables that it was given
 command=(env)
-for variable in GPUS ON_CPU GPUS_PER_NODE CPUS_PER_TASK SRUN_ARGS PYTHON; do
+for variable in GPUS ON_CPU GPUS_PER_NODE CPUS_PER_TASK SRUN_ARGS PYTHON PORT; do
     [ -z "${!variable:-}" ] || command+=("$variable=${!variable}")
 done
 export PAB_COMMAND="${PAB_COMMAND:-$(printf '%q ' "${command[@]}" "$0" "$@")}"
