@@ -93,6 +93,7 @@ def test_the_numbers_of_a_run(trained, record):
         'epoch': 2,
         'max_epochs': 2,
         'accuracy': accuracies[-1],
+        'metric': 'accuracy/top1',
         'best_accuracy': max(accuracies),
         'best_epoch': accuracies.index(max(accuracies)) + 1,
         'density': kept / prunable,
