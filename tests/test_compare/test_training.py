@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from pab.compare import training as module
+from pab.compare.cluster import JobTrainer
 from pab.compare.plan import Training
 from pab.compare.results import RESULT, read_result
 from pab.compare.training import LOCK, LOG, Trainer, TrainingFailed, TrainingStopped, last_line
@@ -43,7 +44,7 @@ def in_thread(act, *args):
     def call():
         try:
             act(*args)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raised.append(error)
 
     thread = threading.Thread(target=call)
@@ -184,10 +185,10 @@ def test_a_second_stop_kills(trainer, tmp_path):
     assert [type(error) for error in raised] == [TrainingStopped]
 
 
-def test_preemption(trainer, tmp_path):
+def test_preemption(tmp_path):
     """SIGUSR2, which a cluster sends to all of a job, does not end the training; its checkpoint is waited for."""
     pytest.importorskip('submitit')
-    training = Training(make_run(tmp_path, 'slow'), 0)
+    training, trainer = Training(make_run(tmp_path, 'slow'), 0), JobTrainer(fake_command(tmp_path), threads=3)
     thread, raised = in_thread(trainer, training)
     until(lambda: events(training))
     (process,) = trainer._processes
@@ -197,7 +198,7 @@ def test_preemption(trainer, tmp_path):
     later = trainer.checkpoint(training)
     assert (training.folder / 'interrupted.pth').exists()
     thread.join()
-    assert [type(error) for error in raised] == [TrainingStopped]
+    assert [error.code for error in raised] == [128 + signal.SIGTERM]
     (training.folder / 'go').touch()
     assert later.function.threads == 3
     later.result()
