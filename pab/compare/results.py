@@ -90,7 +90,7 @@ def settings_of(cfg: Config) -> dict[str, Any]:
     """Dotted name -> value of all settings that a result depends on: not where data lie, nor how fast they are read."""
     plain: Mapping[str, Any] = json.loads(json.dumps(cfg.to_dict(), default=str))
     measured = {key: plain[key] for key in MEASURED if key in plain}
-    return flatten(plain) | flatten(measured, 'measured')  # resuming may change what is measured; a result may not
+    return flatten({**plain, 'measured': measured})  # resuming may change what is measured; a result may not
 
 
 def _compact_size(cfg: Config, folder: Path, epoch: int | None, tell: Callable[[str], None]) -> int | None:

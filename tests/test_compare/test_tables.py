@@ -270,9 +270,9 @@ def test_collect_goes_by_the_last_training(compare, tmp_path):
     assert json.loads((tmp_path / COMMAND).read_text())['seeds'] == 5
 
 
-def test_trainings_that_another_command_has_stopped_are_no_success(compare):
+def test_interrupted_trainings_are_no_success(compare):
     code, out, _ = compare()
-    assert code == '6 trainings have no result: another command stopped them; start this again'
+    assert code == '6 trainings have no result: they were interrupted; start this again'
     assert '6 of 6 trainings have no result yet' in out.out
 
 

@@ -82,12 +82,12 @@ def settings_of(runner: PabRunner) -> dict:
 
 
 def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaves of nested settings by their dotted names, also in lists of dicts, without ``MAY_CHANGE``."""
+    """The leaves of nested settings by dotted names, also in lists of dicts, but ``MAY_CHANGE`` and what is empty."""
     hooks = settings.get('default_hooks') or {}
     settings = {
         **settings,
         'default_hooks': {name: hook for name, hook in hooks.items() if _changes_training(hook)},
-        'custom_hooks': [hook for hook in settings.get('custom_hooks') or () if _changes_training(hook)],
+        'custom_hooks': [hook for hook in settings.get('custom_hooks') or () if _changes_training(hook)] or {},
     }
     return {
         name: list(value) if isinstance(value, tuple) else value
