@@ -76,6 +76,7 @@ runs = [dict(name='Bop', config='QUICKSTART')]
 """
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on(tmp_path):
     """The command and its training are killed; the same command resumes in the middle, and has the whole curve."""
     file, out = tmp_path / 'digits.py', tmp_path / 'out'

@@ -113,6 +113,7 @@ def same_end(folder, other):
     assert repr(one) == repr(two)
 
 
+@pytest.mark.slow
 def test_a_job_that_loses_a_process_goes_on_by_itself(ranks, folder, tmp_path):
     """Killed in the second epoch, and in the end what it would have been; it may overwrite, but not itself."""
     shutil.copytree(folder / 'split', tmp_path / 'run', ignore=shutil.ignore_patterns('2*'))
