@@ -1,5 +1,7 @@
 """Early stopping that a resume does not forget."""
 
+import time
+
 import pytest
 from mmengine.hooks import Hook
 
@@ -52,6 +54,7 @@ def test_a_killed_run_counts_on(tmp_path):
 
 def test_a_stopped_run_ends_at_once_when_resumed_unless_told_otherwise(ended):
     why = 'stopped after epoch 4 by EarlyStoppingHook: accuracy/top1 50.08, best 50, 3 validations without'
+    time.sleep(1.1)  # log folders are named by the second
     assert run_in_child(progress, config(ended, resume=True)) == (0, (4, 4 * STEPS))
     first, second = (path.read_text() for path in sorted(ended.glob('*/*.log')))
     assert f'This run is {why}' in first
