@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 
 from .. import registry
 from ..optim.wrapper import check_clipping
+from .loops import check_loop
 
 # What mmengine's runner reads from the config beyond its constructor's arguments.
 READ_ELSEWHERE = {
@@ -152,6 +153,9 @@ def check_config(cfg: Config) -> None:
             raise ValueError(f'config: {key} must be a dict of settings, got {value!r}')
         if key == 'custom_hooks' and not isinstance(value, list | tuple | None):
             raise ValueError(f'config: custom_hooks must be a list of hooks, got {value!r}')
+        if key == 'train_cfg' and isinstance(kind := (value or {}).get('type'), str):
+            for loop in _registered(kind):
+                check_loop(loop)  # before its arguments, which are those of another loop
         _check_arguments(key, value)
     _check_choices(cfg)
     check_clipping('optim_wrapper.clip_grad', (cfg.get('optim_wrapper') or {}).get('clip_grad'))

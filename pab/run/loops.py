@@ -105,3 +105,12 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             # beforehand, because a new best result rewrites the epoch's checkpoint during the validation
             hub.update_info(VALIDATED, self._epoch)
             validation.run()
+
+
+def check_loop(loop: type) -> None:
+    """Raise a ValueError for a class of loops that is not ours, which counts in epochs and resumes exactly."""
+    if not issubclass(loop, ResumableEpochLoop):
+        raise ValueError(
+            f'train_cfg: a run counts in epochs and goes on inside of them, which {loop.__name__} does not; '
+            "set type='ResumableEpochLoop' and max_epochs, or derive a loop of your own from it"
+        )

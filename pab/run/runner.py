@@ -26,7 +26,7 @@ from .config import FixedConfig, check_config, check_schedules, plain_config, su
 from .distributed import check_settings_agree
 from .face import RunFace, on_first_process, single_wrappers
 from .hook_points import check_hook, check_point
-from .loops import EnduringLoader, ResumableEpochLoop
+from .loops import EnduringLoader, check_loop
 from .schedulers import Schedulers
 from .storage import ATOMIC, LogFile, check_writable, download
 from .work_dir import NOT_FOR_RESUME, checkpoint_folders, choose_start, locked
@@ -150,11 +150,7 @@ class PabRunner(RunFace, Runner):
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the training loop; ValueError for another than ours, which counts in epochs and resumes exactly."""
         built = super().build_train_loop(loop)
-        if not isinstance(built, ResumableEpochLoop):
-            raise ValueError(
-                f'train_cfg: a run counts in epochs and goes on inside of them, which {type(built).__name__} does not; '
-                "set type='ResumableEpochLoop' and max_epochs, or derive a loop of your own from it"
-            )
+        check_loop(type(built))
         return built
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:

@@ -1,6 +1,7 @@
 """Settings that would fail late, or never be noticed, are refused in one line before any work."""
 
 import pytest
+from mmengine.config import Config
 
 from pab.costs.run import masks_of_config, run_costs
 from pab.registry import RUNNERS
@@ -96,3 +97,9 @@ def test_a_helper_that_begins_with_check_is_no_point():
     check_hook(type('MineHook', (RunHook,), helpers)())
     with pytest.raises(ValueError, match=r"'check_resumes'; did you mean check_resume"):
         check_hook(type('MineHook', (RunHook,), dict(check_resumes=lambda self, runner, checkpoint: None))())
+
+
+def test_another_loop_is_refused_before_its_arguments_are():
+    cfg = Config(dict(train_cfg=dict(type='IterBasedTrainLoop', max_epochs=3)))
+    with pytest.raises(ValueError, match=r"which IterBasedTrainLoop does not; set type='ResumableEpochLoop'"):
+        check_config(cfg)
