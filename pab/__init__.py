@@ -2,6 +2,9 @@
 
 Its floors, from the top; what is below knows nothing of what is above, and parts of one floor nothing of each other:
 
+- __main__
+- cli
+- benchmarks
 - contrib
 - compare
 - hooks
@@ -11,7 +14,7 @@ Its floors, from the top; what is below knows nothing of what is above, and part
 - datasets, evaluation, models, psg
 - converter, preprocessing
 - registry
-- checks, compiled, contracts, files, machine, patterns, state_dicts
+- checks, command, compiled, contracts, files, machine, patterns, state_dicts
 """
 
 __version__ = '0.1.0'

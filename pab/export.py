@@ -188,7 +188,7 @@ def _onnx(program: ExportedProgram, metadata: Mapping[str, Any]) -> tuple[bytes,
         import onnx  # noqa: F401 (torch imports it)
         from onnxscript import optimizer
     except ImportError as error:
-        raise ImportError(f'export: ONNX needs {error.name}: pip install -e ".[export]"') from error
+        raise ImportError(f'export: ONNX needs {error.name}: pip install onnx onnxscript onnxruntime') from error
     names = {'input_names': ['images'], 'output_names': ['logits'], 'dynamic_shapes': ({0: 'batch'},)}
     # torch's optimize would fold BatchNorm without being asked
     exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False, external_data=False, **names)

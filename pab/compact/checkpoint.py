@@ -47,7 +47,7 @@ def compact_network(file: str | os.PathLike) -> nn.Module:
     """The plain network of a compact file, with its weights and masks.
 
     With ``init=None``, :class:`~pab.models.ImageClassifier` leaves them as they are. A config that names it outside of
-    pab's tools imports it by ``custom_imports=dict(imports=['pab.compact'])``.
+    pab's commands imports it by ``custom_imports=dict(imports=['pab.compact'])``.
     """
     return load(file)
 

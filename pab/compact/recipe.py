@@ -119,7 +119,7 @@ def _check_names(value: Any) -> None:
     if 'type' in value and not (isinstance(value['type'], str) and value['type'] in MODELS.module_dict):
         raise CompactError(
             f'{value["type"]!r} is no network of pab, which has {", ".join(sorted(MODELS.module_dict))}; '
-            'import a class of your own before you load the file, or name a config that does (--config of the tools)'
+            'import a class of your own before you load the file, or name a config that does (--config of the commands)'
         )
 
 

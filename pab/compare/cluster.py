@@ -82,7 +82,7 @@ def train_on_cluster(
     try:
         import submitit
     except ImportError as error:
-        raise ImportError("--cluster needs submitit: pip install -e '.[cluster]'") from error
+        raise ImportError('--cluster needs submitit: pip install submitit') from error
     try:
         executor = submitit.AutoExecutor(folder, cluster=cluster, **{f'{cluster}_max_num_timeout': REQUEUES})
         further = {'requeue': True, **options.get('slurm_additional_parameters', {})}  # whatever JobRequeue says

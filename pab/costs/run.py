@@ -29,7 +29,7 @@ def masks_of_config(cfg: Mapping) -> dict[str, Tensor]:
     if unknown := pruner.needs & {'batches', 'flips'}:
         raise ValueError(
             f'analyze: {type(pruner).__name__} needs {" and ".join(sorted(unknown))}, which only a run has; give '
-            'a checkpoint of the run, or of tools/prune.py'
+            'a checkpoint of the run, or of pab prune'
         )
     model = _initial_model(cfg)
     return pruner.prune(network_of(model), input_shape=model.input_shape, seed=_seed(cfg))

@@ -27,7 +27,7 @@ def decode_rgb(data: bytes) -> Tensor:
     """Decode an image file to (3, H, W) uint8.
 
     Its content, not its name, says what it is. Colour and grey JPEGs are decoded by torchcodec where it is installed
-    (``pip install "pab[images]"``), everything else by Pillow. Grey is repeated in three channels, CMYK and palettes
+    (``pip install torchcodec``), everything else by Pillow. Grey is repeated in three channels, CMYK and palettes
     are converted to RGB, alpha is dropped, 16-bit grey keeps its upper 8 bits, of an animation the first frame is used,
     orientation tags are ignored.
 

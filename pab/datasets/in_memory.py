@@ -79,7 +79,7 @@ class Digits(InMemoryDataset):
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:
-            text = 'Digits: the images come with scikit-learn, which is not installed; pip install -e ".[demo]"'
+            text = 'Digits: the images come with scikit-learn, which is not installed; pip install scikit-learn'
             raise ImportError(text) from error
         images, labels = load_digits(return_X_y=True)
         test = np.zeros(len(labels), dtype=bool)

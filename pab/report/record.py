@@ -13,6 +13,7 @@ import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from .. import __version__
+from ..command import words_of
 from ..contracts import learning_rates
 from ..machine import processor
 from .amounts import short
@@ -116,7 +117,7 @@ def finite(data: Any) -> Any:
 def origin(seed: int) -> dict[str, Any]:
     """Collect what made a run: command, seed, versions, machine."""
     return {
-        'command': shlex.join(['python', *sys.argv]),
+        'command': shlex.join(words_of(sys.argv)),
         'seed': seed,
         'pab': __version__,
         'torch': torch.__version__,

@@ -1,5 +1,6 @@
 """Reading a config for a run, and the check that something reads every key of it."""
 
+import contextlib
 import difflib
 import functools
 import inspect
@@ -8,7 +9,7 @@ import math
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from pkgutil import resolve_name
 from types import FunctionType, ModuleType
@@ -17,6 +18,7 @@ from typing import Any
 import mmengine
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.registry import Registry
@@ -27,6 +29,7 @@ from torch.utils.data import DataLoader
 
 from .. import registry
 from ..optim.wrapper import check_clipping
+from .config_files import CONFIGS
 from .loops import check_loop
 
 # What mmengine's runner reads from the config beyond its constructor's arguments.
@@ -80,12 +83,15 @@ class FixedConfig(Config):
 def read_config(path: str | os.PathLike) -> Config:
     """Read a config file of either kind, with ``_base_`` or with ``with read_base():``, as plain data.
 
-    Raises what the file, which is a program, raises; where that says little, a ValueError with the line of the file.
+    ``{{$PAB_CONFIGS:}}`` in it is the folder of the configs that come with pab, in ``_base_`` too. Raises what the
+    file, which is a program, raises; where that says little, a ValueError with the line of the file.
     """
+    os.environ['PAB_CONFIGS'] = str(CONFIGS)
     lazy = bool(re.search(r'^with read_base\(\)', Path(path).read_text(encoding='utf-8'), re.MULTILINE))
     # mmengine would also take a file with an import for one of the second kind, and then refuse its _base_
     try:
-        return plain_config(Config.fromfile(str(path), lazy_import=lazy))
+        with _no_line_for_each_variable():
+            return plain_config(Config.fromfile(str(path), lazy_import=lazy))
     except (AttributeError, NameError, RuntimeError) as error:
         frames, folder = traceback.extract_tb(error.__traceback__), os.path.dirname(mmengine.__file__)
         if isinstance(error, RuntimeError) and not frames[-1].filename.startswith(folder):
@@ -93,6 +99,18 @@ def read_config(path: str | os.PathLike) -> Config:
         at = [frame for frame in frames if not frame.filename.startswith(folder)][-1]
         told = str(error) or 'with read_base() an import has no use but as a type; write the value, or use _base_'
         raise ValueError(f'{at.filename}, line {at.lineno}, {at.line!r}: {told}') from error
+
+
+@contextlib.contextmanager
+def _no_line_for_each_variable() -> Iterator[None]:
+    """Keep mmengine from writing one for each environment variable in each file."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def plain_config(cfg: Config | Mapping) -> Config:

@@ -1,4 +1,4 @@
-"""From a command line to a runner: what the scripts in ``tools/`` share."""
+"""From a command line to a runner: what the commands of pab share."""
 
 import argparse
 import dis
@@ -19,6 +19,7 @@ from ..files import FULL, reason_of
 from ..registry import RUNNERS
 from .allocator import keep_freed_memory
 from .config import check_config, merge_options, read_config
+from .config_files import find_config
 from .distributed import process_group, rank_of_process
 
 IN_ONE_LINE = (ValueError, TypeError, KeyError, OSError, SyntaxError, ImportError, FloatingPointError)
@@ -36,9 +37,10 @@ class KeyValue(DictAction):
                 sys.exit(f'error: {option_string} takes KEY=VALUE, such as train_cfg.max_epochs=8, got {text!r}')
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add the config and what changes it."""
-    parser.add_argument('config', help='a Python config file')
+    nargs = None if required else '?'
+    parser.add_argument('config', nargs=nargs, help='a Python config file, or a name that pab config --list has')
     text = 'replace values of the config, such as train_cfg.max_epochs=8'
     parser.add_argument('--cfg-options', nargs='+', action=KeyValue, metavar='KEY=VALUE', help=text)
 
@@ -58,9 +60,8 @@ def add_seed_argument(parser: argparse.ArgumentParser) -> None:
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config of a command line, which replaces parts of it; SystemExit if it is none or has a wrong key."""
-    path = Path(args.config)
-    if not path.is_file():
-        sys.exit(f'error: there is no config {path}; those that come with pab are in configs/pab/')
+    with errors_in_one_line():
+        path = find_config(args.config)
     sys.path.append(str(path.parent.resolve()))  # modules of custom_imports may lie beside the config
     with errors_in_one_line(f'{path}: '):
         cfg = read_config(path)

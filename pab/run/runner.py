@@ -36,7 +36,7 @@ ENDLESS = int(1e9)  # mmengine's end of a schedule that has none
 
 @RUNNERS.register_module()
 class PabRunner(RunFace, Runner):
-    """The runner that ``tools/`` use.
+    """The runner that the commands of pab use.
 
     It differs from mmengine's in this; hooks may have more methods (:class:`pab.run.RunHook`) and ask more
     (:class:`pab.run.RunFace`), and

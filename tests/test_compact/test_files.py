@@ -168,7 +168,7 @@ def test_a_missing_package_is_named_with_the_way_to_it(package, monkeypatch):
     for name in [name for name in sys.modules if name.startswith('pab.compact')]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf'compact files need {package}: pip install "pab\[compact\]"'):
+    with pytest.raises(ImportError, match=rf'compact files need {package}: pip install safetensors constriction'):
         importlib.import_module('pab.compact')
 
 

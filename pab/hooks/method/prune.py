@@ -16,7 +16,7 @@ class PruneHook(PruningHook):
     density :math:`1 - (1 - d) s / S`, also for a density by layer; with one shot and
     ``epoch=0`` that is before training. Every shot happens, also where several fall on one epoch. The masks are
     computed by the first process and sent to the others. After a resume, and after ``load_from`` of a file that
-    ``tools/prune.py`` wrote, what is pruned already is not pruned again.
+    ``pab prune`` wrote, what is pruned already is not pruned again.
 
     Args:
         pruner: config of a pruner in PRUNERS.

@@ -30,7 +30,7 @@ class ReportHook(RunHook):
     optimizer also flips and the share of signs that differ from the start, by layer; and for one with layers that have
     a special backward pass, the share of kept weights whose gradient in the last step of an epoch was not 0. Its
     numbers, ``report.json``, are written after every validation; the page, and its pictures as PNG in ``report/``, at
-    the end of the training, and in between as often as takes 2 % of the time. ``tools/report.py`` makes them from the
+    the end of the training, and in between as often as takes 2 % of the time. ``pab report`` makes them from the
     numbers at any time. The record is part of the checkpoints, so a resumed run goes on with it.
 
     Nothing is read from the device within an epoch.
@@ -226,7 +226,7 @@ class ReportHook(RunHook):
         try:
             page = (write_report if draw else write_record)(Path(runner.work_dir), record)
         except OSError as error:  # a training does not end for want of its pictures
-            runner.logger.warning(f'The report is not complete: {error}; tools/report.py draws what report.json holds')
+            runner.logger.warning(f'The report is not complete: {error}; pab report draws what report.json holds')
             return None
         if not draw:
             return page

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 import torch
 
-from pab.machine import processor
+from ..machine import processor
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import torch
 
-from benchmarks.networks import PHASES, Case, Contender, baseline, dense, make_network, ours
-from benchmarks.timing import Row, Settings, alternate, row
-from pab.pruners import apply_masks_
+from ..pruners import apply_masks_
+from .networks import PHASES, Case, Contender, baseline, dense, make_network, ours
+from .timing import Row, Settings, alternate, row
 
 REQUIRED = {'ResNet-18 CIFAR': 1.15, 'ResNet-20': 1.40}
 REQUIRED_CUDA = 1.10
