@@ -4,7 +4,6 @@ import difflib
 import os
 import posixpath
 import re
-import tokenize
 from pathlib import Path
 
 # inside of an installed package, beside that of a checkout
@@ -40,10 +39,9 @@ def _config_of_pab(name: str, otherwise: str) -> Path:
 
 
 def first_comment(path: Path) -> str:
-    """The comment or docstring that a config begins with, of one line; '' if there is none."""
-    with path.open('rb') as file:
-        first = next(token for token in tokenize.tokenize(file.readline) if token.type != tokenize.ENCODING)
-    return first.string.strip('#"\' \n').split('\n')[0] if first.type in (tokenize.COMMENT, tokenize.STRING) else ''
+    """The first line of the comment or docstring that a config begins with; '' if there is none."""
+    match = re.match(r"""\s*(?:# *|["']+)([^\n]*)""", path.read_text(encoding='utf-8'))
+    return match[1].rstrip('"\' ') if match else ''
 
 
 def read_for_elsewhere(name: str) -> str:
