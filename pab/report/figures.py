@@ -144,11 +144,54 @@ def to_png(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def _figure(height: float):
+def draw_densities(title: str, layers: Mapping[str, Sequence[float]]) -> Figure:
+    """Bars of the density of each layer, and beside them its channels, the densest first; none is white.
+
+    Args:
+        title: of the picture.
+        layers: name -> the kept share of each of its output channels, in [0, 1].
+
+    Raises:
+        ValueError: there is no layer.
+    """
+    if not layers:
+        raise ValueError('picture: the network has no pruned layer, whose density it would show')
+    figure, (bars, channels) = _figure(max(2.5, ROW * len(layers) + 1.0), ncols=2, sharey=True, width_ratios=(2, 3))
+    rows, means = range(len(layers)), [float(np.mean(shares)) for shares in layers.values()]
+    bars.barh(rows, means, color=COLOURS[0])
+    for row, mean in zip(rows, means, strict=True):
+        bars.text(mean + 0.02, row, f'{mean:.3f}', va='center', fontsize=6)
+    bars.set_yticks(rows, list(layers), fontsize=6, parse_math=False)
+    bars.set_ylim(len(layers) - 0.5, -0.5)
+    bars.set_xlim(0, 1.3)
+    bars.set_xticks([0, 0.5, 1])
+    bars.grid(axis='y', visible=False)
+    places = np.arange(200)
+    table = np.array([np.sort(shares)[::-1][places * len(shares) // 200] for shares in layers.values()])
+    image = channels.imshow(
+        np.ma.masked_equal(table, 0),
+        aspect='auto',
+        interpolation='nearest',
+        cmap=colormaps['cividis_r'].with_extremes(bad='white'),
+        norm=Normalize(0, 1),
+        extent=(0, 100, len(layers) - 0.5, -0.5),
+    )
+    channels.grid(False)
+    bar = figure.colorbar(image, ax=channels, pad=0.02)
+    bar.set_label('density of a channel', fontsize=7)
+    for axes in (bars, channels, bar.ax):
+        axes.tick_params(axis='both' if axes is bar.ax else 'x', labelsize=7)
+    figure.suptitle(title, fontsize=TITLE, x=0.02, ha='left', parse_math=False)
+    bars.set_xlabel('density', fontsize=SMALL)
+    channels.set_xlabel('output channels, densest first, %', fontsize=SMALL)
+    return figure
+
+
+def _figure(height: float, **grid: Any):
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout='constrained')
         FigureCanvasAgg(figure)
-        return figure, figure.subplots()
+        return figure, figure.subplots(**grid)
 
 
 def _looks(order: Iterable[str], names: Iterable[str]) -> dict[str, dict[str, str]]:

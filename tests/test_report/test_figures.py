@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from pab.report.figures import draw_bars, draw_by_layer, draw_curves, draw_points, to_png
+from pab.report.figures import draw_bars, draw_by_layer, draw_curves, draw_densities, draw_points, to_png
 
 
 def curves(names):
@@ -144,3 +144,21 @@ def test_names_of_layers_are_shown_as_they_are(draw):
     labels = figure.axes[0].get_yticklabels()
     assert [label.get_text() for label in labels] == names
     assert not any(label.get_parse_math() for label in labels)
+
+
+def test_densities_of_layers_and_channels():
+    layers = {'a': [0.0, 1.0, 0.5, 0.5], '$b': [0.25]}
+    figure = draw_densities('Kept', layers)
+    to_png(figure)
+    bars, channels, _ = figure.axes
+    assert [bar.get_width() for bar in bars.patches] == [0.5, 0.25]
+    assert [text.get_text() for text in bars.texts] == ['0.500', '0.250']
+    assert [text.get_text() for text in bars.get_yticklabels()] == ['a', '$b']
+    (image,) = channels.images
+    shown = image.get_array()
+    quarters = [shown[0, 50 * quarter : 50 * (quarter + 1)] for quarter in range(4)]
+    assert [float(np.unique(q.filled(0)).item()) for q in quarters] == [1.0, 0.5, 0.5, 0.0]
+    assert shown.mask[0].sum() == 50
+    assert (shown[1] == 0.25).all()
+    with pytest.raises(ValueError, match='picture: the network has no pruned layer'):
+        draw_densities('Kept', {})
