@@ -81,10 +81,10 @@ def structure_table(rows: list[LayerStructure]) -> list[str]:
     full, compact, macs, saved = (short(sum(getattr(row, key) for row in rows)) for key in keys)
     lines.append(f'{"all":<28} {"":>9} {full:>8} {compact:>8}   {macs}, {saved}')
     lines.append(
-        'channels: those of the outputs that keep a weight; float32, compact: bytes of the weights, as compact'
+        'channels: those of the outputs that keep a weight; float32, compact: bytes, in such a file or number;'
     )
     lines.append(
-        'compact file has them; 2:4: MACs of the forward pass for one image, bytes of 16-bit weights, or why not'
+        '2:4: MACs of the forward pass for one image, and bytes of weights of 16 bits; or why there is no kernel'
     )
     return lines
 
