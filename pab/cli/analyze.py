@@ -80,12 +80,8 @@ def structure_table(rows: list[LayerStructure]) -> list[str]:
     keys = ('full_bytes', 'compact_bytes', 'saved_macs', 'saved_bytes')
     full, compact, macs, saved = (short(sum(getattr(row, key) for row in rows)) for key in keys)
     lines.append(f'{"all":<28} {"":>9} {full:>8} {compact:>8}   {macs}, {saved}')
-    lines.append(
-        'channels: those of the outputs that keep a weight; float32, compact: bytes, in such a file or number;'
-    )
-    lines.append(
-        '2:4: MACs of the forward pass for one image, and bytes of weights of 16 bits; or why there is no kernel'
-    )
+    lines.append('channels: of the outputs that keep a weight; float32, compact: bytes in such a file;')
+    lines.append('2:4: MACs of the forward pass for one image, bytes of weights of 16 bits; or why there is no kernel')
     return lines
 
 

@@ -102,7 +102,7 @@ def test_what_stays_dense_and_why():
         '3': 'a 1x1 convolution in groups is no matrix product',
         '4': 'a padded convolution is no matrix product',
         '5': 'Error original_tensor.shape is not supported!',
-        '6': 'its weight is not 2:4',  # 30 inputs are no multiple of 4
+        '6': 'its inputs are no multiple of 4',
         '7': 'its weight is not 2:4',
         '8': 'Embedding is not an ordinary Linear or Conv2d',
     }

@@ -230,10 +230,8 @@ def test_a_traceback_on_request(tool, tmp_path, monkeypatch, where):
 
 def test_a_config_that_is_not_there(tool):
     _, line = tool('train.py', 'configs/pab/quikstart.py')
-    assert line == (
-        'error: there is no config configs/pab/quikstart.py; did you mean pab/quickstart? pab config --list names those '
-        'that come with pab'
-    )
+    hint = 'did you mean pab/quickstart? pab config --list names those that come with pab'
+    assert line == f'error: there is no config configs/pab/quikstart.py; {hint}'
 
 
 def test_a_seed_is_in_the_name_of_the_default_folder(tmp_path):
