@@ -24,7 +24,6 @@ from ..compare.progress import Progress
 from ..compare.tables import to_markdown
 from ..compare.training import Trainer
 from ..files import write_atomically
-from ..run.config_files import find_config
 from ..run.launch import KeyValue, errors_in_one_line
 
 SEEDS = 3
@@ -62,9 +61,8 @@ def main() -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
+    folder = (args.work_dir or Path('work_dirs', 'compare', args.comparison.stem)).absolute()
     with errors_in_one_line():
-        args.comparison = find_config(args.comparison)
-        folder = (args.work_dir or Path('work_dirs', 'compare', args.comparison.stem)).absolute()
         check_ints('compare', jobs=args.jobs)
         seeds, options = asked(args, folder / COMMAND)
         comparison = read_comparison(args.comparison, seeds, folder, options)

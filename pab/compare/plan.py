@@ -92,7 +92,7 @@ def read_comparison(path: Path, seeds: int, work_dir: Path, options: Mapping[str
     """Read a comparison file and the configs that it names.
 
     Args:
-        path: a Python file with ``title`` and ``runs``, and maybe ``environment`` and ``options``; see docs/compare.md.
+        path: a Python file, or the name of one that comes with pab, with ``title`` and ``runs``, and maybe ``environment`` and ``options``; see docs/compare.md.
         seeds: of each run, >= 1; a run may ask for fewer.
         work_dir: holds a folder for each run.
         options: replace values in every config, by dotted names, after those of the file.
@@ -101,8 +101,7 @@ def read_comparison(path: Path, seeds: int, work_dir: Path, options: Mapping[str
         FileNotFoundError: the file is not there.
         ValueError: it cannot be read, or something in it, or in a config that it names, cannot be used.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f'there is no comparison {path}; those that come with pab are in configs/compare/')
+    path = find_config(path)
     check_ints('compare', seeds=seeds)
     try:
         file = read_config(path).to_dict()

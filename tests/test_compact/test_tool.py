@@ -114,7 +114,7 @@ def test_a_network_of_one_s_own_is_unpacked_by_a_config_that_imports_it(tmp_path
         compact.save(initialize_(ConvNet(2, image_size=8), seed=1), file, network=network, seed=1)
     finally:
         MODELS.module_dict.pop('OwnNet')
-    assert 'name a config that does (--config of the tools)' in tool('compact.py', 'unpack', file, out)[1]
+    assert 'name a config that does (--config of the commands)' in tool('compact.py', 'unpack', file, out)[1]
     try:
         assert tool('compact.py', 'unpack', file, out, '--config', tmp_path / 'config.py')[1] == 0
     finally:

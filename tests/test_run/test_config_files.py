@@ -93,6 +93,13 @@ def test_a_comparison_names_configs_from_anywhere(tmp_path):
         read_comparison(tmp_path / 'c.py', 1, tmp_path)
 
 
+def test_the_syntax_of_mmengine_for_other_packages_is_answered(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pkg_resources', None)
+    (tmp_path / 'c.py').write_text("_base_ = ['pab::pab/quickstart.py']")
+    with pytest.raises(ValueError, match=r'needs pkg_resources.*write \{\{\$PAB_CONFIGS:\}\}/pab/quickstart.py for'):
+        read_config(tmp_path / 'c.py')
+
+
 def read(text):
     return Config.fromstring(text, '.py').train_cfg
 
