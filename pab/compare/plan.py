@@ -92,7 +92,8 @@ def read_comparison(path: Path, seeds: int, work_dir: Path, options: Mapping[str
     """Read a comparison file and the configs that it names.
 
     Args:
-        path: a Python file, or the name of one that comes with pab, with ``title`` and ``runs``, and maybe ``environment`` and ``options``; see docs/compare.md.
+        path: a Python file, or the name of one that comes with pab, that has ``title`` and ``runs``, and maybe
+            ``environment`` and ``options``; see docs/compare.md.
         seeds: of each run, >= 1; a run may ask for fewer.
         work_dir: holds a folder for each run.
         options: replace values in every config, by dotted names, after those of the file.

@@ -92,11 +92,11 @@ def read_config(path: str | os.PathLike) -> Config:
     try:
         with _no_line_for_each_variable():
             return plain_config(Config.fromfile(str(path), lazy_import=lazy))
-    except ModuleNotFoundError as error:
-        if error.name != 'pkg_resources':
+    except AssertionError as error:  # mmengine has a list of packages
+        if str(error) != 'mmengine does not support to load pab config.':
             raise
-        told = "_base_ = ['pab::...'] needs pkg_resources, which setuptools no longer has"
-        raise ValueError(f'{told}; write {{{{$PAB_CONFIGS:}}}}/pab/quickstart.py for a config of pab') from error
+        way = "write '{{$PAB_CONFIGS:}}/pab/quickstart.py' for a config of pab"
+        raise ValueError(f"_base_: mmengine reads 'pab::...' for packages of its own family only; {way}") from error
     except (AttributeError, NameError, RuntimeError) as error:
         frames, folder = traceback.extract_tb(error.__traceback__), os.path.dirname(mmengine.__file__)
         if isinstance(error, RuntimeError) and not frames[-1].filename.startswith(folder):
