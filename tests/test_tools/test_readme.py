@@ -37,7 +37,7 @@ RESNET = 'layer3.0.conv2.weight'
 @pytest.mark.parametrize(
     ('page', 'name', 'printed'),
     [
-        ('README.md', 'scaled_mag', ['ScaledMag, shot 1 of 1: density 0.3', RESNET]),
+        ('method.md', 'scaled_mag', ['ScaledMag, shot 1 of 1: density 0.3', RESNET]),
         ('method.md', 'sign_gradient', ['SynFlow, shot 1 of 1', RESNET]),
         ('method.md', 'bop_with_reset', ['; adaptivity rate 0.01', RESNET]),
         ('method.md', 'two_stages', [r'conv1.weight  +\d+ +18 ', r'conv2.weight  +\d+ +72 ', r'all +27 +90 +0\.3000']),
