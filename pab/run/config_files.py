@@ -34,7 +34,7 @@ def _config_of_pab(name: str, otherwise: str) -> Path:
     if wanted not in known:
         close = difflib.get_close_matches(wanted.removeprefix('configs/'), known, n=3)
         hint = f'did you mean {" or ".join(close)}? ' if close else ''
-        raise FileNotFoundError(f'{otherwise}; {hint}pab config --list names those that come with pab')
+        raise FileNotFoundError(f'{otherwise}; {hint}pab config --list names the configs of pab')
     return known[wanted]
 
 

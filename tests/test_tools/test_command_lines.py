@@ -230,7 +230,7 @@ def test_a_traceback_on_request(tool, tmp_path, monkeypatch, where):
 
 def test_a_config_that_is_not_there(tool):
     _, line = tool('train.py', 'configs/pab/quikstart.py')
-    hint = 'did you mean pab/quickstart? pab config --list names those that come with pab'
+    hint = 'did you mean pab/quickstart? pab config --list names the configs of pab'
     assert line == f'error: there is no config configs/pab/quikstart.py; {hint}'
 
 
