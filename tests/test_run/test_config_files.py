@@ -139,7 +139,7 @@ def test_wrong_calls_of_config(pab, words, message):
 def test_what_is_no_config_of_pab(pab):
     assert (
         pab('config', '--copy', '../x')[1]
-        == 'error: pab has no config ../x; pab config --list names those that come with pab'
+        == 'error: pab has no config ../x; pab config --list names the configs of pab'
     )
     assert 'did you mean pab/quickstart? pab config' in pab('config', '--copy', 'pab/quikstart')[1]
 
