@@ -4,6 +4,7 @@ import io
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from .amounts import short
 
 # Okabe and Ito's colours, which the colour-blind tell apart, ordered so that neighbours differ in lightness as well
 COLOURS = ('#0072B2', '#E69F00', '#000000', '#CC79A7', '#009E73', '#56B4E9', '#D55E00')
-MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
+STROKES = ('-', '--', ':')
+MARKERS = ('o', 's', '^', 'D', 'v', 'P', '<')
 STYLE = {'font.size': 8, 'axes.grid': True, 'grid.alpha': 0.3}
 WIDTH = 4.6  # inches, of every picture
 ROW = 0.15  # inches for each layer, and for each line of a legend
@@ -61,6 +63,7 @@ def draw_points(
     unit: str,
     series: Mapping[str, Sequence[tuple[float, float, float]]],
     order: Iterable[str] = (),
+    names: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Figure:
     """Points over an amount, those of a series joined from left to right.
 
@@ -70,6 +73,7 @@ def draw_points(
         unit: of the values; label of the other axis.
         series: name -> (amount > 0, value, half the length of its error bar); a legend is below the picture.
         order: as for :func:`draw_curves`.
+        names: name of a series -> a text for each of its points, which stands beside it.
     """
     figure, axes = _figure(2.5)
     looks, handles = _looks(order, series), {}
@@ -77,6 +81,8 @@ def draw_points(
         x, y, errors = zip(*sorted(points), strict=True)
         errors = [e or np.nan for e in errors]
         handles[name] = axes.errorbar(x, y, errors, **looks[name], ms=4, lw=1, capsize=2, label=name)
+        for (at, value, _), text in zip(points, names.get(name, ()), strict=name in names):
+            axes.annotate(text, (at, value), (3, 3), textcoords='offset points', fontsize=5, parse_math=False)
     amounts = [x for points in series.values() for x, _, _ in points]
     if max(amounts) > 10 * min(amounts):
         axes.set_xscale('log')
@@ -195,11 +201,16 @@ def _figure(height: float, **grid: Any):
 
 
 def _looks(order: Iterable[str], names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Colour and marker by name, a pair of its own for each of the first 49; names beyond ``order`` follow."""
+    """Colour, marker and stroke by name, all its own for each of the first 42; names beyond ``order`` follow.
+
+    Marker and stroke alone tell them apart, without colour.
+    """
     looks = {}
     for index, name in enumerate(dict.fromkeys([*order, *names])):
         turn, place = divmod(index, len(COLOURS))
-        looks[name] = {'color': COLOURS[place], 'marker': MARKERS[(place + turn) % len(MARKERS)]}
+        stroke, filled = STROKES[turn // 2 % len(STROKES)], turn % 2 == 0
+        looks[name] = {'color': COLOURS[place], 'marker': MARKERS[(place + turn) % len(MARKERS)], 'linestyle': stroke}
+        looks[name]['markerfacecolor'] = COLOURS[place] if filled else 'white'
     return looks
 
 

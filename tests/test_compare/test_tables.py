@@ -168,6 +168,30 @@ def test_a_run_in_several_groups_is_one_line(compared, tmp_path):
     assert axes.get_xscale() == 'log'  # 500 times more
 
 
+def test_several_densities_have_a_picture_and_name_their_points(compared, tmp_path):
+    comparison, results = compared
+    assert 'accuracy_over_density' not in draw_comparison(comparison, results)
+    again = make_run(tmp_path, 'a', group='h', seeds=2)
+    comparison = replace(comparison, runs=(*comparison.runs, again))
+    results |= {Training(again, seed): make_result(50.0 + seed, density=0.1, size=500) for seed in range(2)}
+    figures = draw_comparison(comparison, results)
+    axes = figures['accuracy_over_density'].axes[0]
+    a, b = axes.containers
+    assert [box.lines[0].get_xydata().tolist() for box in (a, b)] == [[[0.1, 50.5], [0.3, 64.0]], [[0.3, 61.5]]]
+    ((low, high), *_) = [segment[:, 1] for segment in a.lines[2][0].get_segments()]
+    assert (high - low) / 2 == pytest.approx(0.5**0.5)  # one standard deviation of 50 and 51
+    assert [text.get_text() for text in axes.texts] == []
+    over_bytes = figures['accuracy_over_bytes'].axes[0]
+    named = {(text.get_text(), text.xy) for text in over_bytes.texts}
+    assert named == {
+        ('0.3', (1000.0, 64.0)),
+        ('0.1', (500.0, 50.5)),
+    }
+    page = write_page(tmp_path, 'digits', comparison, results).read_text()
+    assert (tmp_path / 'accuracy_over_density.png').is_file()
+    assert page.count('<img') == 5
+
+
 @pytest.fixture
 def progress(tmp_path):
     comparison, told = three_runs(tmp_path)[0], []

@@ -64,10 +64,12 @@ def test_a_title_is_within_the_picture_and_no_mathematics():
 
 
 def test_looks_go_by_the_place_of_a_name():
-    order = [str(number) for number in range(49)]
+    order = [str(number) for number in range(42)]
     every = draw_curves('', '', {name: ([1], [1.0]) for name in order}).axes[0].lines
     looks = {line.get_label(): (line.get_color(), line.get_marker()) for line in every}
     assert set(Counter(looks.values()).values()) == {1}
+    grey = [(line.get_marker(), line.get_linestyle(), line.get_markerfacecolor() == 'white') for line in every]
+    assert set(Counter(grey).values()) == {1}
     some = draw_curves('', '', {name: ([1], [1.0]) for name in ('30', '2', 'new')}, order=order).axes[0].lines
     assert [(line.get_color(), line.get_marker()) for line in some[:2]] == [looks['30'], looks['2']]
     series = draw_points('', '', '', {'7': [(1.0, 1.0, 0.0)]}, order=order).axes[0].containers[0].lines[0]
