@@ -50,7 +50,8 @@ class Pruner:
     Round t of T keeps exactly :math:`N - \lfloor (1 - d_t) N \rfloor` of N weights, chosen by scores that are computed
     again on the network as the round before left it. Of equal scores the lower position stays: order of the tensors in
     the model, then index; scores are equal that differ by less than their 2^-40th part. A pruned weight never comes
-    back. A warning names tensors that end up empty, and tensors in which position decides which weights stay.
+    back. A warning names tensors that end up empty, and tensors in which position decides for more than a
+    hundredth of the weights that stay, with that share.
 
     Args:
         density: d, kept / total of the prunable weights after the last round, in (0, 1]; counted exactly as written. Or

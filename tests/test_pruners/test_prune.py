@@ -204,10 +204,15 @@ def test_emptied_tensors_are_named(net):
 
 
 def test_tensors_in_which_position_decides_are_named(net):
-    net.conv2.weight.data.fill_(0.01)
-    with warnings_of() as messages:
-        build('Mag', 0.5, scope='local').prune(net)
-    assert messages == ['Mag: scores are equal, so position decides which weights stay in conv2.weight']
+    """Of 200 weights that stay, the last n are as large as the first n that go."""
+    size = net.conv2.weight.numel()
+    for n, told in ((size // 2, ['100%']), (3 * size // 100, ['6%']), (size // 200 + 1, ['1%']), (size // 250, [])):
+        net.conv2.weight.data = torch.linspace(2, 1, size).view_as(net.conv2.weight)
+        net.conv2.weight.data.flatten()[size // 2 - n : size // 2 + n] = 1.5
+        with warnings_of() as messages:
+            build('Mag', 0.5, scope='local').prune(net)
+        text = 'Mag: scores are equal, so position decides which weights stay in conv2.weight ({})'
+        assert messages == [text.format(share) for share in told]
 
 
 def test_constant_magnitudes_do_not_depend_on_the_order_of_sums(resnet20):
