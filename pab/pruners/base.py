@@ -151,8 +151,8 @@ class Pruner:
                 whatever the model takes, or a dict of its keyword arguments; integers of 32 or 64 bits (token ids) and
                 bools keep their type, all else becomes float64.
             loss: ``loss(outputs, labels)``, a tensor of one entry, for a model whose outputs are no logits, or another
-                loss than the cross-entropy: a mean over the images, which SNIP and GraSP weigh by their number.
-                GraSP's own divides logits by 200 before.
+                loss than the cross-entropy: a mean over the labels, by whose number SNIP and GraSP weigh it
+                (those of -100 do not count). GraSP's own divides logits by 200 before.
             shot: for a pruning in several shots, the function from each density of the settings to the one after this
                 shot, between it and 1, such as ``functools.partial(linear, done=1, rounds=3)``.
             flips: parameter name -> number of sign flips of each weight, for scores that read the history.

@@ -246,6 +246,43 @@ def test_batches_weigh_what_they_hold(name, net):
         assert same(whole, build(name, rounds=2, prunable=BOTH).prune(net, cut))
 
 
+@pytest.mark.parametrize('name', ['SNIP', 'GraSP'])
+def test_labels_that_the_loss_ignores_do_not_count(name, net):
+    """Images without a label change nothing, wherever they are; 20 images of which 9 have one."""
+    stream = torch.Generator().manual_seed(4)
+    images = torch.randn(20, 3, 8, 8, generator=stream) * torch.logspace(-2, 2, 20).view(-1, 1, 1, 1)
+    labels = torch.randint(10, (20,), generator=stream)
+    labels[[0, 1, 2, 3, 4, 6, 8, 12, 13, 15, 19]] = -100
+    counts = labels >= 0
+    alone = build(name, rounds=2, prunable=BOTH).prune(net, [(images[counts], labels[counts])])
+    for sizes in ([20], [5, 15], [10, 10], [9, 9, 2]):
+        cut = list(zip(images.split(sizes), labels.split(sizes), strict=True))
+        assert same(alone, build(name, rounds=2, prunable=BOTH).prune(net, cut))
+    with pytest.raises(ValueError, match=r'batches: all labels are -100, which the loss ignores'):
+        build(name).prune(net, [(images[:5], labels[:5])])
+
+
+@pytest.mark.parametrize('name', ['SNIP', 'GraSP'])
+def test_batches_of_labels_of_any_shape_weigh_what_they_hold(name, net):
+    """A label for each of several places of an image, as of tokens, and labels that are no integers."""
+    stream = torch.Generator().manual_seed(4)
+    images = torch.randn(8, 3, 8, 8, generator=stream) * torch.logspace(-2, 2, 8).view(-1, 1, 1, 1)
+    labels = torch.randint(10, (8, 4), generator=stream)
+    labels[:2, 1:] = -100
+
+    def loss(logits, labels):
+        return F.cross_entropy(logits[:, :, None].expand(-1, -1, labels.shape[1]), labels)
+
+    cut = list(zip(images.split([2, 6]), labels.split([2, 6]), strict=True))
+    whole = build(name, prunable=BOTH).prune(net, [(images, labels)], loss=loss)
+    assert same(whole, build(name, prunable=BOTH).prune(net, cut, loss=loss))
+    for soft in (F.one_hot(labels[:, 0]).double(), F.one_hot(labels[:, 0]).bool()):
+        loss = lambda logits, labels: F.cross_entropy(logits, labels.double())  # noqa: E731
+        whole = build(name, prunable=BOTH).prune(net, [(images, soft)], loss=loss)
+        cut = list(zip(images.split([2, 6]), soft.split([2, 6]), strict=True))
+        assert same(whole, build(name, prunable=BOTH).prune(net, cut, loss=loss))
+
+
 @pytest.mark.parametrize('name', ['SNIP', 'GraSP', 'SynFlow'])
 @pytest.mark.parametrize('tied', ['layer', 'weight'])
 def test_what_is_used_twice_stays_a_parameter(name, tied, net):
