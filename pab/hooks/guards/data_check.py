@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
 
-from ...datasets import class_names, classes_in, difference, number_classes_
+from ...datasets import class_names, classes_in, count_classes, difference, number_classes_
 from ...models import network_of
 from ...registry import HOOKS
 from ...run import PabRunner, RunHook
@@ -23,7 +23,8 @@ class DataCheckHook(RunHook):
     Raises:
         ValueError: from a run, when a data set has a class that the network does not know, a resumed training set has
             other classes than before, processes have other data, images are not of ``model.input_shape`` (data that are
-            only evaluated may differ in height and width), or the last batch of an epoch is too small for batch norm.
+            only evaluated may differ in height and width), the network has fewer outputs than there are classes, or
+            the last batch of an epoch is too small for batch norm.
     """
 
     changes_training = False
@@ -59,6 +60,7 @@ class DataCheckHook(RunHook):
             self._classes, self._whose = own, 'train_dataloader'
         self._number(runner, loader, 'train_dataloader')
         check_input_shape(runner.bare_model, loader, 'train_dataloader')
+        check_outputs(runner.bare_model, loader, 'train_dataloader')
         check_last_batch(runner.bare_model, loader, runner.world_size)
         if runner.val_loop is not None:
             self.before_val(runner)
@@ -78,10 +80,11 @@ class DataCheckHook(RunHook):
         check_data_agree(loop.dataloader, who)
         self._number(runner, loop.dataloader, who)
         check_input_shape(runner.bare_model, loop.dataloader, who, channels_only=True)
-        if names := class_names(loop.dataloader.dataset):
+        check_outputs(runner.bare_model, loop.dataloader, who)
+        if number := count_classes(loop.dataloader.dataset):
             for metric in loop.evaluator.metrics:
                 if hasattr(metric, 'check_classes'):
-                    metric.check_classes(len(names))
+                    metric.check_classes(number)
 
     def _number(self, runner: PabRunner, loader: DataLoader, who: str) -> None:
         before = class_names(loader.dataset)
@@ -114,6 +117,29 @@ def check_input_shape(model: nn.Module, loader: DataLoader, who: str, channels_o
         raise ValueError(
             f'{who}: images are {got} (channels, height, width), and model.input_shape is {tuple(shape)}; set it to '
             'the shape of the images, or give the data that the network is for'
+        )
+
+
+def check_outputs(model: nn.Module, loader: DataLoader, who: str) -> None:
+    """Raise a ValueError, which begins with ``who``, if a network has fewer outputs than a loader's data have classes.
+
+    Data that do not know the number of their classes (:func:`pab.datasets.count_classes`), and a network whose outputs
+    are no logits (N, K), fit everything.
+    """
+    number, network = count_classes(loader.dataset), network_of(model)
+    if number is None:
+        return
+    modes = [(layer, layer.training) for layer in network.modules()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            logits = network.eval().forward(_first_image(model, loader))
+    finally:
+        for layer, training in modes:
+            layer.training = training
+    if isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[1] < number:
+        raise ValueError(
+            f'{who}: has {number} classes, and the network {logits.shape[1]} outputs; set num_classes of the network '
+            f'(model.network) to {number}, or give the data that it is for'
         )
 
 
