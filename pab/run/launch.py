@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from ..registry import RUNNERS
 from .allocator import keep_freed_memory
 from .config import check_config, merge_options, read_config
 from .distributed import process_group, rank_of_process
+from .face import on_first_process
+from .storage import check_writable
+from .work_dir import locked
 
 IN_ONE_LINE = (ValueError, TypeError, KeyError, OSError, SyntaxError, ImportError, FloatingPointError)
 
@@ -76,12 +79,18 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def run(cfg: Config, act: Callable[[Any], Any]) -> None:
-    """Build the runner of a config, with the launcher and work dir of the command line, and let it act."""
+def run(cfg: Config, act: Callable[[Any], Any], trains: bool = False) -> None:
+    """Build the runner of a config, with the launcher and work dir of the command line, and let it act.
+
+    One that ``trains`` locks its work dir before the runner writes anything there.
+    """
     if get_device() == 'cpu':
         keep_freed_memory()
     rank = rank_of_process() if cfg.get('launcher', 'none') != 'none' else 0
-    with errors_in_one_line(f'process {rank}: ' if rank else '', cfg.work_dir), process_group(cfg):
+    with errors_in_one_line(f'process {rank}: ' if rank else '', cfg.work_dir), process_group(cfg), ExitStack() as held:
+        if trains and (rank == 0 or distributed.is_initialized()):  # some launchers' processes meet in the runner
+            on_first_process(lambda: check_writable(cfg.work_dir))
+            on_first_process(lambda: held.enter_context(locked(cfg.work_dir, lambda _: None)))  # the runner tells
         act(RUNNERS.build(cfg))
 
 
