@@ -98,12 +98,13 @@ def run(cfg: Config, act: Callable[[Any], Any], trains: bool = False) -> None:
 def errors_in_one_line(who: str = '', folder: str | os.PathLike | None = None) -> Iterator[None]:
     """End the process with one line, which ``who`` begins, for an error in what the user gave or the machine has.
 
-    Unless a ``raise`` in pab made the error, and so says what to do, the line tells how to see the traceback. A
-    RuntimeError of others that is not known (:func:`way_out`) passes. ``folder`` is where files are written.
+    Unless a ``raise`` in pab made the error, and so says what to do, the line tells how to see the traceback. So it is
+    with what mmengine and torch assert, which is about settings. A RuntimeError of others that is not known
+    (:func:`way_out`) passes. ``folder`` is where files are written.
     """
     try:
         yield
-    except (*IN_ONE_LINE, RuntimeError, MemoryError) as error:
+    except (*IN_ONE_LINE, AssertionError, RuntimeError, MemoryError) as error:
         if os.environ.get('PAB_TRACEBACK') == '1':
             raise
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
@@ -114,9 +115,12 @@ def errors_in_one_line(who: str = '', folder: str | os.PathLike | None = None) -
         ours = module.startswith('pab.') and dis.opname[code.co_code[trace.tb_lasti]] == 'RAISE_VARARGS'
         if not ours and (known := way_out(error, folder)):
             text, ours = known, True
-        if not ours and not isinstance(error, IN_ONE_LINE):
+        refused = isinstance(error, AssertionError) and module.partition('.')[0] in ('mmengine', 'torch')
+        if not ours and not refused and not isinstance(error, IN_ONE_LINE):
             raise
-        sys.exit(f'error: {who}{text if ours else f"{type(error).__name__}: {text} (PAB_TRACEBACK=1 shows where)"}')
+        if not ours:
+            text = f'{type(error).__name__}: {" ".join(text.split())} (PAB_TRACEBACK=1 shows where)'
+        sys.exit(f'error: {who}{text}')
 
 
 def way_out(error: BaseException, folder: str | os.PathLike | None = None) -> str | None:
