@@ -1,14 +1,17 @@
 """The data of a run against its network, before the first step."""
 
 import copy
+from collections.abc import Mapping
+from types import SimpleNamespace
 
 import torch
+from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
 
 from ...datasets import class_names, classes_in, count_classes, difference, number_classes_
 from ...models import network_of
-from ...registry import HOOKS
+from ...registry import HOOKS, MODELS
 from ...run import PabRunner, RunHook
 from ...run.distributed import check_agreement
 
@@ -141,6 +144,34 @@ def check_outputs(model: nn.Module, loader: DataLoader, who: str) -> None:
             f'{who}: has {number} classes, and the network {logits.shape[1]} outputs; set num_classes of the network '
             f'(model.network) to {number}, or give the data that it is for'
         )
+
+
+def describe_input_shape(cfg: Mapping) -> str:
+    """Compare a config's ``model.input_shape`` with its training images, where they can be read; nothing is fetched.
+
+    Returns one line: the shape, and with what it was compared, or why with nothing.
+
+    Raises:
+        ValueError: the config has no input_shape, or the images are of another.
+    """
+    shape = cfg['model'].get('input_shape')
+    if shape is None:
+        raise ValueError('model.input_shape: costs need the (channels, height, width) of one image, got None')
+    line = f'for one image of {" x ".join(map(str, shape))} (model.input_shape)'
+    settings = copy.deepcopy(dict(cfg['train_dataloader']))
+    settings.update(num_workers=0, persistent_workers=False, prefetch_factor=None)
+    if settings['dataset'].get('download'):
+        settings['dataset'].update(download=False)
+    try:
+        with torch.random.fork_rng(), DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'pab')):
+            loader = PabRunner.build_dataloader(settings)
+        preprocess = MODELS.build(copy.deepcopy(cfg.get('data_preprocessor') or cfg['model']['data_preprocessor']))
+        model = SimpleNamespace(input_shape=tuple(shape), data_preprocessor=preprocess)
+        _first_image(model, loader)
+    except (OSError, ImportError, ValueError) as error:
+        return f'{line}; train_dataloader, which it was not compared with, cannot be read here: {error}'
+    check_input_shape(model, loader, 'train_dataloader')
+    return f'{line}, as in train_dataloader'
 
 
 def check_last_batch(model: nn.Module, loader: DataLoader, world_size: int = 1) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pab.datasets.in_memory import InMemoryDataset
+from pab.hooks.guards.data_check import describe_input_shape
 from pab.hooks.method.prune_to_file import prune_to_file
 from pab.registry import DATASETS, MODELS, RUNNERS
 from tests.small_run import small_config
@@ -227,6 +228,25 @@ def test_images_of_another_shape_than_the_models(tmp_path, shape):
     with pytest.raises(ValueError, match=text):
         prune_to_file(RUNNERS.build(images(tmp_path, model__input_shape=shape)), tmp_path / 'pruned.pth')
     assert not list(tmp_path.glob('**/*.pth'))
+
+
+def test_costs_are_those_of_the_images_where_these_can_be_read(tmp_path, tool):
+    cfg = images(tmp_path, model__input_shape=(1, 12, 12))
+    with pytest.raises(ValueError, match=r'train_dataloader: images are \(1, 6, 6\) .*input_shape is \(1, 12, 12\)'):
+        describe_input_shape(cfg)
+    cfg.model.input_shape = None
+    with pytest.raises(ValueError, match=r'model.input_shape: costs need the \(channels, height, width\)'):
+        describe_input_shape(cfg)
+    cfg = images(tmp_path)
+    assert describe_input_shape(cfg) == 'for one image of 1 x 6 x 6 (model.input_shape), as in train_dataloader'
+    cfg.train_dataloader.dataset = dict(type='CIFAR10', data_root=str(tmp_path), download=True)  # which is not done
+    text = 'for one image of 1 x 6 x 6 (model.input_shape); train_dataloader, which it was not compared with, cannot be'
+    assert describe_input_shape(cfg).startswith(text)
+    cfg.dump(tmp_path / 'config.py')
+    assert text in tool('analyze.py', tmp_path / 'config.py')[0]
+    cfg = images(tmp_path, model__input_shape=(1, 7, 6))
+    cfg.dump(tmp_path / 'config.py')
+    assert 'images are (1, 6, 6)' in tool('analyze.py', tmp_path / 'config.py')[1]
 
 
 def test_evaluation_may_have_larger_images_but_no_other_channels(tmp_path):
