@@ -3,7 +3,8 @@
 pab analyze pab/r18_cifar10
 pab analyze pab/r18_cifar10 work_dirs/r18_cifar10/epoch_180.pth --json costs.json --picture densities.png
 
-Without a checkpoint, the network is initialised and pruned as the config says, which takes as long as it does in
+The images are of model.input_shape; where the training data can be read, they are compared. Without a checkpoint, the
+network is initialised and pruned as the config says, which takes as long as it does in
 training. pab/costs/count.py and pab/costs/structure.py have the formulas.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from ..costs.run import RunCosts, masks_of_checkpoint, masks_of_config, needs_images, run_costs
 from ..costs.structure import LayerStructure
 from ..files import check_free, write_atomically
+from ..hooks.guards.data_check import describe_input_shape
 from ..report.amounts import short
 from ..report.figures import draw_densities, to_png
 from ..run.checkpoint import load_any
@@ -38,11 +40,12 @@ def main() -> None:
     with errors_in_one_line():
         for file in filter(None, (args.json, args.picture)):
             check_free(file, args.force)
+        shape = describe_input_shape(cfg)  # before the pruning, which takes a while
         masks = masks_of_checkpoint(load_any(args.checkpoint)) if args.checkpoint else masks_of_config(cfg)
         costs = run_costs(cfg, masks)
         if needs_images(cfg) and not args.checkpoint:
             print("The pruner reads images. This one read noise: a run's masks differ, a checkpoint has them\n")
-        print(tables(costs))
+        print(tables(costs), shape, sep='\n\n')
         if args.json:
             write_atomically(json.dumps(asdict(costs), indent=1).encode(), args.json)
         if args.picture:

@@ -1,7 +1,15 @@
 """Datasets, the order of their samples, and how samples become batches."""
 
 from .cifar import CIFAR10, CIFAR100
-from .classes import NamedClasses, check_class_names, class_names, classes_in, difference, number_classes_
+from .classes import (
+    NamedClasses,
+    check_class_names,
+    class_names,
+    classes_in,
+    count_classes,
+    difference,
+    number_classes_,
+)
 from .common import data_folder
 from .decode import UnreadableImageError, decode_rgb
 from .image_folder import ImageFolder, ImageNet
@@ -23,6 +31,7 @@ __all__ = [
     'class_names',
     'classes_in',
     'collate_images',
+    'count_classes',
     'data_folder',
     'decode_rgb',
     'difference',
