@@ -6,10 +6,10 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
-from ..registry import CONVERTERS, MODELS
+from ..registry import CONVERTERS, MODELS, READS_A_FILE
 from ..state_dicts import NETWORK_PREFIX, PRUNING_RECORD, renamed
 from .network import info, load
-from .recipe import READS_A_FILE, check_form
+from .recipe import check_form
 
 PRUNING = {
     'pruner': str,
