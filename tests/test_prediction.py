@@ -18,21 +18,7 @@ from pab.models import initialize_
 from pab.prediction import TrainedClassifier, find_images
 from pab.pruners import Rand, apply_masks_
 from pab.registry import MODELS
-
-COLOURS = {'red': (255, 0, 0), 'green': (0, 255, 0), 'blue': (0, 0, 255)}
-PREPROCESSING = dict(mean=[0.5] * 3, std=[0.5] * 3, resize=9, size=8)
-
-
-@MODELS.register_module()
-class ChannelMeans(nn.Module):
-    """(N, C, H, W) -> (N, C): the mean of each channel, times a weight of 1."""
-
-    def __init__(self, channels: int = 3) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(channels))
-
-    def forward(self, images):
-        return images.mean((2, 3)) * self.scale
+from tests.coloured import COLOURS, PREPROCESSING, draw
 
 
 @pytest.fixture
@@ -46,12 +32,6 @@ def file(tmp_path):
         return tmp_path / 'net.pab'
 
     return save
-
-
-def draw(path, colour=(255, 0, 0), mode='RGB', size=(20, 13), **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new('RGB', size, colour).convert(mode).save(path, **options)
-    return path
 
 
 def test_by_hand(file, tmp_path):

@@ -117,11 +117,12 @@ def predictions(results: ClassResults, dataset: Any) -> bytes:
     An image without a label, such as one that cannot be read, has empty cells.
     """
     rows: list[list] = [['image', 'label', 'prediction', 'probability']]
-    for index, label in enumerate(results.labels.tolist()):
-        image = str(dataset.path(index)) if hasattr(dataset, 'path') else index
-        guess = int(results.predictions[index])
-        cells = [results.classes[label], results.classes[guess], results.confidences[index]]
-        rows.append([image, *(['', '', ''] if label < 0 else [cells[0], '', ''] if guess < 0 else cells)])
+    answers = zip(results.labels.tolist(), results.predictions.tolist(), results.confidences.tolist(), strict=True)
+    for index, (label, guess, confidence) in enumerate(answers):
+        cells = [results.classes[label] if label >= 0 else '', '', '']
+        if label >= 0 and guess >= 0:
+            cells[1:] = results.classes[guess], confidence
+        rows.append([str(dataset.path(index)) if hasattr(dataset, 'path') else index, *cells])
     return csv_text(rows).encode(errors='backslashreplace')
 
 

@@ -1,5 +1,6 @@
 import math
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def test_bad_input():
 
 
 def test_without_scikit_learn(monkeypatch):
-    monkeypatch.setitem(__import__('sys').modules, 'sklearn', None)
+    monkeypatch.setitem(sys.modules, 'sklearn', None)
     with pytest.raises(ImportError, match='ClassAccuracy: needs scikit-learn'):
         ClassAccuracy()
 
