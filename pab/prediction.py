@@ -127,6 +127,7 @@ def load(file: str | os.PathLike, cfg: Config | None = None) -> TrainedClassifie
         raise UnusableCheckpoint(f'{file} is no compact file and no checkpoint: it has no state_dict')
     cfg = _settings(checkpoint, file) if cfg is None else cfg
     settings = {'data_preprocessor': cfg.get('data_preprocessor'), **cfg['model']}  # as mmengine's runner does
+    settings.pop('compile', None)  # which takes minutes, and a few images no time
     with torch.random.fork_rng(devices=[]):
         model = MODELS.build(settings)
     shapes = {name: (param.shape, torch.bool) for name, param in model.named_parameters()}
