@@ -12,7 +12,6 @@ from mmengine import registry as roots
 from mmengine.registry import Registry
 
 SCOPE = 'pab'
-READS_A_FILE = 'CompactNetwork'  # in MODELS: a network that is in a file of its own
 
 
 class NamingRegistry(Registry):
@@ -97,10 +96,13 @@ def _check_names(value: Any, known: Mapping[str, Any], wrong: str) -> None:
         return
     if odd := [key for key in value if not (isinstance(key, str) and key.isidentifier()) or key.startswith('_')]:
         raise ValueError(f'{odd[0]!r} is no name of an argument')
-    if value.get('type') == READS_A_FILE:
-        raise ValueError(f'a network of type {READS_A_FILE} is in another file, and a data file names no other')
-    if 'type' in value and not (isinstance(value['type'], str) and value['type'] in known):
+    if 'type' not in value:
+        return
+    kind = known.get(value['type']) if isinstance(value['type'], str) else None
+    if kind is None:
         raise ValueError(
             f'{value["type"]!r} {wrong}, which has {", ".join(sorted(known))}; import a class of your own before you '
             'load the file, or name a config that does (--config of the tools)'
         )
+    if getattr(kind, 'reads_a_file', False):
+        raise ValueError(f'a network of type {value["type"]} is in another file, and a data file names no other')
