@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from PIL import Image
+
 import pab
 
 folder = Path(pab.__file__).parent
@@ -48,6 +50,8 @@ print(run('train', 'pab/quickstart', '--cfg-options', 'train_cfg.max_epochs=1')[
 assert 'accuracy/top1' in run('test', 'pab/quickstart', CHECKPOINT)
 run('compact', 'pack', 'pab/quickstart', CHECKPOINT, 'digits.pab')
 assert 'accuracy/top1' in run('test', 'pab/quickstart', 'digits.pab')
+Image.new('L', (20, 30)).save('photo.png')
+assert 'photo.png: ' in run('predict', 'digits.pab', 'photo.png')
 run('config', '--copy', 'pab/quickstart')
 assert 'exists' in run('config', '--copy', 'pab/quickstart', status=1)
 assert run('config', 'quickstart.py') == run('config', 'pab/quickstart')

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from PIL import Image
 
 from pab.__main__ import COMMANDS, main
 from tests.test_tools.test_readme import PAGES, ROOT
@@ -84,6 +85,9 @@ def test_commands_as_they_stand(shell, tmp_path, monkeypatch):
         folder = tmp_path / page.removesuffix('.md')
         (folder / 'work_dirs' / 'quickstart').mkdir(parents=True)
         shutil.copy(first / 'epoch_1.pth', folder / 'work_dirs' / 'quickstart' / 'epoch_20.pth')
+        (folder / 'photos').mkdir()
+        for name in ('photo.png', 'photos/a.jpg'):
+            Image.new('RGB', (20, 30)).save(folder / name)
         for name in ('tools', 'configs'):
             (folder / name).symlink_to(ROOT / name)
         if not any(' pack ' in command for command in words):
@@ -97,4 +101,12 @@ def test_commands_as_they_stand(shell, tmp_path, monkeypatch):
             command += f' --work-dir work_dirs/{next(runs)}' if runs_network and '--work-dir' not in command else ''
             shell(command)
         made |= {path.name for path in folder.iterdir()}
-    assert {'digits.pab', 'digits.pth', 'digits.onnx', 'digits.pt2', 'densities.png', 'quickstart.py'} <= made
+    assert {
+        'digits.pab',
+        'digits.pth',
+        'classes.csv',
+        'digits.onnx',
+        'digits.pt2',
+        'densities.png',
+        'quickstart.py',
+    } <= made
