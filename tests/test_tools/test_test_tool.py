@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import runpy
 import sys
 
 import numpy as np
@@ -10,10 +9,10 @@ import pytest
 
 import pab
 from pab import compact
+from pab.cli.test import table
 from pab.evaluation.classes import by_class
 from pab.registry import MODELS
 from tests.coloured import COLOURS, PREPROCESSING, draw
-from tests.conftest import TOOLS
 from tests.small_run import CONFIGS
 
 CONFIG = """
@@ -114,7 +113,7 @@ def test_of_many_classes_the_table_has_the_worst():
     names = [f'class\n{n}' for n in range(60)]
     labels = np.arange(60)
     results = by_class(names, labels, np.where(labels < 2, 59, labels), np.ones(60))
-    lines = runpy.run_path(str(TOOLS / 'test.py'))['table'](results).splitlines()
+    lines = table(results).splitlines()
     assert len(lines) == 53
     assert lines[2].split() == ['class', '0', '1', '0.00', '%', '-', 'class', '59', '(1)']
     assert lines[-1] == '  and 10 classes with a higher accuracy, or without an image'
