@@ -1,5 +1,6 @@
 """Configs that come with pab, named, copied and inherited from another folder; and the command pab."""
 
+import ast
 import re
 import runpy
 import sys
@@ -13,7 +14,7 @@ from pab.command import words_of
 from pab.compare.plan import read_comparison
 from pab.run import config_files
 from pab.run.config import read_config
-from pab.run.config_files import CONFIGS, config_names, find_config, first_comment
+from pab.run.config_files import CONFIGS, config_names, find_config, first_comment, read_for_elsewhere
 from tests.launching import ROOT
 
 
@@ -69,7 +70,21 @@ def pab(monkeypatch, capfd):
     return run
 
 
-@pytest.mark.parametrize('name', [*config_names()])
+def test_every_base_of_a_copy_is_there():
+    for name, path in config_names().items():
+        texts = path.read_text(), read_for_elsewhere(name)
+        before, after = (re.search(r'(?ms)^_base_ = (\[.*?\])', text) for text in texts)
+        if before:
+            bases, moved = (ast.literal_eval(found[1]) for found in (before, after))
+            named = [base.removeprefix('{{$PAB_CONFIGS:}}/') for base in moved]
+            named = [re.sub(r'\{\{\$PAB_BUDGET:(\w+)\}\}', r'\1', base) for base in named]
+            assert len(named) == len(bases)
+            assert all((CONFIGS / base).is_file() for base in named), name
+
+
+@pytest.mark.parametrize(
+    'name', ['pab/quickstart', 'pab/r18_cifar10_snip', 'compare/cifar10_r18', 'compare/ways/top_flips']
+)
 def test_a_copy_says_what_the_config_says(name, pab, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     printed, status = pab('config', '--copy', name)
