@@ -23,6 +23,7 @@ from pab.hooks.method.pruning import hash_file
 from pab.pruners import apply_masks_, register_masks_
 from pab.registry import RUNNERS
 from pab.run.checkpoint import UnusableCheckpoint, check_fits, history_from_plain, load_safely, to_plain
+from pab.run.storage import AtomicBackend
 from pab.run.work_dir import find_newest
 from tests.small_run import run_in_child, small_config, train
 
@@ -259,6 +260,25 @@ def test_a_file_that_is_named_but_cannot_be_resumed(finished, stopped, tmp_path)
     path = save(checkpoint, tmp_path / 'nan.pth')
     reason = f'{path} cannot be resumed: state_dict.network.linear.bias is not finite'
     assert reason in refusal(tmp_path / 'run', resume=True, load_from=str(path))
+
+
+def test_every_checkpoint_is_written_once(tmp_path):
+    status, written = run_in_child(_names_of_what_is_written, small_config(tmp_path / 'run'))
+    assert status == 0
+    assert sorted(written) == sorted(set(written))
+    assert {'epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth', 'best_accuracy_top1_epoch_1.pth'} <= set(written)
+
+
+def _names_of_what_is_written(cfg):
+    written, put = [], AtomicBackend.put
+
+    def noted(self, obj, filepath):
+        written.append(os.path.basename(filepath))
+        put(self, obj, filepath)
+
+    AtomicBackend.put = noted
+    train(cfg)
+    return written
 
 
 def test_every_file_of_a_run_is_sound_and_loads_with_weights_only(finished):
