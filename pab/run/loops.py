@@ -102,7 +102,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         in_turn = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
         hub, validation = self.runner.message_hub, self.runner.val_loop
         if validation and in_turn and self._epoch >= self.val_begin and hub.get_info(VALIDATED) != self._epoch:
-            # beforehand, because a run that is told to end writes a checkpoint when its validation is over
+            # beforehand, because a new best result rewrites the epoch's checkpoint during the validation
             hub.update_info(VALIDATED, self._epoch)
             validation.run()
 

@@ -1,4 +1,4 @@
-"""Checkpoints of epochs and of the best result, each written once."""
+"""Checkpoints at the end of a training, which is complete when its last one is written."""
 
 import mmengine.hooks
 
@@ -8,19 +8,21 @@ from ...run import PabRunner
 
 @HOOKS.register_module()
 class CheckpointHook(mmengine.hooks.CheckpointHook):
-    """mmengine's, which does not write the checkpoint of an epoch again when its validation was the best so far.
+    """mmengine's, which does not write the last checkpoint again when its validation gives the best result.
 
-    A run that goes on from it validates first, and so finds the best result anew. Once the last epoch's checkpoint is
-    there, the training is complete: a best one that cannot be written is a warning.
+    A run that goes on from it validates first, and so finds the best result anew. After the last step, what cannot be
+    written of a new best result is a warning.
     """
 
     def after_val_epoch(self, runner: PabRunner, metrics: dict[str, float] | None = None) -> None:
         """Write the checkpoint of a new best result."""
-        last, self.last_ckpt = self.last_ckpt, None  # where there is one, mmengine writes it again
+        last, is_last = self.last_ckpt, runner.epoch == runner.max_epochs
+        if is_last:
+            self.last_ckpt = None  # where there is one, mmengine writes it again
         try:
             super().after_val_epoch(runner, metrics)
         except OSError as error:
-            if last is None or runner.epoch < runner.max_epochs:
+            if last is None or not (is_last or runner.train_loop.stop_training):
                 raise
             runner.logger.warning(f'{error}. The training is complete, and its last checkpoint is there: {last}')
         finally:
