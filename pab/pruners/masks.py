@@ -136,6 +136,8 @@ def _beside(mask: Tensor, weight: Tensor) -> Tensor:
     """The mask on the device of a weight, sharded where the weight is (a DTensor); nothing is communicated."""
     if not hasattr(weight, 'placements'):
         return mask.to(weight.device)
+    if torch.__version__ < '2.7':
+        raise ValueError(f'masks: weights sharded by FSDP2 need torch 2.7 or newer, and this is {torch.__version__}')
     distribute = torch.distributed.tensor.distribute_tensor  # whoever made the weight has imported it, in 0.6 seconds
     return distribute(mask, weight.device_mesh, weight.placements, src_data_rank=None)
 
