@@ -29,10 +29,13 @@ class PSGProduct(torch.autograd.Function):
     """A convolution, or with ``conv=None`` a linear layer, with PSG in its backward pass.
 
     Shapes: (N, C_in, H, W) and (C_out, C_in / groups, kH, kW) -> (N, C_out, H', W'), or (N, ..., in) and (out, in) ->
-    (N, ..., out). Runs three products a step (four unless ``sparsify``, one more with ``predictive_forward``). The
-    backward pass reads the input's code, of one byte an entry up to 8 bits, or the float input where the exact gradient
-    is wanted or the code would be wider than 16 bits. Autocast works as with ``F.conv2d``, but the gradient of a
-    float32 weight stays float32. The bias has its exact gradient. A second backward pass raises RuntimeError.
+    (N, ..., out). Runs three products a step (four unless ``sparsify``, one more with ``predictive_forward``).
+
+    The backward pass reads the input's code, of one byte an entry up to 8 bits. It reads the input itself where the
+    exact gradient is wanted, the code would be wider than 16 bits, or the input has two bytes an entry; such an input
+    is quantised then. An output gradient of two bytes an entry, which has 8 or 11 significant bits, is quantised only
+    to fewer than 16 bits. Autocast works as with ``F.conv2d``, but the gradient of a float32 weight stays float32. The
+    bias has its exact gradient. A second backward pass raises RuntimeError.
     """
 
     @staticmethod
