@@ -11,8 +11,8 @@ from .classes import (
     number_classes_,
 )
 from .common import data_folder
-from .decode import UnreadableImageError, decode_rgb
-from .image_folder import ImageFolder, ImageNet
+from .decode import UnreadableImageError, decode_rgb, to_grey
+from .image_folder import ImageFolder, ImageNet, image_files
 from .in_memory import Digits, InMemoryDataset, collate_images
 from .sampler import EpochSampler, SampleIndex
 
@@ -35,5 +35,7 @@ __all__ = [
     'data_folder',
     'decode_rgb',
     'difference',
+    'image_files',
     'number_classes_',
+    'to_grey',
 ]
