@@ -12,7 +12,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from ..registry import MODELS
+from ..registry import MODELS, check_names
 from .container import CompactError
 
 RECIPE = {
@@ -31,7 +31,6 @@ RECIPE = {
     'written_by': dict,
 }
 INIT = {'scheme': str, 'seed': int, 'fan_share': (int, float), 'sha256': str}
-READS_A_FILE = 'CompactNetwork'  # in MODELS
 TENSOR = 1 << 17  # bytes that a tensor counts beside its numbers, so that building many small ones does not take long
 
 
@@ -101,10 +100,12 @@ def build_outline(config: Mapping, limit: float) -> nn.Module:
 
 
 def _build(config: Mapping) -> nn.Module:
-    MODELS.import_from_location()
     if 'type' not in config:
         raise CompactError(f'a network is described by a type and its arguments, got {config!r:.200}')
-    _check_names(config)
+    try:
+        check_names(config, 'network', MODELS)
+    except ValueError as error:
+        raise CompactError(str(error)) from error
     arguments = {key: value for key, value in config.items() if key != 'type'}
     try:
         return MODELS.module_dict[config['type']](**arguments)
@@ -112,23 +113,6 @@ def _build(config: Mapping) -> nn.Module:
         raise
     except Exception as error:  # whatever a constructor does with arguments that nobody has checked
         raise CompactError(f'{config["type"]} cannot be built with {arguments!r:.200}: {error}') from error
-
-
-def _check_names(value: Any) -> None:
-    for item in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
-        _check_names(item)
-    if not isinstance(value, dict):
-        return
-    if odd := [key for key in value if not key.isidentifier() or key.startswith('_')]:
-        raise CompactError(f'{odd[0]!r} is no name of an argument')
-    if value.get('type') == READS_A_FILE:
-        raise CompactError(f'a network of type {READS_A_FILE} is in another file, and a compact file names no other')
-    # only what is registered here: a dot or a scope in a name would make mmengine import a module
-    if 'type' in value and not (isinstance(value['type'], str) and value['type'] in MODELS.module_dict):
-        raise CompactError(
-            f'{value["type"]!r} is no network of pab, which has {", ".join(sorted(MODELS.module_dict))}; '
-            'import a class of your own before you load the file, or name a config that does (--config of the tools)'
-        )
 
 
 @contextmanager

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import mmengine
+import numpy as np
 import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from .. import __version__
 from ..contracts import learning_rates
+from ..evaluation import ClassResults
 from ..machine import processor
 from .amounts import short
 
@@ -25,6 +27,7 @@ PARTS = {  # a field -> the form of each of its entries
     'seconds': 'be a number',
     'numbers': 'be a number or null',
 }
+SHOWN = 50  # classes of a confusion
 NOT_TIMED = 'checkpoints'  # the phase between two others
 RATES = {'lr': 'learning rate', 'adaptivity_rate': 'adaptivity rate', 'flip_share': 'share of flips'}  # of optimizers
 
@@ -36,12 +39,14 @@ class RunRecord:
         series: name -> {epoch from 1: value}.
         layers: name -> layer -> {epoch from 1: value}.
         seconds: phase -> seconds so far, over all parts of a resumed run.
+        confusion: :func:`confusion_record` of the last validation; None where no metric has one.
     """
 
     def __init__(self) -> None:
         self.series: dict[str, dict[int, float]] = {}
         self.layers: dict[str, dict[str, dict[int, float]]] = {}
         self.seconds: dict[str, float] = {}
+        self.confusion: dict[str, Any] | None = None
         self._mark = time.monotonic()
 
     def add(self, name: str, epoch: int, value: float) -> None:
@@ -65,11 +70,13 @@ class RunRecord:
 
     def state(self) -> dict[str, Any]:
         """The record as plain data for a checkpoint."""
-        return {'series': self.series, 'layers': self.layers, 'seconds': self.seconds}
+        named = ('series', 'layers', 'seconds', 'confusion')
+        return {name: getattr(self, name) for name in named}
 
     def load(self, state: dict[str, Any]) -> None:
         """Replace the record by one of :meth:`state`."""
         self.series, self.layers, self.seconds = state['series'], state['layers'], state['seconds']
+        self.confusion = state.get('confusion')  # which files of before it lack
 
     def as_curves(self) -> dict[str, tuple[list[int], list[float]]]:
         """name -> (epochs, values), in the order of epochs."""
@@ -97,6 +104,20 @@ def summary(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     if n['macs'] is not None:
         rows.append(('training', f'{short(n["macs"])} MACs, {short(n["bit_operations"])} bit-operations'))
     return rows
+
+
+def confusion_record(results: ClassResults) -> dict[str, Any]:
+    """Confusions as plain data, of 50 classes at most: of more, those with images and the lowest accuracy."""
+    worst = np.argsort(results.accuracy, kind='stable')[:SHOWN]  # NaN, of no image, comes last
+    chosen = sorted(worst.tolist())
+    return {
+        'classes': [results.classes[index] for index in chosen],
+        'counts': results.confusion[np.ix_(chosen, chosen)].tolist(),
+        'images': results.images[chosen].tolist(),
+        'of': len(results.classes),
+        'balanced_accuracy': results.balanced_accuracy,
+        'calibration_error': results.calibration_error,
+    }
 
 
 def rates_of(optim_wrapper: OptimWrapper | OptimWrapperDict) -> dict[str, float]:
