@@ -41,10 +41,14 @@ def reason_of(error: OSError, folder: str | os.PathLike, needed: int | None = No
     if error.errno not in FULL:
         return reason
     try:
-        free = f'{shutil.disk_usage(folder).free / 1e6:.1f} MB free'
+        free = f'{_amount(shutil.disk_usage(folder).free)} free'
     except OSError:  # the folder is gone as well
         return reason
-    return f'{reason} ({free})' if needed is None else f'{reason} ({needed / 1e6:.1f} MB needed, {free})'
+    return f'{reason} ({free})' if needed is None else f'{reason} ({_amount(needed)} needed, {free})'
+
+
+def _amount(size: int) -> str:
+    return f'{size} bytes' if size < 1e3 else f'{size / 1e3:.0f} kB' if size < 999_500 else f'{size / 1e6:.1f} MB'
 
 
 def check_free(path: str | os.PathLike, overwrite: bool) -> None:

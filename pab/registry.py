@@ -1,6 +1,6 @@
 """Every registry of pab: children of mmengine's roots, and two of our own.
 
-A child finds what its root holds (``type='CheckpointHook'`` works as it always did) and imports its own modules when it
+A child finds what its root holds (``type='LoggerHook'`` works as it always did) and imports its own modules when it
 is first asked for a name, so nothing has to be imported by hand.
 """
 

@@ -26,7 +26,7 @@ RECIPE = {
     'values': str,
     'classes': [str],
     'preprocessing': dict,
-    'input_shape': [int],
+    'input_shape': object,
     'pruning': (dict, type(None)),
     'written_by': dict,
 }
@@ -46,7 +46,7 @@ def check_form(value: Any, form: Any, where: str) -> None:
     """
     kind = type(form) if isinstance(form, dict | list) else form
     if not isinstance(value, kind) or (isinstance(form, dict) and value.keys() != form.keys()):
-        shown = sorted(form) if isinstance(form, dict) else form
+        shown = f'a dict of {", ".join(sorted(form))}' if isinstance(form, dict) else _in_words(form)
         raise CompactError(f'{where} should be {shown}, got {value!r:.200}')
     if isinstance(form, dict):
         for key in form:
@@ -56,6 +56,12 @@ def check_form(value: Any, form: Any, where: str) -> None:
             check_form(item, form[0], f'{where}[{index}]')
 
 
+def _in_words(form: Any) -> str:
+    if isinstance(form, list):
+        return f'a list of {_in_words(form[0])}'
+    return ' or '.join(kind.__name__ for kind in form) if isinstance(form, tuple) else form.__name__
+
+
 def check_recipe(recipe: Any, where: str) -> None:
     """Raise a CompactError, which begins with ``where``, unless a recipe has the form that docs/files.md gives."""
     check_form(recipe, RECIPE, where)
@@ -63,8 +69,10 @@ def check_recipe(recipe: Any, where: str) -> None:
         check_form(recipe['init'], INIT, f'{where}.init')
     elif recipe['signs']:
         raise CompactError(f'{where}.init should have a seed, since the file has signs of {recipe["signs"][0]!r}')
-    if (shape := recipe['input_shape']) and (len(shape) != 3 or min(shape) < 1):
-        raise CompactError(f'{where}.input_shape should be (C, H, W) or empty, got {shape}')
+    shape = recipe['input_shape']
+    sizes = isinstance(shape, list) and all(type(size) is int and size >= 1 for size in shape)
+    if not sizes or len(shape) not in (0, 3):
+        raise CompactError(f'{where}.input_shape should be (C, H, W) or empty, got {shape!r:.200}')
 
 
 def build_network(config: Mapping, limit: float = math.inf) -> nn.Module:

@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 from ..files import write_atomically
 from .figures import draw_bars, draw_by_layer, draw_confusion, draw_curves, to_png
 from .page import render_page
-from .record import RATES, finite
+from .record import RATES, find_fault, finite
 
 RECORD_FILE, RUN_PAGE, PICTURE_FOLDER = 'report.json', 'report.html', 'report'  # in a work dir
-FIELDS = {'name': str, 'summary': str, 'results': list, 'series': dict, 'layers': dict, 'config': str, 'origin': dict}
 FLIP_RATE = 'flips / (weights x steps)'
 CURVES = {  # picture -> title, unit, logarithmic axis; beginnings of the names of its series
     'accuracy': ('Accuracy', '%', False, ('test accuracy', 'balanced accuracy')),
@@ -82,9 +81,8 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f'{path} is no record of a run: {error}') from error
-    for key, kind in FIELDS.items():
-        if not isinstance(record, dict) or not isinstance(record.get(key), kind):
-            raise ValueError(f'{path} is no record of a run: it lacks {key!r}; ReportHook writes a whole one')
+    if fault := find_fault(record):
+        raise ValueError(f'{path} is no record of a run: {fault}; ReportHook writes a whole one')
     return record
 
 

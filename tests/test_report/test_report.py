@@ -16,8 +16,8 @@ from pab.contracts import tensor_flips
 from pab.pruners import get_masks
 from pab.registry import RUNNERS
 from pab.report import run
-from pab.report.record import RunRecord, rates_of, summary
-from pab.report.run import CAPTIONS, FIELDS, distinct_names, draw_run, read_record, write_record, write_report
+from pab.report.record import FIELDS, RunRecord, rates_of, summary
+from pab.report.run import CAPTIONS, distinct_names, draw_run, read_record, write_record, write_report
 from tests.small_run import runner_hook, small_config
 
 BROWSERS = [shutil.which(name) for name in ('chromium', 'chromium-browser', 'google-chrome')]
@@ -227,6 +227,43 @@ def test_a_file_that_is_no_record(record, tmp_path, change, message):
     record = change(record)
     (tmp_path / 'report.json').write_text(record if isinstance(record, str) else json.dumps(record))
     with pytest.raises(ValueError, match=message):
+        read_record(tmp_path)
+
+
+HUGE = 10**400  # a whole number in JSON, and no float
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(results=[1]), 'results.0. must be a pair of texts, got 1'),
+        (dict(results=[['a', 'b', 'c']]), 'results.0. must be a pair of texts'),
+        (dict(results=[['a', 2.0]]), 'results.0. must be a pair of texts'),
+        (dict(series={'test accuracy': None}), "series.'test accuracy'. must be epochs and as many numbers, got None"),
+        (dict(series={'test accuracy': [[1, 2], [50.0]]}), 'epochs and as many numbers'),
+        (dict(series={'test accuracy': [[1, 2]]}), 'epochs and as many numbers'),
+        (dict(series={'test accuracy': [[None], [50.0]]}), 'epochs and as many numbers'),
+        (dict(series={'test accuracy': [[1], ['high']]}), 'epochs and as many numbers'),
+        (dict(series={'test accuracy': [[1], [HUGE]]}), 'epochs and as many numbers'),
+        (dict(series={'test accuracy': ['1', '2']}), 'epochs and as many numbers'),
+        (dict(layers={'flip rate': [0.5]}), 'layers.*must hold a number by layer, or lists of one length'),
+        (dict(layers={'flip rate': {'a': [0.5], 'b': [0.5, 0.5]}}), 'lists of one length'),
+        (dict(layers={'flip rate': {'a': 0.5}}), 'lists of one length'),
+        (dict(layers={'flip rate': {'a': []}}), 'lists of one length'),
+        (dict(layers={'flip rate': {'a': [{}]}}), 'lists of one length'),
+        (dict(layers={'density': {'a': [0.5]}}), 'lists of one length'),
+        (dict(layers={'density': {'a': None}}), 'lists of one length'),
+        (dict(seconds=[1.0]), "it lacks 'seconds'"),
+        (dict(seconds={'training': 'long'}), "seconds.'training'. must be a number, got 'long'"),
+        (dict(seconds={'training': math.nan}), "seconds.'training'. must be a number, got nan"),
+        (dict(numbers=3), "it lacks 'numbers'"),
+        (dict(numbers={'accuracy': 'high'}), "numbers.'accuracy'. must be a number or null, got 'high'"),
+    ],
+    ids=str,
+)
+def test_a_record_whose_parts_cannot_be_drawn(record, tmp_path, change, message):
+    (tmp_path / 'report.json').write_text(json.dumps({**record, **change}))
+    with pytest.raises(ValueError, match=f'report.json is no record of a run: .*{message}'):
         read_record(tmp_path)
 
 
