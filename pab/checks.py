@@ -1,5 +1,9 @@
 """Checks of arguments that many classes share."""
 
+import difflib
+
+SHOWN = 20  # names that a message lists
+
 
 def check_ints(owner: str, low: int = 1, **values: int) -> None:
     """ValueError naming the class ``owner`` and the argument unless every value is an int >= ``low``."""
@@ -9,6 +13,9 @@ def check_ints(owner: str, low: int = 1, **values: int) -> None:
 
 
 def known_choice(owner: str, name: str, value, known) -> None:
-    """ValueError listing ``known`` when ``value`` is not one of them."""
+    """ValueError listing ``known``, of many those most like ``value``, when ``value`` is not one of them."""
+    names = [*map(str, known)]
     if value not in list(known):  # a list has no hash, and is no key
-        raise ValueError(f'{owner}: unknown {name} {value!r}; known: {", ".join(map(str, known))}')
+        close = difflib.get_close_matches(str(value), names, n=5, cutoff=0.4) if len(names) > SHOWN else []
+        hint = f'did you mean {" or ".join(close)}?' if close else f'known: {", ".join(names)}'
+        raise ValueError(f'{owner}: unknown {name} {value!r}; {hint}')
