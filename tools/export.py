@@ -20,7 +20,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from pab.datasets import class_names, classes_in, number_classes_
+from pab.datasets import class_names, classes_in, number_classes_, settle_auto
 from pab.export import FORMATS, check_target, export
 from pab.models import ImagePreprocessor
 from pab.preprocessing import preprocessing_of
@@ -66,6 +66,7 @@ def load_checkpoint(file: Path, cfg: Config) -> tuple[nn.Module, list[str]]:
     state = checkpoint.get('state_dict') if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict):
         sys.exit(f'error: {file} is no checkpoint: it has no state_dict')
+    settle_auto(cfg, len(classes_in(checkpoint) or ()) or None)
     model = MODELS.build(cfg.model)
     shapes = {name: (param.shape, torch.bool) for name, param in model.named_parameters()}
     fitting = {name: mask for name, mask in masks_in(state).items() if (mask.shape, mask.dtype) == shapes.get(name)}

@@ -1,16 +1,19 @@
 """Datasets, the order of their samples, and how samples become batches."""
 
+from .auto import settle_auto
 from .cifar import CIFAR10, CIFAR100
 from .classes import NamedClasses, check_class_names, class_names, classes_in, difference, number_classes_
 from .common import data_folder
 from .decode import UnreadableImageError, decode_rgb
 from .image_folder import ImageFolder, ImageNet
 from .in_memory import Digits, InMemoryDataset, collate_images
-from .sampler import EpochSampler, SampleIndex
+from .sampler import BalancedSampler, EpochSampler, SampleIndex, class_counts
+from .torchvision import TorchvisionDataset
 
 __all__ = [
     'CIFAR10',
     'CIFAR100',
+    'BalancedSampler',
     'Digits',
     'EpochSampler',
     'ImageFolder',
@@ -18,8 +21,10 @@ __all__ = [
     'InMemoryDataset',
     'NamedClasses',
     'SampleIndex',
+    'TorchvisionDataset',
     'UnreadableImageError',
     'check_class_names',
+    'class_counts',
     'class_names',
     'classes_in',
     'collate_images',
@@ -27,4 +32,5 @@ __all__ = [
     'decode_rgb',
     'difference',
     'number_classes_',
+    'settle_auto',
 ]

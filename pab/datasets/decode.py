@@ -55,6 +55,12 @@ def decode_rgb(data: bytes) -> Tensor:
         raise UnreadableImageError(f'{type(error).__name__}: {error}') from error
 
 
+def to_grey(image: Tensor) -> Tensor:
+    """Turn RGB pixels (3, H, W) uint8 to grey (1, H, W), by Pillow's integers; grey ones keep their level."""
+    red, green, blue = image.int()
+    return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).to(torch.uint8)[None]
+
+
 def _with_pillow(image: Image.Image) -> Tensor:
     if image.mode == 'F':
         raise UnreadableImageError('floating pixels have no known range')
