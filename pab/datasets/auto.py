@@ -34,7 +34,11 @@ def settle_auto(cfg: Config, classes: int | None = None) -> None:
         ValueError: ``input_shape`` is no square, or the training data don't name their classes.
     """
     model, shape = cfg.get('model') or {}, (cfg.get('model') or {}).get('input_shape')
-    of_shape = {'in_channels': lambda: shape[0], 'size': lambda: _side(shape), 'grey': lambda: shape[0] == 1}
+    of_shape = {
+        'in_channels': lambda: _shape(shape)[0],
+        'size': lambda: _side(shape),
+        'grey': lambda: _shape(shape)[0] == 1,
+    }
     for group in ('model', *LOADERS):
         _replace(cfg.get(group), AUTO, of_shape)
     needed: list[bool] = []
@@ -70,8 +74,14 @@ def _replace(group: Any, old: str, values: Mapping[str, Callable[[], Any]]) -> N
             _replace(value, old, values)
 
 
+def _shape(shape: Any) -> Any:
+    if not isinstance(shape, list | tuple) or len(shape) != 3:
+        raise ValueError(f"'auto': model.input_shape must be (C, H, W), got {shape!r}")
+    return shape
+
+
 def _side(shape: Any) -> int:
-    if shape[1] != shape[2]:
+    if _shape(shape)[1] != shape[2]:
         raise ValueError(f"size='auto': model.input_shape must be a square, (C, size, size), got {tuple(shape)}")
     return shape[1]
 
