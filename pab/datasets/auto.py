@@ -21,7 +21,8 @@ def settle_auto(cfg: Config, classes: int | None = None) -> None:
     ``in_channels`` in ``model``                        as ``model.input_shape`` says
     ``num_classes`` in ``model``, ``data_preprocessor``  the number of classes of the training data
     ``model.class_weights``, 'balanced'                 n / (K n_k) of a class with n_k of all n training images, of K
-                                                        classes: images of a rare class count for more in the loss
+                                                        classes: images of a rare class count for more in the loss;
+                                                        1 for a class without images
     ==================================================  ========================================================
 
     Args:
@@ -49,12 +50,12 @@ def settle_auto(cfg: Config, classes: int | None = None) -> None:
         return
     try:
         dataset = DATASETS.build(cfg['train_dataloader']['dataset'].copy())
-        counts = _counts(dataset) if balanced else None
         number = len(class_names(dataset) or ()) or classes
+        weights = _class_weights(dataset, number or 0) if balanced else None
     except FileNotFoundError:
         if classes is None:
             raise
-        counts, number = None, classes
+        weights, number = None, classes
     if number is None:
         raise ValueError(
             f"num_classes='auto': the training data, {type(dataset).__name__}, name no classes in metainfo['classes']; "
@@ -63,7 +64,7 @@ def settle_auto(cfg: Config, classes: int | None = None) -> None:
     for group in ('model', 'data_preprocessor'):
         _replace(cfg.get(group), AUTO, {'num_classes': lambda: number})
     if balanced:
-        model['class_weights'] = counts
+        model['class_weights'] = weights
 
 
 def _replace(group: Any, old: str, values: Mapping[str, Callable[[], Any]]) -> None:
@@ -86,9 +87,10 @@ def _side(shape: Any) -> int:
     return shape[1]
 
 
-def _counts(dataset: Any) -> list[float]:
+def _class_weights(dataset: Any, number: int) -> list[float]:
     labels = getattr(dataset, 'labels', None)
     if labels is None:
         raise ValueError(f"class_weights='balanced': {type(dataset).__name__} has no labels (N,); write the weights")
-    counts = class_counts(labels)
-    return [round(weight, 6) for weight in (counts.sum() / (len(counts) * counts)).tolist()]
+    counts = class_counts(labels, number)
+    total, present = sum(counts), sum(count > 0 for count in counts)
+    return [round(total / (present * count), 6) if count else 1.0 for count in counts]

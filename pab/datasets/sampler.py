@@ -91,8 +91,9 @@ class BalancedSampler(EpochSampler):
                 f'BalancedSampler: {type(dataset).__name__} has no labels (N,) to balance; give ImageClassifier '
                 'class_weights instead'
             )
-        counts = class_counts(labels)
-        self._weights = torch.where(labels < 0, 0, 1 / counts[labels.clamp(min=0)]).cpu().double()
+        labels = labels.cpu()
+        counts = torch.tensor(class_counts(labels), dtype=torch.float64)
+        self._weights = torch.where(labels < 0, 0, 1 / counts[labels.clamp(min=0)])
 
     def _order(self) -> tuple[list[int], list[int]]:
         generator = torch.Generator().manual_seed((self.seed + self.epoch) % 2**63)
@@ -101,9 +102,9 @@ class BalancedSampler(EpochSampler):
         return [drawn[place] for place in places], list(places)
 
 
-def class_counts(labels: Tensor) -> Tensor:
-    """(K,) float64: how many of the labels (N,) are each of the classes 0..K - 1; negative ones are no class."""
-    return torch.bincount(labels[labels >= 0]).double()
+def class_counts(labels: Tensor, least: int = 0) -> list[int]:
+    """How many of the labels (N,) are each class from 0 on, of ``least`` classes or more; negative ones are none."""
+    return torch.bincount(labels[labels >= 0], minlength=least).tolist()
 
 
 def sample_seeds(seed: int, epoch: int, indices: list[int]) -> list[int]:

@@ -56,6 +56,14 @@ def test_each_value(photos):
     assert cfg.to_dict() == before
 
 
+def test_a_class_without_images_weighs_one(photos):
+    cfg = config(photos, class_weights='balanced')
+    cfg.train_dataloader.dataset.classes = ['ant', 'bee', 'cat', 'dog', 'elk']
+    settle_auto(cfg)
+    assert cfg.model.network.num_classes == 5
+    assert cfg.model.class_weights == pytest.approx([8 / 3, 8 / 9, 8 / 12, 1, 1], abs=1e-6)
+
+
 def test_a_given_number_stands_in_for_data_that_are_not_there(photos, tmp_path):
     for cfg in (config(tmp_path / 'nowhere'), config(tmp_path / 'nowhere', class_weights='balanced')):
         with pytest.raises(FileNotFoundError, match='ImageFolder: train is missing, looked for it at'):

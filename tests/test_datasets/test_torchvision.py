@@ -7,7 +7,8 @@ from PIL import Image
 from torchvision import datasets
 
 from pab.datasets import BalancedSampler, EpochSampler, TorchvisionDataset, class_names, number_classes_
-from pab.registry import DATASETS
+from pab.registry import DATASETS, RUNNERS
+from tests.small_run import small_config
 
 FAKE = dict(size=12, image_size=[3, 9, 7], num_classes=4)
 
@@ -111,3 +112,13 @@ def test_what_cannot_be_built(arguments, error, message):
 def test_what_is_no_classification(own):
     with pytest.raises(ValueError, match='Own: items must be an image and its class, got Image and'):
         TorchvisionDataset('Own', dict(targets=['ant', 'bee']))
+
+
+def test_a_run_on_a_data_set_of_torchvision(tmp_path):
+    transforms = [dict(type='Grayscale'), dict(type='RandomCrop', size=6)]
+    dataset = dict(_delete_=True, type='TorchvisionDataset', name='FakeData', arguments=FAKE, transforms=transforms)
+    loaders = {f'{part}_dataloader__dataset': dict(dataset) for part in ('train', 'val', 'test')}
+    runner = RUNNERS.build(small_config(tmp_path, train_cfg__max_epochs=1, default_hooks__prune__epoch=0, **loaders))
+    runner.train()
+    assert runner.message_hub.get_scalar('train/loss').data[0].size == 2
+    assert runner.message_hub.get_scalar('val/accuracy/top1').current() <= 100

@@ -11,7 +11,8 @@ from torchvision import models
 from pab.models import ImageClassifier, TorchvisionModel, initialize_, load_weights_
 from pab.optim import assign_owners
 from pab.pruners import SNIP, Mag, SynFlow, apply_masks_, check_masks
-from pab.registry import MODELS, OPTIMIZERS
+from pab.registry import MODELS, OPTIMIZERS, RUNNERS
+from tests.small_run import TinyNet, small_config
 
 NAME = 'ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1'
 
@@ -114,6 +115,32 @@ def test_without_a_network_the_way_out_is_told(monkeypatch):
         load_weights_(two_layers(), NAME)
     with pytest.raises(ValueError, match=r"unknown name 'ResNet18_Weights\.V3'; did you mean ResNet18"):
         load_weights_(two_layers(), 'ResNet18_Weights.V3')
+
+
+def test_a_run_begins_with_them_and_resumes_without(tmp_path):
+    source = initialize_(TinyNet(), seed=8)
+    source.linear = nn.Linear(6, 9)
+    path = tmp_path / 'weights.pth'
+    torch.save(source.state_dict(), path)
+
+    def run(**options):
+        cfg = small_config(tmp_path / 'run', model__weights=str(path), model__freeze=['name:conv1.*'], **options)
+        cfg.default_hooks.prune = None
+        runner = RUNNERS.build(cfg)
+        runner.train()
+        return runner.network.state_dict()
+
+    state = run(train_cfg__max_epochs=1)
+    assert torch.equal(state['conv1.weight'], source.conv1.weight)
+    assert torch.equal(state['conv2.weight'].abs(), source.conv2.weight.abs())
+    assert not torch.equal(state['conv2.weight'], source.conv2.weight)
+    assert state['linear.weight'].shape == (4, 6)
+    path.unlink()
+    with pytest.raises(ValueError, match='weights: there is no file'):
+        run(train_cfg__max_epochs=1, overwrite=True)
+    resumed = run(train_cfg__max_epochs=2, resume=True, default_hooks__resume_check__allow_changes=True)
+    assert torch.equal(resumed['conv1.weight'], source.conv1.weight)
+    assert not torch.equal(resumed['linear.weight'], state['linear.weight'])
 
 
 # freezing
