@@ -15,7 +15,8 @@ FAMILIES = [
     *('shufflenet_v2_x0_5', 'squeezenet1_1', 'swin_t', 'swin_v2_t', 'vgg11_bn', 'vit_b_32', 'wide_resnet50_2'),
 ]
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ALL if name not in FAMILIES]
-OTHER_COUNTS = {'inception_v3': 23_834_568}  # torchvision's number has the auxiliary output
+# torchvision's numbers have the auxiliary output, and larger images
+OTHER_COUNTS = {'inception_v3': 23_834_568, 'vit_h_14': 632_045_800}
 
 
 def on_meta(name: str, **options) -> nn.Module:
