@@ -4,7 +4,7 @@ Its floors, from the top; what is below knows nothing of what is above, and part
 
 - contrib
 - compare
-- hooks
+- hooks, prediction
 - compact, costs, export, report, run
 - latent
 - optim, pruners
@@ -14,4 +14,14 @@ Its floors, from the top; what is below knows nothing of what is above, and part
 - checks, compiled, contracts, files, machine, patterns, state_dicts
 """
 
+from pkgutil import resolve_name as _resolve_name
+from typing import Any as _Any
+
 __version__ = '0.1.0'
+
+
+def __getattr__(name: str) -> _Any:
+    """Import ``pab.load`` and ``pab.predict`` when they are asked for, as they need torch."""
+    if name in ('load', 'predict'):
+        return _resolve_name(f'pab.prediction:{name}')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

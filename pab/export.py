@@ -28,10 +28,10 @@ from .files import check_free, write_atomically
 from .latent import merge_latents_
 from .latent.batch_norm import AffineFree
 from .models import network_of
-from .pruners import get_masks
-from .state_dicts import MASK
+from .pruners import drop_masks_
 
 FORMATS = {'onnx': '.onnx', 'torch': '.pt2'}  # torch.export.load takes no other ending
+TORCH_FOR_ONNX = '2.7'  # setup.cfg's extra export has the same
 FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 SINGLE = 10  # images that are also checked one at a time
 Run = Callable[[Tensor], Tensor]
@@ -48,11 +48,19 @@ class Exported:
 
 
 def check_target(file: str | os.PathLike, format: str, overwrite: bool) -> None:
-    """Refuse an unknown format, a file of another ending (ValueError), and one that is there (FileExistsError)."""
+    """Refuse an unknown format, a file of another ending (ValueError), and one that is there (FileExistsError).
+
+    An ImportError, too, for ONNX with a torch that cannot export it.
+    """
     if format not in FORMATS:
         raise ValueError(f'export: format must be {" or ".join(FORMATS)}, got {format!r}')
     if Path(file).suffix != FORMATS[format]:
         raise ValueError(f'export: a file of format {format} must end in {FORMATS[format]}, got {file}')
+    if format == 'onnx' and torch.__version__ < TORCH_FOR_ONNX:
+        raise ImportError(
+            f'export: ONNX needs torch {TORCH_FOR_ONNX} or newer, which translates BatchNorm, and this is '
+            f'{torch.__version__}; update torch, or take the format torch'
+        )
     check_free(file, overwrite)
 
 
@@ -70,9 +78,7 @@ def plain_network(model: nn.Module, fold_batch_norm: bool = False) -> nn.Module:
     network = copy.deepcopy(network_of(model)).cpu().eval()
     merge_latents_(network)
     network.requires_grad_(False).to(memory_format=torch.contiguous_format)
-    for name in get_masks(network):
-        layer, _, own = name.rpartition('.')
-        delattr(network.get_submodule(layer), own + MASK)
+    drop_masks_(network)
     for _, layer in special_layers(network):
         layer.exact = True
         for kind in FOLDABLE if fold_batch_norm else ():
@@ -122,7 +128,7 @@ def export(
 
     Raises:
         FileExistsError: the file is there and ``overwrite`` is False.
-        ImportError: onnx or onnxscript is missing.
+        ImportError: onnx or onnxscript is missing, or torch is older than 2.7 and the format ONNX.
         ValueError: an argument is wrong, torch cannot export the network, or the result differs from the model; no
             file is written then.
     """

@@ -2,10 +2,18 @@
 
 from .auto import settle_auto
 from .cifar import CIFAR10, CIFAR100
-from .classes import NamedClasses, check_class_names, class_names, classes_in, difference, number_classes_
+from .classes import (
+    NamedClasses,
+    check_class_names,
+    class_names,
+    classes_in,
+    count_classes,
+    difference,
+    number_classes_,
+)
 from .common import data_folder
-from .decode import UnreadableImageError, decode_rgb
-from .image_folder import ImageFolder, ImageNet
+from .decode import UnreadableImageError, decode_rgb, to_grey
+from .image_folder import ImageFolder, ImageNet, image_files
 from .in_memory import Digits, InMemoryDataset, collate_images
 from .sampler import BalancedSampler, EpochSampler, SampleIndex, class_counts
 from .torchvision import TorchvisionDataset
@@ -28,9 +36,12 @@ __all__ = [
     'class_names',
     'classes_in',
     'collate_images',
+    'count_classes',
     'data_folder',
     'decode_rgb',
     'difference',
+    'image_files',
     'number_classes_',
     'settle_auto',
+    'to_grey',
 ]

@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..registry import DATASETS
-from .classes import class_names
+from .classes import count_classes
 from .sampler import class_counts
 
 AUTO, BALANCED = 'auto', 'balanced'
@@ -50,7 +50,7 @@ def settle_auto(cfg: Config, classes: int | None = None) -> None:
         return
     try:
         dataset = DATASETS.build(cfg['train_dataloader']['dataset'].copy())
-        number = len(class_names(dataset) or ()) or classes
+        number = count_classes(dataset) or classes
         weights = _class_weights(dataset, number or 0) if balanced else None
     except FileNotFoundError:
         if classes is None:

@@ -140,7 +140,7 @@ class ImageFolder(NamedClasses, Dataset):
         folders = sorted(e.name for e in os.scandir(self.root) if e.is_dir() and not e.name.startswith('.'))
         folders = [name for name in folders if not (name in self.splits and _has_folders(self.root / name))]
         above = {self.root.resolve(), *self.root.resolve().parents}
-        files = {name: _images(self.root, name) for name in folders if (self.root / name).resolve() not in above}
+        files = {name: image_files(self.root, name) for name in folders if (self.root / name).resolve() not in above}
         rule = f'{self._name}: {self.root} needs one folder of images for each class'
         if not files:
             raise ValueError(f'{rule}; there is no class folder in it')
@@ -214,8 +214,8 @@ def _has_folders(path: Path) -> bool:
     return path.is_dir() and any(entry.is_dir() for entry in os.scandir(path))
 
 
-def _images(root: Path, name: str) -> list[str]:
-    """Paths from ``root`` of the images in its folder ``name``, as torchvision orders them."""
+def image_files(root: Path, name: str = '') -> list[str]:
+    """Paths from ``root`` of the images in its folder ``name``, at any depth, in the order of ``ImageFolder``."""
     real = (root / name).resolve()
     seen, found = {real, *real.parents}, {}
     for folder, inner, files in os.walk(root / name, followlinks=True):

@@ -11,6 +11,8 @@ from torchvision.transforms import v2
 
 from pab.datasets import ImageFolder, SampleIndex
 from pab.datasets.decode import decode_rgb, to_grey
+from pab.prediction import TrainedClassifier
+from pab.preprocessing import preprocessing_of
 
 SMALL = {'size': 8}
 COUNTS = {'ant': 2, 'bee': 5, 'cat': 10}
@@ -125,3 +127,20 @@ def test_transforms_of_ones_own(photos):
 def test_transforms_that_give_no_batch(photos, transforms, message):
     with pytest.raises(ValueError, match=message):
         _ = ImageFolder('val', photos, val_share=0.5, transforms=transforms)[0]
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(size=8, grey=True),
+        dict(transforms=[dict(type='Resize', size=[9, 5])]),
+        dict(transforms=[dict(type='CenterCrop', size=7)], grey=True),
+    ],
+)
+def test_a_prediction_reads_images_as_the_data_set_does(photos, options):
+    dataset = ImageFolder('val', photos, val_share=0.5, **options)
+    known = preprocessing_of(dict(test_dataloader=dict(dataset=dict(type='ImageFolder', **options))))
+    channels = 1 if options.get('grey') else 3
+    model = TrainedClassifier(torch.nn.Identity(), preprocessing=known, input_shape=(channels, 8, 8))
+    for index in range(3):
+        assert torch.equal(model.fit(decode_rgb(dataset.path(index).read_bytes())), dataset[index]['images'])

@@ -125,9 +125,11 @@ def test_tool_refuses_in_one_line(export_tool, tmp_path):
 
     assert 'there is no file' in refusal('torch')
     torch.save({'a': 1}, file)
+    assert 'no state_dict' in refusal('torch')
+    torch.save({'state_dict': {}}, file)
     assert '--config CONFIG' in refusal('torch')
     assert 'must end in .onnx' in refusal('onnx', '--config', R20)
-    assert 'no state_dict' in refusal('torch', '--config', R20)
+    assert 'is a checkpoint of another model' in refusal('torch', '--config', R20)
 
 
 def metadata_of(file):
