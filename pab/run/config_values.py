@@ -96,6 +96,8 @@ def _check_kinds(name: str, settings: Mapping, function: Callable) -> None:
         value, param = settings[key], params[key]
         if param.annotation not in (int, float, bool, 'int', 'float', 'bool', param.empty):
             continue
+        if value == AUTO and key in SETTLED:  # before the run begins
+            continue
         if type(param.default) in (int, float) and not _is_number(value):
             raise ValueError(f'{name}.{key} must be a number, got {value!r}')
         if type(param.default) is bool and not isinstance(value, bool):
