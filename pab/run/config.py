@@ -240,11 +240,12 @@ def _named(kind: str) -> list[Callable]:
 
 
 def _registered(name: str) -> list[Callable]:
-    """List the entries of all registries under a name, with or without a scope before it."""
+    """List the entries of all registries under a name, with or without a scope; ours hide mmengine's of the kind."""
     children = [value for value in [*vars(registry).values(), *registry._REST] if isinstance(value, Registry)]
     for child in children:
         child.import_from_location()
-    found = [own.module_dict.get(name.rpartition('.')[2]) for c in children for own in (c, c.parent) if own]
+    last = name.rpartition('.')[2]
+    found = [c.module_dict.get(last) or (c.parent and c.parent.module_dict.get(last)) for c in children]
     return [module for module in found if module]
 
 

@@ -24,7 +24,6 @@ from pab.hooks.method.pruning import hash_file
 from pab.pruners import apply_masks_, register_masks_
 from pab.registry import RUNNERS
 from pab.run.checkpoint import UnusableCheckpoint, check_fits, history_from_plain, load_safely, to_plain
-from pab.run.storage import AtomicBackend
 from pab.run.work_dir import find_newest
 from tests.small_run import run_in_child, small_config, train
 
@@ -266,28 +265,6 @@ def test_a_file_that_is_named_but_cannot_be_resumed(finished, stopped, tmp_path)
 class AlwaysBestHook(Hook):
     def before_val_epoch(self, runner):
         runner.message_hub.update_info('best_score', -1.0)
-
-
-def test_the_last_checkpoint_is_written_once(tmp_path):
-    status, written = run_in_child(_names_of_what_is_written, small_config(tmp_path / 'run'))
-    assert status == 0
-    best = [f'best_accuracy_top1_epoch_{epoch}.pth' for epoch in (1, 2, 3)]
-    assert written == [name for i in (1, 2) for name in (f'epoch_{i}.pth', best[i - 1], f'epoch_{i}.pth')] + [
-        'epoch_3.pth',
-        best[2],
-    ]
-
-
-def _names_of_what_is_written(cfg):
-    written, put = [], AtomicBackend.put
-
-    def noted(self, obj, filepath):
-        written.append(os.path.basename(filepath))
-        put(self, obj, filepath)
-
-    AtomicBackend.put = noted
-    train(cfg, lambda runner: runner.register_hook(AlwaysBestHook()))
-    return written
 
 
 def test_every_file_of_a_run_is_sound_and_loads_with_weights_only(finished):
