@@ -10,6 +10,7 @@ from .classes import count_classes
 from .sampler import class_counts
 
 AUTO, BALANCED = 'auto', 'balanced'
+SETTLED = ('size', 'grey', 'in_channels', 'num_classes')  # keys that may be 'auto'
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 

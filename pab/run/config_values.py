@@ -11,6 +11,8 @@ from mmengine.runner import BaseLoop, LogProcessor, Runner
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Sampler
 
+from ..datasets.auto import AUTO, SETTLED
+
 # Of libraries the classes whose arguments are numbers, or True and False, where they are so by default; of pab all.
 CHECKED = (Optimizer, _ParamScheduler, OptimWrapper, BaseLoop, LogProcessor, DataLoader, Sampler, Hook)
 LIBRARIES = ('mmengine', 'pab', 'torch')
