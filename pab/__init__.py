@@ -12,7 +12,7 @@ Its floors, from the top; what is below knows nothing of what is above, and part
 - latent
 - optim, pruners
 - datasets, evaluation, models, psg
-- converter, preprocessing
+- converter, preprocessing, transforms
 - registry
 - checks, command, compiled, contracts, files, machine, patterns, state_dicts
 """

@@ -1,5 +1,6 @@
 """Trained networks ready for use, from compact files and checkpoints: image files in, class names out."""
 
+import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from .checks import check_ints
-from .datasets import UnreadableImageError, classes_in, decode_rgb, image_files, to_grey
+from .datasets import UnreadableImageError, classes_in, decode_rgb, image_files, settle_auto, to_grey
 from .models import ImagePreprocessor, network_of
 from .preprocessing import preprocessing_of
 from .pruners import apply_masks_
-from .registry import CONVERTERS, DATASETS, MODELS, check_names
+from .registry import CONVERTERS, DATASETS, MODELS, TRANSFORMS, check_names
 from .run.checkpoint import UnusableCheckpoint, check_fits, load_safely
 from .state_dicts import SETTINGS, masks_in
+from .transforms import build_transforms
 
 BATCH = 32  # images
 TOP = 5
@@ -37,7 +39,8 @@ class TrainedClassifier(nn.Module):
         network: normalised images -> logits; with its masks, and its converters if it is of a checkpoint.
         classes: names in the order of the logits; () where the file has none.
         preprocessing: ``mean`` and ``std`` of pixels in [0, 1]; ``resize``, the pixels of the shorter side, and
-            ``size``, of the centre crop; each only where it is known.
+            ``size``, of the centre crop, or ``transforms`` (:mod:`pab.transforms`) in their place; ``grey``; each only
+            where it is known.
         input_shape: (C, H, W) of one image, or None.
     """
 
@@ -76,6 +79,11 @@ class TrainedClassifier(nn.Module):
         """
         resize, size = (self.preprocessing.get(key) for key in ('resize', 'size'))
         channels = self.input_shape[0] if self.input_shape else len(self.preprocessing.get('mean', (0, 0, 0)))
+        if self.preprocessing.get('grey'):
+            image = to_grey(image)
+        if transforms := self.preprocessing.get('transforms'):
+            check_names(transforms, 'transform', TRANSFORMS)  # a file says what they are, and imports nothing
+            return build_transforms('predict', transforms)(image)
         if channels not in (1, 3):
             raise ValueError(f'predict: image files have 3 channels or 1, and this network takes {channels}')
         if resize or size:
@@ -86,7 +94,7 @@ class TrainedClassifier(nn.Module):
             factor = max(new / old for new, old in zip(wanted, image.shape[1:], strict=True))
             covering = [max(n, round(old * factor)) for n, old in zip(wanted, image.shape[1:], strict=True)]
             image = F.center_crop(F.resize(image, covering), list(wanted))
-        return to_grey(image) if channels == 1 else image
+        return to_grey(image) if channels == 1 and len(image) == 3 else image
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,8 @@ def load(file: str | os.PathLike, cfg: Config | None = None) -> TrainedClassifie
     state = checkpoint.get('state_dict') if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict):
         raise UnusableCheckpoint(f'{file} is no compact file and no checkpoint: it has no state_dict')
-    cfg = _settings(checkpoint, file) if cfg is None else cfg
+    cfg = _settings(checkpoint, file) if cfg is None else copy.deepcopy(cfg)
+    settle_auto(cfg, len(classes_in(checkpoint) or ()) or None)
     settings = {'data_preprocessor': cfg.get('data_preprocessor'), **cfg['model']}  # as mmengine's runner does
     settings.pop('compile', None)  # which takes minutes, and a few images no time
     with torch.random.fork_rng(devices=[]):

@@ -43,6 +43,7 @@ def _child(root: Registry, *locations: str) -> Registry:
 MODELS = _child(roots.MODELS, 'pab.models')  # networks, the classifier, data preprocessors
 DATASETS = _child(roots.DATASETS, 'pab.datasets')  # digits, CIFAR, image folders
 DATA_SAMPLERS = _child(roots.DATA_SAMPLERS, 'pab.datasets')  # orders of samples that can be resumed
+TRANSFORMS = _child(roots.TRANSFORMS, 'pab.transforms')  # torchvision's, of one image or of a batch
 METRICS = _child(roots.METRICS, 'pab.evaluation')  # accuracy
 OPTIMIZERS = _child(roots.OPTIMIZERS, 'pab.optim')  # sign optimizers
 OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, 'pab.optim')  # one backward pass for several optimizers

@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import io
 import json
 import sys
 import zipfile
@@ -317,11 +318,10 @@ def test_a_file_holds_no_image_no_path_and_no_source(tmp_path, ending):
         network = initialize_(module.Net(), seed=1)
         export(network, source.with_name(f'net{ending}'), images, {'.onnx': 'onnx', '.pt2': 'torch'}[ending])
         contents.append(source.with_name(f'net{ending}').read_bytes())
-    assert contents[0] == contents[1]
-    parts = [contents[0]]
-    if ending == '.pt2':
-        with zipfile.ZipFile(source.with_name('net.pt2')) as archive:
-            parts = [archive.read(name) for name in archive.namelist()]
+    parts = [_members(content) if ending == '.pt2' else {'': content} for content in contents]
+    if not (ending == '.pt2' and TorchVersion(torch.__version__) < '2.8'):  # whose archives hold the time of day
+        assert contents[0] == contents[1]
+    assert parts[0] == parts[1]
     for secret in (
         b'a_secret_name',
         b'.py',
@@ -329,7 +329,12 @@ def test_a_file_holds_no_image_no_path_and_no_source(tmp_path, ending):
         str(ROOT).encode(),
         IMAGES[0, 0, 0].numpy().tobytes(),
     ):
-        assert not any(secret in part for part in parts)
+        assert not any(secret in part for part in parts[0].values())
+
+
+def _members(archive):
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        return {name: opened.read(name) for name in opened.namelist()}
 
 
 def test_without_the_packages(tmp_path, monkeypatch):

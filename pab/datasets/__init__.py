@@ -1,5 +1,6 @@
 """Datasets, the order of their samples, and how samples become batches."""
 
+from .auto import settle_auto
 from .cifar import CIFAR10, CIFAR100
 from .classes import (
     NamedClasses,
@@ -14,11 +15,13 @@ from .common import data_folder
 from .decode import UnreadableImageError, decode_rgb, to_grey
 from .image_folder import ImageFolder, ImageNet, image_files
 from .in_memory import Digits, InMemoryDataset, collate_images
-from .sampler import EpochSampler, SampleIndex
+from .sampler import BalancedSampler, EpochSampler, SampleIndex, class_counts
+from .torchvision import TorchvisionDataset
 
 __all__ = [
     'CIFAR10',
     'CIFAR100',
+    'BalancedSampler',
     'Digits',
     'EpochSampler',
     'ImageFolder',
@@ -26,8 +29,10 @@ __all__ = [
     'InMemoryDataset',
     'NamedClasses',
     'SampleIndex',
+    'TorchvisionDataset',
     'UnreadableImageError',
     'check_class_names',
+    'class_counts',
     'class_names',
     'classes_in',
     'collate_images',
@@ -37,5 +42,6 @@ __all__ = [
     'difference',
     'image_files',
     'number_classes_',
+    'settle_auto',
     'to_grey',
 ]

@@ -20,7 +20,7 @@ from ..contracts import layers_with_used_weight
 from ..models import network_of
 from ..pruners import check_state_masks, get_masks
 from ..registry import READERS
-from ..state_dicts import MASK, NETWORK_PREFIX, masks_in, renamed
+from ..state_dicts import MASK, NETWORK_PREFIX, head_of_another_size, masks_in, renamed
 
 NEEDED_TO_RESUME = ('meta', 'state_dict', 'message_hub', 'optimizer')  # the least that a file must hold
 HISTORY = 'history'  # the key that marks the plain form of a HistoryBuffer
@@ -197,15 +197,6 @@ def as_start(
         state.update({name + MASK: torch.ones_like(mask) for name, mask in masks.items() if name in state})
         told += '; it is dense, and this run prunes it'
     return state, told, head
-
-
-def head_of_another_size(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> list[str]:
-    """Name the tensors that differ in their first size, all alike, if no other differs; else []."""
-    pairs = {name: (there[name].shape, here[name].shape) for name in here if isinstance(there.get(name), Tensor)}
-    other = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-    alike = {(old[:1], new[:1]) for old, new in other.values()}
-    is_head = len(alike) == 1 and all(old[1:] == new[1:] and len(old) for old, new in other.values())
-    return list(other) if is_head and not any(name.endswith(MASK) for name in other) else []
 
 
 def check_fits(model: nn.Module, state_dict: Mapping[str, Tensor], path: str | os.PathLike) -> None:

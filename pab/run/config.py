@@ -38,6 +38,7 @@ READ_ELSEWHERE = {
     *('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'env_cfg'),
     *('find_unused_parameters', 'model_wrapper_cfg', 'new_head', 'overwrite', 'runner_type', 'sync_bn'),
 }
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # What reads the groups that need no ``type``: their keys, or the function or class whose arguments they are.
 GROUP_READERS: dict[str, set[str] | Callable] = {
     'auto_scale_lr': {'base_batch_size', 'enable'},
@@ -50,7 +51,7 @@ GROUP_READERS: dict[str, set[str] | Callable] = {
     'test_cfg': TestLoop,
     'val_cfg': ValLoop,
     'visualizer': Visualizer,
-    **dict.fromkeys(('train_dataloader', 'val_dataloader', 'test_dataloader'), DataLoader),
+    **dict.fromkeys(LOADERS, DataLoader),
 }
 GROUPS = {*GROUP_READERS, 'data_preprocessor', 'default_hooks', 'model', 'optim_wrapper', 'train_cfg'}
 # Keys that are read by whoever builds an object, beside the arguments of its class.
@@ -219,6 +220,15 @@ def _check_choices(cfg: Config) -> None:
         raise ValueError(
             f'model_wrapper_cfg: {wrapper!r} is not a registered model wrapper; MMDistributedDataParallel is'
         )
+    loaders = {name: (cfg.get(name) or {}).get('dataset') or {} for name in LOADERS}
+    divided = {
+        name: f'val_share={dataset.get("val_share")} and split_seed={dataset.get("split_seed", 0)}'
+        for name, dataset in loaders.items()
+        if dataset.get('type') in ('ImageFolder', 'ImageNet') and dataset.get('split') != 'test'
+    }
+    if len({*divided.values()}) > 1:
+        told = ', '.join(f'{name} has {value}' for name, value in divided.items())
+        raise ValueError(f'config: all data must be divided alike, or images of the training validate; {told}')
     if cfg.get('new_head') not in (None, False, True):
         raise ValueError(f'config: new_head must be True or False, got {cfg["new_head"]!r}')
     if cfg.get('new_head') and not (cfg.get('load_from') or cfg.get('resume')):

@@ -11,6 +11,8 @@ from mmengine.runner import BaseLoop, LogProcessor, Runner
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Sampler
 
+from ..datasets.auto import AUTO, SETTLED
+
 # Of libraries the classes whose arguments are numbers, or True and False, where they are so by default; of pab all.
 CHECKED = (Optimizer, _ParamScheduler, OptimWrapper, BaseLoop, LogProcessor, DataLoader, Sampler, Hook)
 LIBRARIES = ('mmengine', 'pab', 'torch')
@@ -95,6 +97,8 @@ def _check_kinds(name: str, settings: Mapping, function: Callable) -> None:
     for key in settings.keys() & params.keys():
         value, param = settings[key], params[key]
         if param.annotation not in (int, float, bool, 'int', 'float', 'bool', param.empty):
+            continue
+        if value == AUTO and key in SETTLED:  # before the run begins
             continue
         if type(param.default) in (int, float) and not _is_number(value):
             raise ValueError(f'{name}.{key} must be a number, got {value!r}')

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from torch import distributed
 
+from ..datasets import settle_auto
 from ..files import FULL, reason_of
 from ..registry import RUNNERS
 from .allocator import keep_freed_memory
@@ -70,6 +71,8 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg = read_config(path)
         merge_options(cfg, args.cfg_options or {})
         check_config(cfg)
+        with suppress(FileNotFoundError):  # a checkpoint may know as much as the training data
+            settle_auto(cfg)
     name = path.stem
     if getattr(args, 'seed', None) is not None:
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)

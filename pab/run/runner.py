@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..contracts import learning_rates, sign_optimizers
+from ..datasets import classes_in, settle_auto
 from ..files import write_atomically
 from ..registry import RUNNERS
 from ..state_dicts import renamed
@@ -58,6 +59,15 @@ class PabRunner(RunFace, Runner):
         """Build a runner; ValueError for a config with a key that nothing reads, OSError without a work dir."""
         cfg = plain_config(cfg)
         check_config(cfg)
+        try:
+            settle_auto(cfg)
+        except FileNotFoundError:
+            start = cfg.get('load_from')
+            content = load_any(start) if start and '://' not in start else None
+            trained = classes_in(content) if isinstance(content, Mapping) else None
+            if trained is None:
+                raise
+            settle_auto(cfg, len(trained))  # for a test, the training data need not be there
         on_first_process(lambda: check_writable(cfg['work_dir']))
         return super().from_cfg(FixedConfig(dict(cfg), filename=cfg.filename))
 
@@ -134,6 +144,8 @@ class PabRunner(RunFace, Runner):
                 told = f'There is no checkpoint to resume from in {self.work_dir}'
                 self.logger.warning(f'{told}: training starts from the beginning')
             self._resume, self._load_from = start is not None, start or self._load_from
+            if start and hasattr(self.bare_model, 'weights'):
+                self.bare_model.weights = None  # the checkpoint has all of them, and the file may be gone
             self._write_config()
             try:
                 return super().train()

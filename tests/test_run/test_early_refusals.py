@@ -1,5 +1,7 @@
 """Settings that would fail late, or never be noticed, are refused in one line before any work."""
 
+import copy
+
 import pytest
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
@@ -177,3 +179,15 @@ def test_another_loop_is_refused_before_its_arguments_are():
     cfg = Config(dict(train_cfg=dict(type='IterBasedTrainLoop', max_epochs=3)))
     with pytest.raises(ValueError, match=r"which IterBasedTrainLoop does not; set type='ResumableEpochLoop'"):
         check_config(cfg)
+
+
+def test_training_images_must_not_validate(tmp_path):
+    folder = dict(_delete_=True, type='ImageFolder', val_share=0.2)
+    parts = dict(train_dataloader=dict(dataset=folder), val_dataloader=dict(dataset=dict(folder, split='val')))
+    test = dict(dataset=dict(_delete_=True, type='ImageFolder', split='test'))  # a folder of its own
+    check_config(small_config(tmp_path, **copy.deepcopy(parts), test_dataloader=test))
+    for other in (dict(val_share=0.3), dict(val_share=None), dict(split_seed=1)):
+        changed = copy.deepcopy(parts)
+        changed['val_dataloader']['dataset'] |= other
+        with pytest.raises(ValueError, match='divided alike, or images of the training validate; train_dataloader has'):
+            check_config(small_config(tmp_path, **changed, test_dataloader=copy.deepcopy(test)))

@@ -28,6 +28,7 @@ NOT_RUN = {
     'imagenet': 'ImageNet',
     'benchmark.py': 'measures for minutes; tests/test_tools/test_benchmark.py runs it in small',
     'dist_train.sh': 'several processes; tests/test_run/test_distributed.py starts some',
+    'folder': 'photographs; tests/test_tools/test_own_photographs.py trains it',
     'mine/': 'tests/test_tools/test_readme.py runs what mine/ holds',
 }
 

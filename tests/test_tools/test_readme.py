@@ -64,18 +64,21 @@ def test_a_part_in_a_file_of_ones_own(tmp_path, page, name, printed):
     assert (folder / 'report.html').exists() == reported
 
 
-def test_photographs_of_ones_own(tmp_path):
+@pytest.mark.parametrize('file', ['mine/photos.py', 'mine/photos_mixed.py'])
+def test_photographs_of_ones_own(tmp_path, file):
     for split in ('train', 'val'):
         for label, name in enumerate(('ant', 'bee', 'cat')):
             (tmp_path / 'photos' / split / name).mkdir(parents=True)
             for number in range(2):
                 Image.new('RGB', (80, 70), (80 * label, 0, 0)).save(tmp_path / f'photos/{split}/{name}/{number}.jpg')
-    write_blocks(tmp_path, 'own_data.md', 'mine/photos.py')
+    write_blocks(tmp_path, 'own_data.md', file)
     loaders = [
         f'{part}_dataloader.{key}' for part in ('train', 'val') for key in ('num_workers=0', 'persistent_workers=False')
     ]
     options = ['train_cfg.max_epochs=1', 'default_hooks.prune.pruner.rounds=1', 'default_hooks.report=None', *loaders]
-    status, text = run_in_child(_train, tmp_path, ['mine/photos.py', '--cfg-options', *options])
+    options += ['model.network.name=shufflenet_v2_x0_5']
+    options += [f'{part}_dataloader.dataset.data_root=photos' for part in ('train', 'val', 'test')]
+    status, text = run_in_child(_train, tmp_path, [file, '--cfg-options', *options])
     assert status == 0, text
     assert 'Epoch(val) [1][1/1]' in text
 
