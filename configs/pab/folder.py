@@ -1,4 +1,4 @@
-# Photographs of your own, by the path of their folder: PAB_DATA=photos pab train pab/folder
+# Photographs of your own: PAB_DATA=photos pab train pab/folder takes the classes from their folder.
 _base_ = [
     '../_base_/models/psg_classifier.py',
     '../_base_/datasets/folder.py',
