@@ -6,6 +6,7 @@ Its floors, from the top; what is below knows nothing of what is above, and part
 - compare
 - hooks
 - compact, costs, export, report, run
+- narrow
 - latent
 - optim, pruners
 - datasets, evaluation, models, psg

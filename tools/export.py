@@ -20,9 +20,11 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from pab.costs.narrow import compare_networks
 from pab.datasets import class_names, classes_in, number_classes_
 from pab.export import FORMATS, check_target, export
 from pab.models import ImagePreprocessor
+from pab.narrow import narrow, plain_copy
 from pab.preprocessing import preprocessing_of
 from pab.pruners import apply_masks_
 from pab.registry import DATASETS, MODELS
@@ -40,6 +42,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--format', required=True, choices=FORMATS, help='onnx (.onnx) or torch.export (.pt2)')
     parser.add_argument('--config', help='of the training; a compact file takes nothing but test images from it')
     parser.add_argument('--cfg-options', nargs='+', action=KeyValue, metavar='KEY=VALUE', help='replace its values')
+    parser.add_argument(
+        '--narrow', action='store_true', help='leave out the channels that pruning has left without use'
+    )
     parser.add_argument('--fold-batch-norm', action='store_true', help='merge BatchNorm into the convolution before it')
     parser.add_argument(
         '--tolerance', type=float, default=1e-5, help='largest difference of a logit, as a share of the largest (1e-5)'
@@ -149,12 +154,16 @@ def run(args: argparse.Namespace) -> None:
     if classes:
         metadata['classes'] = classes
     options = {'fold_batch_norm': args.fold_batch_norm, 'tolerance': args.tolerance, 'overwrite': args.force}
-    result = export(model, args.out, images, args.format, metadata=metadata, **options)
+    small = narrow(model, tuple(images.shape[1:]), args.tolerance) if args.narrow else None
+    result = export(model, args.out, images, args.format, network=small, metadata=metadata, **options)
 
     print(f'{args.out}: {result.size:,} bytes')
     for key, value in metadata.items():
         text = str(value)
         print(f'  {key:<12} {text if len(text) < 200 else text[:200] + " ..."}')
+    if small is not None:
+        told = compare_networks(plain_copy(model), small, tuple(images.shape[1:]))
+        print('\n'.join(f'  {key:<12} {line}' for key, line in zip(('narrow', '', ''), told.splitlines(), strict=True)))
     before, left = result.batch_norms
     if args.fold_batch_norm:
         why = '; the others do not follow a convolution that only they read' if left else ''

@@ -182,11 +182,15 @@ class _Graph:
             return self._continue(node, source)
         if name in ACTIVATIONS:
             arguments = [constant if arg is source else arg for arg in node.args]
-            return self._continue(node, source, torch.where(constant.isnan(), constant, node.target(*arguments, **node.kwargs)))
+            return self._continue(
+                node, source, torch.where(constant.isnan(), constant, node.target(*arguments, **node.kwargs))
+            )
         if name in POOLS and len(shape) == 4:
             if name == 'mean' and not (given.get('dim') and all(dim % len(shape) >= 2 for dim in given['dim'])):
                 return False
-            if name == 'avg_pool2d' and (any(given['padding']) or given['divisor_override']):  # zeros at the border count
+            if name == 'avg_pool2d' and (
+                any(given['padding']) or given['divisor_override']
+            ):  # zeros at the border count
                 constant = torch.where(constant == 0, constant, math.nan)
             return self._continue(node, source, constant)
         if name in RESHAPES and new[0] == shape[0]:
@@ -229,7 +233,11 @@ class _Graph:
         flow, layer = self.flows[source], self.network.get_submodule(name)
         is_linear, groups = isinstance(layer, nn.Linear), given.get('groups', 1)
         depthwise = groups > 1 and groups == len(flow.constant) == len(layer.weight)
-        if (groups > 1 and not depthwise) or (flow.repeats > 1 and not is_linear) or (is_linear and len(_shape(node)) > 2):
+        if (
+            (groups > 1 and not depthwise)
+            or (flow.repeats > 1 and not is_linear)
+            or (is_linear and len(_shape(node)) > 2)
+        ):
             return False
         channels = 1 if depthwise else len(flow.constant)
         weight = layer.weight.double().cpu().reshape(len(layer.weight), channels, -1)  # (O, C, positions)
@@ -258,7 +266,7 @@ class _Graph:
         return True
 
     def _layer(self, given: dict) -> str | None:
-        """The name of the layer whose tensors an operation reads, if they are nobody else's and nothing computes them."""
+        """The name of the layer whose tensors an operation reads, if nothing else reads or computes them."""
         nodes = [(own, given.get(own)) for own in ('weight', 'bias', 'running_mean', 'running_var')]
         nodes = [(own, node) for own, node in nodes if node is not None]
         names = [self.names.get(node.name, '').rpartition('.') for _, node in nodes if isinstance(node, Node)]
