@@ -300,9 +300,9 @@ class _Graph:
 
 def _trace(network: nn.Module, input_shape: tuple[int, ...], training: bool) -> torch.export.ExportedProgram:
     """The graph of a network, without operations that change a tensor in place."""
-    copied = copy.deepcopy(network).cpu().train(training)
+    copied = copy.deepcopy(network).cpu().float().train(training)
     try:
-        with exact_gradients(copied):
+        with exact_gradients(copied), torch.random.fork_rng(devices=[]):
             example = torch.zeros(2, *input_shape)
             return torch.export.export(copied, (example,), strict=False).run_decompositions({})
     except Exception as error:  # torch has no common class for what it cannot trace
