@@ -1,4 +1,4 @@
-"""How a config turns image files into the images that its network takes."""
+"""The steps of a config from image files to the images that its network takes."""
 
 import inspect
 from collections.abc import Mapping

@@ -120,8 +120,11 @@ LATENTS = {
 }
 
 
-@pytest.mark.parametrize('ending', ['.onnx', '.pt2'])
-@pytest.mark.parametrize('kind', LATENTS)
+# both formats are written from the network in which the latents are merged: ONNX, the slower one, for two kinds
+@pytest.mark.parametrize(
+    ('kind', 'ending'),
+    [*((kind, '.pt2') for kind in LATENTS), ('psg and flipping', '.onnx'), ('edge-popup', '.onnx')],
+)
 def test_latents_are_merged(tmp_path, kind, ending):
     """The file has the used weights and nothing else; the model keeps its latents."""
     layers = [nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)]

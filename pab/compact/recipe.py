@@ -31,7 +31,6 @@ RECIPE = {
     'written_by': dict,
 }
 INIT = {'scheme': str, 'seed': int, 'fan_share': (int, float), 'sha256': str}
-READS_A_FILE = 'CompactNetwork'  # in MODELS
 TENSOR = 1 << 17  # bytes that a tensor counts beside its numbers, so that building many small ones does not take long
 
 
@@ -113,14 +112,17 @@ def _check_names(value: Any) -> None:
         return
     if odd := [key for key in value if not key.isidentifier() or key.startswith('_')]:
         raise CompactError(f'{odd[0]!r} is no name of an argument')
-    if value.get('type') == READS_A_FILE:
-        raise CompactError(f'a network of type {READS_A_FILE} is in another file, and a compact file names no other')
+    if 'type' not in value:
+        return
     # only what is registered here: a dot or a scope in a name would make mmengine import a module
-    if 'type' in value and not (isinstance(value['type'], str) and value['type'] in MODELS.module_dict):
+    kind = MODELS.module_dict.get(value['type']) if isinstance(value['type'], str) else None
+    if kind is None:
         raise CompactError(
             f'{value["type"]!r} is no network of pab, which has {", ".join(sorted(MODELS.module_dict))}; '
             'import a class of your own before you load the file, or name a config that does (--config of the tools)'
         )
+    if getattr(kind, 'reads_a_file', False):
+        raise CompactError(f'a network of type {value["type"]} is in another file, and a compact file names no other')
 
 
 @contextmanager

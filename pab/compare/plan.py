@@ -102,7 +102,7 @@ def read_comparison(path: Path, seeds: int, work_dir: Path, options: Mapping[str
         ValueError: it cannot be read, or something in it, or in a config that it names, cannot be used.
     """
     if not path.is_file():
-        raise FileNotFoundError(f'there is no comparison {path}; those that come with pab are in configs/compare/')
+        raise FileNotFoundError(f'there is no comparison {path}; the comparisons of pab are in configs/compare/')
     check_ints('compare', seeds=seeds)
     try:
         file = read_config(path).to_dict()

@@ -60,7 +60,7 @@ def load_config(args: argparse.Namespace) -> Config:
     """Read the config of a command line, which replaces parts of it; SystemExit if it is none or has a wrong key."""
     path = Path(args.config)
     if not path.is_file():
-        sys.exit(f'error: there is no config {path}; those that come with pab are in configs/pab/')
+        sys.exit(f'error: there is no config {path}; the configs of pab are in configs/pab/')
     sys.path.append(str(path.parent.resolve()))  # modules of custom_imports may lie beside the config
     with errors_in_one_line(f'{path}: '):
         cfg = read_config(path)

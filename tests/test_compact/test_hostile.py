@@ -140,7 +140,7 @@ def holders(value):
             yield from holders(item)
 
 
-@settings(quick, max_examples=1000)
+@settings(quick, max_examples=300)
 @given(st.data())
 def test_a_recipe_of_odd_values_builds_a_network_or_nothing(good, data):
     recipe, tensors = container.read(good[0])

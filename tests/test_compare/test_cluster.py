@@ -23,6 +23,7 @@ def train_by_submitit(tmp_path, name):
     return ended[training]
 
 
+@pytest.mark.slow
 def test_a_job_that_fails(tmp_path):
     error = train_by_submitit(tmp_path, 'fails')
     assert isinstance(error, TrainingFailed)

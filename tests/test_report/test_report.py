@@ -15,6 +15,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from pab.contracts import tensor_flips
 from pab.pruners import get_masks
 from pab.registry import RUNNERS
+from pab.report import run
 from pab.report.record import RunRecord, rates_of, summary
 from pab.report.run import CAPTIONS, FIELDS, distinct_names, draw_run, read_record, write_record, write_report
 from tests.small_run import runner_hook, small_config
@@ -57,6 +58,12 @@ def trained(tmp_path_factory):
 def record(trained):
     """The record of that run, to be changed at will."""
     return read_record(Path(trained[0].work_dir))
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Draw no picture, which takes a second for each page."""
+    monkeypatch.setattr(run, 'draw_run', lambda record: {})
 
 
 def test_what_is_recorded(trained, record):
@@ -117,7 +124,7 @@ def test_the_rows_of_a_summary():
     assert summary(dict.fromkeys(numbers)) == []
 
 
-def test_the_density_of_used_weights(tmp_path):
+def test_the_density_of_used_weights(tmp_path, undrawn):
     cfg = small_config(
         tmp_path,
         digits=True,
@@ -146,7 +153,7 @@ def test_the_page_needs_nothing_else_and_has_a_caption_for_each_picture(trained,
         assert text in page
 
 
-def test_a_resumed_run_goes_on_with_its_record(trained, record, tmp_path):
+def test_a_resumed_run_goes_on_with_its_record(trained, record, tmp_path, undrawn):
     folder = tmp_path / 'run'
     folder.mkdir()
     shutil.copy(Path(trained[0].work_dir) / 'epoch_1.pth', folder)
@@ -289,7 +296,7 @@ def test_the_hook_costs_a_step_nothing(trained):
     assert not weight._post_accumulate_grad_hooks
 
 
-def test_a_run_resumed_within_an_epoch_has_all_flips_of_the_epoch(tmp_path):
+def test_a_run_resumed_within_an_epoch_has_all_flips_of_the_epoch(tmp_path, undrawn):
     each_step = dict(checkpoint=dict(by_epoch=False, interval=1, max_keep_ckpts=-1, save_best=None))
     whole, resumed = tmp_path / 'whole', tmp_path / 'resumed'
     RUNNERS.build(small_config(whole, digits=True, report=True, default_hooks=each_step)).train()

@@ -211,7 +211,7 @@ def test_a_traceback_on_request(tool, tmp_path, monkeypatch, where):
 
 def test_a_config_that_is_not_there(tool):
     _, line = tool('train.py', 'configs/pab/quikstart.py')
-    assert line == 'error: there is no config configs/pab/quikstart.py; those that come with pab are in configs/pab/'
+    assert line == 'error: there is no config configs/pab/quikstart.py; the configs of pab are in configs/pab/'
 
 
 def test_a_seed_is_in_the_name_of_the_default_folder(tmp_path):
