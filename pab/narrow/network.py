@@ -60,6 +60,7 @@ def narrow(model: nn.Module, input_shape: tuple[int, ...] | None = None, toleran
     shape = tuple(input_shape or getattr(model, 'input_shape', None) or _guessed(network))
     cuts = find_cuts(network, shape)
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    images = images.to(next(network.parameters(), images).dtype)
     expected = network(images)
     cut_(network, cuts)
     try:

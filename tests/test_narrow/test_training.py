@@ -9,7 +9,7 @@ from torch import nn
 from pab.models import CIFARResNet, ConvNet, WideResNet
 from pab.narrow import TrainedPart, find_cuts
 from pab.optim import Bop
-from pab.pruners import check_masks, get_masks
+from pab.pruners import apply_masks_, check_masks, get_masks
 from pab.psg import convert_psg_
 from tests.exported import used
 from tests.test_narrow.narrowing import kill, widths
@@ -39,6 +39,17 @@ def steps(network, optimizer, count, seed=0):
     return losses
 
 
+def kill_both_sides(network):
+    """Mask what a training leaves out, so that it is 0 in the whole network too."""
+    masks = get_masks(network)
+    for name, cut in find_cuts(network, (3, 8, 8), masks).items():
+        if (mask := masks.get(f'{name}.weight')) is not None:
+            kept = torch.zeros_like(mask)
+            kept[cut.outputs[:, None], cut.inputs] = True
+            mask &= kept
+    apply_masks_(network, masks)
+
+
 @pytest.mark.parametrize(
     'network, kind',
     [('basic blocks', 'SGD'), ('pre-activation', 'Adam'), ('no biases', 'Bop'), ('PSG', 'Bop')],
@@ -46,6 +57,8 @@ def steps(network, optimizer, count, seed=0):
 def test_steps_are_the_same(network, kind):
     torch.manual_seed(0)
     whole = kill(NETWORKS[network](), 0.5).double()
+    if network == 'PSG':  # its input scale is a maximum over all channels, with those that only nothing reads
+        kill_both_sides(whole)
     small = copy.deepcopy(whole).to(memory_format=torch.channels_last)
     ways = [(net, OPTIMIZERS[kind](net.parameters())) for net in (whole, small)]
     part = TrainedPart(small, find_cuts(small, (3, 8, 8), get_masks(small)))
