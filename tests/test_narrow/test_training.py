@@ -96,6 +96,16 @@ def test_a_shift_that_can_learn_keeps_its_channel():
     assert find_cuts(network, (3, 8, 8))['layer1.0.conv1'].outputs.tolist() == [0, 2, 3]
 
 
+def test_a_bias_that_can_learn_keeps_its_channel():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1), nn.Flatten())
+    with torch.no_grad():
+        network[0].weight[1], network[0].bias[1] = 0, -1
+    assert find_cuts(network, (3, 4, 4), {'0.weight': network[0].weight != 0}) == {}
+    assert find_cuts(network, (3, 4, 4))['0'].outputs.tolist() == [0, 2, 3]
+    network[0].bias = None
+    assert find_cuts(network, (3, 4, 4), {'0.weight': network[0].weight != 0})['0'].outputs.tolist() == [0, 2, 3]
+
+
 def test_a_zero_weight_that_may_grow_is_read():
     network = CIFARResNet(8, width=4)
     nn.init.zeros_(network.layer1[0].conv2.weight)
