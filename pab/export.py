@@ -27,9 +27,10 @@ from .contracts import special_layers
 from .files import check_free, write_atomically
 from .latent.batch_norm import AffineFree
 from .models import network_of
-from .narrow import plain_copy
+from .narrowing import plain_copy
 
 FORMATS = {'onnx': '.onnx', 'torch': '.pt2'}  # torch.export.load takes no other ending
+TORCH_FOR_ONNX = '2.7'  # setup.cfg's extra export has the same
 FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 SINGLE = 10  # images that are also checked one at a time
 Run = Callable[[Tensor], Tensor]
@@ -46,11 +47,19 @@ class Exported:
 
 
 def check_target(file: str | os.PathLike, format: str, overwrite: bool) -> None:
-    """Refuse an unknown format, a file of another ending (ValueError), and one that is there (FileExistsError)."""
+    """Refuse an unknown format, a file of another ending (ValueError), and one that is there (FileExistsError).
+
+    An ImportError, too, for ONNX with a torch that cannot export it.
+    """
     if format not in FORMATS:
         raise ValueError(f'export: format must be {" or ".join(FORMATS)}, got {format!r}')
     if Path(file).suffix != FORMATS[format]:
         raise ValueError(f'export: a file of format {format} must end in {FORMATS[format]}, got {file}')
+    if format == 'onnx' and torch.__version__ < TORCH_FOR_ONNX:
+        raise ImportError(
+            f'export: ONNX needs torch {TORCH_FOR_ONNX} or newer, which translates BatchNorm, and this is '
+            f'{torch.__version__}; update torch, or take the format torch'
+        )
     check_free(file, overwrite)
 
 
@@ -109,7 +118,7 @@ def export(
         images: (N, C, H, W) float32, normalised as the network takes them; real ones, better than random ones, lead
             through all of the network.
         format: 'onnx', checked by onnxruntime where that is installed, or 'torch', a program of ``torch.export``.
-        network: what to write instead of the model's own network, such as :func:`pab.narrow.narrow` of it; it is
+        network: what to write instead of the model's own network, such as :func:`pab.narrow` of it; it is
             checked against the model all the same.
         fold_batch_norm: see :func:`plain_network`.
         tolerance: largest difference of a logit, as a share of the largest |logit| of the model; >= 0.
@@ -119,7 +128,7 @@ def export(
 
     Raises:
         FileExistsError: the file is there and ``overwrite`` is False.
-        ImportError: onnx or onnxscript is missing.
+        ImportError: onnx or onnxscript is missing, or torch is older than 2.7 and the format ONNX.
         ValueError: an argument is wrong, torch cannot export the network, or the result differs from the model; no
             file is written then.
     """

@@ -9,6 +9,7 @@ Value = TypeVar('Value')
 MASK = '_mask'  # ends the name of a parameter's mask
 NETWORK_PREFIX = 'network.'  # begins every name of the network's own in the state dict of an ImageClassifier
 PRUNING_RECORD = 'pruning'  # what a checkpoint says of its pruning
+SETTINGS = 'settings'  # the config of a checkpoint's run, as plain data
 
 
 def masks_in(state: Mapping[str, Value]) -> dict[str, Value]:

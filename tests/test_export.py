@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.torch_version import TorchVersion
 
 from pab.export import _check, check_target, export, plain_network
 from pab.latent import AffineFreeBatchNorm, Biprop, EdgePopup, LatentSigns
@@ -339,3 +340,13 @@ def test_without_the_packages(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r'onnxscript.*\[export\]'):
         export(network, tmp_path / 'other.onnx', IMAGES, 'onnx')
     assert not (tmp_path / 'other.onnx').exists()
+
+
+def test_a_torch_whose_exporter_fails_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, '__version__', TorchVersion('2.6.0+cu124'))
+    for call in (check_target, lambda file, kind, _: export(nn.Identity(), file, IMAGES, kind)):
+        with pytest.raises(ImportError, match=r'ONNX needs torch 2.7 or newer, .* 2.6.0\+cu124; update torch, or take'):
+            call(tmp_path / 'net.onnx', 'onnx', False)
+    check_target(tmp_path / 'net.pt2', 'torch', False)
+    monkeypatch.setattr(torch, '__version__', TorchVersion('2.7.0+cu126'))
+    check_target(tmp_path / 'net.onnx', 'onnx', False)

@@ -3,7 +3,8 @@
 python tools/analyze.py configs/pab/r18_cifar10.py
 python tools/analyze.py configs/pab/r18_cifar10.py work_dirs/r18_cifar10/epoch_180.pth --json costs.json
 
-Without a checkpoint, the network is initialised and pruned as the config says, which takes as long as it does in
+The images are of model.input_shape; where the training data can be read, they are compared. Without a checkpoint, the
+network is initialised and pruned as the config says, which takes as long as it does in
 training; pab/costs/count.py has the formulas.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from pab.costs.run import RunCosts, masks_of_checkpoint, masks_of_config, run_costs
 from pab.files import check_free, write_atomically
+from pab.hooks.guards.data_check import describe_input_shape
 from pab.report.amounts import short
 from pab.run.checkpoint import load_any
 from pab.run.launch import add_config_arguments, errors_in_one_line, load_config
@@ -34,9 +36,10 @@ def main() -> None:
     with errors_in_one_line():
         if args.json:
             check_free(args.json, args.force)
+        shape = describe_input_shape(cfg)  # before the pruning, which takes a while
         masks = masks_of_checkpoint(load_any(args.checkpoint)) if args.checkpoint else masks_of_config(cfg)
         costs = run_costs(cfg, masks)
-        print(tables(costs))
+        print(tables(costs), shape, sep='\n\n')
         if args.json:
             write_atomically(json.dumps(asdict(costs), indent=1).encode(), args.json)
 

@@ -4,33 +4,27 @@ r"""Write a trained network for other programs: as ONNX, or as a program of torc
         --config configs/pab/quickstart.py
     python tools/export.py digits.pab digits.pt2 --format torch
 
-FILE is a checkpoint, which needs its config, or a compact file (.pab), which does not. The network in the file takes
-normalised images. The outputs for 100 images, of the config's test set where there is one, are compared with the
-model's before the file is written.
+FILE is a checkpoint or a compact file (.pab). The network in the new file takes normalised images. The outputs for 100
+images, of the config's test set where there is one, are compared with the model's before the file is written.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.config import Config
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import default_collate
 
 from pab.costs.narrow import compare_networks
-from pab.datasets import class_names, classes_in, number_classes_
+from pab.datasets import class_names, number_classes_
 from pab.export import FORMATS, check_target, export
-from pab.models import ImagePreprocessor
-from pab.narrow import narrow, plain_copy
-from pab.preprocessing import preprocessing_of
-from pab.pruners import apply_masks_
-from pab.registry import DATASETS, MODELS
-from pab.run.checkpoint import check_fits, load_safely
+from pab.narrowing import narrow, plain_copy
+from pab.prediction import load
+from pab.registry import DATASETS
 from pab.run.launch import KeyValue, errors_in_one_line, load_config
-from pab.state_dicts import masks_in
 
 IMAGES = 100
 
@@ -40,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('file', type=Path, help='a checkpoint that training wrote, or a compact file (.pab)')
     parser.add_argument('out', type=Path, help='the file to write')
     parser.add_argument('--format', required=True, choices=FORMATS, help='onnx (.onnx) or torch.export (.pt2)')
-    parser.add_argument('--config', help='of the training; a compact file takes nothing but test images from it')
+    parser.add_argument('--config', help='of the training: names test images, and imports classes of your own')
     parser.add_argument('--cfg-options', nargs='+', action=KeyValue, metavar='KEY=VALUE', help='replace its values')
     parser.add_argument(
         '--narrow', action='store_true', help='leave out the channels that pruning has left without use'
@@ -54,39 +48,9 @@ def parse_args() -> argparse.Namespace:
     args.file, args.out = args.file.expanduser(), args.out.expanduser()
     if not args.file.is_file():
         sys.exit(f'error: there is no file {args.file}')
-    if args.file.suffix != '.pab' and args.config is None:
-        sys.exit(f'error: a checkpoint needs the config of its training: --config CONFIG, for {args.file}')
     if args.cfg_options and args.config is None:
         sys.exit('error: --cfg-options changes a config, and there is none; add --config CONFIG')
     return args
-
-
-def load_checkpoint(file: Path, cfg: Config) -> tuple[nn.Module, list[str]]:
-    """The model of a config with the weights and masks of a checkpoint, and the names of the classes it was trained on.
-
-    Raises:
-        UnusableCheckpoint: the file is damaged, refused, or of another model.
-    """
-    checkpoint = load_safely(file)
-    state = checkpoint.get('state_dict') if isinstance(checkpoint, dict) else None
-    if not isinstance(state, dict):
-        sys.exit(f'error: {file} is no checkpoint: it has no state_dict')
-    model = MODELS.build(cfg.model)
-    shapes = {name: (param.shape, torch.bool) for name, param in model.named_parameters()}
-    fitting = {name: mask for name, mask in masks_in(state).items() if (mask.shape, mask.dtype) == shapes.get(name)}
-    apply_masks_(model, fitting)
-    check_fits(model, state, file)
-    model.load_state_dict(state, strict=False)  # what may be missing, check_fits has told
-    return model, list(classes_in(checkpoint) or ())
-
-
-def load_compact(file: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of a compact file, and what the file says about it."""
-    try:
-        from pab.compact import info, load
-    except ImportError as error:
-        sys.exit(f'error: {file}: compact files need {error.name}: pip install -e ".[compact]"')
-    return load(file), info(file)
 
 
 def real_images(cfg: Config | None, classes: Sequence[str]) -> tuple[Tensor | None, list[str], str]:
@@ -126,22 +90,13 @@ def random_images(shape: Sequence[int] | None, pixels: bool) -> Tensor:
 
 def run(args: argparse.Namespace) -> None:
     cfg = load_config(args) if args.config else None
-    if cfg is not None and cfg.get('data_preprocessor'):
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)  # as mmengine's runner does
-    known, shape = ({}, None) if cfg is None else (preprocessing_of(cfg), cfg.model.get('input_shape'))
-    if args.file.suffix == '.pab':
-        (model, told), preprocess = load_compact(args.file), None
-        known, shape, own_classes = known | told['preprocessing'], told['input_shape'] or shape, told['classes']
-    else:
-        model, own_classes = load_checkpoint(args.file, cfg)
-        preprocess = model.data_preprocessor
-    if normalised := {'mean', 'std'} <= known.keys():
-        preprocess = ImagePreprocessor(known['mean'], known['std'])
-    images, classes, source = real_images(cfg, own_classes)
+    model = load(args.file, cfg)
+    known, shape = model.preprocessing, model.input_shape
+    normalised = {'mean', 'std'} <= known.keys()
+    images, classes, source = real_images(cfg, model.classes)
     if images is None:
         images, source = random_images(shape, normalised), f'{IMAGES} random images ({source})'
-    if preprocess is not None:
-        images = preprocess({'images': images}, False)['images']
+    images = model.preprocess({'images': images}, False)['images']
     if not images.is_floating_point():
         images = random_images(images.shape[1:], False)
         source = f'{IMAGES} random images (nothing says how pixels are normalised)'
@@ -150,19 +105,19 @@ def run(args: argparse.Namespace) -> None:
     metadata |= {'output': 'logits: float32 (N, classes)', 'input_shape': list(images.shape[1:])}
     if not normalised:
         metadata['input'] = 'images: float32 (N, C, H, W), as in training'
-    metadata |= {key: value for key, value in known.items() if value is not None}
+    metadata |= known
     if classes:
         metadata['classes'] = classes
     options = {'fold_batch_norm': args.fold_batch_norm, 'tolerance': args.tolerance, 'overwrite': args.force}
-    small = narrow(model, tuple(images.shape[1:]), args.tolerance) if args.narrow else None
-    result = export(model, args.out, images, args.format, network=small, metadata=metadata, **options)
+    small = narrow(model.network, tuple(images.shape[1:]), args.tolerance) if args.narrow else None
+    result = export(model.network, args.out, images, args.format, network=small, metadata=metadata, **options)
 
     print(f'{args.out}: {result.size:,} bytes')
     for key, value in metadata.items():
         text = str(value)
         print(f'  {key:<12} {text if len(text) < 200 else text[:200] + " ..."}')
     if small is not None:
-        told = compare_networks(plain_copy(model), small, tuple(images.shape[1:]))
+        told = compare_networks(plain_copy(model.network), small, tuple(images.shape[1:]))
         print('\n'.join(f'  {key:<12} {line}' for key, line in zip(('narrow', '', ''), told.splitlines(), strict=True)))
     before, left = result.batch_norms
     if args.fold_batch_norm:

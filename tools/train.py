@@ -36,7 +36,7 @@ def main() -> None:
         cfg.overwrite = True
     if args.allow_changes:
         cfg.merge_from_dict({'default_hooks.resume_check.allow_changes': True})
-    run(cfg, lambda runner: runner.train())
+    run(cfg, lambda runner: runner.train(), trains=True)
 
 
 if __name__ == '__main__':

@@ -52,7 +52,7 @@ def compact_network(file: str | os.PathLike) -> nn.Module:
     return load(file)
 
 
-compact_network.reads_a_file = True  # so that the recipe of a compact file may not name it
+compact_network.reads_a_file = True  # so that a data file may not name it
 
 
 def evaluate_file_(cfg: Config, file: str | os.PathLike) -> None:

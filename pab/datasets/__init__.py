@@ -1,10 +1,18 @@
 """Datasets, the order of their samples, and how samples become batches."""
 
 from .cifar import CIFAR10, CIFAR100
-from .classes import NamedClasses, check_class_names, class_names, classes_in, difference, number_classes_
+from .classes import (
+    NamedClasses,
+    check_class_names,
+    class_names,
+    classes_in,
+    count_classes,
+    difference,
+    number_classes_,
+)
 from .common import data_folder
-from .decode import UnreadableImageError, decode_rgb
-from .image_folder import ImageFolder, ImageNet
+from .decode import UnreadableImageError, decode_rgb, to_grey
+from .image_folder import ImageFolder, ImageNet, image_files
 from .in_memory import Digits, InMemoryDataset, collate_images
 from .sampler import EpochSampler, SampleIndex
 
@@ -23,8 +31,11 @@ __all__ = [
     'class_names',
     'classes_in',
     'collate_images',
+    'count_classes',
     'data_folder',
     'decode_rgb',
     'difference',
+    'image_files',
     'number_classes_',
+    'to_grey',
 ]

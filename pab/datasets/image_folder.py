@@ -108,7 +108,7 @@ class ImageFolder(NamedClasses, Dataset):
         """Class -> paths of its files from the root, both in alphabetical order."""
         folders = sorted(e.name for e in os.scandir(self.root) if e.is_dir() and not e.name.startswith('.'))
         above = {self.root.resolve(), *self.root.resolve().parents}
-        files = {name: _images(self.root, name) for name in folders if (self.root / name).resolve() not in above}
+        files = {name: image_files(self.root, name) for name in folders if (self.root / name).resolve() not in above}
         rule = f'{self._name}: {self.root} needs one folder of images for each class'
         if not files:
             raise ValueError(f'{rule}; there is no class folder in it')
@@ -182,8 +182,8 @@ class ImageNet(ImageFolder):
     default_folder = 'imagenet'
 
 
-def _images(root: Path, name: str) -> list[str]:
-    """Paths from ``root`` of the images in its folder ``name``, as torchvision orders them."""
+def image_files(root: Path, name: str = '') -> list[str]:
+    """Paths from ``root`` of the images in its folder ``name``, at any depth, in the order of ``ImageFolder``."""
     real = (root / name).resolve()
     seen, found = {real, *real.parents}, {}
     for folder, inner, files in os.walk(root / name, followlinks=True):

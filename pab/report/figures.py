@@ -2,14 +2,16 @@
 
 import io
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import ceil
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import LogNorm, Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
@@ -120,6 +122,43 @@ def draw_by_layer(title: str, unit: str, values: Mapping[str, Sequence[float | N
     return figure
 
 
+def draw_confusion(
+    title: str, classes: Sequence[str], counts: Sequence[Sequence[int]], images: Sequence[int]
+) -> Figure:
+    """A heat map: a row for each label, a column for each prediction; the share of the label's images, 0 is white.
+
+    Args:
+        title: of the picture.
+        classes: K names, which are shortened.
+        counts: (K, K) images, of each label the predictions; up to 12 classes have the per cents in their cells.
+        images: (K,) of each label, which may be more than its row shows; a row of a label without any is white.
+    """
+    size = 6 if len(classes) <= 25 else 4
+    figure, axes = _figure(max(1.2, max(ROW / 2, min(ROW, 3.0 / len(classes))) * len(classes)) + 2.3)
+    names = [_shortened(figure, ' '.join(name.split()), size, 1.2) for name in classes]
+    table = np.array(counts, dtype=float) / np.maximum(1, images)[:, None]
+    image = axes.imshow(
+        np.ma.masked_equal(table, 0),
+        aspect='auto',
+        interpolation='nearest',
+        cmap=colormaps['cividis_r'].with_extremes(bad='white'),
+        norm=PowerNorm(0.5, 0, 1),  # so that a tenth is seen
+    )
+    axes.grid(False)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size, parse_math=False)
+    rows = [f'{name} ({number:,})' for name, number in zip(names, images, strict=True)]
+    axes.set_yticks(range(len(names)), rows, fontsize=size, parse_math=False)
+    for (row, column), share in np.ndenumerate(table if len(names) <= 12 else table[:0]):
+        if share:
+            colour = 'white' if share > 0.3 else 'black'
+            axes.text(column, row, f'{100 * share:.0f}', ha='center', va='center', fontsize=6, color=colour)
+    bar = figure.colorbar(image, ax=axes, pad=0.02, ticks=[0, 0.1, 0.3, 1])
+    bar.set_label('share of the label', fontsize=7)
+    bar.ax.tick_params(labelsize=7)
+    _label(axes, title, 'prediction', 'label (images)', left=2.2)
+    return figure
+
+
 def draw_bars(title: str, unit: str, values: Mapping[str, float], digits: str = '.2f') -> Figure:
     """Horizontal bars, the first on top, each with its number."""
     figure, axes = _figure(max(1.6, ROW * len(values) + 0.8))
@@ -139,7 +178,7 @@ def draw_bars(title: str, unit: str, values: Mapping[str, float], digits: str = 
 def to_png(figure: Figure) -> bytes:
     """The picture as a PNG of 150 dots an inch."""
     out = io.BytesIO()
-    with rc_context(STYLE):
+    with rc_context(STYLE), _any_letter():
         figure.savefig(out, format='png', dpi=150)
     return out.getvalue()
 
@@ -180,13 +219,29 @@ def _broken(figure: Figure, text: str, size: int, inches: float) -> str:
     return '\n'.join(lines)
 
 
+def _shortened(figure: Figure, text: str, size: int, inches: float) -> str:
+    letters = len(text)
+    while letters > 1 and _width(figure, text if letters == len(text) else f'{text[:letters]}…', size) > inches:
+        letters -= 1
+    return text if letters == len(text) else f'{text[:letters]}…'
+
+
 def _width(figure: Figure, text: str, size: int) -> float:
     font = FontProperties(size=size)
-    return figure.canvas.get_renderer().get_text_width_height_descent(text, font, False)[0] / figure.dpi
+    with _any_letter():
+        return figure.canvas.get_renderer().get_text_width_height_descent(text, font, False)[0] / figure.dpi
 
 
-def _label(axes, title: str, x: str, y: str) -> None:
-    title = _broken(axes.figure, title, TITLE, WIDTH - 0.8)  # it begins above the axes, behind their label and numbers
+@contextmanager
+def _any_letter() -> Iterator[None]:
+    """Let boxes stand for letters that the font lacks, without a warning for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Glyph .* missing from font')
+        yield
+
+
+def _label(axes, title: str, x: str, y: str, left: float = 0.8) -> None:
+    title = _broken(axes.figure, title, TITLE, WIDTH - left)  # it begins above the axes, behind their label and numbers
     axes.set_title(title, fontsize=TITLE, loc='left', parse_math=False)
     axes.set_xlabel(x)
     axes.set_ylabel(y)

@@ -7,6 +7,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from pkgutil import resolve_name
 from typing import Any
 
@@ -95,20 +96,32 @@ def load_safely(path: str | os.PathLike, map_location: Any = 'cpu', check: bool 
         check_sums(path)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', 'Detected pickle protocol')  # in files that are refused in a moment
+            warnings.filterwarnings('ignore', 'Detected pickle protocol|.*TorchScript')  # they are refused in a moment
             mmap = not check and zipfile.is_zipfile(path)
             return torch.load(str(path), map_location=map_location, weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise FileNotFoundError(f'there is no checkpoint {path}') from None
     except Exception as error:  # torch raises many kinds
-        reason = 'is empty (0 bytes)'
-        if wanted := re.search(r'GLOBAL ([A-Za-z_][\w.]*)', str(error)):
-            why = 'only plain data is loaded, because anything else could run code'
-            reason = f'is refused: it asks for {wanted.group(1)}, and {why}'
-        elif path.stat().st_size:
-            first_line = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            reason = f'is truncated or was not written by torch ({first_line})'
-        raise UnusableCheckpoint(f'{path} {reason}') from error
+        raise UnusableCheckpoint(f'{path} {_why_unreadable(path, error)}') from error
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    """Why torch did not load a file, without its advice, which is to load what may run code."""
+    if isinstance(error, IsADirectoryError | PermissionError):
+        return f'cannot be read: {error.strerror}'
+    if not path.stat().st_size:
+        return 'is empty (0 bytes)'
+    why = 'only plain data is loaded, because anything else could run code'
+    if wanted := re.search(r'GLOBAL ([A-Za-z_][\w.]*)', str(error)):
+        return f'is refused: it asks for {wanted.group(1)}, and {why}'
+    names = {name.rpartition('/')[2] for name in zipfile.ZipFile(path).namelist()} if zipfile.is_zipfile(path) else ()
+    if 'constants.pkl' in names:
+        return f'is refused: it is a TorchScript program, and {why}'
+    if 'version' not in names:  # which torch writes into every archive
+        return 'is truncated or was not written by torch'
+    if isinstance(error, UnpicklingError):
+        return f'is refused: it holds more than plain data, and {why}'
+    return f'cannot be loaded: {(str(error).splitlines() or [type(error).__name__])[0][:200]}'
 
 
 def check_sums(path: Path) -> None:

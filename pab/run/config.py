@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 
 from .. import registry
 from ..optim.wrapper import check_clipping
+from .config_values import check_values
 from .loops import check_loop
 
 # What mmengine's runner reads from the config beyond its constructor's arguments.
@@ -186,19 +187,6 @@ def check_schedules(scheduler: Any, optimizers: Iterable[str]) -> None:
         )
 
 
-def _check_numbers(name: str, settings: Mapping, readers: Iterable[Callable]) -> None:
-    """Refuse what is no number where it is one by default, or a rate, in an optimizer or a schedule."""
-    for reader in readers:
-        if not inspect.isclass(reader) or not issubclass(reader, Optimizer | _ParamScheduler):
-            continue
-        params = inspect.signature(reader.__init__).parameters
-        for key, value in settings.items():
-            default = params[key].default if key in params else None
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number and (key == 'lr' or type(default) in (int, float)):
-                raise ValueError(f'{name}.{key} must be a number, got {value!r}')
-
-
 def _check_choices(cfg: Config) -> None:
     """Refuse what mmengine would not look at, or only in a run of several processes."""
     seed, wrapper = (cfg.get('randomness') or {}).get('seed'), (cfg.get('model_wrapper_cfg') or {}).get('type')
@@ -218,14 +206,14 @@ def _check_choices(cfg: Config) -> None:
 
 
 def _check_arguments(name: str, value: Any) -> None:
-    """Check the keys of a group of settings, and of the groups in it."""
+    """Check the keys and values of a group of settings, and of the groups in it."""
+    kind = value.get('type') if isinstance(value, Mapping) else None
+    readers = _named(kind) if isinstance(kind, str) else [kind or GROUP_READERS.get(name)]
+    check_values(name, value, readers)
     if isinstance(value, Mapping):
-        kind = value.get('type')
-        readers = _named(kind) if isinstance(kind, str) else [kind or GROUP_READERS.get(name)]
         known = [_read_by(reader) for reader in readers if reader is not None]
         if known and None not in known:
             _check_keys(name, [key for key in value if key not in ('type', '_scope_')], set().union(*known))
-        _check_numbers(name, value, readers)
         for key, item in value.items():
             _check_arguments(f'{name}.{key}', item)
     elif isinstance(value, list | tuple):

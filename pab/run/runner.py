@@ -111,9 +111,11 @@ class PabRunner(RunFace, Runner):
             loader.__class__ = EnduringLoader  # mmengine lets nobody choose it
         return loader
 
-    @master_only
     def dump_config(self) -> None:
-        """Write the config into the work dir, whole or not at all."""
+        """Do nothing, where mmengine writes into a work dir that may be another run's; :meth:`train` does."""
+
+    @master_only
+    def _write_config(self) -> None:
         name = Path(self.cfg.filename).name if self.cfg.filename else f'{self.timestamp}.py'
         write_atomically(self.cfg.dump().encode(), Path(self.work_dir) / name)
 
@@ -122,7 +124,7 @@ class PabRunner(RunFace, Runner):
 
         A resume without a file's name takes the newest good checkpoint (:func:`choose_start`). Where there is none, the
         run begins anew with a warning, so that a cluster can always start a job with ``--resume``. Another process that
-        trains in the same folder is an error (:func:`locked`).
+        trains in the same folder is an error (:func:`locked`). The config is written into the folder then, whole.
         """
         with ExitStack() as held:
             for folder in checkpoint_folders(self):
@@ -132,6 +134,7 @@ class PabRunner(RunFace, Runner):
                 told = f'There is no checkpoint to resume from in {self.work_dir}'
                 self.logger.warning(f'{told}: training starts from the beginning')
             self._resume, self._load_from = start is not None, start or self._load_from
+            self._write_config()
             try:
                 return super().train()
             finally:

@@ -203,8 +203,8 @@ NAMES = [  # of what is no network, or not registered here
     (network(extra=dict(type='evil_module.Evil')), r"'evil_module.Evil' is no network"),
     (network(extra=[dict(_scope_='evil_module')]), r"'_scope_' is no name of"),
     (network('ImageClassifier', network=RESNET, converter=dict(type='PSG')), r"'PSG' is no network"),
-    (network('CompactNetwork', file='good.pab'), r'a compact file names no other'),
-    (network(extra=[dict(type='CompactNetwork')]), r'a compact file names no other'),
+    (network('CompactNetwork', file='good.pab'), r'a data file names no other'),
+    (network(extra=[dict(type='CompactNetwork')]), r'a data file names no other'),
     (dict(network=dict(depth=8)), r'a network is described by a type'),
     (dict(custom_imports=dict(imports=['evil_module'])), r'recipe should be'),
 ]

@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+import mmengine
 import pytest
 from mmengine.config import Config
 
@@ -21,11 +22,10 @@ import math
 
 from mmengine.config import read_base
 from mmengine.dataset import pseudo_collate
-from mmengine.hooks import CheckpointHook
 from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR as Unused
 
-from pab.hooks import PruneHook
+from pab.hooks import CheckpointHook, PruneHook
 from pab.models import CIFARResNet, ImageClassifier
 from pab.optim import Bop, OwnershipConstructor
 from pab.pruners import SynFlow
@@ -117,6 +117,7 @@ def test_a_config_with_a_base_may_import(tmp_path, first):
     check_config(cfg)
 
 
+@pytest.mark.skipif(mmengine.__version__ != '0.10.7', reason='the fork of mmengine computes it')
 def test_a_module_used_in_a_lazy_config_is_one_line(both, tool):
     both[1].write_text(f'import os\n{LEAF}\nwork_dir = os.path.join("a", "b")')
     printed, message = tool('print_config.py', both[1])

@@ -28,10 +28,12 @@ class OnCPU(SparseSemiStructuredTensorCUTLASS):
             raise RuntimeError('Error original_tensor.shape is not supported!\nmore')
 
     def _mm(self, B, *, bias=None, should_transpose_dense=False, **kwargs):
-        assert should_transpose_dense  # rows times the transposed weight is all that a layer asks for
+        # Rows times the transposed weight is all that a layer asks for; torch 2.6 writes it as a transposed product.
         assert B.dtype == self.dtype
-        product = B.float() @ self.to_dense().float().t()
-        return (product if bias is None else product + bias.float()).to(B.dtype)
+        rows = B if should_transpose_dense else B.t()
+        product = rows.float() @ self.to_dense().float().t()
+        product = (product if bias is None else product + bias.float()).to(B.dtype)
+        return product if should_transpose_dense else product.t()
 
 
 class Scaled(nn.Linear):

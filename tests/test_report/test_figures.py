@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from pab.report.figures import draw_bars, draw_by_layer, draw_curves, draw_points, to_png
+from pab.report.figures import draw_bars, draw_by_layer, draw_confusion, draw_curves, draw_points, to_png
 
 
 def curves(names):
@@ -122,6 +122,39 @@ def test_bars_show_their_values_from_the_top():
     assert [bar.get_width() for bar in axes.patches] == [0.5, 0.0, 2.0]
     assert [text.get_text() for text in axes.texts] == ['0.50', '0', '2.00']
     assert axes.yaxis_inverted()
+
+
+def test_a_confusion_has_a_row_for_each_label():
+    counts = [[3, 1, 0], [0, 0, 0], [0, 2, 6]]
+    axes = draw_confusion('', ['a, $x$', 'b\nb', 'm' * 40], counts, [5, 0, 8]).axes[0]
+    assert axes.images[0].get_array().tolist() == [[0.6, 0.2, None], [None, None, None], [None, 0.25, 0.75]]
+    labels = axes.get_yticklabels()
+    assert [text.get_text() for text in labels] == ['a, $x$ (5)', 'b b (0)', 'm' * 14 + '… (8)']
+    assert not any(text.get_parse_math() for text in (*labels, *axes.get_xticklabels()))
+    assert [(text.get_position(), text.get_text()) for text in axes.texts] == [
+        ((0, 0), '60'),
+        ((1, 0), '20'),
+        ((1, 2), '25'),
+        ((2, 2), '75'),
+    ]
+
+
+@pytest.mark.parametrize('number', [2, 12, 13, 50])
+def test_a_confusion_is_within_the_picture(number):
+    names = [f'{"W" * 22}{n}' for n in range(number)]
+    figure = draw_confusion('Confusion: ' + 'W ' * 40, names, np.eye(number, dtype=int), [1] * number)
+    figure.draw_without_rendering()
+    axes, whole = figure.axes[0], figure.bbox
+    texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    boxes = [text.get_window_extent() for text in texts]
+    assert all(whole.x0 <= box.x0 < box.x1 <= whole.x1 and whole.y0 <= box.y0 < box.y1 <= whole.y1 for box in boxes)
+    assert bool(axes.texts) == (number <= 12)
+    assert axes.get_window_extent().height / figure.dpi > 0.5
+
+
+def test_letters_that_a_font_lacks_warn_nobody(recwarn):
+    to_png(draw_confusion('', ['日本', 'b'], [[1, 0], [0, 1]], [1, 1]))
+    assert not recwarn
 
 
 @pytest.mark.parametrize('epochs', [*range(1, 12), 180])

@@ -14,7 +14,7 @@ from pab.models import CIFARResNet, ImagePreprocessor, initialize_
 from pab.pruners import Rand, apply_masks_
 from pab.registry import MODELS
 from tests.exported import run_file, trained, used
-from tests.test_narrow.narrowing import kill
+from tests.test_narrowing.networks import kill
 
 pytest.importorskip('onnx')
 ort = pytest.importorskip('onnxruntime')
@@ -127,9 +127,11 @@ def test_tool_refuses_in_one_line(export_tool, tmp_path):
 
     assert 'there is no file' in refusal('torch')
     torch.save({'a': 1}, file)
+    assert 'no state_dict' in refusal('torch')
+    torch.save({'state_dict': {}}, file)
     assert '--config CONFIG' in refusal('torch')
     assert 'must end in .onnx' in refusal('onnx', '--config', R20)
-    assert 'no state_dict' in refusal('torch', '--config', R20)
+    assert 'is a checkpoint of another model' in refusal('torch', '--config', R20)
 
 
 def metadata_of(file):

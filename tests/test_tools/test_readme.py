@@ -12,6 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from pab import compact
+from pab.pruners import apply_masks_
+from pab.registry import MODELS
 from tests.small_run import run_in_child
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +91,39 @@ def test_without_configs():
     scope['net'](torch.randn(2, 3, 32, 32)).sum().backward()
     scope['bop'].step()
     assert int(scope['bop'].last_flips) > 0
+
+
+def test_plain_pytorch(tmp_path, monkeypatch):
+    with torch.device('meta'):
+        model = MODELS.build(dict(type='ImageClassifier', network=dict(type='TorchvisionModel', name='resnet18')))
+    model = model.to_empty(device='cpu')
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.fill_(1)
+        model.network.conv1.weight.uniform_()
+        apply_masks_(model, {'network.conv1.weight': model.network.conv1.weight > 0.5})
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'epoch_180.pth')
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    exec(block_after('files.md', '## Plain PyTorch'), scope)
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(scope['net'](images), model.eval()(images))
+
+
+def test_predictions_in_python(tmp_path, monkeypatch, capsys):
+    model = MODELS.build(dict(type='CIFARResNet', depth=8, width=2, in_channels=1))
+    known = dict(preprocessing=dict(mean=[0.3], std=[0.38]), input_shape=(1, 8, 8), classes=list('abcdefghij'))
+    network = dict(type='CIFARResNet', depth=8, width=2, in_channels=1)
+    compact.save(model, tmp_path / 'quickstart.pab', network=network, seed=None, signs=(), **known)
+    (tmp_path / 'photos').mkdir()
+    for name in ('photo.png', 'photos/a.png'):
+        Image.new('RGB', (30, 20)).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    exec(block_after('runs.md', 'In Python, both take the same files'), {})
+    printed = capsys.readouterr().out
+    assert 'photo.png ((' in printed
+    assert "'mean': [0.3]" in printed
 
 
 def _train(folder, arguments):

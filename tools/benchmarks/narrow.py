@@ -14,7 +14,7 @@ from benchmarks.timing import Row, Settings, alternate, row
 from pab.costs.count import count_layers
 from pab.costs.narrow import block_width, narrow_macs
 from pab.export import export
-from pab.narrow import TrainedPart, find_cuts, narrow
+from pab.narrowing import TrainedPart, find_cuts, narrow
 from pab.optim import Bop, TopFlips
 from pab.pruners import SynFlow, apply_masks_, get_masks
 from pab.psg import PSGConfig, convert_psg_

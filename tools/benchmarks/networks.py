@@ -124,10 +124,12 @@ def dense(case: Case, settings: Settings, **kwargs) -> Contender:
     return Contender(case, make_network(case), lambda n: [sgd(n.parameters())], settings, **kwargs)
 
 
-def ours(case: Case, settings: Settings, network: nn.Module | None = None, **kwargs) -> Contender:
+def ours(
+    case: Case, settings: Settings, network: nn.Module | None = None, psg: PSGConfig | None = None, **kwargs
+) -> Contender:
     """PSG layers, Bop on the convolutions, SGD on the rest."""
     network = make_network(case) if network is None else network
-    return Contender(case, convert_psg_(network, PSGConfig()), two_optimizers(Bop), settings, **kwargs)
+    return Contender(case, convert_psg_(network, psg), two_optimizers(Bop), settings, **kwargs)
 
 
 def baseline(case: Case, settings: Settings, **kwargs) -> Contender:

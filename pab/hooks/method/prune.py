@@ -7,7 +7,7 @@ from mmengine.model import is_model_wrapper
 from ...checks import check_ints
 from ...costs.count import count_layers
 from ...costs.narrow import describe_narrowing
-from ...narrow import Cut, TrainedPart, find_cuts
+from ...narrowing import Cut, TrainedPart, find_cuts
 from ...pruners import get_masks
 from ...pruners.schedules import linear
 from ...registry import HOOKS
@@ -31,7 +31,7 @@ class PruneHook(PruningHook):
         shots: S, at least 1.
         data: ``dict(num_samples=100, batch_size=100)``: how many training images, drawn by the run's seed and not
             augmented, a pruner that reads data is shown. None for the defaults.
-        narrow: train without the channels that no kept weight reads (:mod:`pab.narrow.channels`), behind the last
+        narrow: train without the channels that no kept weight reads (:mod:`pab.narrowing.channels`), behind the last
             shot. The network is smaller within an epoch only: checkpoints, validations and other hooks see all of it.
             What is left out does not change, weight decay included. Optimizers that look at one weight at a time lead
             to the same networks as without, up to rounding; TopFlips ranks another part of very large tensors.

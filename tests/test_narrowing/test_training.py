@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from pab.models import CIFARResNet, ConvNet, WideResNet
-from pab.narrow import TrainedPart, find_cuts
+from pab.narrowing import TrainedPart, find_cuts
 from pab.optim import Bop
 from pab.pruners import apply_masks_, check_masks, get_masks
 from pab.psg import convert_psg_
 from tests.exported import used
-from tests.test_narrow.narrowing import kill, widths
+from tests.test_narrowing.networks import kill, widths
 
 OPTIMIZERS = {
     'SGD': lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),

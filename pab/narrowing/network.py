@@ -9,8 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 from ..contracts import special_layers
 from ..latent import merge_latents_
 from ..models import network_of
-from ..pruners import get_masks
-from ..state_dicts import MASK
+from ..pruners import drop_masks_
 from .channels import find_cuts
 from .cut import cut_
 
@@ -25,9 +24,7 @@ def plain_copy(model: nn.Module) -> nn.Module:
     network = copy.deepcopy(network_of(model)).cpu().eval()
     merge_latents_(network)
     network.requires_grad_(False).to(memory_format=torch.contiguous_format)
-    for name in get_masks(network):
-        layer, _, own = name.rpartition('.')
-        delattr(network.get_submodule(layer), own + MASK)
+    drop_masks_(network)
     for _, layer in special_layers(network):
         layer.exact = True
     return network
@@ -38,8 +35,8 @@ def narrow(model: nn.Module, input_shape: tuple[int, ...] | None = None, toleran
     """Return a copy of a network, as of :func:`plain_copy`, without the channels that its logits do not need.
 
     Its layers are smaller layers of the same names, BatchNorm included, and it takes images of every size that the
-    network takes. :mod:`pab.narrow.channels` says which channels go. Before it is returned, its logits for two random
-    images are compared with the network's.
+    network takes. :mod:`pab.narrowing.channels` says which channels go. Before it is returned, its logits for two
+    random images are compared with the network's.
 
     Args:
         model: an ImageClassifier or a bare network, images (N, C, H, W) -> logits; stays as it is.
@@ -53,7 +50,7 @@ def narrow(model: nn.Module, input_shape: tuple[int, ...] | None = None, toleran
             differs.
 
     Example:
-        >>> small = narrow(network)
+        >>> small = pab.narrow(network)
         >>> torch.onnx.export(small, ...)
     """
     network = plain_copy(model)

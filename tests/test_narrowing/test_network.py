@@ -10,10 +10,10 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from pab.latent import Biprop, LatentSigns
 from pab.models import CIFARVGG, CIFARResNet, ConvNet, ImageClassifier, WideResNet
-from pab.narrow import narrow, plain_copy
+from pab.narrowing import narrow, plain_copy
 from pab.psg import convert_psg_
 from tests.exported import used
-from tests.test_narrow.narrowing import kill, widths
+from tests.test_narrowing.networks import kill, widths
 
 MOBILE = [[1, 8, 1, 1], [3, 8, 2, 2]]
 NETWORKS = {  # network, sizes of images

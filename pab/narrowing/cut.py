@@ -18,7 +18,7 @@ def cut_(network: nn.Module, cuts: Mapping[str, Cut]) -> nn.Module:
 
     Args:
         network: without masks.
-        cuts: of :func:`~pab.narrow.channels.find_cuts` for it.
+        cuts: of :func:`~pab.narrowing.channels.find_cuts` for it.
     """
     for name, cut in cuts.items():
         layer = network.get_submodule(name)
@@ -42,7 +42,7 @@ class TrainedPart:
 
     Args:
         network: whose layers are cut.
-        cuts: of :func:`~pab.narrow.channels.find_cuts` for its masks.
+        cuts: of :func:`~pab.narrowing.channels.find_cuts` for its masks.
 
     Example:
         >>> part = TrainedPart(network, find_cuts(network, (3, 32, 32), get_masks(network)))

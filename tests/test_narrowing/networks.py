@@ -1,4 +1,4 @@
-"""Networks with channels that are dead on one side or on both, for tests of pab.narrow."""
+"""Networks with channels that are dead on one side or on both, for tests of pab.narrowing."""
 
 import torch
 from torch import nn
