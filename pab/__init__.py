@@ -9,6 +9,7 @@ Its floors, from the top; what is below knows nothing of what is above, and part
 - compare
 - hooks, prediction
 - compact, costs, export, report, run
+- narrowing
 - latent
 - optim, pruners
 - datasets, evaluation, models, psg
@@ -24,7 +25,7 @@ __version__ = '0.1.0'
 
 
 def __getattr__(name: str) -> _Any:
-    """Import ``pab.load`` and ``pab.predict`` when they are asked for, as they need torch."""
-    if name in ('load', 'predict'):
-        return _resolve_name(f'pab.prediction:{name}')
+    """Import ``pab.load``, ``pab.predict`` and ``pab.narrow`` when they are asked for, as they need torch."""
+    if name in ('load', 'predict', 'narrow'):
+        return _resolve_name(f'pab.{"narrowing" if name == "narrow" else "prediction"}:{name}')
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

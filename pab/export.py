@@ -25,10 +25,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .contracts import special_layers
 from .files import check_free, write_atomically
-from .latent import merge_latents_
 from .latent.batch_norm import AffineFree
 from .models import network_of
-from .pruners import drop_masks_
+from .narrowing import plain_copy
 
 FORMATS = {'onnx': '.onnx', 'torch': '.pt2'}  # torch.export.load takes no other ending
 TORCH_FOR_ONNX = '2.7'  # setup.cfg's extra export has the same
@@ -75,17 +74,15 @@ def plain_network(model: nn.Module, fold_batch_norm: bool = False) -> nn.Module:
     Raises:
         ValueError: there is no such BatchNorm, or torch.fx cannot follow the network's forward pass.
     """
-    network = copy.deepcopy(network_of(model)).cpu().eval()
-    merge_latents_(network)
-    network.requires_grad_(False).to(memory_format=torch.contiguous_format)
-    drop_masks_(network)
+    return _folded(plain_copy(model)) if fold_batch_norm else plain_copy(model)
+
+
+def _folded(network: nn.Module) -> nn.Module:
+    """The network with its BatchNorm merged; errors as of :func:`plain_network`."""
     for _, layer in special_layers(network):
-        layer.exact = True
-        for kind in FOLDABLE if fold_batch_norm else ():
+        for kind in FOLDABLE:
             if isinstance(layer, kind):
                 layer.__class__ = kind  # torch's fuse asks for exactly these types
-    if not fold_batch_norm:
-        return network
     for layer in network.modules():
         if isinstance(layer, AffineFree):
             layer.__class__ = nn.BatchNorm2d  # which is also asked for exactly
@@ -105,6 +102,7 @@ def export(
     images: Tensor,
     format: str,
     *,
+    network: nn.Module | None = None,
     fold_batch_norm: bool = False,
     tolerance: float = 1e-5,
     metadata: Mapping[str, Any] | None = None,
@@ -120,6 +118,8 @@ def export(
         images: (N, C, H, W) float32, normalised as the network takes them; real ones, better than random ones, lead
             through all of the network.
         format: 'onnx', checked by onnxruntime where that is installed, or 'torch', a program of ``torch.export``.
+        network: what to write instead of the model's own network, such as :func:`pab.narrow` of it; it is
+            checked against the model all the same.
         fold_batch_norm: see :func:`plain_network`.
         tolerance: largest difference of a logit, as a share of the largest |logit| of the model; >= 0.
         metadata: plain data for whoever uses the file: ``metadata_props`` of ONNX (JSON, but strings as they are),
@@ -140,7 +140,7 @@ def export(
         raise ValueError(f'export: tolerance must be 0 or more, got {tolerance!r}')
     with torch.no_grad():
         original = copy.deepcopy(network_of(model)).cpu().eval()
-        expected, network = _logits(original, images), plain_network(model, fold_batch_norm)
+        expected, network = _logits(original, images), plain_network(network or model, fold_batch_norm)
         program = _traced(network, images.shape[1:])
         content, run = (_onnx if format == 'onnx' else _torch)(program, metadata or {})
         difference = run and _check(run, images, expected, tolerance)

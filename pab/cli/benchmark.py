@@ -23,6 +23,7 @@ from ..run.allocator import keep_freed_memory
 
 MEASURES = {
     'step': 'a training step: time, phases, memory; what masks, hooks and counting add',
+    'narrow': 'steps and onnxruntime without dead channels, beside the dense network',
     'bop': "an optimizer step, beside torch's SGD",
     'prune': 'SynFlow over 100 rounds',
     'data': 'CIFAR-10 and ImageNet input, beside PIL pipelines',

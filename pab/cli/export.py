@@ -18,8 +18,10 @@ from mmengine.config import Config
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from ..costs.narrow import compare_networks
 from ..datasets import class_names, number_classes_
 from ..export import FORMATS, check_target, export
+from ..narrowing import narrow, plain_copy
 from ..prediction import load
 from ..registry import DATASETS
 from ..run.launch import KeyValue, errors_in_one_line, load_config
@@ -34,6 +36,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--format', required=True, choices=FORMATS, help='onnx (.onnx) or torch.export (.pt2)')
     parser.add_argument('--config', help='of the training: names test images, and imports classes of your own')
     parser.add_argument('--cfg-options', nargs='+', action=KeyValue, metavar='KEY=VALUE', help='replace its values')
+    parser.add_argument(
+        '--narrow', action='store_true', help='leave out the channels that pruning has left without use'
+    )
     parser.add_argument('--fold-batch-norm', action='store_true', help='merge BatchNorm into the convolution before it')
     parser.add_argument(
         '--tolerance', type=float, default=1e-5, help='largest difference of a logit, as a share of the largest (1e-5)'
@@ -104,12 +109,16 @@ def run(args: argparse.Namespace) -> None:
     if classes:
         metadata['classes'] = classes
     options = {'fold_batch_norm': args.fold_batch_norm, 'tolerance': args.tolerance, 'overwrite': args.force}
-    result = export(model.network, args.out, images, args.format, metadata=metadata, **options)
+    small = narrow(model.network, tuple(images.shape[1:]), args.tolerance) if args.narrow else None
+    result = export(model.network, args.out, images, args.format, network=small, metadata=metadata, **options)
 
     print(f'{args.out}: {result.size:,} bytes')
     for key, value in metadata.items():
         text = str(value)
         print(f'  {key:<12} {text if len(text) < 200 else text[:200] + " ..."}')
+    if small is not None:
+        told = compare_networks(plain_copy(model.network), small, tuple(images.shape[1:]))
+        print('\n'.join(f'  {key:<12} {line}' for key, line in zip(('narrow', '', ''), told.splitlines(), strict=True)))
     before, left = result.batch_norms
     if args.fold_batch_norm:
         why = '; the others do not follow a convolution that only they read' if left else ''

@@ -20,7 +20,7 @@ def benchmark(tool):
 
 def test_tiny_measures(benchmark, tmp_path):
     file = tmp_path / 'result.json'
-    measures = ['step', 'bop', 'prune', 'data', 'loop']
+    measures = ['step', 'narrow', 'bop', 'prune', 'data', 'loop']
     printed, status = benchmark(*measures, '--tiny', '--repeats', 2, '--warmup', 1, '--json', file)
     assert status == 0
     found = json.loads(file.read_text())
@@ -28,7 +28,7 @@ def test_tiny_measures(benchmark, tmp_path):
     assert found['environment']['torch'] == torch.__version__
     rows = found['rows']
     assert 'Epoch(train)' not in printed
-    assert {row['measure'] for row in rows} == {*measures, 'saved for backward'}
+    assert {row['measure'] for row in rows} == {*measures, 'saved for backward', 'onnxruntime'}
     for row in rows:
         assert row['median'] > 0
         assert (row['peer'] is None) == (row['ratio'] is None)
@@ -39,7 +39,7 @@ def test_tiny_measures(benchmark, tmp_path):
     assert {'forward', 'backward', 'optimizer', 'images_per_second'} <= set(ours['details'])
 
 
-MEASURES = "['step', 'bop', 'prune', 'data', 'loop', 'sparse', 'start', 'all']"
+MEASURES = "['step', 'narrow', 'bop', 'prune', 'data', 'loop', 'sparse', 'start', 'all']"
 
 
 @pytest.mark.parametrize(
