@@ -1,0 +1,184 @@
+"""Moves, a sign optimizer whose kept weights also change places."""
+
+import weakref
+from collections.abc import Iterable, Mapping
+from math import ceil
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..contracts import want_pruned_gradients
+from ..registry import OPTIMIZERS
+from ..state_dicts import MASK
+from .flips import laid_out
+from .sign_optimizer import SignOptimizer
+from .top_flips import TopFlips
+
+
+@OPTIMIZERS.register_module()
+class Moves(TopFlips):
+    r"""Flip signs as TopFlips does, and let a set share of each tensor's kept weights change places.
+
+    With w0 the weights as drawn, and after the average m and the flips of the step, :math:`k_t` weights are dropped and
+    as many grow:
+
+    .. math:: w_t = 0 \text{ at the } k_t \text{ smallest } |m_t w_{t-1}| \text{ of the kept weights that do not flip}; \\
+              w_t = -|w_0| \operatorname{sign}(m_t), \; m_t = 0
+              \text{ at the } k_t \text{ largest } |m_t w_0| > 0 \text{ of the pruned weights}
+
+    :math:`|m w|` is the change of the loss, to first order, if the weight were 0. Of a tensor with n kept weights
+    :math:`k_t` is the whole part of :math:`\sum_{i \le t} n r_i` less the moves due before, r being the share. So the
+    number of kept weights stays in every tensor, every weight has the magnitude that the seed drew for its place, and
+    the network is a seed, a mask and signs, as without moves. A pruned weight without gradient does not grow, and then
+    as many fewer are dropped.
+
+    The gradient of pruned weights has to be computed while move_share is above 0; it counts in the norm by which
+    gradients are clipped. At 0 the optimizer is TopFlips. Bring the share to 0 with the share of flips (a cosine each).
+    With too high a share weights leave before their new places have shown their use, with too low a share the mask
+    stays that of the pruning.
+
+    The optimizer needs the masks and the weights as drawn (:meth:`attach`); in a run of ``pab`` a hook hands them over.
+    Every place of a tensor is ranked in each step. The state is that of TopFlips, and counts.
+
+    Args:
+        params: weights with masks (:func:`pab.pruners.apply_masks_`), or dicts of them (parameter groups).
+        flip_share: the share of a tensor's nonzero weights to flip in a step; in [0, 1], else ValueError.
+        move_share: the share of a tensor's kept weights that change places in a step; in [0, 1], else ValueError.
+        adaptivity_rate: gamma, the share of the newest gradient in the average, per step; in (0, 1), else ValueError.
+        flips_per_weight: also count the flips at every single place (int32, as large as the weights).
+        lr: a factor on both shares, for schedulers that move a learning rate; >= 0, else ValueError.
+
+    Source: ours; the parts are those of docs/method.md.
+
+    Example:
+        >>> from pab.pruners import apply_masks_
+        >>> net = torch.nn.Linear(4, 1, bias=False)
+        >>> drawn = {'weight': torch.tensor([[0.5, -0.5, 0.2, 0.3]])}
+        >>> net.load_state_dict(drawn)
+        <All keys matched successfully>
+        >>> apply_masks_(net, {'weight': torch.tensor([[True, True, False, False]])})
+        >>> moves = Moves(net.parameters(), flip_share=0.0, move_share=0.5)  # one of two weights a step
+        >>> moves.attach(net, drawn)
+        >>> net.weight.grad = torch.tensor([[-0.9, 0.1, 0.8, 0.8]])  # the second weight matters least, the last most
+        >>> moves.step()
+        >>> net.weight.tolist()[0], net.weight_mask.tolist()[0]
+        ([0.5, 0.0, 0.0, -0.30000001192092896], [True, False, False, True])
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        flip_share: float = 3e-3,
+        move_share: float = 3e-3,
+        adaptivity_rate: float = 3e-3,
+        flips_per_weight: bool = False,
+        lr: float = 1.0,
+    ) -> None:
+        self._places: dict[Tensor, tuple[nn.Module, str, Tensor]] = {}  # layer, own name, magnitudes as drawn
+        shares = dict(flip_share=flip_share, move_share=move_share)
+        rest = dict(adaptivity_rate=adaptivity_rate, flips_per_weight=flips_per_weight, lr=lr)
+        SignOptimizer.__init__(self, params, {**shares, **rest})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__.setdefault('_places', {})  # a copy is attached to nothing
+
+    def check(self, settings: dict[str, Any]) -> None:
+        """Raise a ValueError for a setting out of range."""
+        super().check(settings)
+        if not 0 <= settings['move_share'] <= 1:
+            raise ValueError(f'{type(self).__name__}: move_share must lie in [0, 1], got {settings["move_share"]!r}')
+
+    @torch.no_grad()
+    def attach(self, network: nn.Module, drawn: Mapping[str, Tensor]) -> None:
+        """Say where the weights belong, and with which magnitudes they grow.
+
+        Until then a step with a share above 0 raises a RuntimeError, which means: before the first, and in a resumed
+        training as well, after its checkpoint has been loaded. Waits for the device.
+
+        Args:
+            network: has all weights of this optimizer. Its masks are looked up in every step.
+            drawn: name in the network -> initial weights, of the same shape; only their magnitudes count.
+                ``initialize_(copy.deepcopy(network), seed=seed)`` draws them again.
+
+        Raises:
+            ValueError: a weight is not in the network or has no mask; or its initial values are missing, of another
+                shape, or not those that it has.
+        """
+        where = {
+            param: (layer, own, f'{name}.{own}'.removeprefix('.'))
+            for name, layer in reversed(list(network.named_modules()))  # a shared one is masked by its first name
+            for own, param in layer.named_parameters(recurse=False)
+        }
+        places = {}
+        for group in self.param_groups:
+            for param in group['params']:
+                if param not in where:
+                    raise ValueError(f'Moves: a weight of shape {tuple(param.shape)} is not in the network to attach')
+                layer, own, name = where[param]
+                if layer._buffers.get(own + MASK) is None:
+                    raise ValueError(
+                        f'Moves: {name} has no mask, so none of its weights can move; prune it (apply_masks_), or leave '
+                        'it to another optimizer'
+                    )
+                if name not in drawn or drawn[name].shape != param.shape:
+                    raise ValueError(f'Moves: drawn has no {name} of shape {tuple(param.shape)}')
+                sizes = laid_out(drawn[name].detach().to(param.device, param.dtype).abs(), param)
+                if wrong := int(((param != 0) & (param.abs() != sizes)).sum()):
+                    raise ValueError(
+                        f'Moves: {wrong} weights of {name} do not have the magnitudes that were drawn; begin with the '
+                        'initial weights, or with a network that was trained from the same ones by signs'
+                    )
+                places[param] = layer, own, sizes
+        self._places = places
+        own = weakref.ref(self)
+        for index, group in enumerate(self.param_groups):  # dicts that load_state_dict replaces
+            for param in group['params']:
+                want_pruned_gradients(
+                    param, lambda index=index: (me := own()) is not None and me._share(me.param_groups[index]) > 0
+                )
+
+    def flip(self, param: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
+        """Average and flip, then move."""
+        share = self._share(group)
+        if not share:
+            return super().flip(param, state, group)
+        if param not in self._places:
+            raise RuntimeError(
+                'Moves: attach(network, drawn) comes before a step: weights grow with the magnitudes that were drawn'
+            )
+        if 'moves_due' not in state:  # a training may begin with flips alone
+            state['moves_due'] = torch.zeros((), dtype=torch.float64, device=param.device)
+            state['tensor_moves'] = torch.zeros((), dtype=torch.int64, device=param.device)
+        signs = param.sign()
+        flips = super().flip(param, state, group)
+        self._move(param, state, share, param.sign() != signs)
+        return flips
+
+    def _move(self, param: Tensor, state: dict[str, Tensor], share: float, flipped: Tensor) -> None:
+        layer, own, sizes = self._places[param]
+        mask, average, due = layer._buffers[own + MASK], state['moving_average'], state['moves_due']
+        # views in the order of memory, or copies of what has another layout
+        order = sorted(range(param.ndim), key=param.stride, reverse=True)
+        tensors = [t.detach().permute(order) for t in (param, mask, average, laid_out(sizes, param), flipped)]
+        w, kept, m, sizes, flipped = (t.reshape(-1) for t in tensors)
+        strength = m.abs()
+        due.add_(kept.sum() * share)
+        # how many are due only the device knows; no more than these, with the one carried over
+        count = min(len(w), ceil(len(w) * share) + 1)
+        weak, drop = (strength * w.abs()).masked_fill_(~kept | flipped, torch.inf).topk(count, largest=False)
+        strong, grow = (strength * sizes).masked_fill_(kept, 0).topk(count)
+        moves = weak.isfinite() & (strong > 0) & (torch.arange(count, device=w.device) < due.floor())
+        due.frac_()
+        state['tensor_moves'].add_(moves.sum())
+        kept.scatter_(0, drop, kept[drop] & ~moves).scatter_(0, grow, kept[grow] | moves)
+        w.scatter_(0, drop, w[drop].masked_fill(moves, 0))
+        w.scatter_(0, grow, torch.where(moves, -sizes[grow] * m[grow].sign().to(w.dtype), w[grow]))
+        m.scatter_(0, grow, m[grow].masked_fill(moves, 0))
+        for tensor, flat in zip(tensors, (w, kept, m), strict=False):
+            if flat.data_ptr() != tensor.data_ptr():
+                tensor.copy_(flat.view(tensor.shape))
+
+    def _share(self, group: dict[str, Any]) -> float:
+        return group['move_share'] * group.get('lr', 1)
