@@ -16,8 +16,8 @@ step is counted once. :class:`pab.optim.SignOptimizer` offers all of this for a 
 - ``state[param]['weight_flips']``: the flips of every weight so far, int32 of the parameter's shape, kept where the
   parameter group has ``flips_per_weight=True``; the pruner ``FlipFreq`` reads it.
 
-- ``state[param]['tensor_moves']``: how many weights of the tensor have changed places so far, int64 of no dimensions, for
-  reports by layer.
+- ``state[param]['tensor_moves']``: the weights of the tensor that have changed places so far, int64 of no dimensions,
+  for reports by layer.
 
 A sign optimizer that changes a mask calls :func:`want_pruned_gradients`; the masks of :mod:`pab.pruners` otherwise set
 the gradient of pruned weights to 0, and costs count it as not computed.
@@ -119,7 +119,7 @@ def tensor_moves(optimizers: Iterable[Optimizer]) -> dict[nn.Parameter, Tensor]:
 
 
 def want_pruned_gradients(param: nn.Parameter, wanted: Callable[[], bool]) -> None:
-    """Ask for the gradient of a parameter's pruned weights while ``wanted()`` is true, which each backward pass calls."""
+    """Ask for the gradient of a parameter's pruned weights while ``wanted()`` is true; each backward pass calls it."""
     _wanted[param] = wanted
 
 

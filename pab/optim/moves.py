@@ -23,7 +23,7 @@ class Moves(TopFlips):
     With w0 the weights as drawn, and after the average m and the flips of the step, :math:`k_t` weights are dropped and
     as many grow:
 
-    .. math:: w_t = 0 \text{ at the } k_t \text{ smallest } |m_t w_{t-1}| \text{ of the kept weights that do not flip}; \\
+    .. math:: w_t = 0 \text{ at the } k_t \text{ smallest } |m_t w_{t-1}| \text{ of the kept weights that do not flip, }
               w_t = -|w_0| \operatorname{sign}(m_t), \; m_t = 0
               \text{ at the } k_t \text{ largest } |m_t w_0| > 0 \text{ of the pruned weights}
 
@@ -83,12 +83,19 @@ class Moves(TopFlips):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault('_places', {})  # a copy is attached to nothing
+        for index in range(len(self.param_groups)):
+            self._want_gradients(index)
 
     def check(self, settings: dict[str, Any]) -> None:
         """Raise a ValueError for a setting out of range."""
         super().check(settings)
         if not 0 <= settings['move_share'] <= 1:
             raise ValueError(f'{type(self).__name__}: move_share must lie in [0, 1], got {settings["move_share"]!r}')
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, and ask for the gradients of their pruned weights."""
+        super().add_param_group(param_group)
+        self._want_gradients(len(self.param_groups) - 1)
 
     @torch.no_grad()
     def attach(self, network: nn.Module, drawn: Mapping[str, Tensor]) -> None:
@@ -119,8 +126,8 @@ class Moves(TopFlips):
                 layer, own, name = where[param]
                 if layer._buffers.get(own + MASK) is None:
                     raise ValueError(
-                        f'Moves: {name} has no mask, so none of its weights can move; prune it (apply_masks_), or leave '
-                        'it to another optimizer'
+                        f'Moves: {name} has no mask, so none of its weights can move; prune it (apply_masks_), or '
+                        'leave it to another optimizer'
                     )
                 if name not in drawn or drawn[name].shape != param.shape:
                     raise ValueError(f'Moves: drawn has no {name} of shape {tuple(param.shape)}')
@@ -128,21 +135,15 @@ class Moves(TopFlips):
                 if wrong := int(((param != 0) & (param.abs() != sizes)).sum()):
                     raise ValueError(
                         f'Moves: {wrong} weights of {name} do not have the magnitudes that were drawn; begin with the '
-                        'initial weights, or with a network that was trained from the same ones by signs'
+                        'initial weights, or with a network that was trained from them by signs'
                     )
                 places[param] = layer, own, sizes
         self._places = places
-        own = weakref.ref(self)
-        for index, group in enumerate(self.param_groups):  # dicts that load_state_dict replaces
-            for param in group['params']:
-                want_pruned_gradients(
-                    param, lambda index=index: (me := own()) is not None and me._share(me.param_groups[index]) > 0
-                )
 
     def flip(self, param: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
         """Average and flip, then move."""
         share = self._share(group)
-        if not share:
+        if share <= 0:  # a schedule may end a rounding below 0
             return super().flip(param, state, group)
         if param not in self._places:
             raise RuntimeError(
@@ -164,7 +165,7 @@ class Moves(TopFlips):
         tensors = [t.detach().permute(order) for t in (param, mask, average, laid_out(sizes, param), flipped)]
         w, kept, m, sizes, flipped = (t.reshape(-1) for t in tensors)
         strength = m.abs()
-        due.add_(kept.sum() * share)
+        due.add_(kept.sum(dtype=due.dtype) * share)
         # how many are due only the device knows; no more than these, with the one carried over
         count = min(len(w), ceil(len(w) * share) + 1)
         weak, drop = (strength * w.abs()).masked_fill_(~kept | flipped, torch.inf).topk(count, largest=False)
@@ -179,6 +180,16 @@ class Moves(TopFlips):
         for tensor, flat in zip(tensors, (w, kept, m), strict=False):
             if flat.data_ptr() != tensor.data_ptr():
                 tensor.copy_(flat.view(tensor.shape))
+
+    def _want_gradients(self, index: int) -> None:
+        own = weakref.ref(self)
+
+        def wanted() -> bool:
+            optimizer = own()
+            return optimizer is not None and optimizer._share(optimizer.param_groups[index]) > 0
+
+        for param in self.param_groups[index]['params']:
+            want_pruned_gradients(param, wanted)
 
     def _share(self, group: dict[str, Any]) -> float:
         return group['move_share'] * group.get('lr', 1)

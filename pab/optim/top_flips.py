@@ -91,8 +91,8 @@ class TopFlips(SignOptimizer):
         super().add_param_group(param_group)
         if any(hasattr(param, 'placements') for param in self.param_groups[-1]['params']):
             raise ValueError(
-                f'{type(self).__name__}: ranks all weights of a tensor, and a process has a part of a sharded one; take Bop or '
-                'SecondOrderBop under fully_shard'
+                f'{type(self).__name__}: ranks all weights of a tensor, and a process has a part of a sharded one; '
+                'take Bop or SecondOrderBop under fully_shard'
             )
 
     def start(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:

@@ -18,7 +18,12 @@ from ..machine import processor
 from .amounts import short
 
 NOT_TIMED = 'checkpoints'  # the phase between two others
-RATES = {'lr': 'learning rate', 'adaptivity_rate': 'adaptivity rate', 'flip_share': 'share of flips'}  # of optimizers
+RATES = {  # of optimizers
+    'lr': 'learning rate',
+    'adaptivity_rate': 'adaptivity rate',
+    'flip_share': 'share of flips',
+    'move_share': 'share of moves',
+}
 
 
 class RunRecord:

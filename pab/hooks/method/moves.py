@@ -2,8 +2,10 @@
 
 import copy
 
+import torch
 from mmengine.hooks import EMAHook
 
+from ...contracts import tensor_moves
 from ...models import ImageClassifier, initialize_
 from ...optim import Moves
 from ...registry import HOOKS
@@ -15,7 +17,7 @@ from .rewind import RewindHook
 class MovesHook(RunHook):
     """Attach every optimizer :class:`~pab.optim.Moves` of a run to the network; every run has this hook.
 
-    The initial weights are drawn again by the classifier's ``init``, with the run's seed where that has none. At the end
+    The initial weights are drawn again by the classifier's ``init``, with the run's seed if that has none. At the end
     of an epoch the scalar ``moves/total``, the weights that have changed places so far, goes to message hub and
     visualizer.
 
@@ -34,7 +36,8 @@ class MovesHook(RunHook):
         init = model.init if isinstance(model, ImageClassifier) else None
         if init is None:
             raise ValueError(
-                'Moves: weights grow with magnitudes that a seed gives, and init=None leaves them to the network'
+                'Moves: weights grow with the magnitudes that a seed gives, and init=None leaves them to the network; '
+                "set model.init=dict(scheme='kaiming_normal'), or take TopFlips"
             )
         for hook in runner.hooks:
             if isinstance(hook, RewindHook | EMAHook):
@@ -43,3 +46,11 @@ class MovesHook(RunHook):
         fresh = initialize_(copy.deepcopy(runner.network), init['scheme'], seed, init['fan_share'])
         for optimizer in optimizers:
             optimizer.attach(runner.network, dict(fresh.named_parameters()))
+
+    def after_train_epoch(self, runner: PabRunner) -> None:
+        """Report how many weights have moved."""
+        if counts := tensor_moves(runner.optimizers):
+            total = int(torch.stack(list(counts.values())).sum())
+            runner.message_hub.update_scalar('moves/total', total)
+            runner.visualizer.add_scalars({'moves/total': total}, step=runner.epoch + 1)
+            runner.logger.info(f'Epoch {runner.epoch + 1}: {total:,} weights have changed places since the start')
