@@ -18,32 +18,33 @@ from .top_flips import TopFlips
 
 @OPTIMIZERS.register_module()
 class Moves(TopFlips):
-    r"""Flip signs as TopFlips does, and let a set share of each tensor's kept weights change places.
+    r"""Let the kept weights against which the averaged gradient speaks most change places, and flip others.
 
-    With w0 the weights as drawn, and after the average m and the flips of the step, :math:`k_t` weights are dropped and
-    as many grow:
+    .. math:: m_t = (1-\gamma)\, m_{t-1} + \gamma\, g_t, \; m_0 = 0
 
-    .. math:: w_t = 0 \text{ at the } k_t \text{ smallest } |m_t w_{t-1}| \text{ of the kept weights that do not flip, }
-              w_t = -|w_0| \operatorname{sign}(m_t), \; m_t = 0
-              \text{ at the } k_t \text{ largest } |m_t w_0| > 0 \text{ of the pruned weights}
+    The kept weights are ranked by :math:`m_t \operatorname{sign}(w_{t-1})`, the evidence by which TopFlips flips. Of
+    those with evidence above 0 the first :math:`k_t` leave: they are 0 from now on. The same number grow, of the pruned
+    weights those with the largest :math:`|m_t w_0|`, w0 being the weights as drawn: :math:`w_t = -|w_0|
+    \operatorname{sign}(m_t)`. The next :math:`l_t` in the ranking flip. At all of these m starts at 0.
 
-    :math:`|m w|` is the change of the loss, to first order, if the weight were 0. Of a tensor with n kept weights
-    :math:`k_t` is the whole part of :math:`\sum_{i \le t} n r_i` less the moves due before, r being the share. So the
-    number of kept weights stays in every tensor, every weight has the magnitude that the seed drew for its place, and
-    the network is a seed, a mask and signs, as without moves. A pruned weight without gradient does not grow, and then
-    as many fewer are dropped.
+    Of a tensor with n kept weights :math:`k_t` is the whole part of :math:`\sum_{i \le t} n r_i` less the moves due
+    before, r being move_share, and :math:`l_t` the same of flip_share. So the number of kept weights stays in every
+    tensor, every weight has the magnitude that the seed drew for its place, and the network is a seed, a mask and
+    signs, as without moves. A sign changes by a flip, or when a weight leaves and grows again. Fewer move where fewer
+    have evidence against them, or fewer pruned weights a gradient.
 
     The gradient of pruned weights has to be computed while move_share is above 0; it counts in the norm by which
-    gradients are clipped. At 0 the optimizer is TopFlips. Bring the share to 0 with the share of flips (a cosine each).
-    With too high a share weights leave before their new places have shown their use, with too low a share the mask
-    stays that of the pruning.
+    gradients are clipped. At 0 the optimizer is TopFlips. A cosine that brings the share to 0 lets training settle.
+    With too high a share weights leave before their places have shown their use, with too low a share the mask stays
+    that of the pruning.
 
     The optimizer needs the masks and the weights as drawn (:meth:`attach`); in a run of ``pab`` a hook hands them over.
-    Every place of a tensor is ranked in each step. The state is that of TopFlips, and counts.
+    Every place of a tensor is ranked in each step. The state is the average ``m``, one number
+    for each weight, and counts for each tensor.
 
     Args:
         params: weights with masks (:func:`pab.pruners.apply_masks_`), or dicts of them (parameter groups).
-        flip_share: the share of a tensor's nonzero weights to flip in a step; in [0, 1], else ValueError.
+        flip_share: the share of a tensor's kept weights to flip in a step; in [0, 1], else ValueError.
         move_share: the share of a tensor's kept weights that change places in a step; in [0, 1], else ValueError.
         adaptivity_rate: gamma, the share of the newest gradient in the average, per step; in (0, 1), else ValueError.
         flips_per_weight: also count the flips at every single place (int32, as large as the weights).
@@ -60,10 +61,10 @@ class Moves(TopFlips):
         >>> apply_masks_(net, {'weight': torch.tensor([[True, True, False, False]])})
         >>> moves = Moves(net.parameters(), flip_share=0.0, move_share=0.5)  # one of two weights a step
         >>> moves.attach(net, drawn)
-        >>> net.weight.grad = torch.tensor([[-0.9, 0.1, 0.8, 0.8]])  # the second weight matters least, the last most
+        >>> net.weight.grad = torch.tensor([[0.9, 0.1, -0.8, -0.8]])  # it speaks against the first, and for the last
         >>> moves.step()
         >>> net.weight.tolist()[0], net.weight_mask.tolist()[0]
-        ([0.5, 0.0, 0.0, -0.30000001192092896], [True, False, False, True])
+        ([0.0, -0.5, 0.0, 0.30000001192092896], [False, True, False, True])
     """
 
     def __init__(
@@ -141,8 +142,8 @@ class Moves(TopFlips):
         self._places = places
 
     def flip(self, param: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
-        """Average and flip, then move."""
-        share = self._share(group)
+        """Average, rank, move and flip."""
+        share, flip_share, rate = self._share(group), max(0.0, group['flip_share']), group['adaptivity_rate']
         if share <= 0:  # a schedule may end a rounding below 0
             return super().flip(param, state, group)
         if param not in self._places:
@@ -150,36 +151,37 @@ class Moves(TopFlips):
                 'Moves: attach(network, drawn) comes before a step: weights grow with the magnitudes that were drawn'
             )
         if 'moves_due' not in state:  # a training may begin with flips alone
-            state['moves_due'] = torch.zeros((), dtype=torch.float64, device=param.device)
-            state['tensor_moves'] = torch.zeros((), dtype=torch.int64, device=param.device)
-        signs = param.sign()
-        flips = super().flip(param, state, group)
-        self._move(param, state, share, param.sign() != signs)
-        return flips
-
-    def _move(self, param: Tensor, state: dict[str, Tensor], share: float, flipped: Tensor) -> None:
+            state['moves_due'] = torch.zeros_like(state['due'])
+            state['tensor_moves'] = torch.zeros_like(state['tensor_flips'])
         layer, own, sizes = self._places[param]
-        mask, average, due = layer._buffers[own + MASK], state['moving_average'], state['moves_due']
+        average = state['moving_average']
+        average.mul_(1 - rate).add_(param.grad.to(average.dtype) * rate)
         # views in the order of memory, or copies of what has another layout
         order = sorted(range(param.ndim), key=param.stride, reverse=True)
-        tensors = [t.detach().permute(order) for t in (param, mask, average, laid_out(sizes, param), flipped)]
-        w, kept, m, sizes, flipped = (t.reshape(-1) for t in tensors)
-        strength = m.abs()
-        due.add_(kept.sum(dtype=due.dtype) * share)
-        # how many are due only the device knows; no more than these, with the one carried over
-        count = min(len(w), ceil(len(w) * share) + 1)
-        weak, drop = (strength * w.abs()).masked_fill_(~kept | flipped, torch.inf).topk(count, largest=False)
-        strong, grow = (strength * sizes).masked_fill_(kept, 0).topk(count)
-        moves = weak.isfinite() & (strong > 0) & (torch.arange(count, device=w.device) < due.floor())
-        due.frac_()
-        state['tensor_moves'].add_(moves.sum())
-        kept.scatter_(0, drop, kept[drop] & ~moves).scatter_(0, grow, kept[grow] | moves)
-        w.scatter_(0, drop, w[drop].masked_fill(moves, 0))
-        w.scatter_(0, grow, torch.where(moves, -sizes[grow] * m[grow].sign().to(w.dtype), w[grow]))
-        m.scatter_(0, grow, m[grow].masked_fill(moves, 0))
-        for tensor, flat in zip(tensors, (w, kept, m), strict=False):
-            if flat.data_ptr() != tensor.data_ptr():
-                tensor.copy_(flat.view(tensor.shape))
+        changed = [param.detach(), layer._buffers[own + MASK], average]
+        changed += [state['weight_flips']] if 'weight_flips' in state else []
+        *flat, sizes = (t.permute(order).reshape(-1) for t in (*changed, laid_out(sizes, param)))
+        w, kept, m = flat[:3]
+        # how many are due only the device knows; of each no more than these, with the one carried over
+        most, more = (min(len(w), ceil(len(w) * part) + 1) for part in (share, flip_share))
+        evidence, at = (m * w.sign()).topk(min(len(w), most + more))
+        strength, grow = (m.abs() * sizes).masked_fill_(kept, 0).topk(most)
+        count, ranks = kept.sum(dtype=torch.float64), torch.arange(len(at), device=w.device)
+        moves = (evidence[:most] > 0) & (strength > 0) & (ranks[:most] < _whole(state['moves_due'], count * share))
+        first = moves.sum()
+        flips = (evidence > 0) & (ranks >= first) & (ranks < first + _whole(state['due'], count * flip_share))
+        grown = -sizes[grow] * m[grow].sign().to(w.dtype)
+        for where, which, values in ((at, flips, -w[at]), (at[:most], moves, 0), (grow, moves, grown)):
+            w.scatter_(0, where, torch.where(which, values, w[where]))
+            m.scatter_(0, where, m[where].masked_fill(which, 0))
+        kept.scatter_(0, at[:most], kept[at[:most]] & ~moves).scatter_(0, grow, kept[grow] | moves)
+        for flips_so_far in flat[3:]:
+            flips_so_far.scatter_add_(0, at, flips.to(flips_so_far.dtype))
+        for tensor, part in zip(changed, flat, strict=True):
+            if part.data_ptr() != tensor.data_ptr():
+                tensor.permute(order).copy_(part.view(tensor.permute(order).shape))
+        state['tensor_moves'].add_(first)
+        return flips.sum()
 
     def _want_gradients(self, index: int) -> None:
         own = weakref.ref(self)
@@ -193,3 +195,10 @@ class Moves(TopFlips):
 
     def _share(self, group: dict[str, Any]) -> float:
         return group['move_share'] * group.get('lr', 1)
+
+
+def _whole(due: Tensor, added: Tensor) -> Tensor:
+    """Add to what is due, and take its whole part out of it."""
+    whole = due.add_(added).trunc()
+    due.frac_()
+    return whole

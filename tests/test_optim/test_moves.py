@@ -63,23 +63,27 @@ def moves_of(optimizer):
 
 def test_a_step_by_hand():
     net, moves = six(flip_share=1 / 3, move_share=1 / 3, adaptivity_rate=0.5)
-    # m = -.4 -.1 .2 .4 -.15 .1; the third has evidence for a flip, .2, and m = 0 then
-    # of the others the second has the smaller abs(m w), .2 .05; of the pruned the fifth the largest, .1 .15 .05
-    net.weight.grad = torch.tensor([[-0.8, -0.2, 0.4, 0.8, -0.3, 0.2]])
+    # m = .4 -.3 -.2 .4 -.15 .1; evidence .4 .3 -.2: the first leaves, the second flips
+    # of the pruned the fifth has the largest abs(m w0), .1 .15 .05
+    net.weight.grad = torch.tensor([[0.8, -0.6, -0.4, 0.8, -0.3, 0.2]])
     moves.step()
-    assert net.weight.tolist() == [[0.5, 0.0, -0.25, 0.0, 1.0, 0.0]]
-    assert net.weight_mask.tolist() == [[True, False, True, False, True, False]]
-    assert not net.weight.signbit()[0, 1]  # its 0 is not a negative one
+    assert net.weight.tolist() == [[0.0, 0.5, 0.25, 0.0, 1.0, 0.0]]
+    assert net.weight_mask.tolist() == [[False, True, True, False, True, False]]
     state = moves.state[net.weight]
-    torch.testing.assert_close(state['moving_average'], torch.tensor([[-0.4, -0.1, 0.0, 0.4, 0.0, 0.1]]))
+    torch.testing.assert_close(state['moving_average'], torch.tensor([[0.0, 0.0, -0.2, 0.4, 0.0, 0.1]]))
     assert [int(moves.last_flips), int(state['tensor_flips']), int(state['tensor_moves'])] == [1, 1, 1]
 
 
-def test_no_more_move_than_have_a_gradient():
+def test_no_more_move_than_have_evidence_against_them_and_a_gradient_for_them():
     net, moves = six(flip_share=0.0, move_share=1.0)
-    net.weight.grad = torch.tensor([[1.0, 1.0, 1.0, 0.0, 1.0, 0.0]])
+    net.weight.grad = torch.tensor([[1.0, 1.0, 0.5, 1.0, 1.0, 1.0]])  # it speaks for the second
     moves.step()
-    assert net.weight.tolist() == [[0.5, -0.5, 0.0, 0.0, -1.0, 0.0]]
+    assert net.weight.tolist() == [[0.0, -0.5, 0.0, 0.0, -1.0, -0.5]]
+    assert not net.weight.signbit()[0, 0]  # its 0 is not a negative one
+    net, moves = six(flip_share=0.0, move_share=1.0)
+    net.weight.grad = torch.tensor([[1.0, 1.0, 0.5, 0.0, 1.0, 0.0]])
+    moves.step()
+    assert net.weight.tolist() == [[0.0, -0.5, 0.25, 0.0, -1.0, 0.0]]
     net.weight_mask.fill_(True)  # and none where none is pruned
     moves.step()
     assert moves_of(moves) == [1]
@@ -87,7 +91,7 @@ def test_no_more_move_than_have_a_gradient():
 
 @pytest.mark.parametrize(('share', 'layout'), [(0.02, torch.channels_last), (0.0004, torch.contiguous_format)])
 def test_every_count_is_exact_and_every_magnitude_the_one_drawn(share, layout):
-    net, moves, drawn = trained(steps=0, move_share=share, flip_share=0.02, layout=layout)
+    net, moves, drawn = trained(steps=0, move_share=share, flip_share=0.02, adaptivity_rate=0.5, layout=layout)
     kept = {name: int(mask.sum()) for name, mask in get_masks(net).items()}
     before = {name: mask.clone() for name, mask in get_masks(net).items()}
     for number in range(200):
@@ -106,28 +110,29 @@ def test_every_count_is_exact_and_every_magnitude_the_one_drawn(share, layout):
 
 
 def test_an_independent_computation():
-    net, moves, drawn = trained(steps=0, move_share=0.1, flip_share=0.1, adaptivity_rate=0.25)
+    net, moves, drawn = trained(steps=0, move_share=0.1, flip_share=0.1, adaptivity_rate=0.25, flips_per_weight=True)
     name = 'layer1.0.conv1.weight'
     param, mask = net.get_parameter(name), get_masks(net)[name]
     w, kept, size = (t.detach().numpy().copy() for t in (param, mask, drawn[name].abs()))
-    m, flips_due, moves_due = np.zeros_like(w), 0.0, 0.0
+    m, flips, flips_due, moves_due = np.zeros_like(w), np.zeros(w.shape, int), 0.0, 0.0
     for number in range(30):
         step(moves, [number])
         m = m * np.float32(0.75) + param.grad.numpy() * np.float32(0.25)
         flips_due, moves_due = flips_due + 0.1 * kept.sum(), moves_due + 0.1 * kept.sum()
         evidence = m * np.sign(w)
-        flip = sorted((i for i in np.ndindex(w.shape) if evidence[i] > 0), key=lambda i: -evidence[i])[: int(flips_due)]
-        for i in flip:
-            w[i], m[i] = -w[i], 0
-        weakest = sorted((i for i in np.ndindex(w.shape) if kept[i] and i not in flip), key=lambda i: abs(m[i] * w[i]))
+        against = sorted((i for i in np.ndindex(w.shape) if evidence[i] > 0), key=lambda i: -evidence[i])
         strongest = sorted((i for i in np.ndindex(w.shape) if not kept[i]), key=lambda i: -abs(m[i] * size[i]))
-        for leaves, grows in zip(weakest[: int(moves_due)], strongest, strict=False):
-            w[leaves], kept[leaves] = 0, False
+        count = min(int(moves_due), len(against))
+        for i in against[count : count + int(flips_due)]:
+            w[i], m[i], flips[i] = -w[i], 0, flips[i] + 1
+        for leaves, grows in zip(against[:count], strongest, strict=False):
+            w[leaves], kept[leaves], m[leaves] = 0, False, 0
             w[grows], kept[grows], m[grows] = -np.sign(m[grows]) * size[grows], True, 0
         flips_due, moves_due = flips_due % 1, moves_due % 1
         assert np.array_equal(param.detach().numpy(), w)
         assert np.array_equal(mask.numpy(), kept)
         assert np.allclose(moves.state[param]['moving_average'].numpy(), m)
+    assert np.array_equal(moves.state[param]['weight_flips'].numpy(), flips)
 
 
 def test_without_moves_it_is_top_flips():

@@ -30,9 +30,9 @@ class ReportHook(RunHook):
     The page shows accuracy, loss, rates, density by layer and the seconds of each phase; for a run with a sign
     optimizer also flips, moves and the share of signs that differ from the start, by layer; and for one with layers
     that have a special backward pass, the share of kept weights whose gradient in the last step of an epoch was not 0.
-    Its numbers, ``report.json``, are written after every validation; the page, and its pictures as PNG in ``report/``, at
-    the end of the training, and in between as often as takes 2 % of the time. ``tools/report.py`` makes them from the
-    numbers at any time. The record is part of the checkpoints, so a resumed run goes on with it.
+    Its numbers, ``report.json``, are written after every validation; the page, and its pictures as PNG in ``report/``,
+    at the end of the training, and in between as often as takes 2 % of the time. ``tools/report.py`` makes them from
+    the numbers at any time. The record is part of the checkpoints, so a resumed run goes on with it.
 
     Nothing is read from the device within an epoch.
 
