@@ -13,7 +13,7 @@ from ..registry import OPTIMIZERS
 from ..state_dicts import MASK
 from .flips import laid_out
 from .sign_optimizer import SignOptimizer
-from .top_flips import TopFlips
+from .top_flips import RANKED, TopFlips
 
 
 @OPTIMIZERS.register_module()
@@ -164,8 +164,8 @@ class Moves(TopFlips):
         w, kept, m = flat[:3]
         # how many are due only the device knows; of each no more than these, with the one carried over
         most, more = (min(len(w), ceil(len(w) * part) + 1) for part in (share, flip_share))
-        evidence, at = (m * w.sign()).topk(min(len(w), most + more))
-        strength, grow = (m.abs() * sizes).masked_fill_(kept, 0).topk(most)
+        evidence, at = _largest(m * w.sign(), min(len(w), most + more))
+        strength, grow = _largest((m.abs() * sizes).masked_fill_(kept, 0), most)
         count, ranks = kept.sum(dtype=torch.float64), torch.arange(len(at), device=w.device)
         moves = (evidence[:most] > 0) & (strength > 0) & (ranks[:most] < _whole(state['moves_due'], count * share))
         first = moves.sum()
@@ -202,3 +202,15 @@ def _whole(due: Tensor, added: Tensor) -> Tensor:
     whole = due.add_(added).trunc()
     due.frac_()
     return whole
+
+
+def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest numbers in falling order, and where they are."""
+    if values.is_cpu and len(values) > 2 * RANKED:  # a sixth of topk's time: it need only look at what may be among them
+        sample = values[:: len(values) // RANKED | 1]
+        bound = sample.topk(min(len(sample), 2 * count * len(sample) // len(values) + 16)).values[-1]
+        candidates = (values >= bound).nonzero().squeeze(1)
+        if len(candidates) >= count:
+            largest, at = values[candidates].topk(count)
+            return largest, candidates[at]
+    return values.topk(count)

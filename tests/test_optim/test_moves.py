@@ -11,6 +11,7 @@ from torch import nn
 from pab.contracts import wants_pruned_gradients
 from pab.models import initialize_
 from pab.optim import Moves, TopFlips
+from pab.optim import moves as moves_module
 from pab.pruners import Mag, Rand, apply_masks_, check_masks, get_masks, register_masks_
 from tests.registered import small_network
 
@@ -133,6 +134,19 @@ def test_an_independent_computation():
         assert np.array_equal(mask.numpy(), kept)
         assert np.allclose(moves.state[param]['moving_average'].numpy(), m)
     assert np.array_equal(moves.state[param]['weight_flips'].numpy(), flips)
+
+
+@pytest.mark.parametrize('skewed', [False, True])
+def test_the_largest_of_a_large_tensor(skewed, monkeypatch):
+    monkeypatch.setattr('pab.optim.moves.RANKED', 100)
+    values = torch.randn(10_007)
+    if skewed:  # the sample has none of them
+        values[1::101] += 100 * (torch.arange(1, 10_007, 101) % 101 > 0)
+        values[::101] = 50.0
+    for count in (1, 30, 3000, 10_007):
+        (largest, at), (want, places) = moves_module._largest(values, count), values.topk(count)
+        assert torch.equal(largest, want)
+        assert torch.equal(values[at], want)
 
 
 def test_without_moves_it_is_top_flips():
