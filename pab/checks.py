@@ -1,14 +1,22 @@
 """Checks of arguments that many classes share."""
 
+import difflib
+
+SHOWN = 20  # names that a message lists
+
 
 def check_ints(owner: str, low: int = 1, **values: int) -> None:
     """ValueError naming the class ``owner`` and the argument unless every value is an int >= ``low``."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ValueError(f'{owner}: {name} must be an int >= {low}, got {value!r}')
+            auto = ', which the training data would say, were they there' if value == 'auto' else ''
+            raise ValueError(f'{owner}: {name} must be an int >= {low}, got {value!r}{auto}')
 
 
 def known_choice(owner: str, name: str, value, known) -> None:
-    """ValueError listing ``known`` when ``value`` is not one of them."""
+    """ValueError listing ``known``, of many those most like ``value``, when ``value`` is not one of them."""
+    names = [*map(str, known)]
     if value not in list(known):  # a list has no hash, and is no key
-        raise ValueError(f'{owner}: unknown {name} {value!r}; known: {", ".join(map(str, known))}')
+        close = difflib.get_close_matches(str(value), names, n=5, cutoff=0.4) if len(names) > SHOWN else []
+        hint = f'did you mean {" or ".join(close)}?' if close else f'known: {", ".join(names)}'
+        raise ValueError(f'{owner}: unknown {name} {value!r}; {hint}')

@@ -25,13 +25,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .contracts import special_layers
 from .files import check_free, write_atomically
-from .latent import merge_latents_
 from .latent.batch_norm import AffineFree
 from .models import network_of
-from .pruners import get_masks
-from .state_dicts import MASK
+from .narrowing import plain_copy
 
 FORMATS = {'onnx': '.onnx', 'torch': '.pt2'}  # torch.export.load takes no other ending
+TORCH_FOR_ONNX = '2.7'  # setup.cfg's extra export has the same
 FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 SINGLE = 10  # images that are also checked one at a time
 Run = Callable[[Tensor], Tensor]
@@ -48,11 +47,19 @@ class Exported:
 
 
 def check_target(file: str | os.PathLike, format: str, overwrite: bool) -> None:
-    """Refuse an unknown format, a file of another ending (ValueError), and one that is there (FileExistsError)."""
+    """Refuse an unknown format, a file of another ending (ValueError), and one that is there (FileExistsError).
+
+    An ImportError, too, for ONNX with a torch that cannot export it.
+    """
     if format not in FORMATS:
         raise ValueError(f'export: format must be {" or ".join(FORMATS)}, got {format!r}')
     if Path(file).suffix != FORMATS[format]:
         raise ValueError(f'export: a file of format {format} must end in {FORMATS[format]}, got {file}')
+    if format == 'onnx' and torch.__version__ < TORCH_FOR_ONNX:
+        raise ImportError(
+            f'export: ONNX needs torch {TORCH_FOR_ONNX} or newer, which translates BatchNorm, and this is '
+            f'{torch.__version__}; update torch, or take the format torch'
+        )
     check_free(file, overwrite)
 
 
@@ -67,19 +74,15 @@ def plain_network(model: nn.Module, fold_batch_norm: bool = False) -> nn.Module:
     Raises:
         ValueError: there is no such BatchNorm, or torch.fx cannot follow the network's forward pass.
     """
-    network = copy.deepcopy(network_of(model)).cpu().eval()
-    merge_latents_(network)
-    network.requires_grad_(False).to(memory_format=torch.contiguous_format)
-    for name in get_masks(network):
-        layer, _, own = name.rpartition('.')
-        delattr(network.get_submodule(layer), own + MASK)
+    return _folded(plain_copy(model)) if fold_batch_norm else plain_copy(model)
+
+
+def _folded(network: nn.Module) -> nn.Module:
+    """The network with its BatchNorm merged; errors as of :func:`plain_network`."""
     for _, layer in special_layers(network):
-        layer.exact = True
-        for kind in FOLDABLE if fold_batch_norm else ():
+        for kind in FOLDABLE:
             if isinstance(layer, kind):
                 layer.__class__ = kind  # torch's fuse asks for exactly these types
-    if not fold_batch_norm:
-        return network
     for layer in network.modules():
         if isinstance(layer, AffineFree):
             layer.__class__ = nn.BatchNorm2d  # which is also asked for exactly
@@ -99,6 +102,7 @@ def export(
     images: Tensor,
     format: str,
     *,
+    network: nn.Module | None = None,
     fold_batch_norm: bool = False,
     tolerance: float = 1e-5,
     metadata: Mapping[str, Any] | None = None,
@@ -114,6 +118,8 @@ def export(
         images: (N, C, H, W) float32, normalised as the network takes them; real ones, better than random ones, lead
             through all of the network.
         format: 'onnx', checked by onnxruntime where that is installed, or 'torch', a program of ``torch.export``.
+        network: what to write instead of the model's own network, such as :func:`pab.narrow` of it; it is
+            checked against the model all the same.
         fold_batch_norm: see :func:`plain_network`.
         tolerance: largest difference of a logit, as a share of the largest |logit| of the model; >= 0.
         metadata: plain data for whoever uses the file: ``metadata_props`` of ONNX (JSON, but strings as they are),
@@ -122,7 +128,7 @@ def export(
 
     Raises:
         FileExistsError: the file is there and ``overwrite`` is False.
-        ImportError: onnx or onnxscript is missing.
+        ImportError: onnx or onnxscript is missing, or torch is older than 2.7 and the format ONNX.
         ValueError: an argument is wrong, torch cannot export the network, or the result differs from the model; no
             file is written then.
     """
@@ -134,7 +140,7 @@ def export(
         raise ValueError(f'export: tolerance must be 0 or more, got {tolerance!r}')
     with torch.no_grad():
         original = copy.deepcopy(network_of(model)).cpu().eval()
-        expected, network = _logits(original, images), plain_network(model, fold_batch_norm)
+        expected, network = _logits(original, images), plain_network(network or model, fold_batch_norm)
         program = _traced(network, images.shape[1:])
         content, run = (_onnx if format == 'onnx' else _torch)(program, metadata or {})
         difference = run and _check(run, images, expected, tolerance)
@@ -188,7 +194,7 @@ def _onnx(program: ExportedProgram, metadata: Mapping[str, Any]) -> tuple[bytes,
         import onnx  # noqa: F401 (torch imports it)
         from onnxscript import optimizer
     except ImportError as error:
-        raise ImportError(f'export: ONNX needs {error.name}: pip install -e ".[export]"') from error
+        raise ImportError(f'export: ONNX needs {error.name}: pip install onnx onnxscript onnxruntime') from error
     names = {'input_names': ['images'], 'output_names': ['logits'], 'dynamic_shapes': ({0: 'batch'},)}
     # torch's optimize would fold BatchNorm without being asked
     exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False, external_data=False, **names)

@@ -1,11 +1,15 @@
-"""Files that whoever reads them finds whole, the old one or the new one."""
+"""Files that whoever reads them finds whole, the old one or the new one; and the text of tables in them."""
 
 import contextlib
+import csv
 import errno
+import io
 import os
 import shutil
 import uuid
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # numbers of errors for want of space
 
@@ -37,16 +41,33 @@ def reason_of(error: OSError, folder: str | os.PathLike, needed: int | None = No
     if error.errno not in FULL:
         return reason
     try:
-        free = f'{shutil.disk_usage(folder).free / 1e6:.1f} MB free'
+        free = f'{_amount(shutil.disk_usage(folder).free)} free'
     except OSError:  # the folder is gone as well
         return reason
-    return f'{reason} ({free})' if needed is None else f'{reason} ({needed / 1e6:.1f} MB needed, {free})'
+    return f'{reason} ({free})' if needed is None else f'{reason} ({_amount(needed)} needed, {free})'
+
+
+def _amount(size: int) -> str:
+    return f'{size} bytes' if size < 1e3 else f'{size / 1e3:.0f} kB' if size < 999_500 else f'{size / 1e6:.1f} MB'
 
 
 def check_free(path: str | os.PathLike, overwrite: bool) -> None:
     """Raise FileExistsError if a file is there that must not be written over."""
     if Path(path).expanduser().exists() and not overwrite:
         raise FileExistsError(f'{path} exists; choose another file, or pass --force (overwrite=True) to write over it')
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV; an apostrophe begins a text that a spreadsheet would compute as a formula, numbers stay."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator='\n')
+    for row in rows:
+        writer.writerow([_no_formula(cell) if isinstance(cell, str) else cell for cell in row])
+    return out.getvalue()
+
+
+def _no_formula(text: str) -> str:
+    return f"'{text}" if text.startswith(('=', '+', '-', '@', '\t', '\r')) else text
 
 
 def discard(path: Path) -> None:

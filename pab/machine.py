@@ -1,4 +1,4 @@
-"""What the last bits of a result depend on, beside the program: the machine that computes it."""
+"""The machine that computes a result, on which its last bits depend."""
 
 import platform
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""One language to name parts of a network, for ``prunable`` and ``density`` of pruners, ``owns`` of optimizers and
-``layers`` of converters.
+"""One language to name parts of a network, for ``prunable`` and ``density`` of pruners, ``owns`` of optimizers,
+``layers`` of converters and ``freeze`` of ImageClassifier.
 
 ======================  ===================================================================================
 ``'Conv2d'``            every layer of that type, or every parameter of one; a subclass is of the type too

@@ -1,11 +1,11 @@
 """Every registry of pab: children of mmengine's roots, and two of our own.
 
-A child finds what its root holds (``type='CheckpointHook'`` works as it always did) and imports its own modules when it
+A child finds what its root holds (``type='LoggerHook'`` works as it always did) and imports its own modules when it
 is first asked for a name, so nothing has to be imported by hand.
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmengine import registry as roots
@@ -43,6 +43,7 @@ def _child(root: Registry, *locations: str) -> Registry:
 MODELS = _child(roots.MODELS, 'pab.models')  # networks, the classifier, data preprocessors
 DATASETS = _child(roots.DATASETS, 'pab.datasets')  # digits, CIFAR, image folders
 DATA_SAMPLERS = _child(roots.DATA_SAMPLERS, 'pab.datasets')  # orders of samples that can be resumed
+TRANSFORMS = _child(roots.TRANSFORMS, 'pab.transforms')  # torchvision's, of one image or of a batch
 METRICS = _child(roots.METRICS, 'pab.evaluation')  # accuracy
 OPTIMIZERS = _child(roots.OPTIMIZERS, 'pab.optim')  # sign optimizers
 OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, 'pab.optim')  # one backward pass for several optimizers
@@ -66,3 +67,43 @@ _REST = [
     for root in vars(roots).values()
     if isinstance(root, Registry) and root.name not in _HELD
 ]
+
+
+def check_names(config: Any, what: str, *registries: Registry) -> None:
+    """Refuse a config that a data file holds where it names more than what the registries hold already.
+
+    A dot or a scope in a name would make mmengine import a module. Asking imports pab's own modules, and no others.
+
+    Args:
+        config: plain data; checked at any depth.
+        what: kind of the things it may name, for messages.
+        registries: where these are.
+
+    Raises:
+        ValueError: a ``type`` is not registered or reads another file, or a key is no name of an argument.
+    """
+    known = {}
+    for registry in registries:
+        registry.import_from_location()
+        known.update(registry.module_dict)
+    _check_names(config, known, f'is no {what} of pab')
+
+
+def _check_names(value: Any, known: Mapping[str, Any], wrong: str) -> None:
+    is_dict = isinstance(value, Mapping)
+    for item in value.values() if is_dict else value if isinstance(value, list | tuple) else ():
+        _check_names(item, known, wrong)
+    if not is_dict:
+        return
+    if odd := [key for key in value if not (isinstance(key, str) and key.isidentifier()) or key.startswith('_')]:
+        raise ValueError(f'{odd[0]!r} is no name of an argument')
+    if 'type' not in value:
+        return
+    kind = known.get(value['type']) if isinstance(value['type'], str) else None
+    if kind is None:
+        raise ValueError(
+            f'{value["type"]!r} {wrong}, which has {", ".join(sorted(known))}; import a class of your own before you '
+            'load the file, or name a config that does (--config of the commands)'
+        )
+    if getattr(kind, 'reads_a_file', False):
+        raise ValueError(f'a network of type {value["type"]} is in another file, and a data file names no other')

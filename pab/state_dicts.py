@@ -4,11 +4,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from torch import Tensor
+
 Value = TypeVar('Value')
 
 MASK = '_mask'  # ends the name of a parameter's mask
 NETWORK_PREFIX = 'network.'  # begins every name of the network's own in the state dict of an ImageClassifier
 PRUNING_RECORD = 'pruning'  # what a checkpoint says of its pruning
+SETTINGS = 'settings'  # the config of a checkpoint's run, as plain data
 
 
 def masks_in(state: Mapping[str, Value]) -> dict[str, Value]:
@@ -33,3 +36,12 @@ def renamed(state: Mapping[str, Value], rename: Callable[[str], str | None]) -> 
         kept = {name.removesuffix('.'): versions[module] for module, name in names.items() if name is not None}
         new._metadata = OrderedDict(kept)
     return new
+
+
+def head_of_another_size(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> list[str]:
+    """Name the tensors that differ in their first size, all alike, if no other differs; else []."""
+    pairs = {name: (there[name].shape, here[name].shape) for name in here if isinstance(there.get(name), Tensor)}
+    other = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    alike = {(old[:1], new[:1]) for old, new in other.values()}
+    is_head = len(alike) == 1 and all(old[1:] == new[1:] and len(old) for old, new in other.values())
+    return list(other) if is_head and not any(name.endswith(MASK) for name in other) else []

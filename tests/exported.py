@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pab.pruners import Rand, apply_masks_
+from pab.pruners import apply_masks_
 from pab.psg import convert_psg_
 
 
@@ -25,7 +25,9 @@ def used(network: nn.Module) -> nn.Module:
 def trained(network: nn.Module) -> nn.Module:
     """PSG layers, masks of half of the weights, statistics of BatchNorm."""
     network = used(convert_psg_(network, layers=['Conv2d', 'Linear']))
-    apply_masks_(network, Rand(density=0.5).prune(network, input_shape=(3, 16, 16), seed=0))
+    generator = torch.Generator().manual_seed(0)
+    weights = {f'{name}.weight': m.weight for name, m in network.named_modules() if isinstance(m, nn.Conv2d)}
+    apply_masks_(network, {name: torch.rand(w.shape, generator=generator) < 0.5 for name, w in weights.items()})
     return network
 
 

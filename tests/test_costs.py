@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from pab.compact import info, pack
 from pab.costs.count import count_layers, count_weights, dense_sgd, latent_signs, pruning_work, saved_bytes, step_work
-from pab.costs.run import masks_of_checkpoint, masks_of_config, run_costs
+from pab.costs.narrow import describe_narrowing, narrow_macs
+from pab.costs.run import masks_of_checkpoint, masks_of_config, needs_images, run_costs
+from pab.costs.structure import form_obstacle, structure_of
 from pab.latent import Biprop, EdgePopup, LatentSigns
 from pab.pruners import SNIP, FlipFreq, Mag, SynFlow, apply_masks_
 from pab.psg import PSGConfig, convert_psg_
@@ -192,3 +195,90 @@ def test_the_masks_of_a_config_are_those_of_its_run(tiny_config):
     assert trained.keys() == anew.keys()
     assert all(torch.equal(mask, anew[name]) for name, mask in trained.items())
     run_costs(cfg, trained)
+
+
+def structures(net, shape, masks, signs=()):
+    layers = count_layers(net, shape, masks, {f'{name}.weight' for name in signs})
+    return {row.name: row for row in structure_of(net, layers, masks)}
+
+
+def test_what_layers_take_and_would_save_by_hand():
+    net = nn.Sequential(nn.Conv2d(4, 2, 1), nn.Conv2d(2, 4, 3, padding=1), nn.Flatten(), nn.Linear(16, 8))
+    masks = {'0.weight': torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]]).bool()[..., None, None]}
+    rows = structures(net, (4, 2, 2), masks, signs=['0'])
+    point, three, linear = rows.values()
+    assert point.channel_density == (1.0, 0.0)
+    # 8 bits say which half stays, 4 more the signs
+    assert (point.full_bytes, point.compact_bytes) == (32, round(12 / 8))
+    # 8 weights at 4 pixels; 16 bytes in 16 bits become 8, and 4 places of 2 bits
+    assert (point.saved_macs, point.saved_bytes, point.obstacle) == (16, 7, '')
+    assert (three.channel_density, three.full_bytes, three.compact_bytes) == ((), 288, 288)
+    assert (three.saved_macs, three.saved_bytes) == (0, 0)
+    assert three.obstacle == 'a 3x3 convolution is no matrix product'
+    assert (linear.compact_bytes, linear.saved_macs, linear.obstacle) == (512, 64, '')
+
+
+@pytest.mark.parametrize(
+    ('layer', 'obstacle'),
+    [
+        (nn.Linear(8, 3), ''),
+        (nn.Linear(6, 3), 'its inputs are no multiple of 4'),
+        (nn.Conv2d(8, 8, 1, groups=2), 'a 1x1 convolution in groups is no matrix product'),
+        (nn.Conv2d(8, 8, 1, padding=1), 'a padded convolution is no matrix product'),
+        (nn.Conv2d(8, 8, 1, padding='same', stride=1), ''),
+        (nn.Embedding(8, 8), 'Embedding is not an ordinary Linear or Conv2d'),
+    ],
+)
+def test_which_forms_have_kernels(layer, obstacle):
+    assert form_obstacle(layer) == obstacle
+
+
+def test_a_shared_weight_is_stored_once():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    net[1].weight = net[0].weight
+    first, second = structures(net, (4,), {'0.weight': torch.ones(4, 4, dtype=torch.bool)}).values()
+    assert (first.full_bytes, second.full_bytes, second.compact_bytes, second.saved_bytes) == (64, 0, 0, 0)
+    assert second.channel_density == (1.0,) * 4
+    assert second.saved_macs == first.saved_macs == 8
+
+
+def test_the_size_of_a_compact_file_is_near(tiny_config, tmp_path):
+    cfg = tiny_config(model=dict(network=dict(width=8)), train_cfg=dict(max_epochs=1))
+    RUNNERS.build(cfg).train()
+    checkpoint = torch.load(f'{cfg.work_dir}/epoch_1.pth')
+    pack(cfg, checkpoint, tmp_path / 'net.pab')
+    sizes = info(tmp_path / 'net.pab')['bytes']
+    rows = run_costs(cfg, masks_of_checkpoint(checkpoint)).structure
+    predicted = sum(row.compact_bytes for row in rows if row.channel_density)
+    assert predicted == pytest.approx(sizes['mask'] + sizes['signs'], rel=0.1)
+
+
+@pytest.mark.parametrize('pruner', ['SNIP', 'GraSP'])
+def test_a_pruner_that_reads_images_gets_noise(tiny_config, pruner):
+    cfg = tiny_config(
+        default_hooks=dict(prune=dict(pruner=dict(type=pruner, rounds=1))), train_dataloader=dict(dataset=None)
+    )
+    assert needs_images(cfg)
+    masks = masks_of_config(cfg)
+    kept, total = (sum(map(count, masks.values())) for count in (torch.sum, torch.numel))
+    assert int(kept) == total - int(0.7 * total)
+    assert all(torch.equal(mask, masks[name]) for name, mask in masks_of_config(cfg).items())
+    assert not needs_images(tiny_config())
+    assert not needs_images(tiny_config(default_hooks=dict(prune=None)))
+
+
+def test_narrow_macs_by_hand(monkeypatch):
+    """Of 12 outputs 5 stay, and of 20 inputs 9: in blocks of 8 that is 8 of 12, and 16 of 20."""
+    network = nn.Sequential(nn.Conv2d(3, 20, 1), nn.Conv2d(20, 12, 1), nn.Conv2d(12, 7, 1))
+    layers = count_layers(network, (3, 2, 2))
+    assert narrow_macs(layers, {}) == 4 * (60 + 240 + 84)
+    sizes = {'0': (9, 3), '1': (5, 9), '2': (7, 5)}
+    assert narrow_macs(layers, sizes) == 4 * (27 + 45 + 35)
+    assert narrow_macs(layers, sizes, block=8) == 4 * (16 * 3 + 8 * 16 + 7 * 8)
+    assert narrow_macs(layers, sizes, block=16) == 4 * (16 * 3 + 12 * 16 + 84)
+    for capability, told in (('AVX512', 'blocks of 16 channels'), ('AVX2', 'blocks of 8 channels')):
+        monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda capability=capability: capability)
+        text = describe_narrowing(layers, sizes)
+        assert '3 of 3 layers are smaller: 0.001536 -> 0.000428 million MACs an image (0.279)' in text
+        assert f'{told}, as this processor computes: {0.844 if told[10] == "1" else 0.604}' in text
+        assert ('nothing is gained in 2 7x12 -> 7x5' in text) == (capability == 'AVX512')

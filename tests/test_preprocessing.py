@@ -18,5 +18,13 @@ def test_sizes_are_those_of_the_test_set_or_its_defaults():
     dataset = dict(type='ImageNet', data_root='nowhere', split='val')
     assert preprocessing_of(dict(test_dataloader=dict(dataset=dataset))) == dict(resize=256, size=224)
     dataset['size'] = 128
-    assert preprocessing_of(dict(test_dataloader=dict(dataset=dataset))) == dict(resize=256, size=128)
+    assert preprocessing_of(dict(test_dataloader=dict(dataset=dataset))) == dict(resize=146, size=128)
+    dataset['resize'] = 200
+    assert preprocessing_of(dict(test_dataloader=dict(dataset=dataset))) == dict(resize=200, size=128)
     assert preprocessing_of(dict(test_dataloader=dict(dataset=dict(type='CIFAR10')))) == {}
+
+
+def test_transforms_of_ones_own_stand_for_the_sizes():
+    dataset = dict(type='ImageFolder', split='val', grey=True, transforms=[dict(type='Resize', size=[8, 8])])
+    known = preprocessing_of(dict(test_dataloader=dict(dataset=dataset)))
+    assert known == dict(grey=True, transforms=[dict(type='Resize', size=[8, 8])])

@@ -1,37 +1,6 @@
-"""Make the report of a run again, or one page for several runs.
+"""``pab report``, in a checkout."""
 
-python tools/report.py work_dirs/r18_cifar10
-python tools/report.py work_dirs/a work_dirs/b --out compared.html
-"""
-
-import argparse
-from pathlib import Path
-
-from pab.files import check_free, write_atomically
-from pab.report.run import compare_runs, distinct_names, read_record, write_report
-from pab.run.launch import errors_in_one_line
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('work_dirs', nargs='+', type=Path, metavar='WORK_DIR', help='folders of runs')
-    parser.add_argument('--out', type=Path, default=Path('compared.html'), help='page for several runs (%(default)s)')
-    parser.add_argument('--force', action='store_true', help='write over that page if it is there')
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    with errors_in_one_line():
-        records = [read_record(folder) for folder in args.work_dirs]
-        if len(records) == 1:
-            print(write_report(args.work_dirs[0], records[0]))
-            return
-        check_free(args.out, args.force)
-        page = compare_runs(dict(zip(distinct_names(args.work_dirs), records, strict=True)))
-        write_atomically(page.encode(), args.out)
-        print(args.out)
-
+from pab.cli.report import main
 
 if __name__ == '__main__':
     main()

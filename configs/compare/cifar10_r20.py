@@ -11,12 +11,12 @@ _rounds = 'default_hooks.prune.pruner.rounds'
 _psg_off = {'model.converter': None}
 _used, _fan = 'model.converter.0.density', 'model.init.fan_share'
 
-runs = [dict(group='dense', name='dense, SGD', config='ways/dense_sgd.py')]
+runs = [dict(group='dense', name='dense, SGD', config='compare/ways/dense_sgd')]
 for _d in (0.3, 0.1):
     _kept = {_density: _d}
     _one_round = {**_psg_off, **_kept, _rounds: 1}
     runs += [
-        dict(group=f'density {_d}', against=_against, name=_name, config=f'ways/{_file}.py', options=_options)
+        dict(group=f'density {_d}', against=_against, name=_name, config=f'compare/ways/{_file}', options=_options)
         for _name, _file, _options, _against in (
             ('SynFlow, weights by SGD', 'synflow_sgd', _kept, None),
             ('SynFlow, signs by Bop', 'bop', {**_psg_off, **_kept}, 'SynFlow, weights by SGD'),
@@ -37,7 +37,7 @@ for _d in (0.3, 0.1):
             group=f'density {_d}',
             against='SynFlow, weights by SGD',
             name='magnitude with rewinding, weights by SGD',
-            config='ways/rewinding.py',
+            config='compare/ways/rewinding',
             options=_kept,
             seeds=1,  # it is four trainings
         )

@@ -11,7 +11,7 @@ _psg = {'_delete_': True, 'type': 'PSG'}
 runs = [
     dict(
         name=_name,
-        config='ways/top_flips.py',
+        config='compare/ways/top_flips',
         options=_options,
         against=None if _name == 'as it is' else 'as it is',
     )

@@ -1,3 +1,4 @@
+# As r50_imagenet.py, with 30 % of the weights.
 _base_ = ['./r50_imagenet.py']
 
 default_hooks = dict(prune=dict(pruner=dict(density=0.3)))

@@ -20,6 +20,6 @@ try:
 except ModuleNotFoundError as error:
     if error.name not in ('safetensors', 'constriction'):
         raise
-    raise ImportError(f'compact files need {error.name}: pip install "pab[compact]"') from error
+    raise ImportError(f'compact files need {error.name}: pip install safetensors constriction') from error
 
 __all__ = ['CompactError', 'info', 'load', 'pack', 'save']

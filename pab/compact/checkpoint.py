@@ -9,7 +9,7 @@ from torch import nn
 from ..registry import CONVERTERS, MODELS
 from ..state_dicts import NETWORK_PREFIX, PRUNING_RECORD, renamed
 from .network import info, load
-from .recipe import READS_A_FILE, check_form
+from .recipe import check_form
 
 PRUNING = {
     'pruner': str,
@@ -42,14 +42,17 @@ def as_checkpoint(file: str | os.PathLike) -> dict[str, Any]:
     }
 
 
-@MODELS.register_module(READS_A_FILE)
+@MODELS.register_module('CompactNetwork')
 def compact_network(file: str | os.PathLike) -> nn.Module:
     """The plain network of a compact file, with its weights and masks.
 
     With ``init=None``, :class:`~pab.models.ImageClassifier` leaves them as they are. A config that names it outside of
-    pab's tools imports it by ``custom_imports=dict(imports=['pab.compact'])``.
+    pab's commands imports it by ``custom_imports=dict(imports=['pab.compact'])``.
     """
     return load(file)
+
+
+compact_network.reads_a_file = True  # so that a data file may not name it
 
 
 def evaluate_file_(cfg: Config, file: str | os.PathLike) -> None:
@@ -64,7 +67,7 @@ def evaluate_file_(cfg: Config, file: str | os.PathLike) -> None:
     told = info(file)  # an error comes before anything is built
     converters = cfg.model.get('converter') or []
     converters = [converters] if isinstance(converters, dict) else converters
-    cfg.model.network = dict(type=READS_A_FILE, file=str(file))
+    cfg.model.network = dict(type='CompactNetwork', file=str(file))
     cfg.model.converter = [config for config in converters if not _adds_latents(config)]
     cfg.model.init, cfg.load_from = None, str(file)  # loaded again: a converter may have set values
     cfg.model.input_shape = tuple(told['input_shape']) or cfg.model.get('input_shape')

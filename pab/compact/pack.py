@@ -1,5 +1,6 @@
 """From the config and a checkpoint of a run, of whatever kind, to a compact file."""
 
+import copy
 import os
 from typing import Any
 
@@ -8,6 +9,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..contracts import sign_optimizers
+from ..datasets import classes_in, settle_auto
 from ..latent import merge_latents_
 from ..models import ImageClassifier
 from ..optim.constructor import assign_owners
@@ -47,6 +49,9 @@ def pack(
         ValueError: the checkpoint is not of this config, or the config does not say what a file must.
         CompactError: as for :func:`pab.compact.save`.
     """
+    cfg = copy.deepcopy(cfg)
+    if isinstance(checkpoint, dict):
+        settle_auto(cfg, len(classes_in(checkpoint) or ()) or None)
     network, signs = _trained_network(cfg, checkpoint)
     model, init = cfg['model'], cfg['model'].get('init', {})
     if init is None and (signs or seed is not None):

@@ -12,7 +12,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from ..registry import MODELS
+from ..registry import MODELS, check_names
 from .container import CompactError
 
 RECIPE = {
@@ -26,12 +26,11 @@ RECIPE = {
     'values': str,
     'classes': [str],
     'preprocessing': dict,
-    'input_shape': [int],
+    'input_shape': object,
     'pruning': (dict, type(None)),
     'written_by': dict,
 }
 INIT = {'scheme': str, 'seed': int, 'fan_share': (int, float), 'sha256': str}
-READS_A_FILE = 'CompactNetwork'  # in MODELS
 TENSOR = 1 << 17  # bytes that a tensor counts beside its numbers, so that building many small ones does not take long
 
 
@@ -47,7 +46,7 @@ def check_form(value: Any, form: Any, where: str) -> None:
     """
     kind = type(form) if isinstance(form, dict | list) else form
     if not isinstance(value, kind) or (isinstance(form, dict) and value.keys() != form.keys()):
-        shown = sorted(form) if isinstance(form, dict) else form
+        shown = f'a dict of {", ".join(sorted(form))}' if isinstance(form, dict) else _in_words(form)
         raise CompactError(f'{where} should be {shown}, got {value!r:.200}')
     if isinstance(form, dict):
         for key in form:
@@ -57,6 +56,12 @@ def check_form(value: Any, form: Any, where: str) -> None:
             check_form(item, form[0], f'{where}[{index}]')
 
 
+def _in_words(form: Any) -> str:
+    if isinstance(form, list):
+        return f'a list of {_in_words(form[0])}'
+    return ' or '.join(kind.__name__ for kind in form) if isinstance(form, tuple) else form.__name__
+
+
 def check_recipe(recipe: Any, where: str) -> None:
     """Raise a CompactError, which begins with ``where``, unless a recipe has the form that docs/files.md gives."""
     check_form(recipe, RECIPE, where)
@@ -64,8 +69,10 @@ def check_recipe(recipe: Any, where: str) -> None:
         check_form(recipe['init'], INIT, f'{where}.init')
     elif recipe['signs']:
         raise CompactError(f'{where}.init should have a seed, since the file has signs of {recipe["signs"][0]!r}')
-    if (shape := recipe['input_shape']) and (len(shape) != 3 or min(shape) < 1):
-        raise CompactError(f'{where}.input_shape should be (C, H, W) or empty, got {shape}')
+    shape = recipe['input_shape']
+    sizes = isinstance(shape, list) and all(type(size) is int and size >= 1 for size in shape)
+    if not sizes or len(shape) not in (0, 3):
+        raise CompactError(f'{where}.input_shape should be (C, H, W) or empty, got {shape!r:.200}')
 
 
 def build_network(config: Mapping, limit: float = math.inf) -> nn.Module:
@@ -93,10 +100,12 @@ def build_outline(config: Mapping, limit: float) -> nn.Module:
 
 
 def _build(config: Mapping) -> nn.Module:
-    MODELS.import_from_location()
     if 'type' not in config:
         raise CompactError(f'a network is described by a type and its arguments, got {config!r:.200}')
-    _check_names(config)
+    try:
+        check_names(config, 'network', MODELS)
+    except ValueError as error:
+        raise CompactError(str(error)) from error
     arguments = {key: value for key, value in config.items() if key != 'type'}
     try:
         return MODELS.module_dict[config['type']](**arguments)
@@ -104,23 +113,6 @@ def _build(config: Mapping) -> nn.Module:
         raise
     except Exception as error:  # whatever a constructor does with arguments that nobody has checked
         raise CompactError(f'{config["type"]} cannot be built with {arguments!r:.200}: {error}') from error
-
-
-def _check_names(value: Any) -> None:
-    for item in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
-        _check_names(item)
-    if not isinstance(value, dict):
-        return
-    if odd := [key for key in value if not key.isidentifier() or key.startswith('_')]:
-        raise CompactError(f'{odd[0]!r} is no name of an argument')
-    if value.get('type') == READS_A_FILE:
-        raise CompactError(f'a network of type {READS_A_FILE} is in another file, and a compact file names no other')
-    # only what is registered here: a dot or a scope in a name would make mmengine import a module
-    if 'type' in value and not (isinstance(value['type'], str) and value['type'] in MODELS.module_dict):
-        raise CompactError(
-            f'{value["type"]!r} is no network of pab, which has {", ".join(sorted(MODELS.module_dict))}; '
-            'import a class of your own before you load the file, or name a config that does (--config of the tools)'
-        )
 
 
 @contextmanager

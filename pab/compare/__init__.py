@@ -1,4 +1,4 @@
-"""Several runs, each with several seeds, side by side: the parts of ``tools/compare.py``.
+"""Several runs, each with several seeds, side by side: the parts of ``pab compare``.
 
 ==========  ==========================================================================================
 plan        a comparison file, checked, and the trainings that it asks for

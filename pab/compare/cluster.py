@@ -33,7 +33,7 @@ class JobTrainer(Trainer):
     """
 
     def __call__(self, training: Training) -> None:
-        """As :class:`Trainer`; where the training is interrupted, end the process, so that submitit notes no result."""
+        """Run a training. If it is interrupted, end the process, so that submitit notes no result."""
         try:
             super().__call__(training)
         except TrainingStopped as error:
@@ -82,7 +82,7 @@ def train_on_cluster(
     try:
         import submitit
     except ImportError as error:
-        raise ImportError("--cluster needs submitit: pip install -e '.[cluster]'") from error
+        raise ImportError('--cluster needs submitit: pip install submitit') from error
     try:
         executor = submitit.AutoExecutor(folder, cluster=cluster, **{f'{cluster}_max_num_timeout': REQUEUES})
         further = {'requeue': True, **options.get('slurm_additional_parameters', {})}  # whatever JobRequeue says
@@ -127,12 +127,12 @@ def _in_queue() -> set[str]:
 
 
 def _is_over(job: Any, in_queue: set[str]) -> bool:
-    """Whether a job has ended for good. Submitit would say so, too, of one that failed before Slurm requeued it."""
+    """True if a job has ended for good. Submitit says so of a job that failed before Slurm requeued it, too."""
     return job.done() if type(job).__name__ == 'LocalJob' else job.job_id not in in_queue
 
 
 def _error(job: Any) -> Exception | None:
-    """What a training raised, of which submitit hands over the traceback's text alone."""
+    """The error of a training, read from the text of its traceback, which is all that submitit hands over."""
     if type(job).__name__ != 'LocalJob' and not job.paths.result_pickle.exists():
         return TrainingStopped()
     error = job.exception()

@@ -1,5 +1,6 @@
 """The pictures of a comparison, and its page: pictures, table and all settings."""
 
+from collections import Counter
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -12,10 +13,14 @@ from .summary import Results, summarize
 from .tables import COLUMNS, LEGEND, table_rows
 
 AMOUNTS = {  # a number that accuracy is drawn over -> name of the picture, and of the axis
+    'density': ('accuracy_over_density', 'density'),
     'bit_operations': ('accuracy_over_bit_operations', 'bit-operations of the training'),
     'size': ('accuracy_over_bytes', 'bytes of the compact file'),
 }
-OVER_AMOUNTS = 'Means over seeds, with one standard deviation up and down; a line joins the groups of one run.'
+OVER_AMOUNTS = (
+    'Means over seeds, with one standard deviation up and down; a line joins the groups of one run, whose densities '
+    'stand beside the points where they differ.'
+)
 OVER_EPOCHS = 'The mean over seeds after each epoch that all of them measured; compare the ends.'
 
 
@@ -23,15 +28,23 @@ def draw_comparison(comparison: Comparison, results: Results) -> dict[str, Figur
     """Draw the pictures, by name; a picture without any value is left out."""
     summaries, figures = summarize(comparison, results), {}
     order = [run.name for run in comparison.runs]  # a name has the same colour and marker in all of them
+    measured = [summary for summary in summaries if summary.results]
+    densities = {(summary.run.name, f'{summary.mean("density"):.2g}') for summary in measured}
+    swept = {name for name, count in Counter(name for name, _ in densities).items() if count > 1}
     for key, (name, label) in AMOUNTS.items():
+        if key == 'density' and not swept:
+            continue
         series: dict[str, list[tuple[float, float, float]]] = {}
+        named: dict[str, list[str]] = {}
         for summary in summaries:  # a run of the same name in several groups is one line
             amount, accuracy = summary.mean(key), summary.accuracy()
             if amount and accuracy:
                 point = amount, accuracy.mean, accuracy.deviation or 0.0
                 series.setdefault(summary.run.name, []).append(point)
+                if key != 'density' and summary.run.name in swept:
+                    named.setdefault(summary.run.name, []).append(f'{summary.mean("density"):.2g}')
         if series:
-            figures[name] = draw_points(f'Accuracy over {label}', label, 'accuracy, %', series, order)
+            figures[name] = draw_points(f'Accuracy over {label}', label, 'accuracy, %', series, order, named)
     for index, group in enumerate(comparison.sections(), 1):
         shown = [summary for summary in summaries if summary.run.group == group and summary.results]
         if shown:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 
 from ..checks import check_ints
 from ..run.config import read_config, suggest
+from ..run.config_files import find_config
 from .run_config import load_run_config
 
 FILE_KEYS = {'title', 'environment', 'options', 'runs'}
@@ -92,7 +92,8 @@ def read_comparison(path: Path, seeds: int, work_dir: Path, options: Mapping[str
     """Read a comparison file and the configs that it names.
 
     Args:
-        path: a Python file with ``title`` and ``runs``, and maybe ``environment`` and ``options``; see docs/compare.md.
+        path: a Python file, or the name of one that comes with pab, that has ``title`` and ``runs``, and maybe
+            ``environment`` and ``options``; see docs/compare.md.
         seeds: of each run, >= 1; a run may ask for fewer.
         work_dir: holds a folder for each run.
         options: replace values in every config, by dotted names, after those of the file.
@@ -101,8 +102,7 @@ def read_comparison(path: Path, seeds: int, work_dir: Path, options: Mapping[str
         FileNotFoundError: the file is not there.
         ValueError: it cannot be read, or something in it, or in a config that it names, cannot be used.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f'there is no comparison {path}; those that come with pab are in configs/compare/')
+    path = find_config(path)
     check_ints('compare', seeds=seeds)
     try:
         file = read_config(path).to_dict()
@@ -129,9 +129,10 @@ def _plan_run(
 ) -> Run:
     group, name = entry.get('group', ''), entry['name']
     where = f'run {name!r} of group {group!r}' if group else f'run {name!r}'
-    path = base / entry['config']
-    if not path.is_file():
-        raise ValueError(f'{where}: there is no config {path}; the path is relative to the comparison file')
+    try:
+        path = find_config(entry['config'], base)
+    except FileNotFoundError as error:
+        raise ValueError(f'{where}: {error}; a path is relative to the comparison file') from error
     sys.path.append(str(path.parent.resolve()))  # modules of custom_imports may lie beside the config
     try:
         cfg = load_run_config(path, options)
@@ -156,16 +157,13 @@ def _environment(variables: Any) -> Iterator[None]:
     """Set environment variables, which configs read as ``{{$NAME:default}}``, within a block."""
     texts = isinstance(variables, Mapping) and all(isinstance(value, str) for value in variables.values())
     _require(texts, 'comparison', 'environment', variables, 'a dict from names of variables to texts')
-    before, logger = dict(os.environ), MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel('WARNING')  # mmengine has a line for each variable in each file
+    before = dict(os.environ)
     try:
         os.environ.update(variables)
         yield
     finally:
         os.environ.clear()
         os.environ.update(before)
-        logger.setLevel(level)
 
 
 def _told(error: Exception) -> str:

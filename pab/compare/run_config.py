@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from ..datasets import settle_auto
 from ..optim.constructor import OwnershipConstructor, assign_owners
 from ..registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from ..run.config import check_config, check_schedules, merge_options, plain_config, read_config
@@ -58,6 +59,7 @@ def _check_use(cfg: Config) -> None:
 
 
 def _build_model(cfg: Config) -> nn.Module:
+    settle_auto(cfg := copy.deepcopy(cfg), classes=2)  # without data, any number will do
     model = dict(cfg.model, data_preprocessor=cfg.get('data_preprocessor'))
     try:
         with torch.device('meta'):

@@ -1,10 +1,9 @@
 """The rows of a comparison, for people as Markdown and for programs as CSV."""
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 
+from ..files import csv_text
 from ..report.amounts import clock, short
 from .plan import Comparison
 from .results import REPORTED
@@ -53,14 +52,12 @@ def to_markdown(comparison: Comparison, results: Results) -> str:
 
 def to_csv(comparison: Comparison, results: Results) -> str:
     """A line for each training that has a result, with all its numbers in full."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator='\n')
-    writer.writerow(['group', 'name', 'seed', *REPORTED, 'compact_bytes'])
+    rows: list[list] = [['group', 'name', 'seed', *REPORTED, 'compact_bytes']]
     for training in comparison.trainings():
         if result := results.get(training):
             run, numbers = training.run, (result.numbers[key] for key in REPORTED)
-            writer.writerow([_no_formula(run.group), _no_formula(run.name), training.seed, *numbers, result.size])
-    return out.getvalue()
+            rows.append([run.group, run.name, training.seed, *numbers, result.size])
+    return csv_text(rows)
 
 
 def _row(summary: Summary, other: Summary | None) -> list[str]:
@@ -103,8 +100,3 @@ def _line(cells: Sequence[str]) -> str:
 def _escaped(text: str) -> str:
     """Put a text in one line, with everything escaped that Markdown acts on within a line."""
     return re.sub(r'[\\`*<>|~$&]|(?<!\w)_|_(?!\w)|\](?=[(\[:])', r'\\\g<0>', ' '.join(text.split()))
-
-
-def _no_formula(text: str) -> str:
-    """Put an apostrophe before a text that a spreadsheet would compute as a formula."""
-    return f"'{text}" if text.startswith(('=', '+', '-', '@')) else text

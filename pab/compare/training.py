@@ -37,7 +37,7 @@ class Trainer:
     still trains instead of starting the same training twice.
 
     Args:
-        command: the program that trains, called with the arguments of ``tools/train.py``.
+        command: the program that trains, called with the arguments of ``pab train``.
         threads: of each process, unless OMP_NUM_THREADS is set; None leaves them to torch.
         tell: called with a sentence if a training has to wait.
     """

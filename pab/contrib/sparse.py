@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.sparse import to_sparse_semi_structured
 
+from ..costs.structure import form_obstacle
+
 CAPABILITY = (8, 0)
 HOW = "a pruner with scope='2:4', density=0.5 and prunable=['Conv2d', 'Linear'] makes 2:4 weights"
 
@@ -99,13 +101,9 @@ def _obstacle(layer: nn.Module) -> str:
     plain = type(layer) in (nn.Linear, nn.Conv2d) or _computes_as_plain(layer)
     if not (plain and isinstance(layer, nn.Linear | nn.Conv2d)):
         return f'{type(layer).__name__} is not an ordinary Linear or Conv2d'
-    if isinstance(layer, nn.Conv2d):
-        if layer.kernel_size != (1, 1) or layer.groups != 1:
-            height, width = layer.kernel_size
-            return f'a {height}x{width} convolution{" in groups" if layer.groups != 1 else ""} is no matrix product'
-        if not isinstance(layer.padding, str) and any(layer.padding):  # 'same' and 'valid' add nothing to 1x1
-            return 'a padded convolution is no matrix product'
-    if layer.weight.shape[1] % 4 or layer.weight.unflatten(1, (-1, 4)).count_nonzero(2).max() > 2:
+    if obstacle := form_obstacle(layer):
+        return obstacle
+    if layer.weight.unflatten(1, (-1, 4)).count_nonzero(2).max() > 2:
         return 'its weight is not 2:4'
     return ''
 

@@ -16,23 +16,39 @@ from ..pruners import prunable_layers
 from ..registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, PRUNERS
 from ..state_dicts import masks_in, network_in
 from .count import LayerCost, Work, count_layers, dense_sgd, latent_signs, saved_bytes, step_work
+from .structure import LayerStructure, structure_of
 
 
 def masks_of_config(cfg: Mapping) -> dict[str, Tensor]:
     """The masks with which a config's training begins: its network, initialised and pruned anew; {} without pruning.
 
+    Where the pruner reads images, these are noise of their shape.
+
     Raises:
-        ValueError: the pruner reads data or a training history; a checkpoint has its masks.
+        ValueError: the pruner reads a training history; a checkpoint has its masks.
     """
     if (pruner := _pruner_of(cfg)) is None:
         return {}
-    if unknown := pruner.needs & {'batches', 'flips'}:
+    if 'flips' in pruner.needs:
         raise ValueError(
-            f'analyze: {type(pruner).__name__} needs {" and ".join(sorted(unknown))}, which only a run has; give '
-            'a checkpoint of the run, or of tools/prune.py'
+            f'analyze: {type(pruner).__name__} needs flips, which only a run has; give a checkpoint of the run'
         )
     model = _initial_model(cfg)
-    return pruner.prune(network_of(model), input_shape=model.input_shape, seed=_seed(cfg))
+    network = network_of(model)
+    batches = _noise(network, model.input_shape) if 'batches' in pruner.needs else None
+    return pruner.prune(network, batches, input_shape=model.input_shape, seed=_seed(cfg))
+
+
+def needs_images(cfg: Mapping) -> bool:
+    """True if the masks of a config's run depend on its images, for which :func:`masks_of_config` takes noise."""
+    return 'batches' in getattr(_pruner_of(cfg), 'needs', ())
+
+
+@torch.no_grad()
+def _noise(network: nn.Module, shape: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """Ten images of noise and their labels; the network stays in evaluation."""
+    images = torch.randn(10, *shape)
+    return [(images, torch.randint(network.eval()(images[:1]).shape[1], (10,)))]
 
 
 def _pruner_of(cfg: Mapping) -> Any:
@@ -66,12 +82,14 @@ class RunCosts:
 
     Attributes:
         layers: of the pruned network.
+        structure: of the same layers.
         step: way of training ('this config', 'dense SGD', 'latent signs') -> work of one step.
         storage: way of training -> bytes of weights, optimizer state and saved activations.
         batch: images of a step.
     """
 
     layers: list[LayerCost]
+    structure: list[LayerStructure]
     step: dict[str, Work]
     storage: dict[str, dict[str, float]]
     batch: int
@@ -103,7 +121,7 @@ def run_costs(cfg: Mapping, masks: Mapping[str, Tensor]) -> RunCosts:
     images = batch * cfg['optim_wrapper'].get('accumulative_counts', 1)
     step = {way: step_work(rows, images) for way, rows in ways.items()}
     storage = _storage(network, shape, layers, batch)
-    return RunCosts(layers, step, storage, images)
+    return RunCosts(layers, structure_of(network, layers, masks), step, storage, images)
 
 
 def _check_masks(network: nn.Module, masks: Mapping[str, Tensor], prunable: Sequence[str] | None) -> None:

@@ -1,16 +1,27 @@
 """Datasets, the order of their samples, and how samples become batches."""
 
+from .auto import settle_auto
 from .cifar import CIFAR10, CIFAR100
-from .classes import NamedClasses, check_class_names, class_names, classes_in, difference, number_classes_
+from .classes import (
+    NamedClasses,
+    check_class_names,
+    class_names,
+    classes_in,
+    count_classes,
+    difference,
+    number_classes_,
+)
 from .common import data_folder
-from .decode import UnreadableImageError, decode_rgb
-from .image_folder import ImageFolder, ImageNet
+from .decode import UnreadableImageError, decode_rgb, to_grey
+from .image_folder import ImageFolder, ImageNet, image_files
 from .in_memory import Digits, InMemoryDataset, collate_images
-from .sampler import EpochSampler, SampleIndex
+from .sampler import BalancedSampler, EpochSampler, SampleIndex, class_counts
+from .torchvision import TorchvisionDataset
 
 __all__ = [
     'CIFAR10',
     'CIFAR100',
+    'BalancedSampler',
     'Digits',
     'EpochSampler',
     'ImageFolder',
@@ -18,13 +29,19 @@ __all__ = [
     'InMemoryDataset',
     'NamedClasses',
     'SampleIndex',
+    'TorchvisionDataset',
     'UnreadableImageError',
     'check_class_names',
+    'class_counts',
     'class_names',
     'classes_in',
     'collate_images',
+    'count_classes',
     'data_folder',
     'decode_rgb',
     'difference',
+    'image_files',
     'number_classes_',
+    'settle_auto',
+    'to_grey',
 ]

@@ -21,6 +21,7 @@ class CIFAR10(InMemoryDataset):
     """CIFAR-10: 50,000 train and 10,000 test images, 32 x 32 in colour, of ten classes.
 
     The files are read without executing what a pickle might ask for. Checksums are compared at the download only.
+    Where the file with the names of the classes is missing, the classes have none and keep their numbers.
 
     Args:
         split: 'train' or 'test'.
@@ -50,9 +51,11 @@ class CIFAR10(InMemoryDataset):
             self._download(root)
         parts = [self._read(root / self.folder / name) for name in self.files[split]]
         images, labels = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
-        names = root / self.folder / self.meta[0]  # without the file, the numbers are the names
-        classes = self._load(names).get(self.meta[1]) if names.is_file() else range(self.num_classes)
-        classes = [name.decode() if isinstance(name, bytes) else str(name) for name in classes]
+        names = root / self.folder / self.meta[0]
+        # numbers in place of names would be other classes than those of a checkpoint that has the names
+        classes = self._load(names).get(self.meta[1]) if names.is_file() else None
+        if classes is not None:
+            classes = [name.decode() if isinstance(name, bytes) else str(name) for name in classes]
         super().__init__(images, labels, classes, **subset)
 
     def _download(self, root: Path) -> None:

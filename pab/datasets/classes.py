@@ -41,6 +41,12 @@ def class_names(dataset: Any) -> tuple[str, ...] | None:
     return None if names is None else tuple(names)
 
 
+def count_classes(dataset: Any) -> int | None:
+    """Return the number of a data set's class names, else its ``num_classes``; None where it has neither."""
+    names = class_names(dataset)
+    return getattr(dataset, 'num_classes', None) if names is None else len(names)
+
+
 def classes_in(checkpoint: dict[str, Any]) -> tuple[str, ...] | None:
     """Return the classes that a run wrote into its checkpoint; None where it did not."""
     return tuple(((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes') or ()) or None

@@ -1,7 +1,8 @@
-"""The place of the data and the choice of samples, for every dataset."""
+"""The place of the data, the choice of samples and their transforms, for every dataset."""
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,3 +58,55 @@ def subset(
         raise ValueError(f'{who}: num_samples must be an integer in 1..{total}, got {num_samples!r}')
     order = np.arange(total) if sample_seed is None else np.random.RandomState(sample_seed).permutation(total)
     return torch.from_numpy(order[:num_samples].astype(np.int64))
+
+
+def split_by_share(who: str, name: str, paths: Sequence[str], share: float, seed: int, val: bool) -> list[str]:
+    """Return the part of one class that trains, or the other one, which validates, in the order of ``paths``.
+
+    The seed and each path decide, by a hash: on every machine, whatever other files there are in other classes.
+
+    Args:
+        who, name: the dataset and the class, for messages.
+        paths: of the images of the class, at least two, else ValueError.
+        share: of the images that validate, in (0, 1): at least one, and all but one at most.
+    """
+    if len(paths) < 2:
+        told = f'val_share={share} cannot split the class {name}, which has one image'
+        raise ValueError(f'{who}: {told}; add images to it, or make a val folder')
+    order = sorted(paths, key=lambda path: hashlib.sha256(f'{seed}/'.encode() + os.fsencode(path)).digest())
+    chosen = set(order[: min(max(1, round(share * len(paths))), len(paths) - 1)])
+    return [path for path in paths if (path in chosen) == val]
+
+
+class ItemTransform:
+    """A transform whose random numbers come from the seed that an index carries, and whose results have one shape.
+
+    Args:
+        who: the dataset, for messages.
+        transform: of an image (C, H, W).
+        example: such an image; ``blank`` is what becomes of it.
+    """
+
+    def __init__(self, who: str, transform: Callable[[Tensor], Tensor], example: Tensor):
+        self._who, self._transform = who, transform
+        try:
+            with torch.random.fork_rng(devices=[]):
+                self.blank = transform(example)
+        except Exception as error:  # whatever a transform does with what does not suit it
+            raise ValueError(f'{who}: transforms fail on an image of {tuple(example.shape)}: {error}') from error
+        if not isinstance(self.blank, Tensor) or self.blank.ndim != 3:
+            raise ValueError(f'{who}: transforms must end in a tensor (C, H, W), got {type(self.blank).__name__}')
+
+    def __call__(self, image: Tensor, index: int) -> Tensor:
+        """Transform an image; without a seed in its index, torch's default generator decides."""
+        seed = getattr(index, 'seed', None)
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                # not torch.manual_seed: in a worker that would queue a call for every GPU, sample after sample
+                torch.default_generator.manual_seed(seed)
+            out = self._transform(image)
+        if out.shape != self.blank.shape:
+            sizes = f'{tuple(out.shape)} of image {int(index)}, {tuple(self.blank.shape)} of another'
+            way_out = "give transforms that end in one size, such as dict(type='RandomResizedCrop', size=64)"
+            raise ValueError(f'{self._who}: images of a batch must have one shape, got {sizes}; {way_out}')
+        return out

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 try:  # optional: pixel for pixel the same as Pillow, in four fifths of its time
@@ -27,7 +27,7 @@ def decode_rgb(data: bytes) -> Tensor:
     """Decode an image file to (3, H, W) uint8.
 
     Its content, not its name, says what it is. Colour and grey JPEGs are decoded by torchcodec where it is installed
-    (``pip install "pab[images]"``), everything else by Pillow. Grey is repeated in three channels, CMYK and palettes
+    (``pip install torchcodec``), everything else by Pillow. Grey is repeated in three channels, CMYK and palettes
     are converted to RGB, alpha is dropped, 16-bit grey keeps its upper 8 bits, of an animation the first frame is used,
     orientation tags are ignored.
 
@@ -51,8 +51,16 @@ def decode_rgb(data: bytes) -> Tensor:
             return _with_pillow(image)
     except UnreadableImageError:
         raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError('it is empty, or no image of a kind that Pillow knows') from error
     except Exception as error:  # decoders of damaged files fail in every way there is
         raise UnreadableImageError(f'{type(error).__name__}: {error}') from error
+
+
+def to_grey(image: Tensor) -> Tensor:
+    """(3, H, W) uint8 -> (1, H, W) as Pillow's mode L; an image that is grey in three channels keeps its values."""
+    weights = torch.tensor([19595, 38470, 7471])[:, None, None]  # ITU-R 601-2 in 65536ths
+    return ((image.int() * weights).sum(0, keepdim=True) + 32768 >> 16).to(torch.uint8)
 
 
 def _with_pillow(image: Image.Image) -> Tensor:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,13 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
-from ..checks import known_choice
+from ..checks import check_ints, known_choice
+from ..preprocessing import shorter_side
 from ..registry import DATASETS
+from ..transforms import build_transforms
 from .classes import NamedClasses, check_class_names, difference
-from .common import data_folder, missing_data, subset
-from .decode import UnreadableImageError, decode_rgb
+from .common import ItemTransform, data_folder, missing_data, split_by_share, subset
+from .decode import UnreadableImageError, decode_rgb, to_grey
 
 IGNORED_LABEL = -100  # cross-entropy and Accuracy leave it out
 
@@ -26,9 +28,10 @@ IGNORED_LABEL = -100  # cross-entropy and Accuracy leave it out
 class ImageFolder(NamedClasses, Dataset):
     """Photographs in ``data_root/folder/split/<class>/<file>``; docs/own_data.md shows a config.
 
-    An item is ``dict(images=(3, size, size) uint8, labels=int)``; ImagePreprocessor normalises on the device. Files are
-    those with an image's extension, at any depth. Files and folders whose names begin with a dot are no data, and a
-    folder that links lead to again is read once.
+    An item is ``dict(images=(3, size, size) uint8, labels=int)``, or with ``transforms`` what these end in;
+    ImagePreprocessor normalises on the device. Files are those with an image's extension, at any
+    depth. Files and folders whose names begin with a dot are no data, and a folder that links lead to again is read
+    once.
 
     A label is the position of the folder's name in ``metainfo['classes']``, the names in alphabetical order or
     ``classes``. A run gives its validation and test data the classes that its network was trained with.
@@ -43,8 +46,14 @@ class ImageFolder(NamedClasses, Dataset):
         data_root: by default the environment variable ``PAB_DATA``, else ``data``.
         folder: below ``data_root``; '' when ``data_root`` itself holds the splits; None is the default of the class.
         size: pixels of a side of the crop.
-        resize: pixels of the shorter side before the centre crop; at least ``size``.
+        resize: pixels of the shorter side before the centre crop; at least ``size``, by default 256 / 224 of it.
         scale, ratio: ranges of the random crop's share of the image, and of its width / height.
+        transforms: torchvision's by their names instead of crop and flip, a list such as
+            ``[dict(type='Resize', size=[64, 64])]``; see :mod:`pab.transforms`.
+        grey: images are (1, size, size); all that are read become grey.
+        val_share: share of the images of each class that validate, in (0, 1), where there is no folder ``val``. The
+            others train. Both are in ``train``, or without that folder in ``data_root`` itself.
+        split_seed: which ones, an int >= 0.
         max_unreadable: share of files that may be unreadable, in [0, 1]; ten always may.
         classes: two or more names in the order of the labels, where folders alone do not say them: a class may be
             without a folder, but not a folder without a class.
@@ -66,9 +75,13 @@ class ImageFolder(NamedClasses, Dataset):
         *,
         folder: str | None = None,
         size: int = 224,
-        resize: int = 256,
+        resize: int | None = None,
         scale: tuple[float, float] = (0.08, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        transforms: Sequence[Mapping] | None = None,
+        grey: bool = False,
+        val_share: float | None = None,
+        split_seed: int = 0,
         max_unreadable: float = 0.01,
         classes: Sequence[str] | None = None,
         indices: Sequence[int] | None = None,
@@ -77,22 +90,40 @@ class ImageFolder(NamedClasses, Dataset):
     ):
         self._name = type(self).__name__
         known_choice(self._name, 'split', split, self.splits)
-        if not 1 <= size <= resize:
-            raise ValueError(f'{self._name}: needs 1 <= size <= resize, got size={size!r}, resize={resize!r}')
+        check_ints(self._name, size=size)
+        check_ints(self._name, 0, split_seed=split_seed)
+        resize = shorter_side(size) if resize is None else resize
+        if size > resize:
+            raise ValueError(f'{self._name}: needs size <= resize, got size={size!r}, resize={resize!r}')
         for name, (low, high), limit in (('scale', scale, 1), ('ratio', ratio, float('inf'))):
             if not 0 < low <= high <= limit:
                 raise ValueError(f'{self._name}: {name} needs 0 < low <= high <= {limit}, got {low, high}')
+        if val_share is not None and not 0 < val_share < 1:
+            raise ValueError(f'{self._name}: val_share is a share of the images in (0, 1), got {val_share!r}')
         if not 0 <= max_unreadable <= 1:
             raise ValueError(f'{self._name}: max_unreadable is a share of the files in [0, 1], got {max_unreadable!r}')
         if classes is not None:
             classes = check_class_names(self._name, classes)
-        self.training, self.size = split == 'train', size
+        self.training, self._grey = split == 'train', grey
         random = [v2.RandomResizedCrop(size, scale, ratio), v2.RandomHorizontalFlip()]
-        self.transform = v2.Compose(random if self.training else [v2.Resize(resize), v2.CenterCrop(size)])
-        self.root = data_folder(data_root) / (self.default_folder if folder is None else folder) / split
+        own = v2.Compose(random if self.training else [v2.Resize(resize), v2.CenterCrop(size)])
+        blank = torch.zeros(1 if grey else 3, resize, resize, dtype=torch.uint8)
+        self.transform = ItemTransform(
+            self._name, own if transforms is None else build_transforms(self._name, transforms), blank
+        )
+        base = data_folder(data_root) / (self.default_folder if folder is None else folder)
+        self.root, shared = base / split, val_share is not None and split != 'test' and not _has_folders(base / 'val')
+        if shared:
+            self.root = base / 'train' if _has_folders(base / 'train') else base
         if not self.root.is_dir():
             raise missing_data(self._name, self.root, 'make it with one folder of images for each class')
         files = self._find(classes)
+        if shared:
+            val = split == 'val'
+            files = {
+                name: split_by_share(self._name, name, paths, val_share, split_seed, val)
+                for name, paths in files.items()
+            }
         self.metainfo = {'classes': classes or tuple(files)}
         numbers = torch.tensor([self.metainfo['classes'].index(name) for name in files])
         labels = numbers.repeat_interleave(torch.tensor([len(paths) for paths in files.values()]))
@@ -107,8 +138,9 @@ class ImageFolder(NamedClasses, Dataset):
     def _find(self, classes: tuple[str, ...] | None) -> dict[str, list[str]]:
         """Class -> paths of its files from the root, both in alphabetical order."""
         folders = sorted(e.name for e in os.scandir(self.root) if e.is_dir() and not e.name.startswith('.'))
+        folders = [name for name in folders if not (name in self.splits and _has_folders(self.root / name))]
         above = {self.root.resolve(), *self.root.resolve().parents}
-        files = {name: _images(self.root, name) for name in folders if (self.root / name).resolve() not in above}
+        files = {name: image_files(self.root, name) for name in folders if (self.root / name).resolve() not in above}
         rule = f'{self._name}: {self.root} needs one folder of images for each class'
         if not files:
             raise ValueError(f'{rule}; there is no class folder in it')
@@ -136,23 +168,19 @@ class ImageFolder(NamedClasses, Dataset):
         position = range(len(self))[index]
         image = self._read(position)
         if image is None and not self.training:
-            return {'images': torch.zeros(3, self.size, self.size, dtype=torch.uint8), 'labels': IGNORED_LABEL}
+            return {'images': torch.zeros_like(self.transform.blank), 'labels': IGNORED_LABEL}
         while image is None:
             position = (position + 1) % len(self)
             image = self._read(position)
-        seed = getattr(index, 'seed', None)
-        with torch.random.fork_rng(devices=[], enabled=seed is not None):
-            if seed is not None:
-                # not torch.manual_seed: in a worker that would queue a call for every GPU, sample after sample
-                torch.default_generator.manual_seed(seed)
-            return {'images': self.transform(image), 'labels': int(self.labels[position])}
+        return {'images': self.transform(image, index), 'labels': int(self.labels[position])}
 
     def _read(self, position: int) -> Tensor | None:
         """Return the pixels of a file, None when it cannot be read; RuntimeError when too many cannot."""
         path = self.path(position)
         if not self._unreadable[position]:
             try:
-                return decode_rgb(path.read_bytes())
+                image = decode_rgb(path.read_bytes())
+                return to_grey(image) if self._grey else image
             except (OSError, UnreadableImageError) as error:
                 if not self.root.is_dir():
                     told = f'{self._name}: the folder {self.root} is no longer there'
@@ -182,8 +210,12 @@ class ImageNet(ImageFolder):
     default_folder = 'imagenet'
 
 
-def _images(root: Path, name: str) -> list[str]:
-    """Paths from ``root`` of the images in its folder ``name``, as torchvision orders them."""
+def _has_folders(path: Path) -> bool:
+    return path.is_dir() and any(entry.is_dir() for entry in os.scandir(path))
+
+
+def image_files(root: Path, name: str = '') -> list[str]:
+    """Paths from ``root`` of the images in its folder ``name``, at any depth, in the order of ``ImageFolder``."""
     real = (root / name).resolve()
     seen, found = {real, *real.parents}, {}
     for folder, inner, files in os.walk(root / name, followlinks=True):

@@ -22,8 +22,8 @@ class InMemoryDataset(NamedClasses, Dataset):
 
     Args:
         images: (N, C, H, W) uint8, 0..255.
-        labels: (N,) int64, 0..len(classes) - 1.
-        classes: two or more different names, in the order of the labels.
+        labels: (N,) int64, 0..number of classes - 1.
+        classes: two or more different names, in the order of the labels; None where they have no names.
         device: keeps all of them there, such as 'cuda', so that no step copies pixels to a GPU; by default they stay in
             the memory of the CPU. A loader with workers cannot use it.
         chosen: ``indices``, ``num_samples`` and ``sample_seed`` choose samples, see :func:`subset`.
@@ -35,8 +35,10 @@ class InMemoryDataset(NamedClasses, Dataset):
 
     random_items = False  # augmentation is the preprocessor's work, so indices need no seeds
 
-    def __init__(self, images: Tensor, labels: Tensor, classes: Sequence[str], device: str | None = None, **chosen):
-        self.metainfo = {'classes': check_class_names(type(self).__name__, classes)}
+    def __init__(
+        self, images: Tensor, labels: Tensor, classes: Sequence[str] | None, device: str | None = None, **chosen
+    ):
+        self.metainfo = {} if classes is None else {'classes': check_class_names(type(self).__name__, classes)}
         kept = subset(type(self).__name__, len(labels), **chosen)
         # channels last: a batch is augmented and normalised in that layout, and converting here costs once, not always
         self.images = images[kept].contiguous(memory_format=torch.channels_last)
@@ -79,7 +81,7 @@ class Digits(InMemoryDataset):
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:
-            text = 'Digits: the images come with scikit-learn, which is not installed; pip install -e ".[demo]"'
+            text = 'Digits: the images come with scikit-learn, which is not installed; pip install scikit-learn'
             raise ImportError(text) from error
         images, labels = load_digits(return_X_y=True)
         test = np.zeros(len(labels), dtype=bool)

@@ -3,7 +3,10 @@
 from collections.abc import Iterator, Sized
 
 import numpy as np
+import torch
 from mmengine.dataset import DefaultSampler
+from torch import Tensor
+from torch.utils.data import WeightedRandomSampler
 
 from ..registry import DATA_SAMPLERS
 
@@ -54,10 +57,54 @@ class EpochSampler(DefaultSampler):
 
     def __iter__(self) -> Iterator[int]:
         start, self._skipped = self._skipped, 0
-        indices = list(super().__iter__())[start:]
+        indices, draws = self._order()
         if not getattr(self.dataset, 'random_items', True):
-            return iter(indices)
-        return map(SampleIndex, indices, sample_seeds(self.seed, self.epoch, indices))
+            return iter(indices[start:])
+        return map(SampleIndex, indices[start:], sample_seeds(self.seed, self.epoch, draws[start:]))
+
+    def _order(self) -> tuple[list[int], list[int]]:
+        """Return the samples of this rank in an epoch, and what tells their random numbers apart."""
+        indices = list(super().__iter__())
+        return indices, indices
+
+
+@DATA_SAMPLERS.register_module()
+class BalancedSampler(EpochSampler):
+    """Draw every class equally often on average, each time any of its images, for classes of unequal size.
+
+    An epoch is as long as that of EpochSampler. It has images of small classes several times, each time with random
+    numbers of their own, and leaves out others. By seed and epoch, so it is resumed exactly.
+
+    Args:
+        dataset: with ``labels`` (N,), negative ones being no class; else ValueError.
+        shuffle: must be True.
+        seed, round_up: as of EpochSampler.
+    """
+
+    def __init__(self, dataset: Sized, shuffle: bool = True, seed: int | None = None, round_up: bool = True):
+        if shuffle is not True:
+            raise ValueError(f'BalancedSampler: draws images at random, so shuffle must be True, got {shuffle!r}')
+        super().__init__(dataset, seed=seed, round_up=round_up)
+        labels = getattr(dataset, 'labels', None)
+        if labels is None:
+            raise ValueError(
+                f'BalancedSampler: {type(dataset).__name__} has no labels (N,) to balance; give ImageClassifier '
+                'class_weights instead'
+            )
+        labels = labels.cpu()
+        counts = torch.tensor(class_counts(labels), dtype=torch.float64)
+        self._weights = torch.where(labels < 0, 0, 1 / counts[labels.clamp(min=0)])
+
+    def _order(self) -> tuple[list[int], list[int]]:
+        generator = torch.Generator().manual_seed((self.seed + self.epoch) % 2**63)
+        drawn = list(WeightedRandomSampler(self._weights, self.total_size, generator=generator))
+        places = range(self.rank, self.total_size, self.world_size)
+        return [drawn[place] for place in places], list(places)
+
+
+def class_counts(labels: Tensor, least: int = 0) -> list[int]:
+    """How many of the labels (N,) are each class from 0 on, of ``least`` classes or more; negative ones are none."""
+    return torch.bincount(labels[labels >= 0], minlength=least).tolist()
 
 
 def sample_seeds(seed: int, epoch: int, indices: list[int]) -> list[int]:

@@ -1,16 +1,20 @@
 """The model that mmengine trains: a network, its preprocessing and the cross-entropy."""
 
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModel, is_model_wrapper
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _NormBase
 
 from ..checks import check_ints, known_choice
+from ..patterns import Patterns, places_of_parameters
 from ..registry import CONVERTERS, MODELS
 from .initialization import check_initialization, initialize_
+from .weights import load_weights_
 
 
 @MODELS.register_module()
@@ -25,10 +29,15 @@ class ImageClassifier(BaseModel):
         init: ``dict(scheme=..., seed=..., fan_share=...)`` for :func:`pab.models.initialize_`, which ``init_weights``
             calls; the seed None takes torch's seed at that moment. ``init=None`` keeps what the network's constructor
             (and its own ``init_weights``, if it has one) gave it.
+        weights: a file with a state dict of the network, or a name of torchvision's, which ``init_weights`` loads (see
+            :func:`pab.models.load_weights_`); a head for another number of classes is drawn by ``init``.
+        freeze: patterns (:mod:`pab.patterns`) of the network's parameters that are not trained. Batch norm whose
+            parameters are all frozen keeps its statistics too. A pruner may still prune them.
         channels_last: keep weights and images in this memory format, faster for convolutions, the same up to rounding.
         data_preprocessor: module, or config in MODELS, that turns a batch into keyword arguments of ``forward``; None
             moves it to the device and nothing else.
         input_shape: (C, H, W) of one image; pruners that need no data read it here.
+        class_weights: a number > 0 for each class, by which its images count in the loss; None counts all alike.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         compile: run the network by ``torch.compile``; the first steps wait for it, up to minutes. Names and state dict
             stay, and pruners score the network without.
@@ -41,9 +50,12 @@ class ImageClassifier(BaseModel):
         network: dict | nn.Module,
         converter: dict | list[dict] | None = None,
         init: dict | None = dict(scheme='kaiming_normal', seed=None),  # noqa: B006 (only read)
+        weights: str | None = None,
+        freeze: Sequence[str] | None = None,
         channels_last: bool = True,
         data_preprocessor: dict | nn.Module | None = None,
         input_shape: tuple[int, int, int] | None = None,
+        class_weights: Sequence[float] | None = None,
         label_smoothing: float = 0.0,
         compile: bool = False,
     ):
@@ -65,10 +77,18 @@ class ImageClassifier(BaseModel):
             raise ValueError(f'ImageClassifier: label_smoothing must lie in [0, 1), got {label_smoothing!r}')
         if not isinstance(compile, bool):
             raise TypeError(f'ImageClassifier: compile must be True or False, got {compile!r}')
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.weights = label_smoothing, weights
+        if class_weights is not None:
+            is_list = isinstance(class_weights, Sequence) and not isinstance(class_weights, str)
+            if not is_list or not all(isinstance(w, Real) and 0 < w < float('inf') for w in class_weights):
+                rule = "a list of numbers > 0, one for each class; 'balanced' stands for those of the training data"
+                raise ValueError(f'ImageClassifier: class_weights must be {rule}, got {class_weights!r}')
+            class_weights = torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer('class_weights', class_weights, persistent=False)
         self.network = MODELS.build(network) if isinstance(network, dict) else network
         for config in [converter] if isinstance(converter, dict) else converter or []:
             CONVERTERS.build(config)(self.network)
+        self._frozen = frozenset() if freeze is None else _freeze_(self.network, freeze)
         self.channels_last, self._labels_checked = channels_last, False
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
@@ -86,7 +106,20 @@ class ImageClassifier(BaseModel):
             print_log(f'Initial weights: scheme {scheme!r}, seed {seed}', logger='current')
         elif hasattr(self.network, 'init_weights'):
             self.network.init_weights()
+        if self.weights is not None:
+            head = load_weights_(self.network, self.weights)
+            anew = f'; of another number of classes, so drawn anew: {", ".join(head)}' if head else ''
+            print_log(f'Weights of {self.weights}{anew}', logger='current')
         self.is_init = True
+
+    def train(self, mode: bool = True) -> 'ImageClassifier':
+        """Set the mode of all layers; frozen batch norm stays in evaluation mode."""
+        super().train(mode)
+        for name, layer in self.network.named_modules() if self._frozen else ():
+            own = {f'{name}.{parameter}' for parameter, _ in layer.named_parameters(recurse=False)}
+            if isinstance(layer, _NormBase) and own and own <= self._frozen:
+                layer.eval()
+        return self
 
     def forward(self, images: Tensor, labels: Tensor | None = None, mode: str = 'tensor') -> Tensor | dict | list[dict]:
         """Run the network on images (N, C, H, W), float.
@@ -115,11 +148,17 @@ class ImageClassifier(BaseModel):
             return logits
         if mode == 'predict':
             return [{'logits': logits, 'labels': labels}]
-        if not self._labels_checked and not labels.is_floating_point():
+        if not self._labels_checked:
             self._check_labels(labels, logits.shape[1])
-        return {'loss': F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}
+        loss = F.cross_entropy(logits, labels, self.class_weights, label_smoothing=self.label_smoothing)
+        return {'loss': loss}
 
     def _check_labels(self, labels: Tensor, num_classes: int) -> None:
+        if self.class_weights is not None and len(self.class_weights) != num_classes:
+            got = f'{len(self.class_weights)} and {num_classes}'
+            raise ValueError(f'ImageClassifier: class_weights need one number for each of the logits, got {got}')
+        if labels.is_floating_point():
+            return
         # On a GPU a label out of range would surface later, as an assertion of some other kernel.
         low, high = labels.min().item(), labels.max().item()
         if low < 0 or high >= num_classes:
@@ -128,6 +167,21 @@ class ImageClassifier(BaseModel):
                 'set num_classes of the network to that of the dataset'
             )
         self._labels_checked = True
+
+
+def _freeze_(network: nn.Module, freeze: Sequence[str]) -> frozenset[str]:
+    """Take the gradients of parameters away; return all of their names."""
+    patterns, frozen = Patterns('ImageClassifier: freeze', freeze), set()
+    for parameter, places in places_of_parameters(network).items():
+        if patterns.select_shared(places):
+            parameter.requires_grad_(False)
+            frozen |= {place.full_name for place in places}
+    if patterns.unused:
+        raise ValueError(
+            f'ImageClassifier: freeze: {sorted(patterns.unused)[0]!r} matches no parameter of the '
+            f"{type(network).__name__}; 'name:layer1.*' goes by names, 'Conv2d' by the type of a layer"
+        )
+    return frozenset(frozen)
 
 
 def network_of(model: nn.Module) -> nn.Module:

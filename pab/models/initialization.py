@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 
 import numpy as np
 import torch
@@ -31,7 +32,15 @@ SCHEMES: dict[str, Scheme] = {
 }
 # Their reset_parameters draws nothing: ones, zeros, running statistics of an unused layer, PReLU's 0.25.
 _WITHOUT_CHANCE = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
-_AFFINE = (_ConvNd, nn.Linear)
+# Layer -> the weight and the bias that it draws like a convolution or a linear layer.
+_AFFINE = {
+    **dict.fromkeys((_ConvNd, nn.Linear), ('weight', 'bias')),
+    nn.MultiheadAttention: ('in_proj_weight', 'in_proj_bias'),
+}
+# Parameters of any other layer, by the globs that their names fit.
+_TABLES = ('*token', '*pos_emb*', '*position_bias_table')  # class tokens, positions: normal, as in ViT and Swin
+_TABLE_STD = 0.02
+_CONSTANTS = ('*layer_scale*', 'gamma*', 'logit_scale')  # scales that a constructor makes all alike
 
 
 @torch.no_grad()
@@ -42,9 +51,11 @@ def initialize_(network: nn.Module, scheme: str = 'kaiming_normal', seed: int = 
     (see :mod:`draws`). They are drawn in float64 and rounded once to the parameter's dtype.
 
     Convolution weights (out, in / groups, *kernel) are drawn by ``scheme``, linear weights (out, in) and all biases
-    by 'standard', uniform within 1 / sqrt(fan_in); normalisation layers become the identity. All other parameters a
-    layer draws by its method ``initialize_(stream)``, where ``stream(name)`` is the RandomState of its parameter
-    ``name``.
+    by 'standard', uniform within 1 / sqrt(fan_in), also those of nn.MultiheadAttention; normalisation layers become the
+    identity. All other parameters a layer draws by its method ``initialize_(stream)``, where ``stream(name)`` is the
+    RandomState of its parameter ``name``. Without the method, class tokens and position tables are drawn from N(0,
+    0.02^2) (arXiv 2010.11929, 2103.14030), and scales that the constructor makes all alike, such as the layer scale of
+    ConvNeXt, stay as they are. Both are known by their names.
 
     Args:
         network: returned as well.
@@ -68,11 +79,15 @@ def initialize_(network: nn.Module, scheme: str = 'kaiming_normal', seed: int = 
         if isinstance(layer, _WITHOUT_CHANCE):
             layer.reset_parameters()
             continue
-        for name in ('weight', 'bias') if isinstance(layer, _AFFINE) else ():
+        for name in (affine := _affine(layer)):
             if name in own:
                 _draw_affine(layer, name, scheme, fan_share, stream(name))
         if hasattr(layer, 'initialize_'):
             layer.initialize_(stream)
+            continue
+        for name in own.keys() - set(affine):
+            if _fits(name, _TABLES):
+                _fill(own[name], draws.normal(stream(name), own[name].numel()) * _TABLE_STD)
     return network
 
 
@@ -84,23 +99,42 @@ def check_initialization(scheme: str, seed: int, fan_share: float) -> None:
         raise ValueError(f'initialize_: fan_share must lie in (0, 1], got {fan_share!r}; it is a share of the inputs')
 
 
+def _affine(layer: nn.Module) -> tuple[str, ...]:
+    return next((names for kind, names in _AFFINE.items() if isinstance(layer, kind)), ())
+
+
+def _fits(name: str, globs: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
 def _check_rule(layer: nn.Module, own: dict[str, nn.Parameter], prefix: str) -> None:
     """Raise a ValueError where no rule draws one of the parameters of a layer."""
-    others = [name for name in own if not (isinstance(layer, _AFFINE) and name in ('weight', 'bias'))]
-    if others and not isinstance(layer, _WITHOUT_CHANCE) and not hasattr(layer, 'initialize_'):
-        raise ValueError(
-            f'initialize_: no rule draws parameter {prefix + others[0]!r} of a {type(layer).__name__}; give that class '
-            f'a method initialize_(stream) that fills it from stream({others[0]!r}), a numpy RandomState, or leave all '
-            'initial weights to the network itself (ImageClassifier: init=None)'
-        )
+    if isinstance(layer, _WITHOUT_CHANCE) or hasattr(layer, 'initialize_'):
+        return
+    others = [name for name in own if name not in _affine(layer) and not _fits(name, _TABLES)]
+    for name in others:
+        if not _fits(name, _CONSTANTS):
+            raise ValueError(
+                f'initialize_: no rule draws parameter {prefix + name!r} of a {type(layer).__name__}; give that class '
+                f'a method initialize_(stream) that fills it from stream({name!r}), a numpy RandomState, or leave all '
+                'initial weights to the network itself (ImageClassifier: init=None)'
+            )
+        if not own[name].is_meta and bool((own[name] != own[name].flatten()[0]).any()):
+            raise ValueError(
+                f'initialize_: parameter {prefix + name!r} of a {type(layer).__name__} is a scale that has been '
+                'trained, and its first value is not known; build the network anew'
+            )
 
 
 def _draw_affine(layer: nn.Module, name: str, scheme: str, fan_share: float, stream: np.random.RandomState) -> None:
     by_scheme = name == 'weight' and isinstance(layer, _ConvNd)
-    fan_out, fan_in, *kernel = layer.weight.shape
+    fan_out, fan_in, *kernel = getattr(layer, _affine(layer)[0]).shape
     field = math.prod(kernel) * (fan_share if by_scheme else 1)
     parameter = layer.get_parameter(name)
     draw = SCHEMES[scheme if by_scheme else 'standard']
-    values = draw(stream, parameter.numel(), fan_in * field, fan_out * field)
+    _fill(parameter, draw(stream, parameter.numel(), fan_in * field, fan_out * field))
+
+
+def _fill(parameter: nn.Parameter, values: np.ndarray) -> None:
     # rounded on the CPU before it moves, so that no device decides the last bit
     parameter.copy_(torch.from_numpy(values.reshape(parameter.shape)).to(parameter.dtype))

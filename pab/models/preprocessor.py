@@ -1,6 +1,6 @@
 """From the loader's pixels to what a network sees: augmentation and normalisation of a whole batch on its device."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..checks import check_ints, known_choice
 from ..registry import MODELS
+from ..transforms import build_transforms
 
 
 @MODELS.register_module()
@@ -26,6 +27,10 @@ class ImagePreprocessor(BaseDataPreprocessor):
         padding_value: 'black' pads with pixel 0; 'mean' with ``mean``, which becomes 0 after normalisation (for uint8
             images the nearest of the 256 levels).
         flip: mirror left and right with probability 1/2.
+        batch_transforms: torchvision's transforms of a normalised training batch and its labels, one after the other,
+            such as ``[dict(type='MixUp', alpha=0.2)]``; labels become probabilities (N, num_classes) by MixUp and
+            CutMix. See :mod:`pab.transforms`.
+        num_classes: for them, >= 1.
         channels_last: memory layout of the output.
     """
 
@@ -37,6 +42,8 @@ class ImagePreprocessor(BaseDataPreprocessor):
         crop_padding: int = 0,
         padding_value: str = 'black',
         flip: bool = False,
+        batch_transforms: Sequence[Mapping] | None = None,
+        num_classes: int | None = None,
         channels_last: bool = True,
     ):
         super().__init__(non_blocking=True)  # no waiting for the copy of pinned memory
@@ -54,6 +61,11 @@ class ImagePreprocessor(BaseDataPreprocessor):
             raise ValueError(f'ImagePreprocessor: std must be finite and > 0, got {std!r}')
         check_ints('ImagePreprocessor', 0, crop_padding=crop_padding)
         known_choice('ImagePreprocessor', 'padding_value', padding_value, ('black', 'mean'))
+        if num_classes is not None:
+            check_ints('ImagePreprocessor', num_classes=num_classes)
+        self.batch_transform = None
+        if batch_transforms is not None:
+            self.batch_transform = build_transforms('ImagePreprocessor', batch_transforms, num_classes)
         self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer('std', torch.tensor(std, dtype=torch.float32), persistent=False)
         self.crop_padding, self.padding_value, self.flip = crop_padding, padding_value, flip
@@ -69,7 +81,11 @@ class ImagePreprocessor(BaseDataPreprocessor):
             level = self.mean if self.padding_value == 'mean' else torch.zeros_like(self.mean)
             level = ((level * 255).round() if images.dtype == torch.uint8 else level).to(images.dtype)
             images = crop_and_flip(images, self.crop_padding, level, self.flip)
-        return {**data, 'images': self._normalise(images)}
+        images = self._normalise(images)
+        if training and self.batch_transform is not None:
+            images, labels = self.batch_transform(images, data['labels'])
+            return {**data, 'images': images, 'labels': labels}
+        return {**data, 'images': images}
 
     def _check(self, images: Tensor) -> None:
         channels = len(self.mean)

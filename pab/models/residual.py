@@ -1,7 +1,6 @@
-"""Residual networks: for small images, with a 3x3 first layer and no early pooling, and torchvision's for ImageNet."""
+"""Residual networks for small images, with a 3x3 first layer and no early pooling."""
 
 from torch import Tensor, nn
-from torchvision import models
 
 from ..checks import check_ints, known_choice
 from ..registry import MODELS
@@ -167,17 +166,3 @@ class WideResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = self.layer3(self.layer2(self.layer1(self.conv1(images))))
         return self.linear(self.relu(self.bn(x)).mean((2, 3)))
-
-
-TORCHVISION_NAMES = (
-    *('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152'),
-    *('resnext50_32x4d', 'resnext101_32x8d', 'wide_resnet50_2', 'wide_resnet101_2'),
-)
-
-
-@MODELS.register_module()
-def TorchvisionModel(name: str, num_classes: int = 1000) -> nn.Module:
-    """One of ``TORCHVISION_NAMES`` as torchvision has it, not pretrained: (N, 3, H, W) -> logits (N, num_classes)."""
-    known_choice('TorchvisionModel', 'name', name, TORCHVISION_NAMES)
-    check_ints('TorchvisionModel', num_classes=num_classes)
-    return models.get_model(name, num_classes=num_classes)

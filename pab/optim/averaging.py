@@ -22,9 +22,10 @@ def keep_signs(average: Average | None = None) -> Average:
 
     Args:
         average: an ``avg_fn`` of torch, ``average(averaged, newest, num_averaged)``, all of one shape; by default that
-            of ``get_ema_avg_fn()``.
+            of ``get_ema_avg_fn()``; a TypeError for no function.
     """
-    average = average or get_ema_avg_fn()
+    if not callable(average := get_ema_avg_fn() if average is None else average):
+        raise TypeError(f'keep_signs: average must be a function, such as get_ema_avg_fn(0.99), got {average!r}')
 
     def keeping(averaged: Tensor, newest: Tensor, num_averaged: Tensor | int) -> Tensor:
         if not newest.is_floating_point():

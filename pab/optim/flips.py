@@ -18,7 +18,7 @@ BLOCK = 1 << 16  # entries: five blocks of float32 stay in a core's cache, and n
 Rule = Callable[..., Tensor]
 """``rule(signs, grad, *averages, *numbers)`` moves the averages by the gradient, in place, and returns 1 where the
 weight flips, else 0, in their type. ``signs`` are those of the weights (-1, 0 or 1); it may be changed. Comparisons
-that write floats (``gt_``) are faster than those that make bools."""
+that write floats (``gt_``) are faster than comparisons that make bools."""
 
 
 def flip_(
@@ -35,7 +35,7 @@ def flip_(
         weight: of any shape and memory layout; ``grad`` has its shape.
         averages: at least one, of its shape and layout (see :func:`laid_out`), of one type, float32 or wider.
         weight_flips: int32 of its shape and layout, to which the flips are added; or None.
-        numbers: what else the rule is given, such as rates; floats, or tensors of no dimensions on the device.
+        numbers: further arguments of the rule, such as rates; floats, or tensors of no dimensions on the device.
 
     Returns the number of weights that have flipped: int64, no dimensions, on the device.
     """

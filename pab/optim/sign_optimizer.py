@@ -1,7 +1,9 @@
 """Base of the optimizers that flip signs: the step over all tensors, the counts, exact restoring."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -65,6 +67,10 @@ class SignOptimizer(Optimizer, ABC):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         settings = {**self.defaults, **param_group}
+        for name, argument in inspect.signature(type(self)).parameters.items():
+            value = settings.get(name, argument.default)
+            if isinstance(argument.default, float) and not isinstance(value, Real | Tensor):
+                raise TypeError(f'{type(self).__name__}: {name} must be a number, got {value!r}')
         if not settings.get('lr', 1) >= 0:
             raise ValueError(
                 f'{type(self).__name__}: lr must be >= 0, got {settings["lr"]!r}; it is a factor on {self.scaled_by_lr}'

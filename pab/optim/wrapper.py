@@ -66,7 +66,7 @@ class SharedBackward(OptimWrapperDict):
     def backward(self, loss: Tensor, **kwargs) -> None:
         (self.scaler.scale(loss) if self.scaler else loss).backward(**kwargs)
         for wrapper in self.values():
-            wrapper._inner_count += 1
+            wrapper._inner_count += 1  # mmengine leaves the count to whoever calls backward
 
     def step(self, **kwargs) -> None:
         if self._unscale():

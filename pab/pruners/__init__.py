@@ -4,7 +4,7 @@ from .base import INGREDIENTS, Pruner
 from .flipfreq import FlipFreq
 from .grasp import GraSP
 from .mag import Mag
-from .masks import apply_masks_, check_masks, check_state_masks, density_table, get_masks, register_masks_
+from .masks import apply_masks_, check_masks, check_state_masks, density_table, drop_masks_, get_masks, register_masks_
 from .rand import Rand
 from .schedules import SCHEDULES, kept_count, linear
 from .scoring_network import ScoringNetwork
@@ -29,6 +29,7 @@ __all__ = [
     'check_state_masks',
     'density_table',
     'describe_kept_share',
+    'drop_masks_',
     'get_masks',
     'kept_count',
     'linear',

@@ -50,7 +50,8 @@ class Pruner:
     Round t of T keeps exactly :math:`N - \lfloor (1 - d_t) N \rfloor` of N weights, chosen by scores that are computed
     again on the network as the round before left it. Of equal scores the lower position stays: order of the tensors in
     the model, then index; scores are equal that differ by less than their 2^-40th part. A pruned weight never comes
-    back. A warning names tensors that end up empty, and tensors in which position decides which weights stay.
+    back. A warning names tensors that end up empty, and tensors in which position decides for more than a
+    hundredth of the weights that stay, with that share.
 
     Args:
         density: d, kept / total of the prunable weights after the last round, in (0, 1]; counted exactly as written. Or
@@ -150,8 +151,8 @@ class Pruner:
                 whatever the model takes, or a dict of its keyword arguments; integers of 32 or 64 bits (token ids) and
                 bools keep their type, all else becomes float64.
             loss: ``loss(outputs, labels)``, a tensor of one entry, for a model whose outputs are no logits, or another
-                loss than the cross-entropy: a mean over the images, which SNIP and GraSP weigh by their number.
-                GraSP's own divides logits by 200 before.
+                loss than the cross-entropy: a mean over the labels, by whose number SNIP and GraSP weigh it
+                (those of -100 do not count). GraSP's own divides logits by 200 before.
             shot: for a pruning in several shots, the function from each density of the settings to the one after this
                 shot, between it and 1, such as ``functools.partial(linear, done=1, rounds=3)``.
             flips: parameter name -> number of sign flips of each weight, for scores that read the history.

@@ -8,16 +8,20 @@ given, and behind a weight that is 0 throughout nothing arrives: the gradient is
 in the network                                         while scoring
 =====================================================  ================================================================
 ReLU6, Hardswish, SiLU, GELU, Mish                     ReLU
-Hardtanh, Tanh, Softsign, LogSoftmax                   the identity
-``clamp``                                              without its upper bound
-Sigmoid, Hardsigmoid                                   a gate that is open: the value is 1, and its relative change is
+Hardtanh, Tanh, Softsign, Erf, Atan, LogSigmoid,       the identity
+LogSoftmax, LocalResponseNorm
+``clamp``, ``clip``, ``clamp_max``                     without its upper bound
+``minimum`` of an activation and a bound               the activation
+Sigmoid, Hardsigmoid, ``expit``                        a gate that is open: the value is 1, and its relative change is
                                                        that of the input, :math:`g(z) = z / z_0` with
                                                        :math:`z_0 = z` held constant
+GLU                                                    its first half times that gate of its second
 Softmax, attention weights                             equal shares, times that gate
 LayerNorm, GroupNorm, InstanceNorm, RMSNorm, and       its scale and shift alone, which is what BatchNorm is at
 BatchNorm without running statistics                   initialisation
 ``F.normalize``                                        a division by a constant, the norm
-a product of two activations (``*``, ``@``, einsum)    the same value; each factor gets half of the flow
+a product of two activations (``*``, ``@``, einsum,    the same value; each factor gets half of the flow, and the base
+``addcmul``), a positive power, a square root          of a power once the flow, not as often as its exponent says
 a parameter called ``weight``, 0 throughout            1 for a scale; :math:`1 / \sqrt{n}` for n inputs of a filter
 layer scale: two or more entries, one number of at     1
 most 0.1 but 0, not called ``weight`` or ``bias``
@@ -25,19 +29,19 @@ most 0.1 but 0, not called ``weight`` or ``bias``
 
 So the flow :math:`\sum w\, \partial R / \partial w` into a layer of a chain equals the flow out of it, as in a network
 of ReLUs. Were it not shared among factors, every block with attention (query times key times value) would
-pass three times its flow to the layers in front, and twelve such blocks would leave nothing of the last one. Functions
-that change their argument in place (``x.sigmoid_()``, ``x *= gate``) stay as they are.
+pass three times its flow to the layers in front, and twelve such blocks would leave nothing of the last one. Modules,
+functions and methods have the same stand-ins, also those that change their argument in place (``x.sigmoid_()``,
+``x *= gate``). What a network computes by hand, such as a mean that it subtracts, stays as it is.
 """
 
-import contextlib
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
@@ -53,6 +57,24 @@ def _identity(input: Tensor, *_: Any, **__: Any) -> Tensor:
 
 def _clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     return input.clone() if min is None else torch.clamp(input, min)
+
+
+def _clamp_max(input: Tensor, max: Any) -> Tensor:
+    return input.clone()
+
+
+def _lower(minimum: Callable) -> Callable:
+    """The same function; of an activation and a bound, which is constant, it is the activation."""
+
+    @functools.wraps(minimum)
+    def kept(input: Tensor, other: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(other, Tensor) and input.requires_grad != other.requires_grad:
+            activation = input if input.requires_grad else other
+            return activation.expand(torch.broadcast_shapes(input.shape, other.shape)).clone()
+        given = args if other is None else (other, *args)  # the minimum of all, or along an axis
+        return minimum(input, *given, **kwargs)
+
+    return kept
 
 
 def _gate(input: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -79,6 +101,21 @@ def _share_flow(product: Callable) -> Callable:
         return product(*args, **kwargs)
 
     return shared
+
+
+def _pow(input: Tensor, exponent: Any) -> Tensor:
+    if isinstance(exponent, int | float) and exponent > 0 and input.requires_grad:
+        input = torch.lerp(input.detach(), input, 1 / exponent)
+    return torch.pow(input, exponent)
+
+
+def _addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    return input + value * _share_flow(torch.mul)(tensor1, tensor2)
+
+
+def _glu(input: Tensor, dim: int = -1) -> Tensor:
+    first, second = input.chunk(2, dim)
+    return _share_flow(torch.mul)(first, _gate(second))
 
 
 def _is_parameter(tensor: Tensor) -> bool:
@@ -154,24 +191,44 @@ def _instance_norm(input, running_mean=None, running_var=None, weight=None, bias
     return _channels(input, weight, bias)
 
 
-_PRODUCTS = (torch.mul, torch.multiply, torch.matmul, torch.bmm, torch.einsum)
-_METHODS = (torch.Tensor.mul, torch.Tensor.multiply, torch.Tensor.matmul, torch.Tensor.bmm)
+def _in_place(stand_in: Callable) -> Callable:
+    # of a copy, since what a stand-in saves for its gradient must not change
+    return lambda input, *args, **kwargs: input.copy_(stand_in(input.clone(), *args, **kwargs))
+
+
+def _named(names: str, stand_in: Callable[[Callable], Callable]) -> dict[Callable, Callable]:
+    """Every function and method of some names, and the one that changes its argument, with its stand-in."""
+    homes = (torch, torch.Tensor, torch.special, torch.linalg, F)
+    found = {}
+    for name, home in ((name, home) for name in names.split() for home in homes if hasattr(home, name)):
+        found[getattr(home, name)] = stand_in(getattr(home, name))
+        if hasattr(home, f'{name}_'):
+            found[getattr(home, f'{name}_')] = _in_place(found[getattr(home, name)])
+    return found
+
 
 STAND_INS: dict[Callable, Callable] = {
-    **{product: _share_flow(product) for product in (*_PRODUCTS, *_METHODS)},
-    **dict.fromkeys((F.relu6, F.hardswish, F.silu, F.gelu, F.mish), _relu),
-    **dict.fromkeys((F.hardtanh, F.tanh, torch.tanh, torch.Tensor.tanh, F.softsign), _identity),
-    **dict.fromkeys((F.log_softmax, torch.log_softmax, torch.Tensor.log_softmax), _identity),
-    **dict.fromkeys((torch.clamp, torch.Tensor.clamp, torch.clip, torch.Tensor.clip), _clamp),
-    **dict.fromkeys((F.sigmoid, torch.sigmoid, torch.Tensor.sigmoid, F.hardsigmoid), _gate),
-    **dict.fromkeys((F.softmax, torch.softmax, torch.Tensor.softmax), _softmax),
-    **dict.fromkeys((torch.baddbmm, torch.Tensor.baddbmm), _baddbmm),
-    F.scaled_dot_product_attention: _attention,
-    F.multi_head_attention_forward: _multi_head_attention,
-    **dict.fromkeys((F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm), _last_axes),
-    **dict.fromkeys((F.group_norm, torch.group_norm), _group_norm),
+    **_named('mul multiply matmul mm bmm mv dot vdot inner outer einsum', _share_flow),
+    **_named('minimum fmin min', _lower),
+    **_named('relu6 hardswish silu gelu mish', lambda _: _relu),
+    **_named('hardtanh tanh softsign erf atan arctan logsigmoid local_response_norm log_softmax', lambda _: _identity),
+    **_named('clamp clip', lambda _: _clamp),
+    **_named('clamp_max', lambda _: _clamp_max),
+    **_named('sigmoid expit hardsigmoid', lambda _: _gate),
+    **_named('glu', lambda _: _glu),
+    **_named('softmax softmin', lambda _: _softmax),
+    **_named('pow __pow__', lambda _: _pow),
+    torch.Tensor.__ipow__: _in_place(_pow),
+    **_named('square', lambda _: functools.partial(_pow, exponent=2)),
+    **_named('sqrt', lambda _: functools.partial(_pow, exponent=0.5)),
+    **_named('addcmul', lambda _: _addcmul),
+    **_named('baddbmm', lambda _: _baddbmm),
+    **_named('scaled_dot_product_attention', lambda _: _attention),
+    **_named('multi_head_attention_forward', lambda _: _multi_head_attention),
+    **_named('layer_norm rms_norm', lambda _: _last_axes),
+    **_named('group_norm', lambda _: _group_norm),
+    **_named('normalize', lambda _: _normalize),
     F.instance_norm: _instance_norm,
-    F.normalize: _normalize,
     F.batch_norm: _batch_norm,
 }
 """Function of torch -> what takes its place; both have the same arguments."""
@@ -182,10 +239,12 @@ class KeepFlow(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, _types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         stand_in = STAND_INS.get(func)
-        first = next((x for x in args if isinstance(x, Tensor)), None)  # einsum has its equation in front
+        kwargs = kwargs or {}
+        # einsum has its equation in front
+        first = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
         if stand_in is not None and first is not None and first.is_floating_point():
             func = stand_in
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 def fill_zero_weight(name: str, weight: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -214,64 +273,3 @@ def is_layer_scale(name: str, parameter: Tensor) -> bool:
         return False
     first = parameter.detach().flatten()[0]
     return bool(0 < first.abs() <= 0.1 and (parameter == first).all())
-
-
-def find_blocked_layers(model: nn.Module, forward: Callable[[], Tensor]) -> list[str]:
-    """Name the layers whose inputs get a gradient of 0 throughout, though their outputs get another.
-
-    Args:
-        model: unchanged.
-        forward: calls it; the sum of what this returns is differentiated.
-    """
-    names, tensors = [], []
-
-    def note(name: str, layer: nn.Module, inputs: list[Tensor], output: Tensor) -> None:
-        if inputs and output.requires_grad:
-            names.append((name, type(layer).__name__))
-            tensors.append((output, inputs))
-
-    with _watched(model, note):
-        total = forward().sum()
-    flat = [tensor for output, inputs in tensors for tensor in (output, *inputs)]
-    grads = iter(torch.autograd.grad(total, flat, materialize_grads=True) if total.requires_grad else ())
-    blocked = []
-    for (name, kind), (_, inputs) in zip(names, tensors, strict=True):
-        reached, *passed = [bool(next(grads).any()) for _ in range(1 + len(inputs))]
-        if reached and not any(passed):
-            blocked.append(f'{name} ({kind})')
-    return blocked
-
-
-def find_overflow(model: nn.Module, forward: Callable[[], Tensor]) -> str | None:
-    """Name the first layer with an output that is not finite, None if there is none."""
-    found = []
-
-    def note(name: str, layer: nn.Module, _inputs: list[Tensor], output: Tensor) -> None:
-        if not output.isfinite().all():
-            found.append(f'{name} ({type(layer).__name__})')
-
-    with _watched(model, note), torch.no_grad():
-        forward()
-    return found[0] if found else None
-
-
-@contextlib.contextmanager
-def _watched(model: nn.Module, note: Callable[[str, nn.Module, list[Tensor], Tensor], None]) -> Iterator[None]:
-    """Within the block, hand every layer's name, inputs that need a gradient, and output to ``note``."""
-
-    def watch(name: str, layer: nn.Module, inputs: tuple, output: Any) -> None:
-        if isinstance(output, Tensor) and output.is_floating_point():
-            note(name, layer, [x for x in inputs if isinstance(x, Tensor) and x.requires_grad], output)
-
-    layers = {name: layer for name, layer in model.named_modules() if not any(layer.children())}
-    in_place = [layer for layer in layers.values() if getattr(layer, 'inplace', False)]
-    handles = [layer.register_forward_hook(functools.partial(watch, name)) for name, layer in layers.items()]
-    try:
-        for layer in in_place:  # its input and output would be one tensor
-            layer.inplace = False
-        yield
-    finally:
-        for layer in in_place:
-            layer.inplace = True
-        for handle in handles:
-            handle.remove()

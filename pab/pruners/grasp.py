@@ -21,7 +21,8 @@ class GraSP(Pruner):
               g = \sum_{b} \frac{n_b}{\bar n} \nabla L_b, \quad
               H g = \sum_{b} \frac{n_b}{\bar n} \nabla (g \cdot \nabla L_b)
 
-    where L_b is the loss of batch b with n_b images, by default the mean cross-entropy for logits divided by 200,
+    where L_b is the loss of batch b with n_b labels (those of -100, which cross-entropy ignores, do not count), by
+    default the mean cross-entropy for logits divided by 200,
     :math:`\bar n` the mean of n_b over the batches, the gradients are those of the weights that earlier rounds have
     kept, and g counts as a constant. How images are cut into batches changes the scores by one factor only, so it
     changes no mask.
@@ -40,7 +41,7 @@ class GraSP(Pruner):
         def loss_of(images: Tensor, labels: Tensor, share: float) -> Tensor:
             return loss(network(leaves, images), labels) * share
 
-        batches = [(*batch, share) for batch, share in zip(batches, weigh_batches(batches), strict=True)]
+        batches = weigh_batches(batches)
         flow = dict.fromkeys(leaves, 0)
         for batch in batches:
             grads = gradients(loss_of(*batch), leaves)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 Batches = list[tuple[Tensor | dict[str, Tensor], Tensor]]
 Loss = Callable[[Any, Tensor], Tensor]
+IGNORED = -100  # the label that torch's cross-entropy leaves out by default
 DISCRETE = (torch.int32, torch.int64, torch.bool)  # token ids and masks; bytes are pixels
 
 
@@ -61,10 +62,26 @@ def as_loss(loss: Loss | None, owner: str) -> Loss | None:
     return checked
 
 
-def weigh_batches(batches: Batches) -> list[float]:
-    """The weight of each batch in a sum over batches: its images in those of an average batch; 1 for equal batches."""
-    sizes = [len(labels) for _, labels in batches]
-    return [size * len(sizes) / sum(sizes) for size in sizes]
+def weigh_batches(batches: Batches) -> list[tuple[Any, Tensor, float]]:
+    """(inputs, labels, weight) of each batch that has a label; the weight is its labels in those of an average batch.
+
+    So it is 1 for equal batches. Integer labels that cross-entropy ignores (``IGNORED``) do not count, others each, as
+    images with labels of another type do.
+
+    Raises:
+        ValueError: there is no label that counts.
+    """
+    counts = [_labels_that_count(labels) for _, labels in batches]
+    kept = [(*batch, count) for batch, count in zip(batches, counts, strict=True) if count]
+    if not kept:
+        raise ValueError(f'batches: all labels are {IGNORED}, which the loss ignores; give images with a label')
+    return [(inputs, labels, count * len(kept) / sum(counts)) for inputs, labels, count in kept]
+
+
+def _labels_that_count(labels: Tensor) -> int:
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        return len(labels)
+    return int((labels != IGNORED).sum())
 
 
 def as_input_shape(

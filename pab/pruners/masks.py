@@ -59,9 +59,16 @@ class _Keeper:
         self._hook(name, weight)
 
     def mask(self, name: str) -> Tensor | None:
-        """The mask of a weight, None where it was deleted; ValueError if it has no parameter to mask any more."""
+        """The mask of a weight, None where it was dropped; ValueError if it, or the parameter to mask, is gone."""
+        if name not in self.names:
+            return None
         mask = self.layer._buffers.get(name + MASK)
-        if mask is not None and not _is_mask_of(mask, self.layer._parameters.get(name)):
+        if mask is None:
+            raise ValueError(
+                f'masks: the mask of {self.names[name]!r} is gone (torch.nn.utils.prune.remove takes it along), so '
+                'nothing keeps its pruned weights at 0; set one by apply_masks_, such as weight != 0'
+            )
+        if not _is_mask_of(mask, self.layer._parameters.get(name)):
             raise ValueError(
                 f'masks: {self.names[name]!r} is no parameter any more that its mask fits (weight_norm, another '
                 'parametrization, torch.nn.utils.prune or a flattening wrapper has replaced it), so nothing would keep '
@@ -132,6 +139,8 @@ def _beside(mask: Tensor, weight: Tensor) -> Tensor:
     """The mask on the device of a weight, sharded where the weight is (a DTensor); nothing is communicated."""
     if not hasattr(weight, 'placements'):
         return mask.to(weight.device)
+    if torch.__version__ < '2.7':
+        raise ValueError(f'masks: weights sharded by FSDP2 need torch 2.7 or newer, and this is {torch.__version__}')
     distribute = torch.distributed.tensor.distribute_tensor  # whoever made the weight has imported it, in 0.6 seconds
     return distribute(mask, weight.device_mesh, weight.placements, src_data_rank=None)
 
@@ -204,6 +213,15 @@ def apply_masks_(
         for tensor in (weight.detach(), weight.grad, *states):
             if isinstance(tensor, Tensor) and tensor.shape == weight.shape:
                 tensor.masked_fill_(~buffer.to(tensor.device), 0)
+
+
+def drop_masks_(model: nn.Module) -> None:
+    """Take the masks off a model: its weights stay as they are, and nothing keeps the pruned ones at 0 any more."""
+    modules = set(model.modules())
+    for keeper in [keeper for keeper in _keepers if keeper.layer in modules]:
+        for name in keeper.names:
+            keeper.layer._buffers.pop(name + MASK, None)
+        keeper.names = {}
 
 
 def density_table(masks: Mapping[str, Tensor]) -> str:

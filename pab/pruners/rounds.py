@@ -11,6 +11,9 @@ from .schedules import SCHEDULES
 from .scoring_network import ScoringNetwork, Tensors
 from .settings import PruneSettings
 
+SHARE_BY_POSITION = 0.01
+"""The share of a tensor's kept weights up to which equal scores at the threshold are no news."""
+
 
 class Rounds:
     """State between rounds: ``weights`` in float64, 0 where pruned, and ``masks``, by parameter name.
@@ -113,7 +116,7 @@ class Rounds:
         zero = [name for name in zero if self.masks[name].any()]
         if not zero:
             return
-        reason = f'nothing passes {self._network.blocked_layers()}'
+        reason = f'nothing passes {self._network.blocked()}'
         if len(zero) == len(scores) and all(alive.all() for _, alive, _ in self._flat):
             raise ValueError(
                 f'{owner}: every score is 0, since {reason}; draw weights that are not 0 there, or take a pruner that '
@@ -122,12 +125,13 @@ class Rounds:
         self._warn(f'every score is 0 in {", ".join(zero)}; {reason}')
 
     def warn(self) -> None:
-        """Name the tensors without a weight, and those in which position decided about most of what stays."""
+        """Name the tensors without a weight, and those in which position decided about more than a hundredth."""
         if empty := [name for name, mask in self.masks.items() if not mask.any()]:
             self._warn(f'no weight is left in {", ".join(empty)}; min_per_tensor keeps some')
-        counts = {name: (int((self._by_position[name] & mask).sum()), mask) for name, mask in self.masks.items()}
-        if tied := [name for name, (count, mask) in counts.items() if 2 * count > int(mask.sum())]:
-            self._warn(f'scores are equal, so position decides which weights stay in {", ".join(tied)}')
+        kept = {name: (mask & self._by_position[name], int(mask.sum())) for name, mask in self.masks.items()}
+        shares = {name: int(tied.sum()) / count for name, (tied, count) in kept.items() if count}
+        if told := [f'{name} ({share:.0%})' for name, share in shares.items() if share > SHARE_BY_POSITION]:
+            self._warn(f'scores are equal, so position decides which weights stay in {", ".join(told)}')
 
     def _warn(self, text: str) -> None:
         print_log(f'{self._settings.owner}: {text}', logger='current', level=logging.WARNING)

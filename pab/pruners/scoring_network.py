@@ -14,7 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..contracts import exact_gradients
 from ..state_dicts import MASK
-from .flow import KeepFlow, fill_zero_weight, find_blocked_layers, find_overflow, is_layer_scale
+from .blocked import find_blocked, find_overflow
+from .flow import KeepFlow, fill_zero_weight, is_layer_scale
 
 Tensors = dict[str, Tensor]  # by parameter name
 
@@ -68,13 +69,13 @@ class ScoringNetwork:
             arguments = ((), dict(images)) if isinstance(images, Mapping) else ((images,), {})
             return functional_call(self._model, every, *arguments, tie_weights=False)
 
-    def blocked_layers(self) -> str:
-        """Name the layers that passed nothing on in the last call, and their classes."""
+    def blocked(self) -> str:
+        """Name the layers, and functions outside of layers, that passed nothing on in the last call."""
         weights, images, *settings = self._last
         if isinstance(images, Tensor) and images.is_floating_point():
             images = images.detach().requires_grad_()  # so that the first layer is looked at too
-        layers = find_blocked_layers(self._model, lambda: self(weights, images, *settings))
-        return ', '.join(layers) or 'some function outside of layers'
+        found = find_blocked(self._model, lambda: self(weights, images, *settings))
+        return ', '.join(dict.fromkeys(found)) or 'the network'
 
     def forget(self) -> None:
         """Let the last call go, with the memory of its weights."""

@@ -32,6 +32,7 @@ class SynFlow(Pruner):
 
     Raises:
         TypeError: ``keep_flow`` is not a bool.
+        ValueError: in ``prune``, the network takes no input of ones of the given shape, such as one of token ids.
 
     Source: Tanaka et al. 2020 (arXiv 2006.05467), which takes 100 rounds on an exponential schedule.
     """
@@ -50,6 +51,13 @@ class SynFlow(Pruner):
             leaves = {name: fill_zero_weight(name, w, masks[name]) for name, w in leaves.items()}
         leaves = as_leaves(leaves)
         ones = next(iter(weights.values())).new_ones(1, *input_shape)
-        output = network(leaves, ones, absolute=True, keep_flow=self.keep_flow)
+        try:
+            output = network(leaves, ones, absolute=True, keep_flow=self.keep_flow)
+        except (RuntimeError, TypeError, IndexError) as error:  # whatever a forward pass does with another input
+            raise ValueError(
+                f'{self.settings.owner}: scores with an input of ones, float64 of shape {tuple(ones.shape)}, which the '
+                f'network does not take: {(str(error).strip().splitlines() or [type(error).__name__])[0]}; give its '
+                'input_shape, or take SNIP or GraSP where inputs are token ids, with batches of them'
+            ) from error
         grads = gradients(output.sum(), leaves)
         return {name: (leaf.detach() * grads.pop(name)).abs_() for name, leaf in leaves.items()}

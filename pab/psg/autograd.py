@@ -1,5 +1,6 @@
 """The two passes of a PSG layer: ordinary in the output and the input gradient, quantised in the weight gradient."""
 
+import functools
 from contextlib import nullcontext
 
 import torch
@@ -14,20 +15,33 @@ Conv = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]
 """Stride, padding, dilation and groups of a convolution, as ``F.conv2d`` takes them; pairs are (height, width)."""
 
 
+@functools.cache
+def fast_bfloat16(device: str) -> bool:
+    """True if torch says that the processor or GPU multiplies bfloat16 by instructions of its own."""
+    if device == 'cuda':
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch has no public name for this question
+    asked = (getattr(torch.cpu, name, None) for name in ('_is_amx_tile_supported', '_is_avx512_bf16_supported'))
+    return device == 'cpu' and any(ask() for ask in asked if ask)
+
+
 class PSGProduct(torch.autograd.Function):
     """A convolution, or with ``conv=None`` a linear layer, with PSG in its backward pass.
 
     Shapes: (N, C_in, H, W) and (C_out, C_in / groups, kH, kW) -> (N, C_out, H', W'), or (N, ..., in) and (out, in) ->
-    (N, ..., out). Runs three products a step (four unless ``sparsify``, one more with ``predictive_forward``). The
-    backward pass reads the input's code, of one byte an entry up to 8 bits, or the float input where the exact gradient
-    is wanted or the code would be wider than 16 bits. Autocast works as with ``F.conv2d``, but the gradient of a
-    float32 weight stays float32. The bias has its exact gradient. A second backward pass raises RuntimeError.
+    (N, ..., out). Runs three products a step (four unless ``sparsify``, one more with ``predictive_forward``).
+
+    The backward pass reads the input's code, of one byte an entry up to 8 bits. It reads the input itself where the
+    exact gradient is wanted, the code would be wider than 16 bits, or the input has two bytes an entry; such an input
+    is quantised then. An output gradient of two bytes an entry, which has 8 or 11 significant bits, is quantised only
+    to fewer than 16 bits. Autocast works as with ``F.conv2d``, but the gradient of a float32 weight stays float32. The
+    bias has its exact gradient. A second backward pass raises RuntimeError.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, config: PSGConfig, input_signed, conv) -> Tensor:
         dtype, device = x.dtype, x.device.type
-        if torch.is_autocast_enabled(device) and torch.float64 not in (dtype, weight.dtype):
+        if _autocasts(device) and torch.float64 not in (dtype, weight.dtype):
             dtype = torch.get_autocast_dtype(device)
         ctx.config, ctx.conv, ctx.dtype = config, conv, dtype
         ctx.dtypes = x.dtype, weight.dtype, None if bias is None else bias.dtype
@@ -44,7 +58,8 @@ class PSGProduct(torch.autograd.Function):
                 estimate = _product(q.quantize(x, config.input_bits, low, scale), quantized_weight, bias, conv)
                 y = torch.where(estimate < 0, 0, y)
             if ctx.needs_input_grad[1]:
-                keeps_code = config.sparsify and q.code_dtype(config.input_bits) is not None
+                # an input of two bytes stays as it is: the ReLU before it keeps it anyway
+                keeps_code = _multiplies_codes(config) and x.element_size() > 2
                 saved = kernels.encode_input(x, low, scale, config.input_bits) if keeps_code else x
         ctx.save_for_backward(weight, saved, low, scale)
         return y
@@ -77,18 +92,24 @@ class PSGProduct(torch.autograd.Function):
 
 def _weight_gradient(ctx, grad: Tensor, weight: Tensor, saved: Tensor, low: Tensor | None, scale: Tensor | None):
     """The PSG weight gradient, the bias gradient if the same kernel makes it, and the input or what stands for it."""
-    config, conv = ctx.config, ctx.conv
-    if is_code := not saved.is_floating_point():
-        quantized_input = kernels.decode_input(saved, low, config.input_bits, grad.dtype)
+    config, conv, dtype, factor = ctx.config, ctx.conv, grad.dtype, 1.0
+    exact_grad = config.grad_bits >= (16 if grad.element_size() == 2 else q.FULL_PRECISION_BITS)
+    if not exact_grad and _in_bfloat16(config, grad):
+        dtype = torch.bfloat16
+        quantized_grad, factor = kernels.code_gradient(grad, config.grad_bits)
+    else:
+        quantized_grad = grad if exact_grad else kernels.quantize_gradient(grad, config.grad_bits)
+    if not saved.is_floating_point():
+        quantized_input = kernels.decode_input(saved, low, config.input_bits, dtype)
+    elif _multiplies_codes(config):
+        quantized_input = kernels.recode_input(saved, low, scale, config.input_bits)
     else:
         quantized_input = q.quantize(saved, config.input_bits, low, scale)
-    exact_grad = config.grad_bits >= q.FULL_PRECISION_BITS
-    quantized_grad = grad if exact_grad else kernels.quantize_gradient(grad, config.grad_bits)
     need_b = ctx.needs_input_grad[2] and exact_grad  # as the ordinary layer does, to have its bias bit for bit
     product, grad_b = _weight_product(quantized_grad, quantized_input, weight, conv, need_b)
     rule = config.threshold, config.relative, config.take_sign
-    if is_code:
-        product = kernels.weight_gradient(product, scale - low, *rule, large=kernels.is_large(saved))
+    if _multiplies_codes(config):
+        product = kernels.weight_gradient(product, (scale - low) * factor, *rule, large=kernels.is_large(saved))
     else:
         exact = None
         if not config.sparsify:
@@ -96,12 +117,27 @@ def _weight_gradient(ctx, grad: Tensor, weight: Tensor, saved: Tensor, low: Tens
             exact = product if is_exact else _weight_product(grad, saved, weight, conv)[0]
             exact = exact.to(q.working_dtype(grad.dtype))
         product = q.sparse_gradient(product, *rule, exact)
-    return product, grad_b, quantized_input
+    return product, grad_b, quantized_input if quantized_input.dtype == grad.dtype else None
+
+
+def _multiplies_codes(config: PSGConfig) -> bool:
+    """True if the weight gradient is a product with the input's code, multiplied by the input's scale afterwards."""
+    return config.sparsify and q.code_dtype(config.input_bits) is not None
+
+
+def _in_bfloat16(config: PSGConfig, grad: Tensor) -> bool:
+    """True if a float32 weight gradient is to be multiplied in bfloat16, and that is faster on this device."""
+    return config.bfloat16_product and grad.dtype == torch.float32 and fast_bfloat16(grad.device.type)
+
+
+def _autocasts(device: str) -> bool:
+    # torch raises an error for a device that has no autocast, such as 'meta'
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _without_autocast(device: str):
     # entering torch.autocast costs as much as a small kernel
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    return torch.autocast(device, enabled=False) if _autocasts(device) else nullcontext()
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, conv: Conv | None) -> Tensor:

@@ -62,6 +62,7 @@ def _flat(t: Tensor, x: Tensor) -> Tensor:
 
 encode_input = fused(q.encode)
 decode_input = fused(q.decode)
+recode_input = fused(q.recode)
 
 
 def input_range(x: Tensor, signed: bool | None) -> tuple[Tensor, Tensor]:
@@ -76,11 +77,24 @@ def input_range(x: Tensor, signed: bool | None) -> tuple[Tensor, Tensor]:
 
 def quantize_gradient(grad: Tensor, bits: int) -> Tensor:
     """Q of an output gradient, signed, with the maximum of the whole tensor as its scale."""
+    return _quantize_signed(grad, _tensor_scale(grad), bits)
+
+
+def code_gradient(grad: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Q of an output gradient in bfloat16, without its scale, and the scale; bits <= 8."""
+    scale = _tensor_scale(grad)
+    return _signed_units(grad, scale, bits), scale
+
+
+def _tensor_scale(grad: Tensor) -> Tensor:
     scale = None
     if is_large(grad):
         grad = _without_gaps(grad)
         scale = run_compiled(q.tensor_scale, [_flat(grad, grad)])
-    return _quantize_signed(grad, q.tensor_scale(grad) if scale is None else scale, bits)
+    return q.tensor_scale(grad) if scale is None else scale
+
+
+_signed_units = fused(q.signed_units)
 
 
 @fused

@@ -120,6 +120,16 @@ def decode(codes: Tensor, low: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
     return torch.where(low < 0, -0.5, 0.0).add(indices, alpha=2.0**-bits).to(dtype)
 
 
+def recode(x: Tensor, low: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """:func:`decode` of the code of ``x``, in its type, without the code; bits <= 16."""
+    return torch.where(low < 0, -0.5, 0.0).add(index(x, bits, low, scale), alpha=2.0**-bits).to(x.dtype)
+
+
+def signed_units(x: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """Q(x; bits) / scale over [-scale, scale], in bfloat16, which holds it without error up to 8 bits."""
+    return index(x, bits, -scale, scale).sub_(2.0 ** (bits - 1)).mul_(2.0 ** (1 - bits)).to(torch.bfloat16)
+
+
 def sparse_gradient(
     grad: Tensor, threshold: float, relative: bool, take_sign: bool, exact: Tensor | None = None
 ) -> Tensor:

@@ -9,14 +9,26 @@ from collections.abc import Mapping
 from typing import Any
 
 import mmengine
+import numpy as np
 import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from .. import __version__
+from ..command import words_of
 from ..contracts import learning_rates
+from ..evaluation import ClassResults
 from ..machine import processor
 from .amounts import short
 
+FIELDS = {'name': str, 'summary': str, 'results': list, 'series': dict, 'layers': dict, 'config': str, 'origin': dict}
+PARTS = {  # a field -> the form of each of its entries
+    'results': 'be a pair of texts',
+    'series': 'be epochs and as many numbers',
+    'layers': 'hold a number by layer, or lists of one length',
+    'seconds': 'be a number',
+    'numbers': 'be a number or null',
+}
+SHOWN = 50  # classes of a confusion
 NOT_TIMED = 'checkpoints'  # the phase between two others
 RATES = {  # of optimizers
     'lr': 'learning rate',
@@ -33,12 +45,14 @@ class RunRecord:
         series: name -> {epoch from 1: value}.
         layers: name -> layer -> {epoch from 1: value}.
         seconds: phase -> seconds so far, over all parts of a resumed run.
+        confusion: :func:`confusion_record` of the last validation; None where no metric has one.
     """
 
     def __init__(self) -> None:
         self.series: dict[str, dict[int, float]] = {}
         self.layers: dict[str, dict[str, dict[int, float]]] = {}
         self.seconds: dict[str, float] = {}
+        self.confusion: dict[str, Any] | None = None
         self._mark = time.monotonic()
 
     def add(self, name: str, epoch: int, value: float) -> None:
@@ -62,11 +76,13 @@ class RunRecord:
 
     def state(self) -> dict[str, Any]:
         """The record as plain data for a checkpoint."""
-        return {'series': self.series, 'layers': self.layers, 'seconds': self.seconds}
+        named = ('series', 'layers', 'seconds', 'confusion')
+        return {name: getattr(self, name) for name in named}
 
     def load(self, state: dict[str, Any]) -> None:
         """Replace the record by one of :meth:`state`."""
         self.series, self.layers, self.seconds = state['series'], state['layers'], state['seconds']
+        self.confusion = state.get('confusion')  # which files of before it lack
 
     def as_curves(self) -> dict[str, tuple[list[int], list[float]]]:
         """name -> (epochs, values), in the order of epochs."""
@@ -96,6 +112,20 @@ def summary(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def confusion_record(results: ClassResults) -> dict[str, Any]:
+    """Confusions as plain data, of 50 classes at most: of more, those with images and the lowest accuracy."""
+    worst = np.argsort(results.accuracy, kind='stable')[:SHOWN]  # NaN, of no image, comes last
+    chosen = sorted(worst.tolist())
+    return {
+        'classes': [results.classes[index] for index in chosen],
+        'counts': results.confusion[np.ix_(chosen, chosen)].tolist(),
+        'images': results.images[chosen].tolist(),
+        'of': len(results.classes),
+        'balanced_accuracy': results.balanced_accuracy,
+        'calibration_error': results.calibration_error,
+    }
+
+
 def rates_of(optim_wrapper: OptimWrapper | OptimWrapperDict) -> dict[str, float]:
     """Every rate and share by name, such as ``'learning rate of sgd'``; with ``', group 1'`` where it has several."""
     named = isinstance(optim_wrapper, OptimWrapperDict)
@@ -118,10 +148,51 @@ def finite(data: Any) -> Any:
     return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
+def find_fault(record: Any) -> str | None:
+    """Say what keeps plain data, such as a stranger's ``report.json``, from being drawn; None if nothing does."""
+    for key, kind in {**FIELDS, 'seconds': dict, 'numbers': dict}.items():
+        if not isinstance(record, dict) or not isinstance(record.get(key, None if key in FIELDS else {}), kind):
+            return f'it lacks {key!r}'
+    for part, form in PARTS.items():
+        entries = record.get(part, {})
+        for key, entry in entries.items() if isinstance(entries, dict) else enumerate(entries):
+            if not _has_form(part, key, entry):
+                return f'{part}[{key!r}] must {form}, got {entry!r:.100}'
+    return None
+
+
+def _has_form(part: str, key: Any, entry: Any) -> bool:
+    if part == 'results':
+        return isinstance(entry, list) and [type(cell) for cell in entry] == [str, str]
+    if part == 'series':
+        lists = isinstance(entry, list) and len(entry) == 2 and all(isinstance(column, list) for column in entry)
+        return lists and len(entry[0]) == len(entry[1]) and _numbers(entry[0]) and _numbers(entry[1], gaps=True)
+    if part == 'layers':
+        rows = list(entry.values()) if isinstance(entry, dict) else [None]
+        if key == 'density':
+            return _numbers(rows)
+        lists = all(isinstance(row, list) and row and _numbers(row, gaps=True) for row in rows)
+        return lists and len({len(row) for row in rows}) <= 1
+    if part == 'numbers':
+        return isinstance(entry, str) if key == 'metric' else _numbers([entry], gaps=True)
+    return _numbers([entry])
+
+
+def _numbers(values: list, gaps: bool = False) -> bool:
+    """Tell if all are numbers of a float's range, with ``gaps`` NaN, infinity or None too."""
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            if not (gaps and value is None):
+                return False
+        elif not abs(value) <= sys.float_info.max and not (gaps and isinstance(value, float)):
+            return False
+    return True
+
+
 def origin(seed: int) -> dict[str, Any]:
     """Collect what made a run: command, seed, versions, machine."""
     return {
-        'command': shlex.join(['python', *sys.argv]),
+        'command': shlex.join(words_of(sys.argv)),
         'seed': seed,
         'pab': __version__,
         'torch': torch.__version__,

@@ -9,15 +9,14 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ..files import write_atomically
-from .figures import draw_bars, draw_by_layer, draw_curves, to_png
+from .figures import draw_bars, draw_by_layer, draw_confusion, draw_curves, to_png
 from .page import render_page
-from .record import RATES, finite
+from .record import RATES, find_fault, finite
 
 RECORD_FILE, RUN_PAGE, PICTURE_FOLDER = 'report.json', 'report.html', 'report'  # in a work dir
-FIELDS = {'name': str, 'summary': str, 'results': list, 'series': dict, 'layers': dict, 'config': str, 'origin': dict}
 FLIP_RATE, MOVE_RATE = 'flips / (weights x steps)', 'moves / (weights x steps)'
 CURVES = {  # picture -> title, unit, logarithmic axis; beginnings of the names of its series
-    'accuracy': ('Accuracy', '%', False, ('test accuracy',)),
+    'accuracy': ('Accuracy', '%', False, ('test accuracy', 'balanced accuracy')),
     'loss': ('Loss', 'cross-entropy', False, ('training loss', 'test loss')),
     'flips': ('Sign flips of an epoch, all layers', FLIP_RATE, True, ('flip rate',)),
     'rates': ('Rates', '', True, tuple(RATES.values())),
@@ -30,6 +29,8 @@ HEAT_MAPS = {  # picture -> title, unit, logarithmic colours; the values by laye
 }
 CAPTIONS = {  # picture -> what to see in it
     'accuracy': 'Test accuracy after each validated epoch. It should rise and level off.',
+    'confusion': 'A row for each label, a column for each prediction of its images; white is none. A dark cell off the '
+    'diagonal is a class that the network takes for another. Small numbers are per cent of the row.',
     'loss': 'Training loss, mean over the epoch, and test loss. One that rises while the other falls is overfitting.',
     'flips': 'Share of the kept weights that flip in a step. It should fall by orders of magnitude: signs settle.',
     'rates': 'Every rate in the last step of each epoch, a line for each optimizer that has it; 0 has no point.',
@@ -42,6 +43,7 @@ CAPTIONS = {  # picture -> what to see in it
     'density': 'What pruning keeps of each layer. A layer at 0 cuts the network.',
     'seconds': 'Time of each phase over all parts of a resumed run; data is the wait for images.',
 }
+CONFUSION_NUMBERS, CONFUSION_COUNTS = ('balanced_accuracy', 'calibration_error'), ('classes', 'counts', 'images')
 COMPARED = {  # series of several runs on one page -> unit, logarithmic axis, what to see
     'test accuracy': ('%', False, 'Test accuracy after each validated epoch; compare the ends.'),
     'training loss': ('cross-entropy', False, 'Training loss, mean over each epoch: how fast and how far runs fit.'),
@@ -82,9 +84,8 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f'{path} is no record of a run: {error}') from error
-    for key, kind in FIELDS.items():
-        if not isinstance(record, dict) or not isinstance(record.get(key), kind):
-            raise ValueError(f'{path} is no record of a run: it lacks {key!r}; ReportHook writes a whole one')
+    if fault := find_fault(record):
+        raise ValueError(f'{path} is no record of a run: {fault}; ReportHook writes a whole one')
     return record
 
 
@@ -113,6 +114,12 @@ def draw_run(record: Mapping[str, Any]) -> dict[str, Figure]:
         lines = {key: line for key, line in record['series'].items() if key.startswith(begins) and line and line[0]}
         if lines:
             figures[name] = draw_curves(title, unit, lines, log)
+    if confusion := record.get('confusion'):
+        numbers = ((f'{key.replace("_", " ")} {confusion[key]:.2f} %', confusion[key]) for key in CONFUSION_NUMBERS)
+        told = ', '.join(text for text, number in numbers if number is not None)
+        if (shown := len(confusion['classes'])) < confusion['of']:
+            told += f'; the {shown} of {confusion["of"]:,} classes with the lowest accuracy'
+        figures['confusion'] = draw_confusion(f'Confusion: {told}', *(confusion[key] for key in CONFUSION_COUNTS))
     for name, (title, unit, log, key) in HEAT_MAPS.items():
         if layers.get(key):
             figures[name] = draw_by_layer(title, unit, layers[key], log)

@@ -7,6 +7,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from pkgutil import resolve_name
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..contracts import layers_with_used_weight
 from ..models import network_of
 from ..pruners import check_state_masks, get_masks
 from ..registry import READERS
-from ..state_dicts import MASK, NETWORK_PREFIX, masks_in, renamed
+from ..state_dicts import MASK, NETWORK_PREFIX, head_of_another_size, masks_in, renamed
 
 NEEDED_TO_RESUME = ('meta', 'state_dict', 'message_hub', 'optimizer')  # the least that a file must hold
 HISTORY = 'history'  # the key that marks the plain form of a HistoryBuffer
@@ -95,20 +96,32 @@ def load_safely(path: str | os.PathLike, map_location: Any = 'cpu', check: bool 
         check_sums(path)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', 'Detected pickle protocol')  # in files that are refused in a moment
+            warnings.filterwarnings('ignore', 'Detected pickle protocol|.*TorchScript')  # they are refused in a moment
             mmap = not check and zipfile.is_zipfile(path)
             return torch.load(str(path), map_location=map_location, weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise FileNotFoundError(f'there is no checkpoint {path}') from None
     except Exception as error:  # torch raises many kinds
-        reason = 'is empty (0 bytes)'
-        if wanted := re.search(r'GLOBAL ([A-Za-z_][\w.]*)', str(error)):
-            why = 'only plain data is loaded, because anything else could run code'
-            reason = f'is refused: it asks for {wanted.group(1)}, and {why}'
-        elif path.stat().st_size:
-            first_line = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            reason = f'is truncated or was not written by torch ({first_line})'
-        raise UnusableCheckpoint(f'{path} {reason}') from error
+        raise UnusableCheckpoint(f'{path} {_why_unreadable(path, error)}') from error
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    """Why torch did not load a file, without its advice, which is to load what may run code."""
+    if isinstance(error, IsADirectoryError | PermissionError):
+        return f'cannot be read: {error.strerror}'
+    if not path.stat().st_size:
+        return 'is empty (0 bytes)'
+    why = 'only plain data is loaded, because anything else could run code'
+    if wanted := re.search(r'GLOBAL ([A-Za-z_][\w.]*)', str(error)):
+        return f'is refused: it asks for {wanted.group(1)}, and {why}'
+    names = {name.rpartition('/')[2] for name in zipfile.ZipFile(path).namelist()} if zipfile.is_zipfile(path) else ()
+    if 'constants.pkl' in names:
+        return f'is refused: it is a TorchScript program, and {why}'
+    if 'version' not in names:  # which torch writes into every archive
+        return 'is truncated or was not written by torch'
+    if isinstance(error, UnpicklingError):
+        return f'is refused: it holds more than plain data, and {why}'
+    return f'cannot be loaded: {(str(error).splitlines() or [type(error).__name__])[0][:200]}'
 
 
 def check_sums(path: Path) -> None:
@@ -184,15 +197,6 @@ def as_start(
         state.update({name + MASK: torch.ones_like(mask) for name, mask in masks.items() if name in state})
         told += '; it is dense, and this run prunes it'
     return state, told, head
-
-
-def head_of_another_size(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> list[str]:
-    """Name the tensors that differ in their first size, all alike, if no other differs; else []."""
-    pairs = {name: (there[name].shape, here[name].shape) for name in here if isinstance(there.get(name), Tensor)}
-    other = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-    alike = {(old[:1], new[:1]) for old, new in other.values()}
-    is_head = len(alike) == 1 and all(old[1:] == new[1:] and len(old) for old, new in other.values())
-    return list(other) if is_head and not any(name.endswith(MASK) for name in other) else []
 
 
 def check_fits(model: nn.Module, state_dict: Mapping[str, Tensor], path: str | os.PathLike) -> None:

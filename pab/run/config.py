@@ -1,5 +1,6 @@
 """Reading a config for a run, and the check that something reads every key of it."""
 
+import contextlib
 import difflib
 import functools
 import inspect
@@ -8,7 +9,7 @@ import math
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from pkgutil import resolve_name
 from types import FunctionType, ModuleType
@@ -17,6 +18,7 @@ from typing import Any
 import mmengine
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.registry import Registry
@@ -27,6 +29,8 @@ from torch.utils.data import DataLoader
 
 from .. import registry
 from ..optim.wrapper import check_clipping
+from .config_files import CONFIGS
+from .config_values import check_values
 from .loops import check_loop
 
 # What mmengine's runner reads from the config beyond its constructor's arguments.
@@ -34,6 +38,7 @@ READ_ELSEWHERE = {
     *('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'env_cfg'),
     *('find_unused_parameters', 'model_wrapper_cfg', 'new_head', 'overwrite', 'runner_type', 'sync_bn'),
 }
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # What reads the groups that need no ``type``: their keys, or the function or class whose arguments they are.
 GROUP_READERS: dict[str, set[str] | Callable] = {
     'auto_scale_lr': {'base_batch_size', 'enable'},
@@ -46,7 +51,7 @@ GROUP_READERS: dict[str, set[str] | Callable] = {
     'test_cfg': TestLoop,
     'val_cfg': ValLoop,
     'visualizer': Visualizer,
-    **dict.fromkeys(('train_dataloader', 'val_dataloader', 'test_dataloader'), DataLoader),
+    **dict.fromkeys(LOADERS, DataLoader),
 }
 GROUPS = {*GROUP_READERS, 'data_preprocessor', 'default_hooks', 'model', 'optim_wrapper', 'train_cfg'}
 # Keys that are read by whoever builds an object, beside the arguments of its class.
@@ -80,12 +85,20 @@ class FixedConfig(Config):
 def read_config(path: str | os.PathLike) -> Config:
     """Read a config file of either kind, with ``_base_`` or with ``with read_base():``, as plain data.
 
-    Raises what the file, which is a program, raises; where that says little, a ValueError with the line of the file.
+    ``{{$PAB_CONFIGS:}}`` in it is the folder of the configs that come with pab, in ``_base_`` too. Raises what the
+    file, which is a program, raises; where that says little, a ValueError with the line of the file.
     """
+    os.environ['PAB_CONFIGS'] = str(CONFIGS)
     lazy = bool(re.search(r'^with read_base\(\)', Path(path).read_text(encoding='utf-8'), re.MULTILINE))
     # mmengine would also take a file with an import for one of the second kind, and then refuse its _base_
     try:
-        return plain_config(Config.fromfile(str(path), lazy_import=lazy))
+        with _no_line_for_each_variable():
+            return plain_config(Config.fromfile(str(path), lazy_import=lazy))
+    except AssertionError as error:  # mmengine has a list of packages
+        if str(error) != 'mmengine does not support to load pab config.':
+            raise
+        way = "write '{{$PAB_CONFIGS:}}/pab/quickstart.py' for a config of pab"
+        raise ValueError(f"_base_: mmengine reads 'pab::...' for packages of its own family only; {way}") from error
     except (AttributeError, NameError, RuntimeError) as error:
         frames, folder = traceback.extract_tb(error.__traceback__), os.path.dirname(mmengine.__file__)
         if isinstance(error, RuntimeError) and not frames[-1].filename.startswith(folder):
@@ -93,6 +106,18 @@ def read_config(path: str | os.PathLike) -> Config:
         at = [frame for frame in frames if not frame.filename.startswith(folder)][-1]
         told = str(error) or 'with read_base() an import has no use but as a type; write the value, or use _base_'
         raise ValueError(f'{at.filename}, line {at.lineno}, {at.line!r}: {told}') from error
+
+
+@contextlib.contextmanager
+def _no_line_for_each_variable() -> Iterator[None]:
+    """Keep mmengine from writing one for each environment variable in each file."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def plain_config(cfg: Config | Mapping) -> Config:
@@ -186,19 +211,6 @@ def check_schedules(scheduler: Any, optimizers: Iterable[str]) -> None:
         )
 
 
-def _check_numbers(name: str, settings: Mapping, readers: Iterable[Callable]) -> None:
-    """Refuse what is no number where it is one by default, or a rate, in an optimizer or a schedule."""
-    for reader in readers:
-        if not inspect.isclass(reader) or not issubclass(reader, Optimizer | _ParamScheduler):
-            continue
-        params = inspect.signature(reader.__init__).parameters
-        for key, value in settings.items():
-            default = params[key].default if key in params else None
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number and (key == 'lr' or type(default) in (int, float)):
-                raise ValueError(f'{name}.{key} must be a number, got {value!r}')
-
-
 def _check_choices(cfg: Config) -> None:
     """Refuse what mmengine would not look at, or only in a run of several processes."""
     seed, wrapper = (cfg.get('randomness') or {}).get('seed'), (cfg.get('model_wrapper_cfg') or {}).get('type')
@@ -208,6 +220,15 @@ def _check_choices(cfg: Config) -> None:
         raise ValueError(
             f'model_wrapper_cfg: {wrapper!r} is not a registered model wrapper; MMDistributedDataParallel is'
         )
+    loaders = {name: (cfg.get(name) or {}).get('dataset') or {} for name in LOADERS}
+    divided = {
+        name: f'val_share={dataset.get("val_share")} and split_seed={dataset.get("split_seed", 0)}'
+        for name, dataset in loaders.items()
+        if dataset.get('type') in ('ImageFolder', 'ImageNet') and dataset.get('split') != 'test'
+    }
+    if len({*divided.values()}) > 1:
+        told = ', '.join(f'{name} has {value}' for name, value in divided.items())
+        raise ValueError(f'config: all data must be divided alike, or images of the training validate; {told}')
     if cfg.get('new_head') not in (None, False, True):
         raise ValueError(f'config: new_head must be True or False, got {cfg["new_head"]!r}')
     if cfg.get('new_head') and not (cfg.get('load_from') or cfg.get('resume')):
@@ -218,14 +239,14 @@ def _check_choices(cfg: Config) -> None:
 
 
 def _check_arguments(name: str, value: Any) -> None:
-    """Check the keys of a group of settings, and of the groups in it."""
+    """Check the keys and values of a group of settings, and of the groups in it."""
+    kind = value.get('type') if isinstance(value, Mapping) else None
+    readers = _named(kind) if isinstance(kind, str) else [kind or GROUP_READERS.get(name)]
+    check_values(name, value, readers)
     if isinstance(value, Mapping):
-        kind = value.get('type')
-        readers = _named(kind) if isinstance(kind, str) else [kind or GROUP_READERS.get(name)]
         known = [_read_by(reader) for reader in readers if reader is not None]
         if known and None not in known:
             _check_keys(name, [key for key in value if key not in ('type', '_scope_')], set().union(*known))
-        _check_numbers(name, value, readers)
         for key, item in value.items():
             _check_arguments(f'{name}.{key}', item)
     elif isinstance(value, list | tuple):
@@ -242,11 +263,12 @@ def _named(kind: str) -> list[Callable]:
 
 
 def _registered(name: str) -> list[Callable]:
-    """List the entries of all registries under a name, with or without a scope before it."""
+    """List the entries of all registries under a name, with or without a scope; ours hide mmengine's of the kind."""
     children = [value for value in [*vars(registry).values(), *registry._REST] if isinstance(value, Registry)]
     for child in children:
         child.import_from_location()
-    found = [own.module_dict.get(name.rpartition('.')[2]) for c in children for own in (c, c.parent) if own]
+    last = name.rpartition('.')[2]
+    found = [c.module_dict.get(last) or (c.parent and c.parent.module_dict.get(last)) for c in children]
     return [module for module in found if module]
 
 

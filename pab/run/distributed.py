@@ -89,7 +89,7 @@ def _check(cfg: Config, launcher: str, device: str) -> None:
     elif launcher == 'pytorch' and missing:
         told = (
             f'launcher: pytorch needs the environment that torchrun sets, and there is no {", ".join(missing)}; start '
-            'with tools/dist_train.sh CONFIG GPUS'
+            'with tools/dist_train.sh CONFIG GPUS, or torchrun -m pab train CONFIG --launcher pytorch'
         )
     elif launcher == 'pytorch' and device == 'cuda' and here > (gpus := torch.cuda.device_count()):
         told = (
@@ -98,7 +98,7 @@ def _check(cfg: Config, launcher: str, device: str) -> None:
         )
     elif launcher in LAUNCHERS and LAUNCHERS[launcher][0] not in os.environ:
         told = f'launcher: {launcher} did not start this process, there is no {LAUNCHERS[launcher][0]}; start with ' + (
-            'tools/slurm_train.sh' if launcher == 'slurm' else 'mpirun'
+            'srun, as tools/slurm_train.sh does' if launcher == 'slurm' else 'mpirun'
         )
     elif launcher != 'none' and device == 'cpu' and cfg.get('sync_bn'):
         told = (

@@ -1,4 +1,4 @@
-"""From a command line to a runner: what the scripts in ``tools/`` share."""
+"""From a command line to a runner: what the commands of pab share."""
 
 import argparse
 import dis
@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,16 @@ from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from torch import distributed
 
+from ..datasets import settle_auto
 from ..files import FULL, reason_of
 from ..registry import RUNNERS
 from .allocator import keep_freed_memory
 from .config import check_config, merge_options, read_config
+from .config_files import find_config
 from .distributed import process_group, rank_of_process
+from .face import on_first_process
+from .storage import check_writable
+from .work_dir import locked
 
 IN_ONE_LINE = (ValueError, TypeError, KeyError, OSError, SyntaxError, ImportError, FloatingPointError)
 
@@ -36,9 +41,10 @@ class KeyValue(DictAction):
                 sys.exit(f'error: {option_string} takes KEY=VALUE, such as train_cfg.max_epochs=8, got {text!r}')
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add the config and what changes it."""
-    parser.add_argument('config', help='a Python config file')
+    nargs = None if required else '?'
+    parser.add_argument('config', nargs=nargs, help='a Python config file, or a name that pab config --list has')
     text = 'replace values of the config, such as train_cfg.max_epochs=8'
     parser.add_argument('--cfg-options', nargs='+', action=KeyValue, metavar='KEY=VALUE', help=text)
 
@@ -58,14 +64,15 @@ def add_seed_argument(parser: argparse.ArgumentParser) -> None:
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config of a command line, which replaces parts of it; SystemExit if it is none or has a wrong key."""
-    path = Path(args.config)
-    if not path.is_file():
-        sys.exit(f'error: there is no config {path}; those that come with pab are in configs/pab/')
+    with errors_in_one_line():
+        path = find_config(args.config)
     sys.path.append(str(path.parent.resolve()))  # modules of custom_imports may lie beside the config
     with errors_in_one_line(f'{path}: '):
         cfg = read_config(path)
         merge_options(cfg, args.cfg_options or {})
         check_config(cfg)
+        with suppress(FileNotFoundError):  # a checkpoint may know as much as the training data
+            settle_auto(cfg)
     name = path.stem
     if getattr(args, 'seed', None) is not None:
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)
@@ -76,12 +83,18 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def run(cfg: Config, act: Callable[[Any], Any]) -> None:
-    """Build the runner of a config, with the launcher and work dir of the command line, and let it act."""
+def run(cfg: Config, act: Callable[[Any], Any], trains: bool = False) -> None:
+    """Build the runner of a config, with the launcher and work dir of the command line, and let it act.
+
+    One that ``trains`` locks its work dir before the runner writes anything there.
+    """
     if get_device() == 'cpu':
         keep_freed_memory()
     rank = rank_of_process() if cfg.get('launcher', 'none') != 'none' else 0
-    with errors_in_one_line(f'process {rank}: ' if rank else '', cfg.work_dir), process_group(cfg):
+    with errors_in_one_line(f'process {rank}: ' if rank else '', cfg.work_dir), process_group(cfg), ExitStack() as held:
+        if trains and (rank == 0 or distributed.is_initialized()):  # some launchers' processes meet in the runner
+            on_first_process(lambda: check_writable(cfg.work_dir))
+            on_first_process(lambda: held.enter_context(locked(cfg.work_dir, lambda _: None)))  # the runner tells
         act(RUNNERS.build(cfg))
 
 
@@ -89,12 +102,13 @@ def run(cfg: Config, act: Callable[[Any], Any]) -> None:
 def errors_in_one_line(who: str = '', folder: str | os.PathLike | None = None) -> Iterator[None]:
     """End the process with one line, which ``who`` begins, for an error in what the user gave or the machine has.
 
-    Unless a ``raise`` in pab made the error, and so says what to do, the line tells how to see the traceback. A
-    RuntimeError of others that is not known (:func:`way_out`) passes. ``folder`` is where files are written.
+    Unless a ``raise`` in pab made the error, and so says what to do, the line tells how to see the traceback. So it is
+    with what mmengine and torch assert, which is about settings. A RuntimeError of others that is not known
+    (:func:`way_out`) passes. ``folder`` is where files are written.
     """
     try:
         yield
-    except (*IN_ONE_LINE, RuntimeError, MemoryError) as error:
+    except (*IN_ONE_LINE, AssertionError, RuntimeError, MemoryError) as error:
         if os.environ.get('PAB_TRACEBACK') == '1':
             raise
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
@@ -105,9 +119,12 @@ def errors_in_one_line(who: str = '', folder: str | os.PathLike | None = None) -
         ours = module.startswith('pab.') and dis.opname[code.co_code[trace.tb_lasti]] == 'RAISE_VARARGS'
         if not ours and (known := way_out(error, folder)):
             text, ours = known, True
-        if not ours and not isinstance(error, IN_ONE_LINE):
+        refused = isinstance(error, AssertionError) and module.partition('.')[0] in ('mmengine', 'torch')
+        if not ours and not refused and not isinstance(error, IN_ONE_LINE):
             raise
-        sys.exit(f'error: {who}{text if ours else f"{type(error).__name__}: {text} (PAB_TRACEBACK=1 shows where)"}')
+        if not ours:
+            text = f'{type(error).__name__}: {" ".join(text.split())} (PAB_TRACEBACK=1 shows where)'
+        sys.exit(f'error: {who}{text}')
 
 
 def way_out(error: BaseException, folder: str | os.PathLike | None = None) -> str | None:

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..contracts import learning_rates, sign_optimizers
+from ..datasets import classes_in, settle_auto
 from ..files import write_atomically
 from ..registry import RUNNERS
 from ..state_dicts import renamed
@@ -36,7 +37,7 @@ ENDLESS = int(1e9)  # mmengine's end of a schedule that has none
 
 @RUNNERS.register_module()
 class PabRunner(RunFace, Runner):
-    """The runner that ``tools/`` use.
+    """The runner that the commands of pab use.
 
     It differs from mmengine's in this; hooks may have more methods (:class:`pab.run.RunHook`) and ask more
     (:class:`pab.run.RunFace`), and
@@ -58,6 +59,15 @@ class PabRunner(RunFace, Runner):
         """Build a runner; ValueError for a config with a key that nothing reads, OSError without a work dir."""
         cfg = plain_config(cfg)
         check_config(cfg)
+        try:
+            settle_auto(cfg)
+        except FileNotFoundError:
+            start = cfg.get('load_from')
+            content = load_any(start) if start and '://' not in start else None
+            trained = classes_in(content) if isinstance(content, Mapping) else None
+            if trained is None:
+                raise
+            settle_auto(cfg, len(trained))  # for a test, the training data need not be there
         on_first_process(lambda: check_writable(cfg['work_dir']))
         return super().from_cfg(FixedConfig(dict(cfg), filename=cfg.filename))
 
@@ -112,9 +122,11 @@ class PabRunner(RunFace, Runner):
             loader.__class__ = EnduringLoader  # mmengine lets nobody choose it
         return loader
 
-    @master_only
     def dump_config(self) -> None:
-        """Write the config into the work dir, whole or not at all."""
+        """Do nothing, where mmengine writes into a work dir that may be another run's; :meth:`train` does."""
+
+    @master_only
+    def _write_config(self) -> None:
         name = Path(self.cfg.filename).name if self.cfg.filename else f'{self.timestamp}.py'
         write_atomically(self.cfg.dump().encode(), Path(self.work_dir) / name)
 
@@ -123,7 +135,7 @@ class PabRunner(RunFace, Runner):
 
         A resume without a file's name takes the newest good checkpoint (:func:`choose_start`). Where there is none, the
         run begins anew with a warning, so that a cluster can always start a job with ``--resume``. Another process that
-        trains in the same folder is an error (:func:`locked`).
+        trains in the same folder is an error (:func:`locked`). The config is written into the folder then, whole.
         """
         with ExitStack() as held:
             for folder in checkpoint_folders(self):
@@ -133,6 +145,9 @@ class PabRunner(RunFace, Runner):
                 told = f'There is no checkpoint to resume from in {self.work_dir}'
                 self.logger.warning(f'{told}: training starts from the beginning')
             self._resume, self._load_from = start is not None, start or self._load_from
+            if start and hasattr(self.bare_model, 'weights'):
+                self.bare_model.weights = None  # the checkpoint has all of them, and the file may be gone
+            self._write_config()
             try:
                 return super().train()
             finally:

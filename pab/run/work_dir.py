@@ -102,7 +102,8 @@ def find_newest(
 def locked(folder: str | os.PathLike, tell: Callable[[str], None]) -> Iterator[None]:
     """Let no other process train in a folder, which is made; the system frees it when this process ends in any way.
 
-    Where the file system has no locks, ``tell`` is called with a sentence instead.
+    A process may lock a folder again; the first end frees it. Where the file system has no locks, ``tell`` is called
+    with a sentence instead.
 
     Raises:
         BlockingIOError: another process does; the error names it.

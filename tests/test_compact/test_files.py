@@ -145,6 +145,10 @@ def nothing(model):
         (nothing, dict(preprocessing=dict(mean=float('nan'))), r'plain data only'),
         (nothing, dict(seed=None), r'signs need the seed of the initial weights'),
         (nothing, dict(classes='ship'), r"classes must be a list of names, got 'ship'"),
+        (nothing, dict(input_shape='abc'), r"input_shape should be \(C, H, W\) or empty, got 'abc'"),
+        (nothing, dict(input_shape=8), r'input_shape should be \(C, H, W\) or empty, got 8'),
+        (nothing, dict(input_shape=(3, 8.0, 8)), r'input_shape should be \(C, H, W\) or empty, got \[3, 8.0, 8\]'),
+        (nothing, dict(scheme=3), r'recipe.init.scheme should be str, got 3'),
         (nothing, dict(values='int3'), r"values must be float32 or float16, got 'int3'"),
     ],
 )
@@ -168,7 +172,7 @@ def test_a_missing_package_is_named_with_the_way_to_it(package, monkeypatch):
     for name in [name for name in sys.modules if name.startswith('pab.compact')]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf'compact files need {package}: pip install "pab\[compact\]"'):
+    with pytest.raises(ImportError, match=rf'compact files need {package}: pip install safetensors constriction'):
         importlib.import_module('pab.compact')
 
 

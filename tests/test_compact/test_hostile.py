@@ -140,7 +140,7 @@ def holders(value):
             yield from holders(item)
 
 
-@settings(quick, max_examples=1000)
+@settings(quick, max_examples=300)
 @given(st.data())
 def test_a_recipe_of_odd_values_builds_a_network_or_nothing(good, data):
     recipe, tensors = container.read(good[0])
@@ -203,8 +203,8 @@ NAMES = [  # of what is no network, or not registered here
     (network(extra=dict(type='evil_module.Evil')), r"'evil_module.Evil' is no network"),
     (network(extra=[dict(_scope_='evil_module')]), r"'_scope_' is no name of"),
     (network('ImageClassifier', network=RESNET, converter=dict(type='PSG')), r"'PSG' is no network"),
-    (network('CompactNetwork', file='good.pab'), r'a compact file names no other'),
-    (network(extra=[dict(type='CompactNetwork')]), r'a compact file names no other'),
+    (network('CompactNetwork', file='good.pab'), r'a data file names no other'),
+    (network(extra=[dict(type='CompactNetwork')]), r'a data file names no other'),
     (dict(network=dict(depth=8)), r'a network is described by a type'),
     (dict(custom_imports=dict(imports=['evil_module'])), r'recipe should be'),
 ]

@@ -1,5 +1,8 @@
 """From a run to a file, and from a file to a run, as a user does it."""
 
+import errno
+import os
+
 import pytest
 import torch
 
@@ -26,6 +29,24 @@ def run(tmp_path_factory):
     PabRunner.from_cfg(cfg).train()
     cfg.dump(str(folder / 'config.py'))
     return folder / 'config.py', folder / 'run' / 'epoch_3.pth'
+
+
+def full_disk(_descriptor):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_leaves_the_file_before_and_is_one_line(run, tmp_path, tool, monkeypatch):
+    file, plain = tmp_path / 'net.pab', tmp_path / 'net.pth'
+    assert tool('compact.py', 'pack', *run, file)[1] == tool('compact.py', 'unpack', file, plain)[1] == 0
+    before = file.read_bytes(), plain.read_bytes()
+    monkeypatch.setattr(os, 'fsync', full_disk)
+    for args in (('pack', *run, file), ('unpack', file, plain)):
+        shown, status = tool('compact.py', *args, '--force')
+        assert status.startswith(f"error: cannot write '{args[-1]}': No space left on device (")
+        assert ' kB needed, ' in status and '\n' not in status
+        assert 'Traceback' not in shown
+    assert (file.read_bytes(), plain.read_bytes()) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['net.pab', 'net.pth']
 
 
 def test_pack_test_train_and_unpack(run, tmp_path, tool, monkeypatch):
@@ -114,7 +135,7 @@ def test_a_network_of_one_s_own_is_unpacked_by_a_config_that_imports_it(tmp_path
         compact.save(initialize_(ConvNet(2, image_size=8), seed=1), file, network=network, seed=1)
     finally:
         MODELS.module_dict.pop('OwnNet')
-    assert 'name a config that does (--config of the tools)' in tool('compact.py', 'unpack', file, out)[1]
+    assert 'name a config that does (--config of the commands)' in tool('compact.py', 'unpack', file, out)[1]
     try:
         assert tool('compact.py', 'unpack', file, out, '--config', tmp_path / 'config.py')[1] == 0
     finally:

@@ -23,6 +23,7 @@ def train_by_submitit(tmp_path, name):
     return ended[training]
 
 
+@pytest.mark.slow
 def test_a_job_that_fails(tmp_path):
     error = train_by_submitit(tmp_path, 'fails')
     assert isinstance(error, TrainingFailed)
@@ -68,5 +69,5 @@ def test_refusals_of_a_cluster(tmp_path, monkeypatch, cluster, options, message)
 
 def test_without_submitit(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'submitit', None)
-    with pytest.raises(ImportError, match=r"--cluster needs submitit: pip install -e '\.\[cluster\]'"):
+    with pytest.raises(ImportError, match='--cluster needs submitit: pip install submitit'):
         train_on_cluster(JobTrainer([]), [], 'local', tmp_path, {}, print)

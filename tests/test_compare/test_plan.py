@@ -233,7 +233,7 @@ def test_a_network_that_needs_memory_to_be_built():
 def test_seeds_and_file(read, tmp_path):
     with pytest.raises(ValueError, match='compare: seeds must be an int >= 1, got 0'):
         read("title = 'x'\nruns = [dict(name='a', config='quickstart.py')]", seeds=0)
-    with pytest.raises(FileNotFoundError, match=r'there is no comparison .*none\.py; those that come with pab'):
+    with pytest.raises(FileNotFoundError, match=r'there is no config .*none\.py; pab config --list'):
         read_comparison(tmp_path / 'none.py', 1, tmp_path)
 
 

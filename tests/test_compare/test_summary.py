@@ -34,7 +34,8 @@ def test_quantiles_are_those_of_the_density(degrees):
     x = np.linspace(0, T_QUANTILES[degrees - 1], 20001)
     factor = gamma((degrees + 1) / 2) / (sqrt(degrees * pi) * gamma(degrees / 2))
     density = factor * (1 + x**2 / degrees) ** (-(degrees + 1) / 2)
-    assert np.trapezoid(density, x) == pytest.approx(0.475, abs=3e-5)
+    area = (density[1:] + density[:-1]).sum() / 2 * x[1]  # numpy 1 has no trapezoid
+    assert area == pytest.approx(0.475, abs=3e-5)
 
 
 def test_quantiles_fall():

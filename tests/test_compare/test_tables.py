@@ -4,13 +4,12 @@ import csv
 import io
 import json
 import re
-import runpy
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 
+from pab.cli.compare import main
 from pab.compare.page import draw_comparison, write_page
 from pab.compare.plan import COMMAND, Comparison, Training
 from pab.compare.progress import TABLE, TABLE_CSV, Progress
@@ -19,8 +18,6 @@ from pab.compare.summary import summarize
 from pab.compare.tables import table_rows, to_csv, to_markdown
 from pab.compare.training import LOG, TrainingFailed, TrainingStopped
 from tests.test_compare.fakes import make_result, make_run, three_runs
-
-COMPARE = Path(__file__).parents[2] / 'tools' / 'compare.py'
 
 
 @pytest.fixture
@@ -171,6 +168,30 @@ def test_a_run_in_several_groups_is_one_line(compared, tmp_path):
     assert axes.get_xscale() == 'log'  # 500 times more
 
 
+def test_several_densities_have_a_picture_and_name_their_points(compared, tmp_path):
+    comparison, results = compared
+    assert 'accuracy_over_density' not in draw_comparison(comparison, results)
+    again = make_run(tmp_path, 'a', group='h', seeds=2)
+    comparison = replace(comparison, runs=(*comparison.runs, again))
+    results |= {Training(again, seed): make_result(50.0 + seed, density=0.1, size=500) for seed in range(2)}
+    figures = draw_comparison(comparison, results)
+    axes = figures['accuracy_over_density'].axes[0]
+    a, b = axes.containers
+    assert [box.lines[0].get_xydata().tolist() for box in (a, b)] == [[[0.1, 50.5], [0.3, 64.0]], [[0.3, 61.5]]]
+    ((low, high), *_) = [segment[:, 1] for segment in a.lines[2][0].get_segments()]
+    assert (high - low) / 2 == pytest.approx(0.5**0.5)  # one standard deviation of 50 and 51
+    assert [text.get_text() for text in axes.texts] == []
+    over_bytes = figures['accuracy_over_bytes'].axes[0]
+    named = {(text.get_text(), text.xy) for text in over_bytes.texts}
+    assert named == {
+        ('0.3', (1000.0, 64.0)),
+        ('0.1', (500.0, 50.5)),
+    }
+    page = write_page(tmp_path, 'digits', comparison, results).read_text()
+    assert (tmp_path / 'accuracy_over_density.png').is_file()
+    assert page.count('<img') == 5
+
+
 @pytest.fixture
 def progress(tmp_path):
     comparison, told = three_runs(tmp_path)[0], []
@@ -242,15 +263,15 @@ def test_a_training_that_ends_without_a_result_has_failed(progress):
 
 @pytest.fixture
 def compare(tmp_path, monkeypatch, capsys):
-    """A function: arguments of tools/compare.py -> its status and output; it asks for three runs and trains none."""
+    """A function: arguments of ``pab compare`` -> its status and output; it asks for three runs and trains none."""
 
-    def compare(*args, stub='pab.compare.pool.train_here', act=lambda *_: None):
+    def compare(*args, stub='pab.cli.compare.train_here', act=lambda *_: None):
         asked = []
-        monkeypatch.setattr('pab.compare.plan.read_comparison', lambda *args: asked.append(args) or comparison)
+        monkeypatch.setattr('pab.cli.compare.read_comparison', lambda *args: asked.append(args) or comparison)
         monkeypatch.setattr(stub, act)
-        monkeypatch.setattr('sys.argv', ['compare.py', 'x.py', '--work-dir', str(tmp_path), *args])
+        monkeypatch.setattr('sys.argv', ['pab compare', 'x.py', '--work-dir', str(tmp_path), *args])
         with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(COMPARE), run_name='__main__')
+            main()
             sys.exit(0)
         return ended.value.code, capsys.readouterr(), asked[0] if asked else None
 
@@ -283,12 +304,12 @@ def test_the_output_is_not_a_table_that_another_command_wrote(compare, tmp_path)
         (tmp_path / TABLE).write_text('of another command')
         return real(*args)
 
-    _, out, _ = compare('--collect', stub='pab.compare.page.write_page', act=write)
+    _, out, _ = compare('--collect', stub='pab.cli.compare.write_page', act=write)
     assert 'What is compared.' in out.out
     assert 'of another command' not in out.out
 
 
-@pytest.mark.parametrize('place', ['pab.compare.plan.read_comparison', 'pab.compare.page.write_page'])
+@pytest.mark.parametrize('place', ['pab.cli.compare.read_comparison', 'pab.cli.compare.write_page'])
 def test_ctrl_c_while_nothing_is_trained_is_one_line(compare, place):
     def interrupted(*_):
         raise KeyboardInterrupt

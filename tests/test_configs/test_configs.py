@@ -11,6 +11,7 @@ from mmengine.config import Config
 from pab.compare.plan import read_comparison
 from pab.compare.run_config import load_run_config
 from pab.contracts import layers_with_used_weight
+from pab.datasets import settle_auto
 from pab.hooks import ARDecayHook, PruneHook
 from pab.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
 from pab.run import PabRunner
@@ -26,7 +27,10 @@ NETWORKS = 'r18_cifar10 r18_cifar100 r20_cifar10 wrn28_cifar10 vgg16_cifar10 con
 
 
 def load(name) -> Config:
-    return Config.fromfile(str(FOLDER / name))
+    cfg = Config.fromfile(str(FOLDER / name))
+    if 'model' in cfg:
+        settle_auto(cfg, classes=10)
+    return cfg
 
 
 def test_the_recipes_are_there():

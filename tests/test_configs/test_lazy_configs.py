@@ -1,9 +1,9 @@
 """Configs in pure Python: with ``with read_base():`` and imported classes, they are the configs that they spell out."""
 
 import subprocess
-import sys
 from pathlib import Path
 
+import mmengine
 import pytest
 from mmengine.config import Config
 
@@ -22,11 +22,10 @@ import math
 
 from mmengine.config import read_base
 from mmengine.dataset import pseudo_collate
-from mmengine.hooks import CheckpointHook
 from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR as Unused
 
-from pab.hooks import PruneHook
+from pab.hooks import CheckpointHook, PruneHook
 from pab.models import CIFARResNet, ImageClassifier
 from pab.optim import Bop, OwnershipConstructor
 from pab.pruners import SynFlow
@@ -118,10 +117,10 @@ def test_a_config_with_a_base_may_import(tmp_path, first):
     check_config(cfg)
 
 
-def test_a_module_used_in_a_lazy_config_is_one_line(both):
+@pytest.mark.skipif(mmengine.__version__ != '0.10.7', reason='the fork of mmengine computes it')
+def test_a_module_used_in_a_lazy_config_is_one_line(both, tool):
     both[1].write_text(f'import os\n{LEAF}\nwork_dir = os.path.join("a", "b")')
-    command = [sys.executable, str(ROOT / 'tools' / 'print_config.py'), str(both[1])]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert 'os.path.join' in done.stderr
+    printed, message = tool('print_config.py', both[1])
+    assert printed == ''
+    assert len(message.splitlines()) == 1
+    assert 'os.path.join' in message

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pab.datasets import CIFAR10, CIFAR100
+from pab.datasets import CIFAR10, CIFAR100, class_names, count_classes, number_classes_
 from pab.registry import DATASETS
 
 PER_FILE = 4
@@ -66,7 +66,12 @@ def test_reads_both_splits_in_order(cifar10):
 
 def test_class_names_are_optional(cifar10):
     (cifar10 / 'cifar-10-batches-py' / 'batches.meta').unlink()
-    assert CIFAR10(data_root=cifar10).metainfo['classes'] == tuple('0123456789')
+    dataset = CIFAR10(data_root=cifar10)
+    assert class_names(dataset) is None
+    assert count_classes(dataset) == 10
+    labels = dataset.labels.tolist()
+    number_classes_(dataset, [name.decode() for name in NAMES10], 'train_dataloader', 'the checkpoint')
+    assert dataset.labels.tolist() == labels
 
 
 def test_cifar100_reads_fine_labels(tmp_path):

@@ -156,7 +156,7 @@ def test_damage_before_the_end_of_a_jpeg_is_read_alike(decoder):
 
 @pytest.mark.parametrize('data', [b'<html>not found</html>', bytes(1000), b'\xff\xd8\xff' + bytes(100)])
 def test_other_bytes_are_unreadable(data):
-    with pytest.raises(UnreadableImageError, match=r'\w+Error: '):
+    with pytest.raises(UnreadableImageError, match='no image of a kind that Pillow knows'):
         decode_rgb(data)
 
 

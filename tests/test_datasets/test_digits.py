@@ -38,5 +38,5 @@ def test_unknown_split():
 
 def test_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
-    with pytest.raises(ImportError, match=r'Digits: .*scikit-learn.*pip install -e "\.\[demo\]"'):
+    with pytest.raises(ImportError, match=r'Digits: .*scikit-learn.*pip install scikit-learn'):
         DATASETS.build({'type': 'Digits'})

@@ -6,7 +6,7 @@ import torch
 from mmengine.dataset import DefaultSampler
 from torch.utils.data import DataLoader
 
-from pab.datasets import EpochSampler, InMemoryDataset, SampleIndex
+from pab.datasets import BalancedSampler, EpochSampler, InMemoryDataset, SampleIndex
 from pab.datasets.sampler import sample_seeds
 from pab.registry import DATA_SAMPLERS
 
@@ -117,3 +117,64 @@ def test_is_registered_and_refuses_an_empty_dataset():
     assert list(DATA_SAMPLERS.build(config, default_args={'dataset': Drawing(2), 'seed': 0})) == [0, 1]
     with pytest.raises(ValueError, match='EpochSampler: Drawing has no samples'):
         EpochSampler(Drawing(0))
+
+
+# unequal classes
+
+
+class Unequal(Drawing):
+    """90 images of class 0, 9 of class 1, 1 of class 2 and 5 of none."""
+
+    def __init__(self):
+        super().__init__(105)
+        self.labels = torch.tensor([0] * 90 + [1] * 9 + [2] + [-100] * 5)
+
+
+def test_every_class_is_drawn_as_often():
+    dataset = Unequal()
+    sampler = BalancedSampler(dataset, seed=1)
+    drawn = []
+    for epoch in range(40):
+        sampler.set_epoch(epoch)
+        drawn += [dataset.labels[index].item() for index in sampler]
+    assert len(drawn) == 40 * 105
+    for label in range(3):  # a third each: 1,400, with a standard deviation of 31
+        assert abs(drawn.count(label) - 1400) < 4 * 31
+    assert set(drawn) == {0, 1, 2}
+
+
+def test_an_image_drawn_again_has_other_random_numbers():
+    seeds = [seed for index, seed in pairs(BalancedSampler(Unequal(), seed=1)) if index == 99]
+    assert len(seeds) > 10
+    assert len(set(seeds)) == len(seeds)
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_a_balanced_epoch_starts_in_the_middle(num_workers):
+    sampler = BalancedSampler(Unequal(), seed=2)
+    sampler.set_epoch(3)
+    loader = DataLoader(sampler.dataset, 10, sampler=sampler, collate_fn=list, num_workers=num_workers)
+    whole = list(loader)
+    sampler.skip(40)
+    torch.rand(3)
+    assert list(loader) == whole[4:]
+    other = BalancedSampler(Unequal(), seed=2)
+    assert pairs(other) != [pair for batch in whole for pair in batch]
+    other.set_epoch(3)
+    assert pairs(other) == [pair for batch in whole for pair in batch]
+
+
+def test_balanced_shards_are_parts_of_one_order(monkeypatch):
+    whole = pairs(BalancedSampler(Unequal(), seed=5))
+    shards = []
+    for rank in range(3):
+        monkeypatch.setattr('mmengine.dataset.sampler.get_dist_info', lambda rank=rank: (rank, 3))
+        shards.append(pairs(BalancedSampler(Unequal(), seed=5)))
+    assert [pair for together in zip(*shards, strict=True) for pair in together] == whole
+
+
+def test_what_cannot_be_balanced():
+    with pytest.raises(ValueError, match=r'BalancedSampler: Drawing has no labels \(N,\) to .* class_weights'):
+        BalancedSampler(Drawing())
+    with pytest.raises(ValueError, match='BalancedSampler: draws images at random, so shuffle must be True, got False'):
+        BalancedSampler(Unequal(), shuffle=False)

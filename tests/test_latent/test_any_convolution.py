@@ -2,8 +2,6 @@
 
 import copy
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,6 +11,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from pab.latent import EdgePopup, LatentSigns, merge_latents_
 from pab.models import initialize_
 from pab.psg import convert_psg_
+from tests.small_run import run_in_child
 from tests.test_latent.latents import WAYS, Standardized, convert, every_way, plain
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -86,13 +85,14 @@ def test_a_whole_network_is_stored_for_another_process(tmp_path):
     network = convert(convert_psg_(plain()), WAYS['biprop, global'])
     torch.save((network, IMAGES, network(IMAGES)), tmp_path / 'network.pt')
     code = (
-        'import sys, torch\n'
-        'network, images, expected = torch.load(sys.argv[1], weights_only=False)\n'
+        'import torch\n'
+        'network, images, expected = torch.load(file, weights_only=False)\n'
         'assert torch.equal(network(images), expected)\n'
-        'print(type(network[0]).__name__)\n'
+        'assert type(network[0]).__name__ == "BipropPSGConv2d"\n'
     )
-    there = subprocess.run([sys.executable, '-c', code, tmp_path / 'network.pt'], capture_output=True, text=True)
-    assert (there.stdout, there.returncode) == ('BipropPSGConv2d\n', 0), there.stderr
+    # exec is what the other process is given to call: it has imported nothing of this file
+    status, error = run_in_child(exec, code, {'file': tmp_path / 'network.pt'})
+    assert status == 0 and error is None, error
 
 
 def test_the_seed_draws_a_layer_of_ones_own_whatever_the_order():

@@ -48,6 +48,18 @@ def test_label_smoothing(images, labels):
     torch.testing.assert_close(model(images, labels, mode='loss')['loss'], by_hand)
 
 
+def test_class_weights(images, labels):
+    weights = [0.5 + number for number in range(10)]
+    model = build(class_weights=weights).eval()
+    of_images = torch.tensor(weights)[labels]
+    by_hand = -(model(images).log_softmax(1)[torch.arange(6), labels] * of_images).sum() / of_images.sum()
+    torch.testing.assert_close(model(images, labels, mode='loss')['loss'], by_hand)
+    assert model.state_dict().keys() == build().state_dict().keys()
+    for given in (labels, F.one_hot(labels, 10).float()):
+        with pytest.raises(ValueError, match='class_weights need one number for each of the logits, got 3 and 10'):
+            build(class_weights=[1, 2, 3])(images, given, mode='loss')
+
+
 def test_class_probabilities_as_labels(images, labels):
     model = build().eval()
     mixed = F.one_hot(labels, 10).float()
@@ -155,6 +167,10 @@ SHAPE = r'ImageClassifier: input_shape must be \(channels, height, width\), got 
         ({'init': {'scheme': 'he'}}, ValueError, "initialize_: unknown scheme 'he'; known: standard"),
         ({'init': {'seed': -3}}, ValueError, 'seed must be an int >= 0, got -3'),
         ({'label_smoothing': 1}, ValueError, r'ImageClassifier: label_smoothing must lie in \[0, 1\), got 1'),
+        *(
+            ({'class_weights': wrong}, ValueError, 'ImageClassifier: class_weights must be a list of numbers > 0')
+            for wrong in ('even', 1.0, [1, 0], [1, 'a'])
+        ),
         ({'input_shape': (8, 8)}, ValueError, SHAPE + r'\(8, 8\)'),
         ({'input_shape': 3}, ValueError, SHAPE + '3'),
         ({'input_shape': '388'}, ValueError, SHAPE + "'388'"),

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models import VisionTransformer
+from torchvision.models.convnext import CNBlock
 
-from pab.models import SCHEMES, CIFARResNet, initialize_
+from pab.models import SCHEMES, CIFARResNet, draws, initialize_
 
 # variance of one weight times fan_in, with fan_out = 2 fan_in
 VARIANCE = {
@@ -149,6 +151,35 @@ def test_a_layer_may_bring_its_own_rule():
     assert torch.equal(net[0].scale, again[0].scale)
     assert net[0].scale.std() > 0
     assert not torch.equal(net[0].scale, net[1].scale)
+
+
+def test_tokens_positions_and_attention_by_hand():
+    def network():
+        return VisionTransformer(16, 2, num_layers=1, num_heads=2, hidden_dim=32, mlp_dim=8, num_classes=3)
+
+    net = initialize_(network(), seed=5)
+    positions = net.encoder.pos_embedding  # (1, 65, 32)
+    want = draws.normal(draws.stream(5, 'encoder.pos_embedding'), 65 * 32) * 0.02
+    assert torch.equal(positions, torch.from_numpy(want).float().view_as(positions))
+    assert net.class_token.std().item() == pytest.approx(0.02, rel=0.4)
+    attention = net.encoder.layers[0].self_attention  # as three linear layers of 32 inputs
+    assert attention.in_proj_weight.shape == (96, 32)
+    assert attention.in_proj_weight.std().item() == pytest.approx(math.sqrt(1 / 3 / 32), rel=0.05)
+    assert 0.9 < attention.in_proj_bias.abs().max() * math.sqrt(32) <= 1
+    for name, value in initialize_(network(), seed=5).state_dict().items():
+        assert torch.equal(value, net.state_dict()[name]), name
+    assert not torch.equal(initialize_(network(), seed=6).class_token, net.class_token)
+
+
+def test_layer_scales_stay_as_built_and_are_known_to_be():
+    block = CNBlock(4, layer_scale=1e-6, stochastic_depth_prob=0.0)
+    assert torch.equal(initialize_(block).layer_scale, torch.full((4, 1, 1), 1e-6))
+    with torch.no_grad():
+        block.layer_scale[2] = 0.5
+    before = block.block[0].weight.clone()
+    with pytest.raises(ValueError, match=r"parameter 'layer_scale' of a CNBlock is a scale that has been trained"):
+        initialize_(block)
+    assert torch.equal(block.block[0].weight, before)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from pab.models import CIFARVGG, CIFARResNet, ConvNet, TorchvisionModel, WideResNet
-from pab.registry import MODELS
+from pab.models import CIFARVGG, CIFARResNet, ConvNet, WideResNet
 
 SMALL = {
     'resnet-8': lambda **kw: CIFARResNet(depth=8, width=4, **kw),
@@ -84,14 +83,6 @@ def test_conv_nets_without_biases_and_of_odd_sizes():
     assert ConvNet(depth=4, image_size=9)(torch.rand(1, 3, 9, 9)).shape == (1, 10)  # each pool rounds down
 
 
-def test_torchvision_networks_keep_their_names():
-    with torch.device('meta'):
-        network = MODELS.build({'type': 'TorchvisionModel', 'name': 'resnet18', 'num_classes': 5})
-    names = dict(network.named_parameters())
-    assert 'layer2.0.downsample.0.weight' in names
-    assert names['fc.weight'].shape == (5, 512)
-
-
 @pytest.mark.parametrize(
     ('build', 'message'),
     [
@@ -104,8 +95,6 @@ def test_torchvision_networks_keep_their_names():
         (lambda: CIFARVGG(depth=12), 'CIFARVGG: unknown depth 12; known: 11, 13, 16, 19'),
         (lambda: ConvNet(depth=3), 'ConvNet: unknown depth 3; known: 2, 4, 6'),
         (lambda: ConvNet(depth=6, image_size=7), 'ConvNet: depth 6 pools 3 times and needs image_size >= 8, got 7'),
-        (lambda: TorchvisionModel('vit'), "TorchvisionModel: unknown name 'vit'; known: resnet18, resnet34"),
-        (lambda: TorchvisionModel('resnet18', 0), 'TorchvisionModel: num_classes must be an int >= 1, got 0'),
     ],
 )
 def test_bad_arguments(build, message):

@@ -48,6 +48,21 @@ def test_augments_in_training_only():
     assert not torch.equal(plain, preprocessor(batch(images), training=True)['images'])
 
 
+def test_batches_are_mixed_in_training_only():
+    mixing = [dict(type='CutMix', alpha=1.0)]
+    preprocessor = ImagePreprocessor(MEAN, STD, batch_transforms=mixing, num_classes=9)
+    plain = ImagePreprocessor(MEAN, STD)(batch(numbered()))
+    assert all(torch.equal(value, plain[key]) for key, value in preprocessor(batch(numbered())).items())
+    torch.manual_seed(4)
+    mixed = preprocessor(batch(numbered()), training=True)
+    own = (mixed['images'] == plain['images']).all(1).float().mean((1, 2))  # share of each image that is its own
+    assert mixed['labels'].shape == (4, 9)
+    torch.testing.assert_close(mixed['labels'].diagonal(), own)
+    assert 0 < own[0] < 1
+    torch.manual_seed(4)
+    assert torch.equal(preprocessor(batch(numbered()), training=True)['images'], mixed['images'])
+
+
 @pytest.mark.parametrize('dtype', [torch.uint8, torch.float32])
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize('channels', [1, 3])
@@ -132,6 +147,8 @@ def test_input_is_left_alone_and_state_dict_empty():
         ({'mean': (0.5,), 'std': (0.0,)}, 'std must be finite and > 0'),
         ({'crop_padding': -1}, 'crop_padding must be an int >= 0, got -1'),
         ({'crop_padding': 1.5}, 'crop_padding must be an int >= 0, got 1.5'),
+        ({'batch_transforms': [dict(type='MixUp')]}, 'MixUp mixes the images of a batch and needs num_classes'),
+        ({'num_classes': 0}, 'num_classes must be an int >= 1, got 0'),
         ({'padding_value': 'grey'}, "unknown padding_value 'grey'; known: black, mean"),
     ],
 )

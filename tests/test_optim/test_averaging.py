@@ -12,6 +12,12 @@ from pab.optim import Bop, keep_signs
 from pab.pruners import Mag, apply_masks_, check_masks, get_masks
 
 
+def test_an_average_that_is_no_function_is_refused():
+    for wrong in (0.99, 0):
+        with pytest.raises(TypeError, match=rf'keep_signs: average must be a function, .* got {wrong}$'):
+            keep_signs(wrong)
+
+
 def test_entries_by_hand():
     averaged, newest = torch.tensor([0.5, -0.5, 0.5, 1.0, 0.25]), torch.tensor([-0.5, -0.5, 0.0, 2.0, 0.5])
     want = torch.tensor([-0.5, -0.5, 0.0, 1.25, 0.3125])

@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 from pab.pruners import ScoringNetwork, SynFlow, apply_masks_
-from pab.pruners.flow import KeepFlow, find_blocked_layers
+from pab.pruners.blocked import find_blocked
+from pab.pruners.flow import KeepFlow
 from tests.test_pruners.pruning import BOTH, build, kept, same, warnings_of
 
 
@@ -34,6 +36,59 @@ def test_a_bounded_activation_passes_positive_values(layer):
     assert scores_of(chain(layer))['0.weight'] == [2, 3]
 
 
+class Function(nn.Module):
+    """A function as a layer, of a tensor that may be changed."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x * 1)
+
+
+@pytest.mark.parametrize(
+    'function',
+    [
+        lambda x: x.clamp(max=1),
+        lambda x: torch.clamp(input=x, max=1),
+        lambda x: x.clamp_(0, 1),
+        lambda x: x.clip_(max=1),
+        lambda x: torch.clip(x, -1, 1),
+        lambda x: torch.clamp_max(x, 1),
+        lambda x: x.clamp_max_(torch.tensor(1.0)),
+        lambda x: torch.minimum(x, torch.tensor(1.0)),
+        lambda x: torch.fmin(torch.ones(2, 1, 1), other=x),
+        lambda x: torch.min(x, torch.ones(())),
+        lambda x: x.minimum(torch.ones(1, 2, 1, 1)),
+        lambda x: x.tanh_(),
+        lambda x: torch.special.erf(x * 9),
+        lambda x: x.arctan_(),
+        lambda x: F.hardtanh_(x),
+        lambda x: F.logsigmoid(x * 9),
+        lambda x: torch.special.log_softmax(x, 1),
+        lambda x: F.local_response_norm(x, 2, alpha=99),
+        lambda x: F.relu6(input=x * 9),
+        lambda x: torch.square(x).sqrt_(),
+        lambda x: (x**3).pow(1 / 3),
+    ],
+)
+def test_functions_and_methods_pass_positive_values(function):
+    scores = scores_of(chain(Function(function)))['0.weight']
+    assert scores in (pytest.approx([2, 3]), [18, 27])  # as often as the test multiplies by 9
+
+
+def test_the_base_of_a_power_gets_the_flow_once():
+    assert scores_of(chain(Function(lambda x: x.__ipow__(3))))['0.weight'] == pytest.approx([8, 27])
+    assert scores_of(chain(Function(lambda x: 1 / x.pow_(-1))))['0.weight'] == pytest.approx([2, 3])
+
+
+def test_the_minimum_of_two_activations_and_along_an_axis_stay():
+    assert scores_of(chain(Function(lambda x: torch.minimum(x, x.flip(1)))))['0.weight'] == [4, 0]
+    assert scores_of(chain(Function(lambda x: torch.min(x, 1, keepdim=True).values)))['0.weight'] == [2, 0]
+    assert scores_of(chain(Function(lambda x: x.min().view(1, 1))))['0.weight'] == [2, 0]
+
+
 @pytest.mark.parametrize('layer', [nn.SiLU(inplace=True), nn.Hardtanh(), nn.GELU(), nn.GroupNorm(1, 2, affine=False)])
 def test_what_a_stand_in_returns_may_be_changed_in_place(layer):
     class Residual(nn.Module):
@@ -50,7 +105,18 @@ def test_what_a_stand_in_returns_may_be_changed_in_place(layer):
     assert scores_of(chain(Residual()))['0.weight'] == ([2, 3] if getattr(layer, 'inplace', False) else [4, 6])
 
 
-@pytest.mark.parametrize('gate', [nn.Sigmoid(), nn.Hardsigmoid()])
+@pytest.mark.parametrize(
+    'gate',
+    [
+        lambda x, z: x * torch.sigmoid(z),
+        lambda x, z: x * F.hardsigmoid(z, inplace=True),
+        lambda x, z: x * z.sigmoid_(),
+        lambda x, z: (torch.special.expit(z) * 1).mul_(x),
+        lambda x, z: torch.addcmul(torch.zeros(1), x, torch.sigmoid_(z)),
+        lambda x, z: torch.zeros_like(x).addcmul_(x, z.sigmoid()),
+        lambda x, z: F.glu(torch.cat([x, z], 1), 1),
+    ],
+)
 def test_a_gate_is_open_and_passes_its_relative_change(gate):
     class Gated(nn.Module):
         def __init__(self):
@@ -60,7 +126,7 @@ def test_a_gate_is_open_and_passes_its_relative_change(gate):
             self.excite.weight.data.fill_(100)
 
         def forward(self, x):
-            return x * gate(self.excite(self.squeeze(x)))
+            return gate(x, self.excite(self.squeeze(x)))
 
     scores = scores_of(chain(Gated()))
     # R = 2 g0 + 3 g1, g = 1; half of it, 1 and 1.5, flows through the gates, 2.5 in all, at every layer in front of
@@ -234,6 +300,34 @@ def test_layers_that_stop_the_flow_are_named():
     assert not any('every score' in message for message in messages)
 
 
+@pytest.mark.parametrize(
+    ('function', 'name'),
+    [
+        (lambda x: x.clamp_(max=1), 'clamp_'),
+        (lambda x: torch.minimum(x, torch.ones(())), 'minimum'),
+        (lambda x: (x * 100).sigmoid(), 'sigmoid'),
+        (lambda x: torch.cat([x.floor(), x.floor()], 1)[:, :2], 'floor'),
+    ],
+)
+def test_functions_that_stop_the_flow_are_named(function, name):
+    """The layers around them pass what they get."""
+
+    class Limited(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 2, 1, bias=False)
+
+        def forward(self, x):
+            return function(self.conv(x))
+
+    model = chain(Limited(), nn.Conv2d(2, 2, 1, bias=False))
+    model[1].conv.weight.data.fill_(1)
+    with warnings_of() as messages:
+        build('SynFlow', 0.9, keep_flow=False).prune(model, input_shape=(1, 1, 1))
+    assert messages[0] == f'SynFlow: every score is 0 in 0.weight, 1.conv.weight; nothing passes {name} of 1 (Limited)'
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.modules())
+
+
 @pytest.mark.parametrize('name', ['SNIP', 'GraSP'])
 def test_a_head_of_zeros_is_named_by_scores_of_data(name, net, batches):
     nn.init.zeros_(net.fc.weight)
@@ -266,4 +360,21 @@ def test_overflow_is_told_from_nan(net):
 
 def test_blocked_layers_of_a_network_without_gradients():
     layer = nn.Linear(2, 2).requires_grad_(False)
-    assert find_blocked_layers(layer, functools.partial(layer, torch.ones(1, 2))) == []
+    assert find_blocked(layer, functools.partial(layer, torch.ones(1, 2))) == []
+
+
+def test_the_layer_scale_of_convnext_counts_as_one():
+    def network():
+        torch.manual_seed(0)
+        blocks = [CNBlockConfig(8, 16, 2), CNBlockConfig(16, None, 1)]
+        return ConvNeXt(blocks, layer_scale=1e-6, num_classes=3)
+
+    given, ones = network(), network()
+    scales = [name for name, _ in given.named_parameters() if name.endswith('layer_scale')]
+    assert len(scales) == 3
+    for name in scales:
+        ones.get_parameter(name).data.fill_(1)
+    settings = dict(input_shape=(3, 16, 16), prunable=BOTH)
+    assert scores_of(given, **settings) == scores_of(ones, **settings)
+    without = scores_of(given, keep_flow=False, **settings)
+    assert without != scores_of(ones, keep_flow=False, **settings)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from pab.pruners import apply_masks_, check_masks, check_state_masks, get_masks, register_masks_
+from pab.pruners import apply_masks_, check_masks, check_state_masks, drop_masks_, get_masks, register_masks_
 from tests.test_pruners.pruning import BOTH, assert_pruned, build, train
 
 
@@ -130,6 +130,42 @@ def test_a_weight_that_is_computed_from_others_is_not_pruned(compute, net):
         'fc.weight',
     ]
     build('Mag', prunable=['Linear']).prune(net)
+
+
+def test_a_mask_that_another_pruning_takes_along_is_missed(net, masks, batches):
+    """torch.nn.utils.prune.remove deletes the buffer of that name, which is ours."""
+    apply_masks_(net, masks)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    prune.remove(prune.l1_unstructured(net.conv2, 'weight', amount=5), 'weight')
+    text = r"the mask of 'conv2.weight' is gone \(torch.nn.utils.prune.remove .*; set one by apply_masks_"
+    with pytest.raises(ValueError, match=text):
+        check_masks(net)
+    with pytest.raises(ValueError, match=text):
+        net(batches[0][0])
+    with pytest.raises(ValueError, match=text):
+        optimizer.step()
+    with pytest.raises(ValueError, match=text):
+        check_masks(copy.deepcopy(net))
+    apply_masks_(net, {'conv2.weight': net.conv2.weight != 0})
+    net(batches[0][0]).sum().backward()
+    optimizer.step()
+    check_masks(net)
+    assert_pruned(net, {'conv2.weight': masks['conv2.weight']})
+
+
+def test_masks_that_are_dropped_are_not_missed(net, masks, batches):
+    apply_masks_(net, masks)
+    twin = copy.deepcopy(net)
+    drop_masks_(twin)
+    assert not get_masks(twin)
+    check_masks(twin)
+    assert torch.equal(twin.conv2.weight, net.conv2.weight)
+    twin(batches[0][0]).sum().backward()
+    torch.optim.SGD(twin.parameters(), lr=0.1).step()
+    assert (twin.conv2.weight[~masks['conv2.weight']] != 0).any()
+    net(batches[0][0])
+    check_masks(net)
+    assert get_masks(net).keys() == masks.keys()
 
 
 @pytest.mark.filterwarnings('ignore:.*weight_norm.* is deprecated')

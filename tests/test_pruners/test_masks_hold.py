@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.torch_version import TorchVersion
 
 from pab.optim import Bop, SecondOrderBop, TopFlips
 from pab.pruners import Mag, SynFlow, apply_masks_, check_masks, get_masks, register_masks_
@@ -253,6 +254,8 @@ def test_masks_hold_in_recurrent_layers(kind):
 
 @pytest.fixture
 def mesh():
+    if torch.__version__ < '2.7':
+        pytest.skip('FSDP2 needs torch 2.7 on a CPU')
     dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
     yield init_device_mesh('cpu', (1,))
     dist.destroy_process_group()
@@ -278,6 +281,14 @@ def test_a_sharded_network_trains_as_a_whole_one(name, net, masks, batches, mesh
         check_masks(one)
     for whole, part in zip(*(one.parameters() for one in nets), strict=True):
         torch.testing.assert_close(part.full_tensor(), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_masks_of_a_sharded_network_need_a_torch_that_knows_how(net, masks, mesh, monkeypatch):
+    apply_masks_(net, masks)
+    sharded(net, mesh)
+    monkeypatch.setattr(torch, '__version__', TorchVersion('2.6.0'))
+    with pytest.raises(ValueError, match=r'masks: weights sharded by FSDP2 need torch 2.7 or newer, and this is 2.6.0'):
+        check_masks(net)
 
 
 @pytest.mark.parametrize('large', [False, True])

@@ -204,10 +204,15 @@ def test_emptied_tensors_are_named(net):
 
 
 def test_tensors_in_which_position_decides_are_named(net):
-    net.conv2.weight.data.fill_(0.01)
-    with warnings_of() as messages:
-        build('Mag', 0.5, scope='local').prune(net)
-    assert messages == ['Mag: scores are equal, so position decides which weights stay in conv2.weight']
+    """Of 200 weights that stay, the last n are as large as the first n that go."""
+    size = net.conv2.weight.numel()
+    for n, told in ((size // 2, ['100%']), (3 * size // 100, ['6%']), (size // 200 + 1, ['1%']), (size // 250, [])):
+        net.conv2.weight.data = torch.linspace(2, 1, size).view_as(net.conv2.weight)
+        net.conv2.weight.data.flatten()[size // 2 - n : size // 2 + n] = 1.5
+        with warnings_of() as messages:
+            build('Mag', 0.5, scope='local').prune(net)
+        text = 'Mag: scores are equal, so position decides which weights stay in conv2.weight ({})'
+        assert messages == [text.format(share) for share in told]
 
 
 def test_constant_magnitudes_do_not_depend_on_the_order_of_sums(resnet20):
@@ -239,6 +244,43 @@ def test_batches_weigh_what_they_hold(name, net):
     for sizes in ((13, 7), (19, 1), (10, 10), (1,) * 20):
         cut = list(zip(images.split(sizes), labels.split(sizes), strict=True))
         assert same(whole, build(name, rounds=2, prunable=BOTH).prune(net, cut))
+
+
+@pytest.mark.parametrize('name', ['SNIP', 'GraSP'])
+def test_labels_that_the_loss_ignores_do_not_count(name, net):
+    """Images without a label change nothing, wherever they are; 20 images of which 9 have one."""
+    stream = torch.Generator().manual_seed(4)
+    images = torch.randn(20, 3, 8, 8, generator=stream) * torch.logspace(-2, 2, 20).view(-1, 1, 1, 1)
+    labels = torch.randint(10, (20,), generator=stream)
+    labels[[0, 1, 2, 3, 4, 6, 8, 12, 13, 15, 19]] = -100
+    counts = labels >= 0
+    alone = build(name, rounds=2, prunable=BOTH).prune(net, [(images[counts], labels[counts])])
+    for sizes in ([20], [5, 15], [10, 10], [9, 9, 2]):
+        cut = list(zip(images.split(sizes), labels.split(sizes), strict=True))
+        assert same(alone, build(name, rounds=2, prunable=BOTH).prune(net, cut))
+    with pytest.raises(ValueError, match=r'batches: all labels are -100, which the loss ignores'):
+        build(name).prune(net, [(images[:5], labels[:5])])
+
+
+@pytest.mark.parametrize('name', ['SNIP', 'GraSP'])
+def test_batches_of_labels_of_any_shape_weigh_what_they_hold(name, net):
+    """A label for each of several places of an image, as of tokens, and labels that are no integers."""
+    stream = torch.Generator().manual_seed(4)
+    images = torch.randn(8, 3, 8, 8, generator=stream) * torch.logspace(-2, 2, 8).view(-1, 1, 1, 1)
+    labels = torch.randint(10, (8, 4), generator=stream)
+    labels[:2, 1:] = -100
+
+    def loss(logits, labels):
+        return F.cross_entropy(logits[:, :, None].expand(-1, -1, labels.shape[1]), labels)
+
+    cut = list(zip(images.split([2, 6]), labels.split([2, 6]), strict=True))
+    whole = build(name, prunable=BOTH).prune(net, [(images, labels)], loss=loss)
+    assert same(whole, build(name, prunable=BOTH).prune(net, cut, loss=loss))
+    for soft in (F.one_hot(labels[:, 0]).double(), F.one_hot(labels[:, 0]).bool()):
+        loss = lambda logits, labels: F.cross_entropy(logits, labels.double())  # noqa: E731
+        whole = build(name, prunable=BOTH).prune(net, [(images, soft)], loss=loss)
+        cut = list(zip(images.split([2, 6]), soft.split([2, 6]), strict=True))
+        assert same(whole, build(name, prunable=BOTH).prune(net, cut, loss=loss))
 
 
 @pytest.mark.parametrize('name', ['SNIP', 'GraSP', 'SynFlow'])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from pab.pruners import apply_masks_
 from pab.registry import PRUNERS
@@ -48,6 +49,26 @@ def test_what_a_score_needs(name, need, net):
     assert need in pruner.needs
     with pytest.raises(ValueError, match=rf'{name}: its score needs {need}, .* give prune\(\.\.\., {need}='):
         pruner.prune(net)
+
+
+class TokenNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+    def forward(self, tokens):
+        return self.head(self.embedding(tokens).mean(1))
+
+
+def test_an_input_that_the_network_does_not_take_is_one_line(net):
+    told = r'^SynFlow: scores with an input of ones, float64 of shape \(1, 5\), which the network does not take: .*ind'
+    with pytest.raises(ValueError, match=told) as caught:
+        build('SynFlow', prunable=['Linear']).prune(TokenNet(), input_shape=(5,))
+    assert 'take SNIP or GraSP where inputs are token ids' in str(caught.value)
+    assert '\n' not in str(caught.value)
+    with pytest.raises(ValueError, match=r'shape \(1, 4, 8, 8\), which the network does not take: .*channels'):
+        build('SynFlow').prune(net, input_shape=(4, 8, 8))
+    assert net.training
 
 
 def test_where_the_input_shape_comes_from(net, batches):

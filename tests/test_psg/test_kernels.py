@@ -49,7 +49,7 @@ def moved(*_):
     raise ImportError('cannot import name')
 
 
-@pytest.fixture(params=['direct', 'torch.compile'])
+@pytest.fixture(params=['direct', pytest.param('torch.compile', marks=pytest.mark.slow)])
 def either_call(request, monkeypatch):
     """Both ways to call a compiled loop, the second as for a torch that has moved what the first needs."""
     machinery.compile_pass.cache_clear()

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from pab.report.figures import draw_bars, draw_by_layer, draw_curves, draw_points, to_png
+from pab.report.figures import (
+    draw_bars,
+    draw_by_layer,
+    draw_confusion,
+    draw_curves,
+    draw_densities,
+    draw_points,
+    to_png,
+)
 
 
 def curves(names):
@@ -64,10 +72,12 @@ def test_a_title_is_within_the_picture_and_no_mathematics():
 
 
 def test_looks_go_by_the_place_of_a_name():
-    order = [str(number) for number in range(49)]
+    order = [str(number) for number in range(42)]
     every = draw_curves('', '', {name: ([1], [1.0]) for name in order}).axes[0].lines
     looks = {line.get_label(): (line.get_color(), line.get_marker()) for line in every}
     assert set(Counter(looks.values()).values()) == {1}
+    grey = [(line.get_marker(), line.get_linestyle(), line.get_markerfacecolor() == 'white') for line in every]
+    assert set(Counter(grey).values()) == {1}
     some = draw_curves('', '', {name: ([1], [1.0]) for name in ('30', '2', 'new')}, order=order).axes[0].lines
     assert [(line.get_color(), line.get_marker()) for line in some[:2]] == [looks['30'], looks['2']]
     series = draw_points('', '', '', {'7': [(1.0, 1.0, 0.0)]}, order=order).axes[0].containers[0].lines[0]
@@ -124,6 +134,39 @@ def test_bars_show_their_values_from_the_top():
     assert axes.yaxis_inverted()
 
 
+def test_a_confusion_has_a_row_for_each_label():
+    counts = [[3, 1, 0], [0, 0, 0], [0, 2, 6]]
+    axes = draw_confusion('', ['a, $x$', 'b\nb', 'm' * 40], counts, [5, 0, 8]).axes[0]
+    assert axes.images[0].get_array().tolist() == [[0.6, 0.2, None], [None, None, None], [None, 0.25, 0.75]]
+    labels = axes.get_yticklabels()
+    assert [text.get_text() for text in labels] == ['a, $x$ (5)', 'b b (0)', 'm' * 14 + '… (8)']
+    assert not any(text.get_parse_math() for text in (*labels, *axes.get_xticklabels()))
+    assert [(text.get_position(), text.get_text()) for text in axes.texts] == [
+        ((0, 0), '60'),
+        ((1, 0), '20'),
+        ((1, 2), '25'),
+        ((2, 2), '75'),
+    ]
+
+
+@pytest.mark.parametrize('number', [2, 12, 13, 50])
+def test_a_confusion_is_within_the_picture(number):
+    names = [f'{"W" * 22}{n}' for n in range(number)]
+    figure = draw_confusion('Confusion: ' + 'W ' * 40, names, np.eye(number, dtype=int), [1] * number)
+    figure.draw_without_rendering()
+    axes, whole = figure.axes[0], figure.bbox
+    texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    boxes = [text.get_window_extent() for text in texts]
+    assert all(whole.x0 <= box.x0 < box.x1 <= whole.x1 and whole.y0 <= box.y0 < box.y1 <= whole.y1 for box in boxes)
+    assert bool(axes.texts) == (number <= 12)
+    assert axes.get_window_extent().height / figure.dpi > 0.5
+
+
+def test_letters_that_a_font_lacks_warn_nobody(recwarn):
+    to_png(draw_confusion('', ['日本', 'b'], [[1, 0], [0, 1]], [1, 1]))
+    assert not recwarn
+
+
 @pytest.mark.parametrize('epochs', [*range(1, 12), 180])
 @pytest.mark.parametrize('kind', ['curves', 'layers'])
 def test_an_epoch_axis_has_whole_numbers(kind, epochs):
@@ -144,3 +187,21 @@ def test_names_of_layers_are_shown_as_they_are(draw):
     labels = figure.axes[0].get_yticklabels()
     assert [label.get_text() for label in labels] == names
     assert not any(label.get_parse_math() for label in labels)
+
+
+def test_densities_of_layers_and_channels():
+    layers = {'a': [0.0, 1.0, 0.5, 0.5], '$b': [0.25]}
+    figure = draw_densities('Kept', layers)
+    to_png(figure)
+    bars, channels, _ = figure.axes
+    assert [bar.get_width() for bar in bars.patches] == [0.5, 0.25]
+    assert [text.get_text() for text in bars.texts] == ['0.500', '0.250']
+    assert [text.get_text() for text in bars.get_yticklabels()] == ['a', '$b']
+    (image,) = channels.images
+    shown = image.get_array()
+    quarters = [shown[0, 50 * quarter : 50 * (quarter + 1)] for quarter in range(4)]
+    assert [float(np.unique(q.filled(0)).item()) for q in quarters] == [1.0, 0.5, 0.5, 0.0]
+    assert shown.mask[0].sum() == 50
+    assert (shown[1] == 0.25).all()
+    with pytest.raises(ValueError, match='picture: the network has no pruned layer'):
+        draw_densities('Kept', {})

@@ -15,11 +15,13 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from pab.contracts import tensor_flips
 from pab.pruners import get_masks
 from pab.registry import RUNNERS
-from pab.report.record import RunRecord, rates_of, summary
-from pab.report.run import CAPTIONS, FIELDS, distinct_names, draw_run, read_record, write_record, write_report
+from pab.report import run
+from pab.report.record import FIELDS, RunRecord, rates_of, summary
+from pab.report.run import CAPTIONS, distinct_names, draw_run, read_record, write_record, write_report
 from tests.small_run import runner_hook, small_config
 
 BROWSERS = [shutil.which(name) for name in ('chromium', 'chromium-browser', 'google-chrome')]
+METRICS = [dict(type='Accuracy', topk=(1,)), dict(type='ClassAccuracy')]
 CHROMIUM = next((found for found in BROWSERS if found), None)
 
 
@@ -46,7 +48,7 @@ class Watch(Hook):
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     """A run of two epochs with its watch."""
-    cfg = small_config(tmp_path_factory.mktemp('report') / 'run', digits=True, report=True)
+    cfg = small_config(tmp_path_factory.mktemp('report') / 'run', digits=True, report=True, val_evaluator=METRICS)
     runner, watch = RUNNERS.build(cfg), Watch()
     runner.register_hook(watch)
     runner.train()
@@ -57,6 +59,12 @@ def trained(tmp_path_factory):
 def record(trained):
     """The record of that run, to be changed at will."""
     return read_record(Path(trained[0].work_dir))
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Draw no picture, which takes a second for each page."""
+    monkeypatch.setattr(run, 'draw_run', lambda record: {})
 
 
 def test_what_is_recorded(trained, record):
@@ -80,6 +88,23 @@ def test_what_is_recorded(trained, record):
     # those that the epoch ran at, not those of the next one
     assert record['series']['adaptivity rate of signs'][1] == pytest.approx([1e-2, 1.5e-3])
     assert record['series']['learning rate of sgd'][1] == pytest.approx([0.1, 0.01])
+
+
+def test_the_confusions_are_those_of_the_last_validation(trained, record):
+    runner, _ = trained
+    results = runner.val_loop.evaluator.metrics[1].results_by_class
+    confusion = record['confusion']
+    assert confusion['classes'] == [str(digit) for digit in range(10)]
+    assert confusion['counts'] == results.confusion.tolist()
+    assert sum(confusion['images']) == 32
+    right = sum(row[n] for n, row in enumerate(confusion['counts']))
+    assert 100 * right / 32 == record['series']['test accuracy'][1][-1]
+    assert confusion['balanced_accuracy'] == record['series']['balanced accuracy'][1][-1]
+    kept = torch.load(Path(runner.work_dir) / 'epoch_2.pth', weights_only=True)['report']['record']['confusion']
+    assert kept['counts'] != [] and kept['of'] == 10
+    older = RunRecord()
+    older.load({'series': {}, 'layers': {}, 'seconds': {}})  # of a checkpoint without confusions
+    assert older.confusion is None
 
 
 def test_the_numbers_of_a_run(trained, record):
@@ -117,7 +142,7 @@ def test_the_rows_of_a_summary():
     assert summary(dict.fromkeys(numbers)) == []
 
 
-def test_the_density_of_used_weights(tmp_path):
+def test_the_density_of_used_weights(tmp_path, undrawn):
     cfg = small_config(
         tmp_path,
         digits=True,
@@ -139,18 +164,18 @@ def test_the_page_needs_nothing_else_and_has_a_caption_for_each_picture(trained,
     page = (folder / 'report.html').read_text()
     pictures = {path.stem for path in (folder / 'report').iterdir()}
     assert pictures == {*draw_run(record)} == {*CAPTIONS} - {'moves_by_layer'}  # no weight of this run moves
-    assert len(pictures) == page.count('<img') == page.count('<figcaption>') == 9
+    assert len(pictures) == page.count('<img') == page.count('<figcaption>') == 10
     assert len(page) < 2_000_000
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     for text in ('adaptivity_rate', 'seed: 0', 'torch: ', 'density'):
         assert text in page
 
 
-def test_a_resumed_run_goes_on_with_its_record(trained, record, tmp_path):
+def test_a_resumed_run_goes_on_with_its_record(trained, record, tmp_path, undrawn):
     folder = tmp_path / 'run'
     folder.mkdir()
     shutil.copy(Path(trained[0].work_dir) / 'epoch_1.pth', folder)
-    RUNNERS.build(small_config(folder, digits=True, resume=True, report=True)).train()
+    RUNNERS.build(small_config(folder, digits=True, resume=True, report=True, val_evaluator=METRICS)).train()
     resumed = read_record(folder)
     assert resumed['series'] == record['series']
     assert resumed['layers'] == record['layers']
@@ -167,7 +192,7 @@ def test_a_value_of_an_epoch_is_replaced():
 
 
 def test_runs_without_signs_have_fewer_pictures(record):
-    bare = {**record, 'layers': {}, 'series': {'test accuracy': [[1], [50.0]]}}
+    bare = {**record, 'layers': {}, 'series': {'test accuracy': [[1], [50.0]]}, 'confusion': None}
     assert set(draw_run(bare)) == {'accuracy', 'seconds'}
 
 
@@ -202,6 +227,43 @@ def test_a_file_that_is_no_record(record, tmp_path, change, message):
     record = change(record)
     (tmp_path / 'report.json').write_text(record if isinstance(record, str) else json.dumps(record))
     with pytest.raises(ValueError, match=message):
+        read_record(tmp_path)
+
+
+HUGE = 10**400  # a whole number in JSON, and no float
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(results=[1]), 'results.0. must be a pair of texts, got 1'),
+        (dict(results=[['a', 'b', 'c']]), 'results.0. must be a pair of texts'),
+        (dict(results=[['a', 2.0]]), 'results.0. must be a pair of texts'),
+        (dict(series={'test accuracy': None}), "series.'test accuracy'. must be epochs and as many numbers, got None"),
+        (dict(series={'test accuracy': [[1, 2], [50.0]]}), 'epochs and as many numbers'),
+        (dict(series={'test accuracy': [[1, 2]]}), 'epochs and as many numbers'),
+        (dict(series={'test accuracy': [[None], [50.0]]}), 'epochs and as many numbers'),
+        (dict(series={'test accuracy': [[1], ['high']]}), 'epochs and as many numbers'),
+        (dict(series={'test accuracy': [[1], [HUGE]]}), 'epochs and as many numbers'),
+        (dict(series={'test accuracy': ['1', '2']}), 'epochs and as many numbers'),
+        (dict(layers={'flip rate': [0.5]}), 'layers.*must hold a number by layer, or lists of one length'),
+        (dict(layers={'flip rate': {'a': [0.5], 'b': [0.5, 0.5]}}), 'lists of one length'),
+        (dict(layers={'flip rate': {'a': 0.5}}), 'lists of one length'),
+        (dict(layers={'flip rate': {'a': []}}), 'lists of one length'),
+        (dict(layers={'flip rate': {'a': [{}]}}), 'lists of one length'),
+        (dict(layers={'density': {'a': [0.5]}}), 'lists of one length'),
+        (dict(layers={'density': {'a': None}}), 'lists of one length'),
+        (dict(seconds=[1.0]), "it lacks 'seconds'"),
+        (dict(seconds={'training': 'long'}), "seconds.'training'. must be a number, got 'long'"),
+        (dict(seconds={'training': math.nan}), "seconds.'training'. must be a number, got nan"),
+        (dict(numbers=3), "it lacks 'numbers'"),
+        (dict(numbers={'accuracy': 'high'}), "numbers.'accuracy'. must be a number or null, got 'high'"),
+    ],
+    ids=str,
+)
+def test_a_record_whose_parts_cannot_be_drawn(record, tmp_path, change, message):
+    (tmp_path / 'report.json').write_text(json.dumps({**record, **change}))
+    with pytest.raises(ValueError, match=f'report.json is no record of a run: .*{message}'):
         read_record(tmp_path)
 
 
@@ -289,7 +351,7 @@ def test_the_hook_costs_a_step_nothing(trained):
     assert not weight._post_accumulate_grad_hooks
 
 
-def test_a_run_resumed_within_an_epoch_has_all_flips_of_the_epoch(tmp_path):
+def test_a_run_resumed_within_an_epoch_has_all_flips_of_the_epoch(tmp_path, undrawn):
     each_step = dict(checkpoint=dict(by_epoch=False, interval=1, max_keep_ckpts=-1, save_best=None))
     whole, resumed = tmp_path / 'whole', tmp_path / 'resumed'
     RUNNERS.build(small_config(whole, digits=True, report=True, default_hooks=each_step)).train()

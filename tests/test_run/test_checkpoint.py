@@ -3,15 +3,19 @@
 import collections
 import functools
 import http.server
+import io
 import math
 import os
 import pickle
+import re
 import threading
+import warnings
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from torch import nn
 
@@ -111,6 +115,13 @@ def test_a_config_in_a_checkpoint_is_not_run(stopped, tmp_path):
     assert not (tmp_path / 'marker').exists()
 
 
+def zipped(content):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, 'w') as file:
+        file.writestr('some/data.pkl', content)
+    return archive.getvalue()
+
+
 @pytest.mark.parametrize(
     ('damage', 'reason'),
     [
@@ -119,15 +130,42 @@ def test_a_config_in_a_checkpoint_is_not_run(stopped, tmp_path):
         (lambda data: data[:-1], 'is truncated or was not written by torch'),
         (lambda data: bytes(len(data)), 'is truncated or was not written by torch'),
         (lambda data: b'\x89PNG' + bytes(100), 'is truncated or was not written by torch'),
+        (lambda data: b'hello world', 'is truncated or was not written by torch'),
+        (lambda data: zipped(b'a file'), 'is truncated or was not written by torch'),
+        (lambda data: pickle.dumps({'w': 1}), 'is truncated or was not written by torch'),
         (lambda data: data.replace(b'\x00\x00\x80\x3f' * 8, b'\x00\x00\x00\x40' * 8), 'is damaged: the checksum of'),
     ],
-    ids=['empty', 'half', 'one-byte-short', 'zeros', 'picture', 'flipped-bits'],
+    ids=['empty', 'half', 'one-byte-short', 'zeros', 'picture', 'text', 'archive', 'pickle', 'flipped-bits'],
 )
 def test_damage_is_named(tmp_path, damage, reason):
     path = save({'w': torch.ones(64)}, tmp_path / 'epoch_1.pth')
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UnusableCheckpoint, match=f'epoch_1.pth {reason}'):
+    with pytest.raises(UnusableCheckpoint, match=f'epoch_1.pth {reason}') as caught:
         load_safely(path)
+    assert not re.search('weights_only|miniz|Errno|\\n', str(caught.value))  # the advice of torch is not ours
+
+
+def test_a_folder_and_a_torchscript_program_are_named(tmp_path):
+    with pytest.raises(UnusableCheckpoint, match=f'^{tmp_path} cannot be read: Is a directory$'):
+        load_safely(tmp_path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', category=FutureWarning)
+        torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / 'net.pt'))
+        warnings.simplefilter('error')
+        with pytest.raises(UnusableCheckpoint, match=r'net.pt is refused: it is a TorchScript program, and only plain'):
+            load_safely(tmp_path / 'net.pt')
+
+
+def test_what_torch_will_not_load_as_plain_data_is_refused(tmp_path):
+    torch.save({'w': bytearray(b'x')}, tmp_path / 'epoch_1.pth', pickle_protocol=5)
+    with pytest.raises(UnusableCheckpoint, match=r'epoch_1.pth is refused: it holds more than plain data, and only'):
+        load_safely(tmp_path / 'epoch_1.pth')
+
+
+def test_a_sound_file_that_has_no_place_is_not_called_truncated(tmp_path):
+    path = save({'w': torch.ones(64)}, tmp_path / 'epoch_1.pth')
+    with pytest.raises(UnusableCheckpoint, match=r'epoch_1.pth cannot be loaded: .*nowhere'):
+        load_safely(path, map_location='nowhere')
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -222,6 +260,11 @@ def test_a_file_that_is_named_but_cannot_be_resumed(finished, stopped, tmp_path)
     path = save(checkpoint, tmp_path / 'nan.pth')
     reason = f'{path} cannot be resumed: state_dict.network.linear.bias is not finite'
     assert reason in refusal(tmp_path / 'run', resume=True, load_from=str(path))
+
+
+class AlwaysBestHook(Hook):
+    def before_val_epoch(self, runner):
+        runner.message_hub.update_info('best_score', -1.0)
 
 
 def test_every_file_of_a_run_is_sound_and_loads_with_weights_only(finished):

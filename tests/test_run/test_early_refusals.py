@@ -1,13 +1,17 @@
 """Settings that would fail late, or never be noticed, are refused in one line before any work."""
 
+import copy
+
 import pytest
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 
 from pab.costs.run import masks_of_config, run_costs
 from pab.registry import RUNNERS
 from pab.run import RunHook, check_config
 from pab.run.config import plain_config
 from pab.run.hook_points import check_hook
+from pab.run.launch import errors_in_one_line
 from tests.small_run import small_config
 
 BEST, CLIP, SGD = 'default_hooks__checkpoint__save_best', 'optim_wrapper__clip_grad', 'optim_wrapper__optimizers__sgd__'
@@ -30,6 +34,78 @@ BEST, CLIP, SGD = 'default_hooks__checkpoint__save_best', 'optim_wrapper__clip_g
 def test_wrong_numbers_of_optimizers(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         check_config(small_config(tmp_path, **options))
+
+
+LOADER, SCHEDULE = 'train_dataloader__', 'param_scheduler__sgd'
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({SCHEDULE: None}, r'param_scheduler.sgd must be a schedule or a list of schedules, got None; \[\] keeps'),
+        ({SCHEDULE: [1]}, r'param_scheduler.sgd must be a schedule .*got \[1\]'),
+        ({SCHEDULE: [dict(gamma=0.1)]}, r"param_scheduler.sgd\[0\] needs a type, .* got {'gamma': 0.1}"),
+        (dict(default_hooks__ar_decay__gamma='abc'), r"default_hooks.ar_decay.gamma must be a number, got 'abc'"),
+        (dict(default_hooks__checkpoint__interval='abc'), r"checkpoint.interval must be a number, got 'abc'"),
+        (dict(default_hooks__checkpoint__by_epoch='no'), r"checkpoint.by_epoch must be True or False, got 'no'"),
+        (dict(default_hooks__prune__pruner=None), r'default_hooks.prune.pruner must be a dict .*type, got None'),
+        ({LOADER + 'batch_size': 'abc'}, r"train_dataloader.batch_size must be an integer >= 1, got 'abc'"),
+        ({LOADER + 'batch_size': None}, r'train_dataloader.batch_size must be an integer >= 1, got None'),
+        ({LOADER + 'num_workers': -1}, r'train_dataloader.num_workers must be an integer >= 0, got -1'),
+        ({LOADER + 'prefetch_factor': 2}, r'prefetch_factor needs num_workers >= 1, got 2 with num_workers=0'),
+        ({LOADER + 'persistent_workers': True}, r'persistent_workers needs num_workers >= 1, got True'),
+        ({LOADER + 'pin_memory': 'abc'}, r"train_dataloader.pin_memory must be True or False, got 'abc'"),
+        ({LOADER + 'timeout': 'abc'}, r"train_dataloader.timeout must be a number, got 'abc'"),
+        ({LOADER + 'sampler__shuffle': 'abc'}, r"sampler.shuffle must be True or False, got 'abc'"),
+        ({LOADER + 'dataset': None}, r'train_dataloader.dataset must be a dict of settings with a type, got None'),
+        (
+            dict(model__data_preprocessor__mean=0.3),
+            r'model.data_preprocessor needs a type.* in data_preprocessor',
+        ),
+        (dict(model__network__type=None), r"model.network needs a type, the name of a class, got {'type': None"),
+        (dict(model__label_smoothing='abc'), r"model.label_smoothing must be a number, got 'abc'"),
+        (dict(data_preprocessor__flip='abc'), r"data_preprocessor.flip must be True or False, got 'abc'"),
+        (dict(train_cfg__val_begin='abc'), r"train_cfg.val_begin must be a number, got 'abc'"),
+        (dict(train_cfg__dynamic_intervals=3), r'train_cfg.dynamic_intervals must be a list of pairs .*, got 3'),
+        (dict(randomness__deterministic='abc'), r"randomness.deterministic must be True or False, got 'abc'"),
+        (dict(log_processor__window_size='abc'), r"log_processor.window_size must be a number, got 'abc'"),
+        (dict(env_cfg__dist_cfg__timeout='abc'), r"env_cfg.dist_cfg.timeout must be a number of seconds .*'abc'"),
+        (dict(load_from=5), r'load_from must be the path or address of a file, or None, got 5'),
+        ({SGD + 'lr': -1}, r'optim_wrapper.optimizers.sgd.lr must be a number >= 0, got -1'),
+        (dict(optim_wrapper__optimizers__sgd=None), r'optim_wrapper.optimizers.sgd must be a dict .*, got None'),
+        (dict(custom_hooks=[dict(monitor='x')]), r"custom_hooks\[0\] needs a type, .*{'monitor': 'x'}"),
+    ],
+)
+def test_values_that_nothing_can_use(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        check_config(small_config(tmp_path, **options))
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {SCHEDULE: []},
+        {SCHEDULE: dict(_delete_=True, type='ReduceOnPlateauLR', min_value=[0.1, 0.2], monitor='x')},
+        dict(param_scheduler=None),
+        dict(train_cfg__dynamic_intervals=[(50, 1)]),
+        {LOADER + 'num_workers': 1, LOADER + 'prefetch_factor': 2},
+        dict(val_evaluator=dict(_delete_=True, metrics=[dict(type='Accuracy')])),
+        {'optim_wrapper__optimizers__sgd__foreach': None},
+    ],
+)
+def test_values_that_are_fine(tmp_path, options):
+    check_config(small_config(tmp_path, **options))
+
+
+def test_what_mmengine_asserts_is_one_line():
+    text = r'error: AssertionError: "save_best" should be a str .*\(PAB_TRACEBACK=1'
+    with pytest.raises(SystemExit, match=text), errors_in_one_line():
+        CheckpointHook(save_best=3)
+    with pytest.raises(SystemExit) as ended, errors_in_one_line():
+        raise ValueError('a\n  message')  # of somebody else
+    assert ended.value.code == 'error: ValueError: a message (PAB_TRACEBACK=1 shows where)'
+    with pytest.raises(AssertionError), errors_in_one_line():
+        assert not small_config  # no setting
 
 
 @pytest.mark.parametrize('norm', [float('inf'), 'inf', 2])
@@ -103,3 +179,15 @@ def test_another_loop_is_refused_before_its_arguments_are():
     cfg = Config(dict(train_cfg=dict(type='IterBasedTrainLoop', max_epochs=3)))
     with pytest.raises(ValueError, match=r"which IterBasedTrainLoop does not; set type='ResumableEpochLoop'"):
         check_config(cfg)
+
+
+def test_training_images_must_not_validate(tmp_path):
+    folder = dict(_delete_=True, type='ImageFolder', val_share=0.2)
+    parts = dict(train_dataloader=dict(dataset=folder), val_dataloader=dict(dataset=dict(folder, split='val')))
+    test = dict(dataset=dict(_delete_=True, type='ImageFolder', split='test'))  # a folder of its own
+    check_config(small_config(tmp_path, **copy.deepcopy(parts), test_dataloader=test))
+    for other in (dict(val_share=0.3), dict(val_share=None), dict(split_seed=1)):
+        changed = copy.deepcopy(parts)
+        changed['val_dataloader']['dataset'] |= other
+        with pytest.raises(ValueError, match='divided alike, or images of the training validate; train_dataloader has'):
+            check_config(small_config(tmp_path, **changed, test_dataloader=copy.deepcopy(test)))

@@ -48,6 +48,7 @@ class AccidentHook(Hook):
             shutil.rmtree(runner.work_dir)
             return
         fill(Path(runner.work_dir).parent)
+        runner.message_hub.update_info('best_score', -1.0)  # so the last result is a new best
         for _ in range(3):
             runner.logger.info('-' * 5000)  # more than the last page of the log has room for
 
@@ -83,7 +84,7 @@ def config(folder, **options):
 
 def test_no_run_begins_on_a_full_disk(small_disk):
     fill(small_disk)
-    with pytest.raises(OSError, match=r"work_dir '.*run' cannot be written: No space left .* \(0.1 MB needed, 0.0 MB"):
+    with pytest.raises(OSError, match=r"work_dir '.*run' cannot be written: No space left .* \(66 kB needed, 0 bytes"):
         check_writable(small_disk / 'run')
 
 
@@ -91,9 +92,21 @@ def test_a_complete_training_ends_well_without_its_pictures(small_disk):
     status, (lines, error) = run_in_child(_train, config(small_disk / 'run'), 'fill', False)
     assert (status, error) == (0, None)
     assert torch.load(small_disk / 'run' / 'epoch_3.pth')['meta']['epoch'] == 3
-    assert lines.count('cannot be written: No space left on device (0.0 MB free); the run goes on') == 1
+    assert lines.count('cannot be written: No space left on device (0 bytes free); the run goes on') == 1
     assert "The report is not complete: cannot write '" in lines
     assert 'report.html' not in os.listdir(small_disk / 'run')
+    assert 'Traceback' not in lines
+
+
+def test_a_complete_training_ends_well_without_its_best_checkpoint(small_disk):
+    cfg = config(small_disk / 'run')
+    cfg.default_hooks.checkpoint.save_best = 'accuracy/top1'
+    status, (lines, error) = run_in_child(_train, cfg, 'fill', False)
+    assert (status, error) == (0, None)
+    assert torch.load(small_disk / 'run' / 'epoch_3.pth')['meta']['epoch'] == 3
+    assert [path.name for path in (small_disk / 'run').glob('best_*')] == ['best_accuracy_top1_epoch_1.pth']
+    assert lines.count("best_accuracy_top1_epoch_3.pth': No space left on device") == 1
+    assert 'The training is complete, and its last checkpoint is there' in lines
     assert 'Traceback' not in lines
 
 
@@ -101,7 +114,7 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_due(small_disk):
     status, (lines, error) = run_in_child(_train, config(small_disk / 'run'), 'fill', True)
     assert status == 0
     assert "epoch_1.pth': No space left on device (" in str(error)
-    assert 'MB needed, 0.0 MB free); checkpoints written before are untouched' in str(error)
+    assert 'kB needed, 0 bytes free); checkpoints written before are untouched' in str(error)
     assert lines.count('the log ') == lines.count('are not complete') == 1
     assert 'Traceback' not in lines
 

@@ -11,6 +11,14 @@ from tests.small_run import EPOCHS, STEPS, KillHook, run_in_child, run_ranks, sm
 
 EVERY = 2  # steps between checkpoints where they are written in mid-epoch
 MID_EPOCH = dict(default_hooks__checkpoint__by_epoch=False, default_hooks__checkpoint__interval=EVERY)
+MIXED = dict(
+    train_dataloader__sampler__type='BalancedSampler',
+    model__class_weights='balanced',
+    data_preprocessor__num_classes='auto',
+    data_preprocessor__batch_transforms=[
+        dict(type='RandomChoice', transforms=[dict(type='MixUp', alpha=0.4), dict(type='CutMix')])
+    ],
+)
 
 
 @pytest.fixture(scope='module')
@@ -55,8 +63,12 @@ def test_ten_kills_at_random_steps_change_nothing(tmp_path, uninterrupted):
 
 @pytest.mark.parametrize(
     ('options', 'step'),
-    [(dict(), STEPS + 1), (dict(train_dataloader__num_workers=1, **MID_EPOCH), 19)],
-    ids=['right after an epoch', 'with workers'],
+    [
+        (dict(), STEPS + 1),
+        (dict(train_dataloader__num_workers=1, **MID_EPOCH), 19),
+        (dict(**MIXED, **MID_EPOCH), 17),
+    ],
+    ids=['right after an epoch', 'with workers', 'balanced and mixed'],
 )
 def test_a_kill_within_a_step_changes_nothing(tmp_path, uninterrupted, options, step):
     cfg = small_config(tmp_path / 'run', **options)
@@ -64,7 +76,7 @@ def test_a_kill_within_a_step_changes_nothing(tmp_path, uninterrupted, options, 
     cfg.resume = True
     status, end = run_in_child(train, cfg)
     assert status == 0
-    assert_same(end, uninterrupted())
+    assert_same(end, uninterrupted(**{key: value for key, value in options.items() if key in MIXED}))
 
 
 @pytest.mark.parametrize(

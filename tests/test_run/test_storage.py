@@ -1,13 +1,16 @@
 import errno
 import os
 import resource
+import shutil
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.fileio import get_file_backend
 
+from pab.files import reason_of
 from pab.run.storage import AtomicBackend, check_writable, write_atomically
 from tests.small_run import run_in_child, small_config, train
 
@@ -28,7 +31,7 @@ def test_on_a_full_disk_the_old_file_stays_and_the_error_says_so(tmp_path, monke
     path.write_bytes(OLD)
     monkeypatch.setattr(os, 'fsync', full_disk)
     with pytest.raises(
-        OSError, match=r"cannot write '.*epoch_1.pth': No space left on device \(0.0 MB needed, .* free"
+        OSError, match=r"cannot write '.*epoch_1.pth': No space left on device \(11 bytes needed, .* free"
     ):
         write_atomically(NEW, path)
     assert [(f.name, f.read_bytes()) for f in tmp_path.iterdir()] == [('epoch_1.pth', OLD)]
@@ -37,7 +40,7 @@ def test_on_a_full_disk_the_old_file_stays_and_the_error_says_so(tmp_path, monke
 def test_a_limit_on_file_sizes_is_reported_alike(tmp_path):
     status, error = run_in_child(_write_beyond_limit, tmp_path / 'epoch_1.pth')
     assert status == 0
-    assert 'File too large (0.1 MB needed' in str(error)
+    assert 'File too large (100 kB needed' in str(error)
     assert not list(tmp_path.iterdir())
 
 
@@ -45,6 +48,16 @@ def _write_beyond_limit(path):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     write_atomically(bytes(100_000), path)
+
+
+@pytest.mark.parametrize(
+    ('size', 'text'),
+    [(0, '0 bytes'), (999, '999 bytes'), (1000, '1 kB'), (65_536, '66 kB'), (999_600, '1.0 MB'), (2_345_678, '2.3 MB')],
+)
+def test_sizes_have_a_unit_that_fits_them(tmp_path, monkeypatch, size, text):
+    monkeypatch.setattr(shutil, 'disk_usage', lambda folder: SimpleNamespace(free=size))
+    error = OSError(errno.ENOSPC, 'full')
+    assert reason_of(error, tmp_path, size) == f'full ({text} needed, {text} free)'
 
 
 def test_what_a_killed_run_left_of_a_checkpoint_is_removed(tmp_path):

@@ -8,12 +8,15 @@ import shutil
 import signal
 import socket
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import Config
 from torch import nn
 
+from pab.registry import RUNNERS
 from pab.run.checkpoint import UnusableCheckpoint
 from pab.run.work_dir import choose_start, find_newest, locked, run_files
 from tests.small_run import run_in_child, run_ranks, small_config, start_child, train, train_and_kill
@@ -292,6 +295,42 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_has_died(tmp_path, 
     assert run_in_child(train, start)[0] == 0
     with locked(tmp_path / 'run', print):  # an end frees it too
         assert (tmp_path / 'run' / 'train.lock').read_text() == f'process {os.getpid()} on {socket.gethostname()}\n'
+
+
+def _files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+def test_a_refused_run_leaves_nothing_in_the_folder_of_another(tmp_path, holder, tool):
+    """Neither a log nor its config, by the command; by a runner, which has a log, no config."""
+    folder = tmp_path / 'run'
+    small_config(folder, train_cfg__max_epochs=1).dump(tmp_path / 'small.py')
+    (folder / 'small.py').write_text("theirs = 'of the run that trains'")
+    before = _files(folder)
+    _, status = tool('train.py', tmp_path / 'small.py', '--work-dir', folder)
+    assert 'is in use: process' in status
+    assert (folder / 'small.py').read_bytes() == before[Path('small.py')]
+    assert _files(folder) == before
+    assert {path.name for path in folder.iterdir()} == {'small.py', 'train.lock', 'held'}
+    with pytest.raises(BlockingIOError):
+        train(Config.fromfile(tmp_path / 'small.py'))
+    assert _files(folder).items() >= before.items()
+
+
+def test_a_run_refused_for_checkpoints_and_a_test_leave_the_config_of_the_run(finished, tmp_path):
+    folder = shutil.copytree(finished.folder, tmp_path / 'run')
+    cfg = small_config(folder, train_cfg__max_epochs=2)
+    cfg.dump(tmp_path / 'small.py')
+    (folder / 'small.py').write_text("theirs = 'of the finished run'")
+    cfg = Config.fromfile(tmp_path / 'small.py')
+    with pytest.raises(FileExistsError, match='already holds'):
+        train(cfg)
+    cfg.load_from = str(folder / 'epoch_3.pth')
+    RUNNERS.build(cfg).test()
+    assert 'finished' in (folder / 'small.py').read_text()
+    cfg.update(load_from=None, overwrite=True)
+    train(cfg)
+    assert Config.fromfile(folder / 'small.py').train_cfg.max_epochs == 2
 
 
 def test_without_locks_a_folder_is_used_with_a_warning(tmp_path, monkeypatch):

@@ -2,35 +2,25 @@
 
 import functools
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from pab.benchmarks import baseline, sparse, timing
 from pab.optim import Bop
 from pab.psg import PSGConfig, convert_psg_
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture
-def benchmarks(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-    from benchmarks import baseline, networks, sparse, timing
-
-    return {'baseline': baseline, 'networks': networks, 'sparse': sparse, 'timing': timing}
-
-
-@pytest.fixture
-def benchmark(benchmarks, tool):
+def benchmark(tool):
     """A function: arguments -> what tools/benchmark.py printed, and how it ended."""
     return functools.partial(tool, 'benchmark.py')
 
 
 def test_tiny_measures(benchmark, tmp_path):
     file = tmp_path / 'result.json'
-    measures = ['step', 'bop', 'prune', 'data', 'loop']
+    measures = ['step', 'narrow', 'bop', 'prune', 'data', 'loop']
     printed, status = benchmark(*measures, '--tiny', '--repeats', 2, '--warmup', 1, '--json', file)
     assert status == 0
     found = json.loads(file.read_text())
@@ -38,7 +28,7 @@ def test_tiny_measures(benchmark, tmp_path):
     assert found['environment']['torch'] == torch.__version__
     rows = found['rows']
     assert 'Epoch(train)' not in printed
-    assert {row['measure'] for row in rows} == {*measures, 'saved for backward'}
+    assert {row['measure'] for row in rows} == {*measures, 'saved for backward', 'onnxruntime'}
     for row in rows:
         assert row['median'] > 0
         assert (row['peer'] is None) == (row['ratio'] is None)
@@ -49,7 +39,7 @@ def test_tiny_measures(benchmark, tmp_path):
     assert {'forward', 'backward', 'optimizer', 'images_per_second'} <= set(ours['details'])
 
 
-MEASURES = "['step', 'bop', 'prune', 'data', 'loop', 'sparse', 'start', 'all']"
+MEASURES = "['step', 'narrow', 'bop', 'prune', 'data', 'loop', 'sparse', 'start', 'all']"
 
 
 @pytest.mark.parametrize(
@@ -88,8 +78,7 @@ def test_results_have_a_place_before_anything_is_measured(benchmark, tmp_path):
         assert json.loads(written.read_text())['rows'] == []
 
 
-def test_ratios_are_medians_of_pairs(benchmarks):
-    timing = benchmarks['timing']
+def test_ratios_are_medians_of_pairs():
     seconds = {'a': [2.0, 9.0, 4.0, 4.0, 6.0], 'b': [1.0, 3.0, 4.0, 2.0, 2.0]}  # ratios 2 3 1 2 3
     row = timing.row('m', 'c', 'a', seconds, peer='b', required=2.0)
     assert (row.median, row.ratio, row.met) == (4000.0, 2.0, True)
@@ -99,8 +88,8 @@ def test_ratios_are_medians_of_pairs(benchmarks):
     assert '| NO ' in timing.table([timing.Row('m', 'c', 'b', 7.0, 0.0, 's', required=6.0)])
 
 
-def test_contenders_take_turns_and_warm_up(benchmarks):
-    timing, calls = benchmarks['timing'], []
+def test_contenders_take_turns_and_warm_up():
+    calls = []
     runs = {'a': lambda: calls.append('a'), 'b': lambda: calls.append('b') or 0.5}
     seconds = timing.alternate(runs, timing.Settings(repeats=3, warmup=1))
     assert calls == ['a', 'b'] * 4
@@ -108,8 +97,8 @@ def test_contenders_take_turns_and_warm_up(benchmarks):
     assert seconds['b'] == [0.5] * 3
 
 
-def test_sparse_compares_layers_that_agree(benchmarks):
-    sparse, settings = benchmarks['sparse'], benchmarks['timing'].Settings(repeats=1, warmup=0, tiny=True)
+def test_sparse_compares_layers_that_agree():
+    settings = timing.Settings(repeats=1, warmup=0, tiny=True)
     compressed = []
 
     def compress(weight):
@@ -134,8 +123,8 @@ def make_net():
     ).double()
 
 
-def test_baseline_layers_compute_what_pab_computes(benchmarks):
-    nets = benchmarks['baseline'].convert_to_baseline_(make_net()), convert_psg_(make_net(), PSGConfig())
+def test_baseline_layers_compute_what_pab_computes():
+    nets = baseline.convert_to_baseline_(make_net()), convert_psg_(make_net(), PSGConfig())
     x, grad = torch.randn(2, 3, 8, 8).double(), torch.randn(2, 4, 4, 4).double()
     outputs, grads = [], []
     for net in nets:
@@ -148,13 +137,13 @@ def test_baseline_layers_compute_what_pab_computes(benchmarks):
     assert all(g.count_nonzero() for g in grads[0])
 
 
-def test_baseline_bop_is_pabs(benchmarks):
+def test_baseline_bop_is_pabs():
     weights = [nn.Parameter(torch.randn(40)) for _ in range(2)]
     with torch.no_grad():
         weights[0][::5] = 0
         weights[1].copy_(weights[0])
     settings = dict(adaptivity_rate=0.2, threshold=0.01)
-    optimizers = benchmarks['baseline'].PerParameterBop([weights[0]], **settings), Bop([weights[1]], **settings)
+    optimizers = baseline.PerParameterBop([weights[0]], **settings), Bop([weights[1]], **settings)
     for _ in range(8):
         grad = torch.randn(40)
         for weight, optimizer in zip(weights, optimizers, strict=True):

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import re
 from argparse import Namespace
 from pathlib import Path
@@ -122,6 +123,24 @@ def test_print_config_shows_the_whole_config(tool):
         assert part in printed
 
 
+def test_analyze_draws_and_keeps_files(tool, tmp_path):
+    picture, numbers = tmp_path / 'd.png', tmp_path / 'costs.json'
+
+    def analyze(*args, options=()):
+        return tool('analyze.py', QUICKSTART, *args, '--cfg-options', *TINY, *options)
+
+    printed, status = analyze('--picture', picture, '--json', numbers)
+    assert status == 0
+    assert picture.read_bytes()[1:4] == b'PNG'
+    assert re.search(r'layer3.0.shortcut.0 +\d/8 +128 +\d+   64, 28\n', printed)
+    assert len(json.loads(numbers.read_text())['structure']) == 10
+    assert re.search(r'd.png exists; choose another file', analyze('--picture', picture)[1])
+    noise = 'The pruner reads images. This one read noise'
+    assert noise not in printed
+    assert noise in analyze(options=['default_hooks.prune.pruner.type=SNIP'])[0]
+    assert 'has no pruned layer' in analyze('--picture', tmp_path / 'e.png', options=['default_hooks.prune=None'])[1]
+
+
 @pytest.fixture
 def refusal(tool, tmp_path, monkeypatch):
     """A function: options -> the one line by which tools/train.py refuses them."""
@@ -211,7 +230,8 @@ def test_a_traceback_on_request(tool, tmp_path, monkeypatch, where):
 
 def test_a_config_that_is_not_there(tool):
     _, line = tool('train.py', 'configs/pab/quikstart.py')
-    assert line == 'error: there is no config configs/pab/quikstart.py; those that come with pab are in configs/pab/'
+    hint = 'did you mean pab/quickstart? pab config --list names the configs of pab'
+    assert line == f'error: there is no config configs/pab/quikstart.py; {hint}'
 
 
 def test_a_seed_is_in_the_name_of_the_default_folder(tmp_path):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from pab.models import CIFARResNet, ImagePreprocessor, initialize_
 from pab.pruners import Rand, apply_masks_
 from pab.registry import MODELS
 from tests.exported import run_file, trained, used
+from tests.test_narrowing.networks import kill
 
 pytest.importorskip('onnx')
 ort = pytest.importorskip('onnxruntime')
@@ -125,9 +127,11 @@ def test_tool_refuses_in_one_line(export_tool, tmp_path):
 
     assert 'there is no file' in refusal('torch')
     torch.save({'a': 1}, file)
+    assert 'no state_dict' in refusal('torch')
+    torch.save({'state_dict': {}}, file)
     assert '--config CONFIG' in refusal('torch')
     assert 'must end in .onnx' in refusal('onnx', '--config', R20)
-    assert 'no state_dict' in refusal('torch', '--config', R20)
+    assert 'is a checkpoint of another model' in refusal('torch', '--config', R20)
 
 
 def metadata_of(file):
@@ -195,3 +199,22 @@ def test_a_compact_file_without_normalisation_and_a_test_set_of_pixels(
     printed, status = export_tool(file, out, '--format', 'torch', '--config', tmp_path / 'config.py')
     assert status == 0, status
     assert 'random images (nothing says how pixels are normalised)' in printed
+
+
+def test_narrow(export_tool, checkpoint, tmp_path, monkeypatch):
+    """The file has the channels that are needed, and what it has is printed; its logits are those of the checkpoint."""
+    file, model = checkpoint
+    kill(model.network, 0.5)
+    torch.save({'meta': {}, 'state_dict': model.state_dict()}, file)
+    monkeypatch.setenv('PAB_DATA', str(tmp_path / 'nothing'))
+    out, options = tmp_path / 'net.onnx', ('--format', 'onnx', '--narrow', '--fold-batch-norm')
+    printed, status = export_tool(file, out, '--config', R20, *options, '--cfg-options', *SMALL)
+    assert status == 0, status
+    told = r'narrow +(\d+) of 10 layers are smaller: (\S+) -> (\S+) million MACs .*\n.*\n +(\S+) -> (\S+) bytes'
+    found = re.search(told, printed)
+    layers, macs_before, macs, size_before, size = (float(text.replace(',', '')) for text in found.groups())
+    assert layers > 4
+    assert (macs < 0.8 * macs_before, size < 0.8 * size_before) == (True, True)
+    images = torch.randn(5, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(run_file(out, images), model(images), rtol=0, atol=1e-4)

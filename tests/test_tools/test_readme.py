@@ -12,6 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from pab import compact
+from pab.pruners import apply_masks_
+from pab.registry import MODELS
 from tests.small_run import run_in_child
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +40,7 @@ RESNET = 'layer3.0.conv2.weight'
 @pytest.mark.parametrize(
     ('page', 'name', 'printed'),
     [
-        ('README.md', 'scaled_mag', ['ScaledMag, shot 1 of 1: density 0.3', RESNET]),
+        ('method.md', 'scaled_mag', ['ScaledMag, shot 1 of 1: density 0.3', RESNET]),
         ('method.md', 'sign_gradient', ['SynFlow, shot 1 of 1', RESNET]),
         ('method.md', 'bop_with_reset', ['; adaptivity rate 0.01', RESNET]),
         ('method.md', 'two_stages', [r'conv1.weight  +\d+ +18 ', r'conv2.weight  +\d+ +72 ', r'all +27 +90 +0\.3000']),
@@ -61,18 +64,21 @@ def test_a_part_in_a_file_of_ones_own(tmp_path, page, name, printed):
     assert (folder / 'report.html').exists() == reported
 
 
-def test_photographs_of_ones_own(tmp_path):
+@pytest.mark.parametrize('file', ['mine/photos.py', 'mine/photos_mixed.py'])
+def test_photographs_of_ones_own(tmp_path, file):
     for split in ('train', 'val'):
         for label, name in enumerate(('ant', 'bee', 'cat')):
             (tmp_path / 'photos' / split / name).mkdir(parents=True)
             for number in range(2):
                 Image.new('RGB', (80, 70), (80 * label, 0, 0)).save(tmp_path / f'photos/{split}/{name}/{number}.jpg')
-    write_blocks(tmp_path, 'own_data.md', 'mine/photos.py')
+    write_blocks(tmp_path, 'own_data.md', file)
     loaders = [
         f'{part}_dataloader.{key}' for part in ('train', 'val') for key in ('num_workers=0', 'persistent_workers=False')
     ]
     options = ['train_cfg.max_epochs=1', 'default_hooks.prune.pruner.rounds=1', 'default_hooks.report=None', *loaders]
-    status, text = run_in_child(_train, tmp_path, ['mine/photos.py', '--cfg-options', *options])
+    options += ['model.network.name=shufflenet_v2_x0_5']
+    options += [f'{part}_dataloader.dataset.data_root=photos' for part in ('train', 'val', 'test')]
+    status, text = run_in_child(_train, tmp_path, [file, '--cfg-options', *options])
     assert status == 0, text
     assert 'Epoch(val) [1][1/1]' in text
 
@@ -88,6 +94,39 @@ def test_without_configs():
     scope['net'](torch.randn(2, 3, 32, 32)).sum().backward()
     scope['bop'].step()
     assert int(scope['bop'].last_flips) > 0
+
+
+def test_plain_pytorch(tmp_path, monkeypatch):
+    with torch.device('meta'):
+        model = MODELS.build(dict(type='ImageClassifier', network=dict(type='TorchvisionModel', name='resnet18')))
+    model = model.to_empty(device='cpu')
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.fill_(1)
+        model.network.conv1.weight.uniform_()
+        apply_masks_(model, {'network.conv1.weight': model.network.conv1.weight > 0.5})
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'epoch_180.pth')
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    exec(block_after('files.md', '## Plain PyTorch'), scope)
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(scope['net'](images), model.eval()(images))
+
+
+def test_predictions_in_python(tmp_path, monkeypatch, capsys):
+    model = MODELS.build(dict(type='CIFARResNet', depth=8, width=2, in_channels=1))
+    known = dict(preprocessing=dict(mean=[0.3], std=[0.38]), input_shape=(1, 8, 8), classes=list('abcdefghij'))
+    network = dict(type='CIFARResNet', depth=8, width=2, in_channels=1)
+    compact.save(model, tmp_path / 'quickstart.pab', network=network, seed=None, signs=(), **known)
+    (tmp_path / 'photos').mkdir()
+    for name in ('photo.png', 'photos/a.png'):
+        Image.new('RGB', (30, 20)).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    exec(block_after('runs.md', 'In Python, both take the same files'), {})
+    printed = capsys.readouterr().out
+    assert 'photo.png ((' in printed
+    assert "'mean': [0.3]" in printed
 
 
 def _train(folder, arguments):

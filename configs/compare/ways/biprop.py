@@ -1,3 +1,4 @@
+# As edge_popup.py, with the signs of weights in place of the weights.
 _base_ = ['./edge_popup.py']
 
 model = dict(

@@ -1,3 +1,4 @@
+# SynFlow, then signs by second-order Bop with exact gradients.
 _base_ = ['./bop.py']
 
 model = dict(converter=None)

@@ -1,3 +1,4 @@
+# SynFlow, then signs by TopFlips with exact gradients: a fixed share flips in each step.
 _base_ = ['./bop.py']
 
 model = dict(converter=None)

@@ -1,14 +1,17 @@
 """The data of a run against its network, before the first step."""
 
 import copy
+from collections.abc import Mapping
+from types import SimpleNamespace
 
 import torch
+from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
 
-from ...datasets import class_names, classes_in, difference, number_classes_
+from ...datasets import class_names, classes_in, count_classes, difference, number_classes_
 from ...models import network_of
-from ...registry import HOOKS
+from ...registry import HOOKS, MODELS
 from ...run import PabRunner, RunHook
 from ...run.distributed import check_agreement
 
@@ -23,7 +26,8 @@ class DataCheckHook(RunHook):
     Raises:
         ValueError: from a run, when a data set has a class that the network does not know, a resumed training set has
             other classes than before, processes have other data, images are not of ``model.input_shape`` (data that are
-            only evaluated may differ in height and width), or the last batch of an epoch is too small for batch norm.
+            only evaluated may differ in height and width), the network has fewer outputs than there are classes, or
+            the last batch of an epoch is too small for batch norm.
     """
 
     changes_training = False
@@ -59,6 +63,7 @@ class DataCheckHook(RunHook):
             self._classes, self._whose = own, 'train_dataloader'
         self._number(runner, loader, 'train_dataloader')
         check_input_shape(runner.bare_model, loader, 'train_dataloader')
+        check_outputs(runner.bare_model, loader, 'train_dataloader')
         check_last_batch(runner.bare_model, loader, runner.world_size)
         if runner.val_loop is not None:
             self.before_val(runner)
@@ -78,10 +83,11 @@ class DataCheckHook(RunHook):
         check_data_agree(loop.dataloader, who)
         self._number(runner, loop.dataloader, who)
         check_input_shape(runner.bare_model, loop.dataloader, who, channels_only=True)
-        if names := class_names(loop.dataloader.dataset):
+        check_outputs(runner.bare_model, loop.dataloader, who)
+        if number := count_classes(loop.dataloader.dataset):
             for metric in loop.evaluator.metrics:
                 if hasattr(metric, 'check_classes'):
-                    metric.check_classes(len(names))
+                    metric.check_classes(number)
 
     def _number(self, runner: PabRunner, loader: DataLoader, who: str) -> None:
         before = class_names(loader.dataset)
@@ -115,6 +121,57 @@ def check_input_shape(model: nn.Module, loader: DataLoader, who: str, channels_o
             f'{who}: images are {got} (channels, height, width), and model.input_shape is {tuple(shape)}; set it to '
             'the shape of the images, or give the data that the network is for'
         )
+
+
+def check_outputs(model: nn.Module, loader: DataLoader, who: str) -> None:
+    """Raise a ValueError, which begins with ``who``, if a network has fewer outputs than a loader's data have classes.
+
+    Data that do not know the number of their classes (:func:`pab.datasets.count_classes`), and a network whose outputs
+    are no logits (N, K), fit everything.
+    """
+    number, network = count_classes(loader.dataset), network_of(model)
+    if number is None:
+        return
+    modes = [(layer, layer.training) for layer in network.modules()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            logits = network.eval().forward(_first_image(model, loader))
+    finally:
+        for layer, training in modes:
+            layer.training = training
+    if isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[1] < number:
+        raise ValueError(
+            f'{who}: has {number} classes, and the network {logits.shape[1]} outputs; set num_classes of the network '
+            f'(model.network) to {number}, or give the data that it is for'
+        )
+
+
+def describe_input_shape(cfg: Mapping) -> str:
+    """Compare a config's ``model.input_shape`` with its training images, where they can be read; nothing is fetched.
+
+    Returns one line: the shape, and with what it was compared, or why with nothing.
+
+    Raises:
+        ValueError: the config has no input_shape, or the images are of another.
+    """
+    shape = cfg['model'].get('input_shape')
+    if shape is None:
+        raise ValueError('model.input_shape: costs need the (channels, height, width) of one image, got None')
+    line = f'for one image of {" x ".join(map(str, shape))} (model.input_shape)'
+    settings = copy.deepcopy(dict(cfg['train_dataloader']))
+    settings.update(num_workers=0, persistent_workers=False, prefetch_factor=None)
+    if settings['dataset'].get('download'):
+        settings['dataset'].update(download=False)
+    try:
+        with torch.random.fork_rng(), DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'pab')):
+            loader = PabRunner.build_dataloader(settings)
+        preprocess = MODELS.build(copy.deepcopy(cfg.get('data_preprocessor') or cfg['model']['data_preprocessor']))
+        model = SimpleNamespace(input_shape=tuple(shape), data_preprocessor=preprocess)
+        _first_image(model, loader)
+    except (OSError, ImportError, ValueError) as error:
+        return f'{line}; train_dataloader, which it was not compared with, cannot be read here: {error}'
+    check_input_shape(model, loader, 'train_dataloader')
+    return f'{line}, as in train_dataloader'
 
 
 def check_last_batch(model: nn.Module, loader: DataLoader, world_size: int = 1) -> None:

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as torch_dist
 from mmengine.dist import get_world_size
 
+from ...command import words_of
 from ...registry import HOOKS
 from ...run import PabRunner, RunHook
 from ...run.loops import EnduringLoader
@@ -138,11 +139,11 @@ class _Votes:
 def resume_command(argv: Sequence[str], environment: Mapping[str, str]) -> str:
     """The command that goes on with a run started by ``argv``, or by a launching script, as ``PAB_COMMAND`` says."""
     launched = environment.get('PAB_COMMAND')
-    words, kept = shlex.split(launched) if launched else ['python', *argv], []
+    words, kept = shlex.split(launched) if launched else words_of(argv), []
     for before, word in pairwise(['', *words]):
         value_of_resume = before == '--resume' and not word.startswith('-')
         if not (value_of_resume or word == '--overwrite' or word.startswith('--resume')):
             kept.append(word)
     if not launched and 'TORCHELASTIC_RUN_ID' in environment:
-        return f'torchrun (as before) {shlex.join([*kept[1:], "--resume"])}'
+        return f'torchrun (as before) {shlex.join([*kept[kept[0] == "python" :], "--resume"])}'
     return shlex.join([*kept, '--resume'])

@@ -50,4 +50,7 @@ def seed_all(seed: int) -> None:
     """Seed the global generators of python, numpy and torch (every device)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # torch's own function would, for GPUs that may come, format the call stack: a millisecond of every step
+        torch.default_generator.manual_seed(seed)

@@ -10,11 +10,20 @@ from ...registry import HOOKS
 from ...run import PabRunner, RunHook
 from ...run.checkpoint import to_plain
 from ...run.distributed import leaves, wrapper_settings
+from ...state_dicts import SETTINGS
 
-KEY = 'settings'  # of a checkpoint
 # Globs over the dotted names of settings and groups that may change at any time: the training computes the same.
 MAY_CHANGE = [
-    *('work_dir', 'load_from', 'new_head', 'resume', 'overwrite', '*.data_root', 'custom_imports'),  # where things are
+    *(
+        'work_dir',
+        'load_from',
+        'new_head',
+        'resume',
+        'overwrite',
+        '*.data_root',
+        'model.weights',
+        'custom_imports',
+    ),  # where things are
     *('launcher', 'runner_type', 'default_scope', 'env_cfg', 'model_wrapper_cfg.device_ids', '_*'),  # how it is started
     *(f'*.{name}' for name in ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor')),  # its speed
     *('*.foreach', '*.dataset.device'),
@@ -46,14 +55,14 @@ class ResumeCheckHook(RunHook):
 
     def before_save_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
         """Write the settings."""
-        checkpoint[KEY] = settings_of(runner)
+        checkpoint[SETTINGS] = settings_of(runner)
 
     def check_resume(self, runner: PabRunner, checkpoint: dict) -> None:
         """Compare them."""
-        if KEY not in checkpoint:
+        if SETTINGS not in checkpoint:
             runner.logger.warning('The checkpoint does not say with which settings it was trained')
             return
-        before, here = flatten(checkpoint[KEY]), flatten(settings_of(runner))
+        before, here = flatten(checkpoint[SETTINGS]), flatten(settings_of(runner))
         if runner.seed_is_open:
             here['randomness.seed'] = before.get('randomness.seed')  # left open, so it is the checkpoint's
         changes = differences(before, here)
@@ -72,7 +81,7 @@ class ResumeCheckHook(RunHook):
 
 def settings_of(runner: PabRunner) -> dict:
     """The config of a run as plain data, with the seed, the number of processes and the wrapper of the model."""
-    settings = to_plain(dict(runner.cfg), KEY, [])
+    settings = to_plain(dict(runner.cfg), SETTINGS, [])
     settings['default_hooks'] = {name: hook for name, hook in (settings.get('default_hooks') or {}).items() if hook}
     settings['randomness'] = {**(settings.get('randomness') or {}), 'seed': runner.seed}
     settings['processes'] = runner.world_size

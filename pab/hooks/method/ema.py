@@ -33,5 +33,5 @@ class EMAHook(MMEngineEMAHook):
 
     def after_load_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
         """Take up the copy of a resumed run, or begin with the weights of the file."""
-        if hasattr(self, 'ema_model'):  # where nothing runs, as in tools/prune.py, there is none
+        if hasattr(self, 'ema_model'):  # where nothing runs, as in pab prune, there is none
             super().after_load_checkpoint(runner, checkpoint)

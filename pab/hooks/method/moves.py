@@ -10,6 +10,7 @@ from ...models import ImageClassifier, initialize_
 from ...optim import Moves
 from ...registry import HOOKS
 from ...run import PabRunner, RunHook
+from .prune import PruneHook
 from .rewind import RewindHook
 
 
@@ -40,8 +41,10 @@ class MovesHook(RunHook):
                 "set model.init=dict(scheme='kaiming_normal'), or take TopFlips"
             )
         for hook in runner.hooks:
-            if isinstance(hook, RewindHook | EMAHook):
-                raise ValueError(f'Moves: {type(hook).__name__} needs masks that stay; drop the hook, or take TopFlips')
+            narrow = isinstance(hook, PruneHook) and hook.narrow
+            if narrow or isinstance(hook, RewindHook | EMAHook):
+                name = 'narrow=True' if narrow else type(hook).__name__
+                raise ValueError(f'Moves: {name} needs masks that stay; leave it out, or take TopFlips')
         seed = runner.seed if init['seed'] is None else init['seed']
         fresh = initialize_(copy.deepcopy(runner.network), init['scheme'], seed, init['fan_share'])
         for optimizer in optimizers:

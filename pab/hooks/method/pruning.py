@@ -26,7 +26,7 @@ class PruningHook(RunHook):
 
     Shot s of S (from 1) happens before the epoch with index :math:`\lfloor s E / S \rfloor`, E being ``epoch``. Every
     shot happens, also where several fall on one epoch. The masks are computed by the first process and sent to the
-    others. After a resume, and after ``load_from`` of a file that ``tools/prune.py`` wrote, what is pruned already is
+    others. After a resume, and after ``load_from`` of a file that ``pab prune`` wrote, what is pruned already is
     not pruned again.
 
     Attributes:
@@ -34,7 +34,7 @@ class PruningHook(RunHook):
         epoch: E, from 0.
         shots, shots_done: S, and how many of them are over.
         data: :class:`PruneData`, the images that a pruner which reads data is shown.
-        pruned_from: path and sha256 of the file of ``tools/prune.py`` that the run began with.
+        pruned_from: path and sha256 of the file of ``pab prune`` that the run began with.
     """
 
     priority = 'HIGH'
@@ -151,7 +151,7 @@ class PruningHook(RunHook):
         if wrong and runner.trains:
             raise ValueError(
                 f'{self._me}: {runner.start_file} was pruned with {" and ".join(wrong)}; start from a file that '
-                'tools/prune.py wrote for this config and seed, or change the config'
+                'pab prune wrote for this config and seed, or change the config'
             )
 
     def _shot(self, shot: int) -> Callable[[Fraction], Fraction]:

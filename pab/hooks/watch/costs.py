@@ -20,7 +20,7 @@ class CostHook(RunHook):
     """Add up the multiply-accumulates and bit-operations of a training, by the formulas of :mod:`pab.costs.count`.
 
     Every step counts with the kept weights of its epoch, and so does every pruning by a hook or of a file of
-    ``tools/prune.py``. In layers with a used weight (:mod:`pab.contracts`) the weights that are used at the epoch's
+    ``pab prune``. In layers with a used weight (:mod:`pab.contracts`) the weights that are used at the epoch's
     start count for the whole epoch. Validation does not count. Of several processes all images count, and the update,
     which each of them repeats, once. A resumed run goes on with the sums in its checkpoint.
 

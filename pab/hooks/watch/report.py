@@ -14,7 +14,7 @@ from ...contracts import layers_with_used_weight, special_layers, tensor_flips, 
 from ...pruners import get_masks
 from ...registry import HOOKS
 from ...report.amounts import clock
-from ...report.record import NOT_TIMED, RunRecord, origin, rates_of, summary
+from ...report.record import NOT_TIMED, RunRecord, confusion_record, origin, rates_of, summary
 from ...run import PabRunner, RunHook
 from .costs import CostHook
 
@@ -27,12 +27,13 @@ FIRST_PAGE, PAUSE = 60, 50  # seconds until the first page; then until the next,
 class ReportHook(RunHook):
     """Record a run, and leave ``report.html`` in its work dir, a page that needs no other file and no network.
 
-    The page shows accuracy, loss, rates, density by layer and the seconds of each phase; for a run with a sign
-    optimizer also flips, moves and the share of signs that differ from the start, by layer; and for one with layers
-    that have a special backward pass, the share of kept weights whose gradient in the last step of an epoch was not 0.
-    Its numbers, ``report.json``, are written after every validation; the page, and its pictures as PNG in ``report/``,
-    at the end of the training, and in between as often as takes 2 % of the time. ``tools/report.py`` makes them from
-    the numbers at any time. The record is part of the checkpoints, so a resumed run goes on with it.
+    The page shows accuracy, loss, rates, density by layer and the seconds of each phase; where ``ClassAccuracy`` is a
+    metric of the validation, which classes it took for which the last time; for a run with a sign optimizer also flips,
+    moves and the share of signs that differ from the start, by layer; and for one with layers that have a special
+    backward pass, the share of kept weights whose gradient in the last step of an epoch was not 0. Its numbers,
+    ``report.json``, are written after every validation; the page, and its pictures as PNG in ``report/``, at the end of
+    the training, and in between as often as takes 2 % of the time. ``pab report`` makes them from the numbers at any
+    time. The record is part of the checkpoints, so a resumed run goes on with it.
 
     Nothing is read from the device within an epoch.
 
@@ -108,9 +109,13 @@ class ReportHook(RunHook):
     def after_val_epoch(self, runner: PabRunner, metrics: dict[str, float] | None = None) -> None:
         """Note the accuracy, and write the page."""
         self.record.spent('validation')
-        for key, name in ((self.metric, 'test accuracy'), ('cross_entropy', 'test loss')):
+        known = {self.metric: 'test accuracy', 'balanced_accuracy': 'balanced accuracy', 'cross_entropy': 'test loss'}
+        for key, name in known.items():
             if metrics and key in metrics:
                 self.record.add(name, runner.epoch, metrics[key])
+        for metric in runner.val_loop.evaluator.metrics:
+            if results := getattr(metric, 'results_by_class', None):
+                self.record.confusion = confusion_record(results)
         self._write(runner, draw=time.monotonic() >= self._next_page)
 
     @master_only
@@ -225,6 +230,7 @@ class ReportHook(RunHook):
             'series': self.record.as_curves(),
             'layers': {**tables, 'density': {layer: values[0] for layer, values in density.items() if values}},
             'seconds': self.record.seconds,
+            'confusion': self.record.confusion,
             'config': runner.cfg.pretty_text,
             'origin': origin(runner.seed),
         }
@@ -232,7 +238,7 @@ class ReportHook(RunHook):
         try:
             page = (write_report if draw else write_record)(Path(runner.work_dir), record)
         except OSError as error:  # a training does not end for want of its pictures
-            runner.logger.warning(f'The report is not complete: {error}; tools/report.py draws what report.json holds')
+            runner.logger.warning(f'The report is not complete: {error}; pab report draws what report.json holds')
             return None
         if not draw:
             return page

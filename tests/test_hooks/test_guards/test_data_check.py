@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pab.datasets.in_memory import InMemoryDataset
+from pab.hooks.guards.data_check import describe_input_shape
 from pab.hooks.method.prune_to_file import prune_to_file
 from pab.registry import DATASETS, MODELS, RUNNERS
 from tests.small_run import small_config
@@ -35,11 +36,12 @@ class MeanColour(nn.Module):
 
 @DATASETS.register_module()
 class NamedImages(InMemoryDataset):
-    """One grey image of 6 x 6 for each of ``num``, of the classes in turn."""
+    """One grey image of 6 x 6 for each of ``num``, of the classes in turn, four where they have no names."""
 
     def __init__(self, classes, num: int = 8, channels: int = 1, side: int = 6) -> None:
         images = torch.zeros(num, channels, side, side, dtype=torch.uint8)
-        super().__init__(images, torch.arange(num) % len(classes), classes)
+        self.num_classes = len(classes or 'abcd')
+        super().__init__(images, torch.arange(num) % self.num_classes, classes)
 
 
 def draw(root, split, *classes):
@@ -187,6 +189,37 @@ def images(tmp_path, **options):
     return cfg
 
 
+@pytest.mark.parametrize('part', ['train', 'val', 'test'])
+def test_fewer_outputs_than_classes(tmp_path, part):
+    """The network has four; the only image of the fifth class comes in the second batch."""
+    more = {f'{part}_dataloader__dataset': dict(type='NamedImages', classes=list('abcde'), num=9)}
+    if part == 'val':
+        more['train_dataloader__dataset__classes'] = None  # else the fifth is refused by its name
+    runner = RUNNERS.build(images(tmp_path, **more))
+    text = rf'{part}_dataloader: has 5 classes, and the network 4 outputs; set num_classes'
+    with pytest.raises(ValueError, match=text):
+        runner.test() if part == 'test' else runner.train()
+    assert not list(tmp_path.glob('**/*.pth'))
+
+
+def test_fewer_outputs_than_classes_are_refused_before_a_pruning_to_a_file(tmp_path):
+    runner = RUNNERS.build(images(tmp_path, train_dataloader__dataset__classes=list('abcde')))
+    with pytest.raises(ValueError, match='train_dataloader: has 5 classes, and the network 4 outputs'):
+        prune_to_file(runner, tmp_path / 'pruned.pth')
+    assert not (tmp_path / 'pruned.pth').exists()
+
+
+def test_classes_without_names_are_those_of_a_checkpoint_with_names(tmp_path):
+    RUNNERS.build(images(tmp_path)).train()
+    nameless = {f'{part}_dataloader__dataset__classes': None for part in ('train', 'val', 'test')}
+    start = dict(load_from=str(tmp_path / 'run' / 'epoch_1.pth'), **nameless)
+    RUNNERS.build(images(tmp_path, **start)).test()
+    start.update(resume=True, train_cfg__max_epochs=2, default_hooks__resume_check__allow_changes=True)
+    RUNNERS.build(images(tmp_path, **start)).train()
+    checkpoint = str(tmp_path / 'run' / 'epoch_2.pth')
+    RUNNERS.build(images(tmp_path, load_from=checkpoint)).test()  # names, and a checkpoint without
+
+
 @pytest.mark.parametrize('shape', [(1, 6, 7), (1, 12, 12), (3, 6, 6)])
 def test_images_of_another_shape_than_the_models(tmp_path, shape):
     text = rf'train_dataloader: images are \(1, 6, 6\) .* model\.input_shape is \({shape[0]}, {shape[1]}, {shape[2]}\)'
@@ -195,6 +228,25 @@ def test_images_of_another_shape_than_the_models(tmp_path, shape):
     with pytest.raises(ValueError, match=text):
         prune_to_file(RUNNERS.build(images(tmp_path, model__input_shape=shape)), tmp_path / 'pruned.pth')
     assert not list(tmp_path.glob('**/*.pth'))
+
+
+def test_costs_are_those_of_the_images_where_these_can_be_read(tmp_path, tool):
+    cfg = images(tmp_path, model__input_shape=(1, 12, 12))
+    with pytest.raises(ValueError, match=r'train_dataloader: images are \(1, 6, 6\) .*input_shape is \(1, 12, 12\)'):
+        describe_input_shape(cfg)
+    cfg.model.input_shape = None
+    with pytest.raises(ValueError, match=r'model.input_shape: costs need the \(channels, height, width\)'):
+        describe_input_shape(cfg)
+    cfg = images(tmp_path)
+    assert describe_input_shape(cfg) == 'for one image of 1 x 6 x 6 (model.input_shape), as in train_dataloader'
+    cfg.train_dataloader.dataset = dict(type='CIFAR10', data_root=str(tmp_path), download=True)  # which is not done
+    text = 'for one image of 1 x 6 x 6 (model.input_shape); train_dataloader, which it was not compared with, cannot be'
+    assert describe_input_shape(cfg).startswith(text)
+    cfg.dump(tmp_path / 'config.py')
+    assert text in tool('analyze.py', tmp_path / 'config.py')[0]
+    cfg = images(tmp_path, model__input_shape=(1, 7, 6))
+    cfg.dump(tmp_path / 'config.py')
+    assert 'images are (1, 6, 6)' in tool('analyze.py', tmp_path / 'config.py')[1]
 
 
 def test_evaluation_may_have_larger_images_but_no_other_channels(tmp_path):

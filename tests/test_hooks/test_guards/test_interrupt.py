@@ -315,6 +315,12 @@ def test_processes_ask_each_other_about_once_a_second(monkeypatch):
         (['t.py', 'c.py', '--overwrite', '--amp'], {}, 'python t.py c.py --amp --resume'),
         (['t.py', 'c.py', '--cfg-options', 'a=b c'], {}, "python t.py c.py --cfg-options 'a=b c' --resume"),
         (['t.py', 'c.py'], {'TORCHELASTIC_RUN_ID': '1'}, 'torchrun (as before) t.py c.py --resume'),
+        (['pab train', 'c.py', '--resume'], {}, 'pab train c.py --resume'),
+        (
+            ['python -m pab train', 'c.py'],
+            {'TORCHELASTIC_RUN_ID': '1'},
+            'torchrun (as before) -m pab train c.py --resume',
+        ),
         (['t.py'], {'PAB_COMMAND': 'tools/dist_train.sh c.py 8'}, 'tools/dist_train.sh c.py 8 --resume'),
     ],
 )

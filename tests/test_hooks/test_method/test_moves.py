@@ -114,6 +114,7 @@ REWIND = dict(type='RewindHook', pruner=dict(type='Mag', density=0.5), cycles=2)
 REFUSED = {
     'no seed': (dict(model__init=None), 'weights grow with the magnitudes that a seed gives, and init=None leaves'),
     'averages': (dict(custom_hooks=[dict(type='EMAHook')]), 'EMAHook needs masks that stay'),
+    'narrow': (dict(default_hooks__prune__narrow=True), 'narrow=True needs masks that stay'),
     'of mmengine': (dict(custom_hooks=[dict(type='mmengine.EMAHook')]), 'EMAHook needs masks that stay'),
 }
 

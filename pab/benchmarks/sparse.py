@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.sparse import to_sparse_semi_structured
 
-from benchmarks.timing import Row, Settings, alternate, row
-from pab.contrib.sparse import missing_support, use_sparse_kernels_
-from pab.pruners import Mag, apply_masks_
+from ..contrib.sparse import missing_support, use_sparse_kernels_
+from ..pruners import Mag, apply_masks_
+from .timing import Row, Settings, alternate, row
 
 DENSE = 'dense bfloat16'
 SHAPES = (64, 256, 56), (256, 64, 56), (512, 128, 28), (256, 1024, 14), (1024, 256, 14), (512, 2048, 7), (2048, 512, 7)

@@ -7,13 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-from benchmarks.timing import Row, Settings, alternate, median_and_spread
-from pab.models import initialize_
-from pab.registry import MODELS, PRUNERS
+from ..models import initialize_
+from ..registry import MODELS, PRUNERS
+from .timing import Row, Settings, alternate, median_and_spread
 
 REQUIRED_SECONDS = {'ResNet-18 CIFAR': 12.0, 'ResNet-50 224': 70.0}
 REQUIRED_GIB = 4.0
@@ -45,10 +44,9 @@ def _seconds(case: str, network: dict, shape: tuple[int, int, int], rounds: int,
 
 
 def _large(settings: Settings) -> list[Row]:
-    command = [sys.executable, '-m', 'benchmarks.prune', settings.device]
+    command = [sys.executable, '-m', 'pab.benchmarks.prune', settings.device]
     env = {**os.environ, 'OMP_NUM_THREADS': str(torch.get_num_threads())}
-    folder = Path(__file__).parents[1]
-    done = subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
     found = json.loads(done.stdout.splitlines()[-1])  # warnings of the pruner stand before it
     case = f'ResNet-50 224, {ROUNDS} rounds'
     required = REQUIRED_SECONDS['ResNet-50 224']

@@ -5,13 +5,22 @@ from dataclasses import replace
 
 import torch
 
-from benchmarks.networks import PHASES, Case, Contender, baseline, dense, make_network, ours
-from benchmarks.timing import Row, Settings, alternate, row
-from pab.pruners import apply_masks_
+from ..pruners import apply_masks_
+from ..psg import PSGConfig
+from ..psg.autograd import fast_bfloat16
+from .networks import PHASES, Case, Contender, baseline, dense, make_network, ours
+from .timing import Row, Settings, alternate, row
 
-REQUIRED = {'ResNet-18 CIFAR': 1.15, 'ResNet-20': 1.40}
+REQUIRED = {
+    'ResNet-18 CIFAR': 1.15,
+    'ResNet-20': 1.40,
+    'ResNet-18 CIFAR bfloat16': 1.12,
+    'ResNet-20 bfloat16': 1.35,
+}
+REQUIRED_PRODUCT = 0.90  # of ResNet-18 in float32, with codes multiplied in bfloat16
 REQUIRED_CUDA = 1.10
 REQUIRED_MEMORY = 0.80
+PRODUCT = 'PSG of 8 bits in bfloat16 + Bop'
 MEMORY_BATCH = {'ResNet-18 CIFAR': 16, 'ResNet-20': 128}
 REQUIRED_EXTRAS = 1.02
 
@@ -31,9 +40,12 @@ def _cases(settings: Settings) -> list[Case]:
         return [Case('ResNet-8 tiny', dict(type='CIFARResNet', depth=8, width=4), 4, 8, 10)]
     resnet18 = dict(type='CIFARResNet', depth=18)
     if settings.device == 'cpu':
+        resnet20 = dict(type='CIFARResNet', depth=20)
+        kinds = {'': None, ' bfloat16': torch.bfloat16} if fast_bfloat16('cpu') else {'': None}
         return [
-            Case('ResNet-18 CIFAR', resnet18, 64, 32, 10),
-            Case('ResNet-20', dict(type='CIFARResNet', depth=20), 128, 32, 10),
+            Case(f'{name}{kind}', network, batch, 32, 10, precision)
+            for name, network, batch in (('ResNet-18 CIFAR', resnet18, 64), ('ResNet-20', resnet20, 128))
+            for kind, precision in kinds.items()
         ]
     resnet50 = dict(type='TorchvisionModel', name='resnet50', num_classes=1000)
     return [
@@ -50,8 +62,11 @@ def _steps(case: Case, settings: Settings) -> list[Row]:
     contenders = {
         'PSG + Bop': ours(case, settings),
         'dense SGD': dense(case, settings),
-        'baseline': baseline(case, settings),
     }
+    if settings.device == 'cuda' or case.precision is None:  # its products of bfloat16 do not run on every CPU
+        contenders['baseline'] = baseline(case, settings)
+    if case.precision is None and fast_bfloat16(settings.device):
+        contenders[PRODUCT] = ours(case, settings, psg=PSGConfig(grad_bits=8, bfloat16_product=True))
     if settings.compile:
         contenders['PSG + Bop, compiled'] = ours(case, settings, compile=True)
         contenders['dense SGD, compiled'] = dense(case, settings, compile=True)
@@ -62,7 +77,9 @@ def _steps(case: Case, settings: Settings) -> list[Row]:
     for name, contender in contenders.items():
         details = {'images_per_second': round(case.batch / statistics.median(seconds[name]), 1)}
         details |= _phases(contender, settings)
-        bound = required if name.startswith('PSG') else None
+        bound = required if name.startswith('PSG +') else None
+        if name == PRODUCT and case.name.startswith('ResNet-18'):
+            bound = REQUIRED_PRODUCT
         to = None if name == peer else peer
         rows.append(row('step', f'{case.name}, batch {case.batch}', name, seconds, to, bound, **details))
     return rows
@@ -79,7 +96,10 @@ def _memory(case: Case, settings: Settings) -> list[Row]:
     batch = case.batch if on_gpu else MEMORY_BATCH.get(case.name, case.batch)
     case = replace(case, batch=batch)
     megabytes = {}
-    for name, make in (('PSG + Bop', ours), ('dense SGD', dense), ('baseline', baseline)):
+    makers = {'PSG + Bop': ours, 'dense SGD': dense}
+    if on_gpu or case.precision is None:
+        makers['baseline'] = baseline
+    for name, make in makers.items():
         contender = make(case, settings)
         contender.step()
         megabytes[name] = (contender.peak_bytes() if on_gpu else contender.saved_bytes()) / 2**20
@@ -90,7 +110,7 @@ def _memory(case: Case, settings: Settings) -> list[Row]:
         line = Row(measure_name, f'{case.name}, batch {batch}', name, value, 0.0, 'MiB')
         if name != peer:
             line.peer, line.ratio, line.ratio_spread = peer, value / megabytes[peer], 0.0
-        if name.startswith('PSG') and not settings.tiny:
+        if name.startswith('PSG') and not settings.tiny and case.precision is None:
             line.required = REQUIRED_MEMORY
         rows.append(line)
     return rows

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pab.datasets import CIFAR10, ImageNet
-from pab.datasets.in_memory import InMemoryDataset
-from pab.registry import DATASETS
+from ..datasets import CIFAR10, ImageNet
+from ..datasets.in_memory import InMemoryDataset
+from ..registry import DATASETS
 
 
 @DATASETS.register_module()

@@ -1,4 +1,4 @@
-"""Imports in a new process, and the time of tools/train.py to its first step."""
+"""Imports in a new process, and the time of pab train to its first step."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.timing import Row, Settings, alternate, median_and_spread, row
+from .timing import Row, Settings, alternate, median_and_spread, row
 
 ROOT = Path(__file__).parents[2]
 REQUIRED_IMPORT = 1.5
@@ -27,7 +27,7 @@ def measure(settings: Settings) -> list[Row]:
     rows = [row('start', 'new process', name, seconds, None if name == PEER else PEER) for name in IMPORTS]
     rows[0].required = REQUIRED_IMPORT
     median, spread = median_and_spread(alternate({'train': _first_step}, few)['train'])
-    name = 'tools/train.py to its first step'
+    name = 'pab train to its first step'
     rows.append(Row('start', 'quickstart, not compiled', name, median, spread, 's', required=REQUIRED_SECONDS))
     return rows
 
@@ -39,7 +39,7 @@ def _python(code: str):
 
 def _first_step() -> float:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, 'tools/train.py', 'configs/pab/quickstart.py', '--work-dir', folder]
+        command = [sys.executable, '-m', 'pab', 'train', 'pab/quickstart', '--work-dir', folder]
         command += ['--cfg-options', 'default_hooks.logger.interval=1']
         start = time.perf_counter()
         process = subprocess.Popen(

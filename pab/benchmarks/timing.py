@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 
 import torch
 
-from pab.machine import processor
+from ..machine import processor
+from ..psg.autograd import fast_bfloat16
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ def environment(settings: Settings) -> dict[str, object]:
     """Hardware, versions and threads."""
     info = {
         'cpu': processor(),
+        'instruction_set': torch.backends.cpu.get_cpu_capability(),
+        'fast_bfloat16': fast_bfloat16('cpu'),
         'cpu_count': os.cpu_count(),
         'load_average': [round(value, 2) for value in os.getloadavg()] if hasattr(os, 'getloadavg') else None,
         'threads': torch.get_num_threads(),

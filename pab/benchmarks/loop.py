@@ -7,20 +7,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from benchmarks import images  # noqa: F401 (registers RandomImages)
-from benchmarks.networks import two_optimizers
-from benchmarks.timing import Row, Settings, alternate, row
-from pab.optim import Bop
-from pab.registry import LOOPS, RUNNERS
-from pab.run import ResumableEpochLoop
-from pab.run.config import read_config
+from ..optim import Bop
+from ..registry import LOOPS, RUNNERS
+from ..run import ResumableEpochLoop
+from ..run.config import read_config
+from ..run.config_files import find_config
+from . import images  # noqa: F401 (registers RandomImages)
+from .networks import two_optimizers
+from .timing import Row, Settings, alternate, row
 
-CONFIG = Path(__file__).parents[2] / 'configs' / 'pab' / 'r20_cifar10.py'
 REQUIRED = 1.03
 OURS, BARE = 'mmengine loop, hooks', 'bare loop'
 
@@ -61,7 +60,7 @@ def measure(settings: Settings) -> list[Row]:
 
 
 def _config(batch: int, steps: int, folder: str, settings: Settings) -> Config:
-    cfg = read_config(CONFIG)
+    cfg = read_config(find_config('pab/r20_cifar10'))
     cfg.merge_from_dict(
         dict(
             work_dir=folder,

@@ -8,11 +8,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.images import cifar, photographs
-from benchmarks.timing import Row, Settings, alternate, row
-from pab.datasets import EpochSampler, ImageNet, collate_images
-from pab.datasets.in_memory import InMemoryDataset
-from pab.models import ImagePreprocessor
+from ..datasets import EpochSampler, ImageNet, collate_images
+from ..datasets.in_memory import InMemoryDataset
+from ..models import ImagePreprocessor
+from .images import cifar, photographs
+from .timing import Row, Settings, alternate, row
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 REQUIRED_CIFAR = 0.1  # of the peer's time

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.baseline import PerParameterBop, convert_to_baseline_
-from benchmarks.timing import Settings
-from pab.costs.count import bytes_kept_by
-from pab.models import initialize_
-from pab.optim import Bop, assign_owners
-from pab.psg import PSGConfig, convert_psg_
-from pab.registry import MODELS
+from ..costs.count import bytes_kept_by
+from ..models import initialize_
+from ..optim import Bop, assign_owners
+from ..psg import PSGConfig, convert_psg_
+from ..registry import MODELS
+from .baseline import PerParameterBop, convert_to_baseline_
+from .timing import Settings
 
 SGD = dict(lr=0.01, momentum=0.9, weight_decay=5e-4)
 PHASES = ('forward', 'backward', 'optimizer')
@@ -124,10 +124,12 @@ def dense(case: Case, settings: Settings, **kwargs) -> Contender:
     return Contender(case, make_network(case), lambda n: [sgd(n.parameters())], settings, **kwargs)
 
 
-def ours(case: Case, settings: Settings, network: nn.Module | None = None, **kwargs) -> Contender:
+def ours(
+    case: Case, settings: Settings, network: nn.Module | None = None, psg: PSGConfig | None = None, **kwargs
+) -> Contender:
     """PSG layers, Bop on the convolutions, SGD on the rest."""
     network = make_network(case) if network is None else network
-    return Contender(case, convert_psg_(network, PSGConfig()), two_optimizers(Bop), settings, **kwargs)
+    return Contender(case, convert_psg_(network, psg), two_optimizers(Bop), settings, **kwargs)
 
 
 def baseline(case: Case, settings: Settings, **kwargs) -> Contender:

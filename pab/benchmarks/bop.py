@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.baseline import PerParameterBop
-from benchmarks.timing import Row, Settings, alternate, row
-from pab.compiled import use_compiled
-from pab.optim import Bop
-from pab.registry import MODELS
+from ..compiled import use_compiled
+from ..optim import Bop
+from ..registry import MODELS
+from .baseline import PerParameterBop
+from .timing import Row, Settings, alternate, row
 
 REQUIRED = {'Bop': {'cpu': 1.3, 'cuda': 1.1}, 'Bop, uncompiled': {'cpu': 4.0}}  # of the step of SGD, on ResNet-18
 

@@ -1,0 +1,1 @@
+"""The measures of ``pab benchmark``, one a file, and their baseline."""

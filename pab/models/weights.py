@@ -1,0 +1,95 @@
+"""Weights that a network begins with: from a file, or torchvision's by their name."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from ..checks import known_choice
+from ..contracts import layers_with_used_weight
+from ..state_dicts import head_of_another_size, network_in, renamed
+from .library import TORCHVISION_ARGUMENTS
+
+SHOWN = 3
+
+
+def load_weights_(network: nn.Module, source: str | os.PathLike) -> list[str]:
+    """Load weights into a network, in place, but those of a head for another number of classes.
+
+    Args:
+        network: any; the latents of its converted layers stay as they are.
+        source: a file with a state dict, of the network or of an ImageClassifier, alone or as ``state_dict`` of a
+            checkpoint; or a name of torchvision's, such as 'ResNet18_Weights.IMAGENET1K_V1', which torchvision fetches.
+
+    Returns:
+        The names of the tensors of a head that the weights have for another number of classes.
+
+    Raises:
+        ValueError: the file is missing, damaged, holds more than plain data, or is of another network; the message
+            lists what is missing, unknown and of another shape.
+        OSError: torchvision cannot fetch the weights.
+    """
+    source = os.fspath(source)
+    state = _torchvision_weights(source) if '_Weights.' in source else _read(Path(source).expanduser())
+    own = network.state_dict()
+    latents = {
+        f'{name.removesuffix("weight")}{latent}'
+        for name, layer in layers_with_used_weight(network).items()
+        for latent in layer.latents
+    }
+    counters = {name for name in own if name.endswith('num_batches_tracked')}  # older files lack them
+    head = head_of_another_size(own, state)
+    wrong = {
+        'missing': [name for name in own if name not in state and name not in latents | counters],
+        'unknown': [name for name in state if name not in own],
+        'of another shape': [
+            f'{name} {tuple(state[name].shape)}, here {tuple(own[name].shape)}'
+            for name in own
+            if name in state and name not in head and state[name].shape != own[name].shape
+        ],
+    }
+    if any(wrong.values()):
+        told = '; '.join(f'{len(names)} {what}: {_some(names)}' for what, names in wrong.items() if names)
+        raise ValueError(f'weights: {source} is of another network than this {type(network).__name__}; {told}')
+    fitting = renamed(state, lambda name: None if name in head else name)
+    network.load_state_dict(fitting, strict=False)  # what may be missing is known
+    return head
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    """The state dict of a network in a file."""
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError:
+        way_out = 'torchvision has weights by names such as ResNet18_Weights.IMAGENET1K_V1'
+        raise ValueError(f'weights: there is no file {path}; {way_out}') from None
+    except Exception as error:  # torch raises many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f'weights: {path} cannot be loaded ({reason:.200}); it must be a state dict alone') from error
+    state = content.get('state_dict', content) if isinstance(content, Mapping) else content
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f'weights: {path} holds no state dict, which maps names to tensors')
+    state = renamed(state, lambda name: name.removeprefix('module.'))  # of a distributed model
+    return network_in(state) or state
+
+
+def _torchvision_weights(source: str) -> Mapping[str, Tensor]:
+    """The state dict of torchvision's own network; old names of its files are torchvision's affair."""
+    names = {models.get_model_weights(name): name for name in models.list_models(models)}
+    known = [f'{enum.__name__}.{member}' for enum in names for member in enum.__members__]  # DEFAULT too
+    known_choice('weights', 'name', source, known)
+    weights = models.get_weight(source)
+    name = names[type(weights)]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return models.get_model(name, weights=weights, **TORCHVISION_ARGUMENTS.get(name, {})).state_dict()
+    except (OSError, RuntimeError) as error:  # no network, no space; another checksum
+        way_out = f'fetch {weights.url} elsewhere, and give its path as weights'
+        raise OSError(f'weights: torchvision cannot fetch {source} ({error}); {way_out}') from error
+
+
+def _some(names: list[str]) -> str:
+    return ', '.join(names[:SHOWN]) + (f' and {len(names) - SHOWN} more' if len(names) > SHOWN else '')

@@ -1,1 +1,0 @@
-"""The measures of ``tools/benchmark.py``, one a file, and their baseline."""
