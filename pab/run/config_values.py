@@ -94,10 +94,10 @@ def _check_schedule(name: str, value: Any) -> None:
 def _check_numbers_of_schedule(name: str, settings: Mapping) -> None:
     """Check the settings that have no default, or None, which :func:`_check_kinds` passes."""
     for key in settings.keys() & {'T_max', 'total_steps', 'step_size', 'gamma', 'eta_min', 'eta_min_ratio'}:
-        value, least = settings[key], 1 if key in ('T_max', 'total_steps', 'step_size') else None
-        if key in ('step_size', 'gamma') or value is not None:
-            if not _is_number(value) or (least and value < least):
-                raise ValueError(f'{name}.{key} must be a number{f" >= {least}" if least else ""}, got {value!r}')
+        value, is_length = settings[key], key in ('T_max', 'total_steps', 'step_size')
+        is_left_open = value is None and key not in ('step_size', 'gamma')
+        if not is_left_open and not (_is_number(value) and (value >= 1 or not is_length)):
+            raise ValueError(f'{name}.{key} must be a number{is_length * " >= 1"}, got {value!r}')
     for key in settings.keys() & {'milestones', 'periods', 'restart_weights'}:
         value = settings[key]
         if not isinstance(value, list | tuple) or not all(map(_is_number, value)):

@@ -217,7 +217,8 @@ class PabRunner(RunFace, Runner):
             unit = 'epochs' if schedule.by_epoch else 'steps'
             self.logger.warning(
                 f'{where}: {type(schedule).__name__} takes {end} {unit} and the run has {length}, so '
-                f'{schedule.param_name} does not reach its end; set end (T_max of a cosine, total_steps of one cycle), or the length of the run'
+                f'{schedule.param_name} does not reach its end; set end (T_max of a cosine, total_steps of one cycle), '
+                'or the length of the run'
             )
 
     def save_checkpoint(self, out_dir: str, filename: str, *args, backend_args: dict | None = None, **kwargs) -> None:
