@@ -97,7 +97,10 @@ def _trained_network(cfg: Config, checkpoint: dict[str, Any]) -> tuple[nn.Module
         apply_masks_(network, masks)
         network.load_state_dict(state)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f'pack: the checkpoint is not of the model of this config: {error}') from error
+        told = ' '.join(str(error).split())
+        raise ValueError(
+            f'pack: the checkpoint is not of the model of this config: {told}; give the one it had'
+        ) from error
     if odd := [name for name, value in network.state_dict().items() if not same_bits(value, state[name].cpu())]:
         raise ValueError(f'pack: the checkpoint is not of the model of this config: {odd[0]} has another type or value')
     signs = _sign_trained(cfg, network)

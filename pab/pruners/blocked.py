@@ -19,11 +19,13 @@ class Calls(TorchFunctionMode):
     Attributes:
         noted: of each call its name, ``layer1.conv (Conv2d)`` or ``clamp_ of layer1 (Block)``, the edge of its output,
             and those of its inputs that need a gradient.
+        cut: the names of layers that make of such inputs a tensor without a gradient, such as ``x.detach()`` does.
     """
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.noted: list[tuple[str, GradientEdge, list[GradientEdge]]] = []
+        self.cut: list[str] = []
         self._model, self._path = model, []
 
     def __enter__(self) -> 'Calls':
@@ -54,6 +56,8 @@ class Calls(TorchFunctionMode):
     def _leave(self, _module: nn.Module, _inputs: tuple, output: Any) -> None:
         told, is_layer, inputs = self._path.pop()
         self._note(told, inputs if is_layer else [], output)
+        if is_layer and inputs and isinstance(output, Tensor) and not output.requires_grad:
+            self.cut.append(told)
 
     def _note(self, told: str, inputs: list[GradientEdge], output: Any) -> None:
         if inputs and isinstance(output, Tensor) and output.requires_grad:
@@ -68,6 +72,8 @@ def _edges(values: Any) -> list[GradientEdge]:
 def find_blocked(model: nn.Module, forward: Callable[[], Tensor]) -> list[str]:
     """Name the layers, and functions outside of layers, whose inputs get a gradient of 0, though their outputs do not.
 
+    Where there are none: the layers whose outputs have no gradient at all, though their inputs have one.
+
     Args:
         model: unchanged.
         forward: calls it; the sum of what this returns is differentiated.
@@ -75,7 +81,7 @@ def find_blocked(model: nn.Module, forward: Callable[[], Tensor]) -> list[str]:
     with Calls(model) as calls:
         total = forward().sum()
     if not total.requires_grad or not calls.noted:
-        return []
+        return calls.cut
     flat = [edge for _, output, inputs in calls.noted for edge in (output, *inputs)]
     reached = iter(
         [grad is not None and bool(grad.any()) for grad in torch.autograd.grad(total, flat, allow_unused=True)]
@@ -85,7 +91,7 @@ def find_blocked(model: nn.Module, forward: Callable[[], Tensor]) -> list[str]:
         output, *passed = [next(reached) for _ in range(1 + len(inputs))]
         if output and not any(passed):
             blocked.append(told)
-    return blocked
+    return blocked or calls.cut
 
 
 def find_overflow(model: nn.Module, forward: Callable[[], Tensor]) -> str | None:

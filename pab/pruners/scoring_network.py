@@ -113,6 +113,8 @@ def cross_entropy(outputs: Any, labels: Tensor, temperature: float = 1) -> Tenso
 
 def gradients(output: Tensor, leaves: Tensors, create_graph: bool = False) -> Tensors:
     """Differentiate a scalar with respect to every leaf; zeros for a leaf that the output does not depend on."""
+    if not output.requires_grad:  # a layer has cut the graph
+        return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     grads = torch.autograd.grad(output, list(leaves.values()), create_graph=create_graph, materialize_grads=True)
     return dict(zip(leaves, grads, strict=True))
 

@@ -89,7 +89,7 @@ def read_config(path: str | os.PathLike) -> Config:
     file, which is a program, raises; where that says little, a ValueError with the line of the file.
     """
     os.environ['PAB_CONFIGS'] = str(CONFIGS)
-    lazy = bool(re.search(r'^with read_base\(\)', Path(path).read_text(encoding='utf-8'), re.MULTILINE))
+    lazy = bool(re.search(r'^with\s+read_base\s*\(', Path(path).read_text(encoding='utf-8'), re.MULTILINE))
     # mmengine would also take a file with an import for one of the second kind, and then refuse its _base_
     try:
         with _no_line_for_each_variable():
@@ -99,13 +99,18 @@ def read_config(path: str | os.PathLike) -> Config:
             raise
         way = "write '{{$PAB_CONFIGS:}}/pab/quickstart.py' for a config of pab"
         raise ValueError(f"_base_: mmengine reads 'pab::...' for packages of its own family only; {way}") from error
+    except KeyError as error:
+        if error.args != ("'__name__' not in globals",):  # a relative import
+            raise
+        raise ValueError('a base is read in the block of a line of its own, not indented: with read_base():') from error
     except (AttributeError, NameError, RuntimeError) as error:
         frames, folder = traceback.extract_tb(error.__traceback__), os.path.dirname(mmengine.__file__)
         if isinstance(error, RuntimeError) and not frames[-1].filename.startswith(folder):
             raise  # by the file itself
         at = [frame for frame in frames if not frame.filename.startswith(folder)][-1]
         told = str(error) or 'with read_base() an import has no use but as a type; write the value, or use _base_'
-        raise ValueError(f'{at.filename}, line {at.lineno}, {at.line!r}: {told}') from error
+        where = '' if at.filename == __file__ else f'{at.filename}, line {at.lineno}, {at.line!r}: '
+        raise ValueError(where + told) from error
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.runner import BaseLoop, LogProcessor, Runner
 from torch.optim import Optimizer
@@ -50,6 +50,10 @@ def check_values(name: str, value: Any, readers: Iterable[Callable]) -> None:
             _check_kinds(name, value, function)
         if inspect.isclass(reader) and issubclass(reader, Optimizer):
             _check_rates(name, value)
+        if inspect.isclass(reader) and issubclass(reader, _ParamScheduler):
+            _check_numbers_of_schedule(name, value)
+        if inspect.isclass(reader) and issubclass(reader, LoggerHook):
+            _check_logging(name, value)
         if inspect.isclass(reader) and issubclass(reader, BaseLoop):
             _check_intervals(f'{name}.dynamic_intervals', value.get('dynamic_intervals'))
 
@@ -85,6 +89,26 @@ def _check_schedule(name: str, value: Any) -> None:
     entries = value if isinstance(value, list | tuple) else [value]
     if any(isinstance(entry, str | int | float | None) for entry in entries):
         raise ValueError(f'{name} must be a schedule or a list of schedules, got {value!r}; [] keeps what is set')
+
+
+def _check_numbers_of_schedule(name: str, settings: Mapping) -> None:
+    """Check the settings that have no default, or None, which :func:`_check_kinds` passes."""
+    for key in settings.keys() & {'T_max', 'total_steps', 'step_size', 'gamma', 'eta_min', 'eta_min_ratio'}:
+        value, is_length = settings[key], key in ('T_max', 'total_steps', 'step_size')
+        is_left_open = value is None and key not in ('step_size', 'gamma')
+        if not is_left_open and not (_is_number(value) and (value >= 1 or not is_length)):
+            raise ValueError(f'{name}.{key} must be a number{is_length * " >= 1"}, got {value!r}')
+    for key in settings.keys() & {'milestones', 'periods', 'restart_weights'}:
+        value = settings[key]
+        if not isinstance(value, list | tuple) or not all(map(_is_number, value)):
+            raise ValueError(f'{name}.{key} must be a list of numbers, got {value!r}')
+
+
+def _check_logging(name: str, settings: Mapping) -> None:
+    for key in settings.keys() & {'interval', 'interval_exp_name'}:
+        value = settings[key]
+        if type(value) is not int or value < 1:
+            raise ValueError(f'{name}.{key} must be an integer >= 1, got {value!r}')
 
 
 def _is_number(value: Any) -> bool:

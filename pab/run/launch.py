@@ -37,7 +37,7 @@ class KeyValue(DictAction):
         for text in values:
             try:
                 super().__call__(parser, namespace, [text], option_string)
-            except (ValueError, AssertionError):  # no equals sign; brackets that do not match
+            except (ValueError, AssertionError, RecursionError):  # no equals sign; brackets of another kind, or open
                 sys.exit(f'error: {option_string} takes KEY=VALUE, such as train_cfg.max_epochs=8, got {text!r}')
 
 

@@ -212,12 +212,14 @@ class PabRunner(RunFace, Runner):
         """Say that a schedule with an end goes on after that of the run."""
         length = self.max_epochs if schedule.by_epoch else self.max_iters
         # mmengine cuts a cosine at the run's end unless it is given one
-        end = schedule.begin + schedule.T_max if hasattr(schedule, 'T_max') else schedule.end
+        steps = getattr(schedule, 'T_max', getattr(schedule, 'total_steps', None))
+        end = schedule.end if steps is None else schedule.begin + steps
         if length < end < ENDLESS:
             unit = 'epochs' if schedule.by_epoch else 'steps'
             self.logger.warning(
                 f'{where}: {type(schedule).__name__} takes {end} {unit} and the run has {length}, so '
-                f'{schedule.param_name} does not reach its end; set end (T_max of a cosine), or the length of the run'
+                f'{schedule.param_name} does not reach its end; set end (T_max of a cosine, total_steps of one cycle), '
+                'or the length of the run'
             )
 
     def save_checkpoint(self, out_dir: str, filename: str, *args, backend_args: dict | None = None, **kwargs) -> None:

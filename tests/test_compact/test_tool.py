@@ -118,6 +118,7 @@ def test_refusals_of_the_tool(run, tmp_path, tool):
     torch.save(saved, tmp_path / 'other.pth')
     _, refused = tool('compact.py', 'pack', settings, tmp_path / 'other.pth', out)
     assert 'the checkpoint is not of the model of this config' in refused
+    assert len(refused.splitlines()) == 1
     assert 'there is no compact file' in tool('compact.py', 'info', tmp_path / 'nowhere.pab')[1]
     assert not out.exists()
 

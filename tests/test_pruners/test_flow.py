@@ -328,6 +328,21 @@ def test_functions_that_stop_the_flow_are_named(function, name):
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.modules())
 
 
+class Signs(nn.Module):
+    def forward(self, x):
+        return (x > 0).to(x)
+
+
+def test_a_layer_without_any_gradient_is_named():
+    first, last = nn.Conv2d(2, 2, 1, bias=False), nn.Linear(2, 2, bias=False)
+    net = nn.Sequential(first, Signs(), nn.Flatten(), last)
+    with warnings_of() as messages:
+        build('SynFlow', 0.75, prunable=('Conv2d', 'Linear')).prune(net, input_shape=(2, 1, 1))
+    assert messages[0] == 'SynFlow: every score is 0 in 0.weight; nothing passes 1 (Signs)'
+    with pytest.raises(ValueError, match=r'every score is 0, since nothing passes 1 \(Signs\);'):
+        build('SynFlow', 0.5).prune(nn.Sequential(first, Signs()), input_shape=(2, 1, 1))
+
+
 @pytest.mark.parametrize('name', ['SNIP', 'GraSP'])
 def test_a_head_of_zeros_is_named_by_scores_of_data(name, net, batches):
     nn.init.zeros_(net.fc.weight)

@@ -45,6 +45,19 @@ LOADER, SCHEDULE = 'train_dataloader__', 'param_scheduler__sgd'
         ({SCHEDULE: None}, r'param_scheduler.sgd must be a schedule or a list of schedules, got None; \[\] keeps'),
         ({SCHEDULE: [1]}, r'param_scheduler.sgd must be a schedule .*got \[1\]'),
         ({SCHEDULE: [dict(gamma=0.1)]}, r"param_scheduler.sgd\[0\] needs a type, .* got {'gamma': 0.1}"),
+        *(
+            ({SCHEDULE: [dict(type=kind, **{key: value})]}, rf'param_scheduler.sgd\[0\].{key} must be a {what}')
+            for kind, key, value, what in (
+                ('MultiStepLR', 'milestones', 5, 'list of numbers, got 5'),
+                ('MultiStepLR', 'milestones', ['a'], r"list of numbers, got \['a'\]"),
+                ('CosineRestartLR', 'periods', 3, 'list of numbers, got 3'),
+                ('CosineAnnealingLR', 'T_max', 'a', "number >= 1, got 'a'"),
+                ('CosineAnnealingLR', 'T_max', 0, 'number >= 1, got 0'),
+                ('StepLR', 'step_size', None, 'number >= 1, got None'),
+                ('ExponentialLR', 'gamma', 'a', "number, got 'a'"),
+            )
+        ),
+        (dict(default_hooks__logger__interval=0), r'default_hooks.logger.interval must be an integer >= 1, got 0'),
         (dict(default_hooks__ar_decay__gamma='abc'), r"default_hooks.ar_decay.gamma must be a number, got 'abc'"),
         (dict(default_hooks__checkpoint__interval='abc'), r"checkpoint.interval must be a number, got 'abc'"),
         (dict(default_hooks__checkpoint__by_epoch='no'), r"checkpoint.by_epoch must be True or False, got 'no'"),
@@ -85,6 +98,12 @@ def test_values_that_nothing_can_use(tmp_path, options, message):
     'options',
     [
         {SCHEDULE: []},
+        {
+            SCHEDULE: [
+                dict(type='CosineAnnealingLR', T_max=None),
+                dict(type='MultiStepLR', milestones=(1, 2), gamma=0.1),
+            ]
+        },
         {SCHEDULE: dict(_delete_=True, type='ReduceOnPlateauLR', min_value=[0.1, 0.2], monitor='x')},
         dict(param_scheduler=None),
         dict(train_cfg__dynamic_intervals=[(50, 1)]),
@@ -141,8 +160,13 @@ def test_metrics_that_no_evaluator_gives(tmp_path, options, message):
 def test_a_schedule_longer_than_the_run_is_told(tmp_path, length, warns):
     """Of a run of three epochs, 30 steps."""
     said = []
-    for entry in (dict(T_max=length), dict(end=length), dict(T_max=length, convert_to_iter_based=True)):
-        schedules = dict(sgd=[dict(type='CosineAnnealingLR', **entry)], signs=[])
+    for entry in (
+        dict(T_max=length),
+        dict(end=length),
+        dict(T_max=length, convert_to_iter_based=True),
+        dict(type='OneCycleLR', eta_max=0.1, total_steps=length),
+    ):
+        schedules = dict(sgd=[dict(type='CosineAnnealingLR') | entry], signs=[])
         cfg = small_config(tmp_path, param_scheduler=dict(_delete_=True, **schedules), default_hooks__ar_decay=None)
         runner = RUNNERS.build(cfg)
         runner._train_loop = runner.build_train_loop(runner._train_loop)
@@ -152,7 +176,7 @@ def test_a_schedule_longer_than_the_run_is_told(tmp_path, length, warns):
         runner.build_param_scheduler(cfg.param_scheduler)
         runner.logger.removeFilter(note)
     told = [line for line in said if 'does not reach its end' in line]
-    assert len(told) == 3 * warns
+    assert len(told) == 4 * warns
     if warns:
         assert 'param_scheduler.sgd: CosineAnnealingLR takes 5 epochs and the run has 3, so lr' in told[0]
         assert 'takes 50 steps and the run has 30' in told[2]
