@@ -155,4 +155,8 @@ def _check_loader(name: str, settings: Mapping) -> None:
             raise ValueError(f'{name}.{key} must be an integer >= {least}, got {value!r}')
     for key in ('persistent_workers', 'prefetch_factor'):
         if settings.get(key) and not workers:
-            raise ValueError(f'{name}.{key} needs num_workers >= 1, got {settings[key]!r} with num_workers={workers}')
+            off = False if key == 'persistent_workers' else None
+            raise ValueError(
+                f'{name}.{key} needs num_workers >= 1, got {settings[key]!r} with num_workers={workers}; '
+                f'set {name}.{key}={off} as well'
+            )
