@@ -103,6 +103,8 @@ class SignOptimizer(Optimizer, ABC):
         name, lr = self.scaled_by_lr, group.get('lr', 1)
         if lr == 1:
             return group
+        if lr < 0:
+            raise ValueError(f'{type(self).__name__}: lr must be >= 0, got {lr:g}; let its schedule end at 0')
         if not (scaled := group[name] * lr) <= 1:
             raise ValueError(
                 f'{type(self).__name__}: lr is a factor on {name}; {lr:g} times {group[name]:g} is more than 1; let lr '
