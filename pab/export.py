@@ -138,6 +138,10 @@ def export(
         raise ValueError(f'export: images must be (N, C, H, W), float32, N >= 1, got {images.dtype} {images.shape}')
     if not tolerance >= 0:
         raise ValueError(f'export: tolerance must be 0 or more, got {tolerance!r}')
+    try:
+        json.dumps(dict(metadata or {}), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'export: metadata must be plain data that JSON can hold: {error}') from error
     with torch.no_grad():
         original = copy.deepcopy(network_of(model)).cpu().eval()
         expected, network = _logits(original, images), plain_network(network or model, fold_batch_norm)
@@ -170,6 +174,11 @@ def _logits(network: nn.Module, images: Tensor) -> Tensor:
         raise ValueError(
             f'export: the network must give logits (N, classes), float32, got {got}; wrap it in a module whose forward '
             'pass returns them'
+        )
+    if not logits.isfinite().all():
+        raise ValueError(
+            f'export: {type(network).__name__} itself gives logits that are NaN or infinite, so there is nothing to '
+            'compare with; give finite images, or an earlier checkpoint'
         )
     return logits
 

@@ -201,7 +201,7 @@ def test_what_would_be_wrong_is_not_written(tmp_path):
     fails(tmp_path, network, 'differs from the model.*predictive_forward')
     network = CIFARResNet(8, width=4)
     network.linear.bias.data[0] = float('nan')
-    fails(tmp_path, network, 'up to nan')
+    fails(tmp_path, network, 'CIFARResNet itself gives logits that are NaN or infinite')
 
 
 @pytest.mark.parametrize('largest, allowed', [(3e-5, 3e-10), (10.0, 1e-4), (1000.0, 1e-2)])
@@ -267,6 +267,12 @@ def test_what_is_no_classifier_of_float32_is_refused(tmp_path):
     fails(tmp_path, Dict(), r'must give logits \(N, classes\), float32, got dict')
     fails(tmp_path, Features(), r'must give logits .* got torch.float32 \(100, 3, 16, 16\)')
     fails(tmp_path, ConvNet(2, image_size=16), r'ConvNet takes no images of shape \(100, 1, 16, 16\)', IMAGES[:, :1])
+
+
+@pytest.mark.parametrize('metadata', [{'mean': float('nan')}, {'classes': {'cat', 'dog'}}], ids=str)
+def test_metadata_that_json_cannot_hold_is_refused(tmp_path, metadata):
+    network = ConvNet(2, image_size=16)
+    fails(tmp_path, network, '^export: metadata must be plain data that JSON can hold: .', metadata=metadata)
 
 
 def test_a_network_with_a_part_called_network(tmp_path):
@@ -342,7 +348,7 @@ def test_without_the_packages(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     assert export(network, tmp_path / 'net.onnx', IMAGES, 'onnx').difference is None
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
-    with pytest.raises(ImportError, match=r'ONNX needs onnxscript: pip install onnx onnxscript'):
+    with pytest.raises(ImportError, match='needs onnxscript: pip install onnx onnxscript'):
         export(network, tmp_path / 'other.onnx', IMAGES, 'onnx')
     assert not (tmp_path / 'other.onnx').exists()
 

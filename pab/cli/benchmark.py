@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from ..benchmarks.timing import Settings, environment, table
+from ..files import write_atomically
 from ..run.allocator import keep_freed_memory
 
 MEASURES = {
@@ -96,4 +97,8 @@ def main() -> None:
             print(f'\n{table(new)}', flush=True)
         rows += new
     if args.json:
-        args.json.write_text(json.dumps({'environment': info, 'rows': [r.as_dict() for r in rows]}, indent=1) + '\n')
+        text = json.dumps({'environment': info, 'rows': [r.as_dict() for r in rows]}, indent=1) + '\n'
+        try:
+            write_atomically(text.encode(), args.json)
+        except OSError as error:
+            sys.exit(f'error: {error}')

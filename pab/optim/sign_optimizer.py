@@ -67,7 +67,8 @@ class SignOptimizer(Optimizer, ABC):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         settings = {**self.defaults, **param_group}
-        for name, argument in inspect.signature(type(self)).parameters.items():
+        own = [cls.__init__ for cls in type(self).__mro__ if '__init__' in vars(cls) and issubclass(cls, SignOptimizer)]
+        for name, argument in [item for init in own for item in inspect.signature(init).parameters.items()]:
             value = settings.get(name, argument.default)
             if isinstance(argument.default, float) and not isinstance(value, Real | Tensor):
                 raise TypeError(f'{type(self).__name__}: {name} must be a number, got {value!r}')
@@ -103,6 +104,8 @@ class SignOptimizer(Optimizer, ABC):
         name, lr = self.scaled_by_lr, group.get('lr', 1)
         if lr == 1:
             return group
+        if lr < 0:
+            raise ValueError(f'{type(self).__name__}: lr must be >= 0, got {lr:g}; let its schedule end at 0')
         if not (scaled := group[name] * lr) <= 1:
             raise ValueError(
                 f'{type(self).__name__}: lr is a factor on {name}; {lr:g} times {group[name]:g} is more than 1; let lr '

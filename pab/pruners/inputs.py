@@ -53,10 +53,20 @@ def as_loss(loss: Loss | None, owner: str) -> Loss | None:
         raise TypeError(f'{owner}: loss must be a function of (outputs, labels), or None, got {loss!r}')
 
     def checked(outputs: Any, labels: Tensor) -> Tensor:
-        value = loss(outputs, labels)
+        try:
+            value = loss(outputs, labels)
+        except Exception as error:  # whatever a loss does with outputs that it was not written for
+            reason = f'{type(error).__name__}: {" ".join(str(error).split())}'
+            raise TypeError(
+                f'{owner}: loss(outputs, labels) fails for outputs in float64, as the network is scored, and labels '
+                f'of shape {tuple(labels.shape)}: {reason}; tensors of its own, such as weights of classes, must be '
+                'in float64 too'
+            ) from error
         if not (isinstance(value, Tensor) and value.numel() == 1):
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(f'{owner}: loss(outputs, labels) must return a tensor of one entry, got {got}')
+        if torch.is_grad_enabled() and not value.requires_grad:
+            raise TypeError(f'{owner}: loss(outputs, labels) must depend on outputs; its result has no gradient')
         return value.reshape(())
 
     return checked

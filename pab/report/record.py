@@ -158,6 +158,8 @@ def find_fault(record: Any) -> str | None:
         for key, entry in entries.items() if isinstance(entries, dict) else enumerate(entries):
             if not _has_form(part, key, entry):
                 return f'{part}[{key!r}] must {form}, got {entry!r:.100}'
+    if (confusion := record.get('confusion')) is not None and not _is_confusion(confusion):
+        return f'confusion must have names, counts and images of each class, and three numbers, got {confusion!r:.100}'
     return None
 
 
@@ -176,6 +178,20 @@ def _has_form(part: str, key: Any, entry: Any) -> bool:
     if part == 'numbers':
         return isinstance(entry, str) if key == 'metric' else _numbers([entry], gaps=True)
     return _numbers([entry])
+
+
+def _is_confusion(entry: Any) -> bool:
+    """Tell if plain data has the form of :func:`confusion_record`."""
+    keys = {'classes', 'counts', 'images', 'of', 'balanced_accuracy', 'calibration_error'}
+    if not isinstance(entry, dict) or not keys <= entry.keys():
+        return False
+    classes, counts, images = (entry[key] for key in ('classes', 'counts', 'images'))
+    if not all(isinstance(part, list) and part for part in (classes, counts, images)):
+        return False
+    square = all(isinstance(row, list) and len(row) == len(classes) and _numbers(row) for row in counts)
+    sizes = square and len(counts) == len(images) == len(classes) and _numbers([*images, entry['of']])
+    named = all(isinstance(name, str) for name in classes)
+    return sizes and named and _numbers([entry['balanced_accuracy'], entry['calibration_error']], gaps=True)
 
 
 def _numbers(values: list, gaps: bool = False) -> bool:

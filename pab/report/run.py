@@ -115,8 +115,8 @@ def draw_run(record: Mapping[str, Any]) -> dict[str, Figure]:
         if lines:
             figures[name] = draw_curves(title, unit, lines, log)
     if confusion := record.get('confusion'):
-        numbers = ((f'{key.replace("_", " ")} {confusion[key]:.2f} %', confusion[key]) for key in CONFUSION_NUMBERS)
-        told = ', '.join(text for text, number in numbers if number is not None)
+        known = [key for key in CONFUSION_NUMBERS if confusion[key] is not None]
+        told = ', '.join(f'{key.replace("_", " ")} {confusion[key]:.2f} %' for key in known)
         if (shown := len(confusion['classes'])) < confusion['of']:
             told += f'; the {shown} of {confusion["of"]:,} classes with the lowest accuracy'
         figures['confusion'] = draw_confusion(f'Confusion: {told}', *(confusion[key] for key in CONFUSION_COUNTS))

@@ -43,6 +43,16 @@ def parameters(weights, dtype=torch.float32):
     return [nn.Parameter(weight.to(dtype).clone()) for weight in weights]
 
 
+def test_a_schedule_below_0_is_refused(kind):
+    weight = nn.Parameter(torch.ones(2, 2))
+    optimizer = kind([weight])
+    optimizer.param_groups[0]['lr'] = -0.5
+    weight.grad = torch.ones(2, 2)
+    with pytest.raises(ValueError, match=r'lr must be >= 0, got -0\.5; let its schedule end at 0'):
+        optimizer.step()
+    assert torch.equal(weight, torch.ones(2, 2))
+
+
 def test_every_number_of_a_sign_optimizer_must_be_one(kind):
     numbers = [name for name, value in kind([nn.Parameter(torch.ones(1))]).defaults.items() if type(value) is float]
     assert {'lr', 'adaptivity_rate'} <= {*numbers}

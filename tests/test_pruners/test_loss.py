@@ -89,6 +89,14 @@ def test_losses_that_do_not_fit(name, tagger, ids):
     for wrong, got in ((lambda out, labels: out['logits'], r'\(6, 5\)'), (lambda out, labels: 0.5, 'float')):
         with pytest.raises(TypeError, match=rf'{name}: loss\(outputs, labels\) must .* one entry, got {got}'):
             pruner.prune(tagger, [(inputs, LABELS)], loss=wrong)
+    weighted = torch.nn.CrossEntropyLoss(weight=torch.ones(5))
+    with pytest.raises(TypeError, match=rf'{name}: loss.* fails for outputs in float64.* weights of classes, must be'):
+        pruner.prune(tagger, [(inputs, LABELS)], loss=lambda out, labels: weighted(out['logits'], labels))
+    pruner.prune(tagger, [(inputs, LABELS)], loss=lambda out, labels: weighted.double()(out['logits'], labels))
+    with pytest.raises(TypeError, match=rf"{name}: loss.* fails for .*: KeyError: 'logit'; "):
+        pruner.prune(tagger, [(inputs, LABELS)], loss=lambda out, labels: out['logit'].mean())
+    with pytest.raises(TypeError, match=rf'{name}: loss.* must depend on outputs'):
+        pruner.prune(tagger, [(inputs, LABELS)], loss=lambda out, labels: out['logits'].detach().mean())
     with pytest.raises(TypeError, match=r'pairs of tensors \(images, labels\), got a tuple; .* a dict of tensors'):
         pruner.prune(tagger, [(dict(ids=[1, 2]), LABELS)])
 

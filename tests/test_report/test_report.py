@@ -230,6 +230,16 @@ def test_a_file_that_is_no_record(record, tmp_path, change, message):
         read_record(tmp_path)
 
 
+CONFUSION = dict(
+    classes=['a', 'b'], counts=[[2, 1], [0, 1]], images=[3, 1], of=2, balanced_accuracy=None, calibration_error=None
+)
+NO_CONFUSIONS = ['x', [1], {}, {**CONFUSION, 'counts': [[1]]}, {**CONFUSION, 'counts': 'xy'}, {**CONFUSION, 'of': None}]
+
+
+def test_a_confusion_without_numbers_is_drawn(record):
+    assert 'confusion' in draw_run({**record, 'confusion': CONFUSION})  # as after a validation of NaN logits
+
+
 HUGE = 10**400  # a whole number in JSON, and no float
 
 
@@ -256,6 +266,7 @@ HUGE = 10**400  # a whole number in JSON, and no float
         (dict(seconds=[1.0]), "it lacks 'seconds'"),
         (dict(seconds={'training': 'long'}), "seconds.'training'. must be a number, got 'long'"),
         (dict(seconds={'training': math.nan}), "seconds.'training'. must be a number, got nan"),
+        *((dict(confusion=wrong), 'confusion must have names, counts and images') for wrong in NO_CONFUSIONS),
         (dict(numbers=3), "it lacks 'numbers'"),
         (dict(numbers={'accuracy': 'high'}), "numbers.'accuracy'. must be a number or null, got 'high'"),
     ],

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pab.benchmarks import baseline, sparse, timing
+from pab.cli import benchmark as benchmark_command
 from pab.optim import Bop
 from pab.psg import PSGConfig, convert_psg_
 
@@ -151,3 +152,17 @@ def test_baseline_bop_is_pabs():
             optimizer.step()
         assert torch.equal(*weights)
         assert int(optimizers[0].last_flips) == int(optimizers[1].last_flips) > 0
+
+
+def test_results_are_printed_where_the_disk_fills_up_meanwhile(tmp_path, monkeypatch, capsys):
+    def full(data, path):
+        raise OSError(f'cannot write {str(path)!r}: No space left on device')
+
+    file = tmp_path / 'result.json'
+    file.write_text('old')
+    monkeypatch.setattr(benchmark_command, 'write_atomically', full)
+    monkeypatch.setattr('sys.argv', ['benchmark', 'sparse', '--json', str(file), '--force'])
+    with pytest.raises(SystemExit, match=r'^error: cannot write .*result\.json.: No space left on device$'):
+        benchmark_command.main()
+    assert file.read_text() == 'old'
+    assert 'cpu' in capsys.readouterr().out
