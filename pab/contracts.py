@@ -16,6 +16,12 @@ step is counted once. :class:`pab.optim.SignOptimizer` offers all of this for a 
 - ``state[param]['weight_flips']``: the flips of every weight so far, int32 of the parameter's shape, kept where the
   parameter group has ``flips_per_weight=True``; the pruner ``FlipFreq`` reads it.
 
+- ``state[param]['tensor_moves']``: the weights of the tensor that have changed places so far, int64 of no dimensions,
+  for reports by layer.
+
+A sign optimizer that changes a mask calls :func:`want_pruned_gradients`; the masks of :mod:`pab.pruners` otherwise set
+the gradient of pruned weights to 0, and costs count it as not computed.
+
 torch's ``Optimizer.load_state_dict`` would turn these counts into floats, so an optimizer with counts restores them
 itself.
 
@@ -26,12 +32,15 @@ such layers plain ones, for files and other programs; reports and costs count th
 :class:`pab.latent.LatentConv` offers all of this for a convolution.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.weak import WeakTensorKeyDictionary
+
+_wanted = WeakTensorKeyDictionary()  # not an attribute of the parameter, which would be pickled with it
 
 
 def special_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -102,6 +111,22 @@ def weight_flips(optimizers: Iterable[Optimizer]) -> dict[nn.Parameter, Tensor]:
 def tensor_flips(optimizers: Iterable[Optimizer]) -> dict[nn.Parameter, Tensor]:
     """Parameter -> flips of the whole tensor so far (int64, no dimensions), for the parameters of sign optimizers."""
     return _counts(optimizers, 'tensor_flips')
+
+
+def tensor_moves(optimizers: Iterable[Optimizer]) -> dict[nn.Parameter, Tensor]:
+    """Parameter -> weights of the tensor that have changed places so far (int64, no dimensions), where they do."""
+    return _counts(optimizers, 'tensor_moves')
+
+
+def want_pruned_gradients(param: nn.Parameter, wanted: Callable[[], bool]) -> None:
+    """Ask for the gradient of a parameter's pruned weights while ``wanted()`` is true; each backward pass calls it."""
+    _wanted[param] = wanted
+
+
+def wants_pruned_gradients(param: Tensor) -> bool:
+    """Tell if the gradient of a parameter's pruned weights is asked for now."""
+    wanted = _wanted.get(param)
+    return wanted is not None and wanted()
 
 
 def _counts(optimizers: Iterable[Optimizer], name: str) -> dict[nn.Parameter, Tensor]:

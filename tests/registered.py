@@ -8,7 +8,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import nn
 
 from pab.models import initialize_
-from pab.optim import SignOptimizer
+from pab.optim import Moves, SignOptimizer
 from pab.registry import CONVERTERS, MODELS, OPTIMIZERS, PRUNERS
 
 REQUIRED = {'density': 0.3}  # a value for each argument without a default, by its name
@@ -44,6 +44,17 @@ def config(name: str, cls: type, **others) -> dict:
 
 
 SIGN_OPTIMIZERS = {name: cls for name, cls in members(OPTIMIZERS).items() if issubclass(cls, SignOptimizer)}
+
+
+class _Still(Moves):
+    """Moves as an optimizer that flips signs alone, which needs no masks; tests of its own move weights."""
+
+    def __init__(self, params, move_share=0.0, **settings):
+        super().__init__(params, move_share=move_share, **settings)
+
+
+_Still.__name__ = 'Moves'
+SIGN_OPTIMIZERS['Moves'] = _Still
 ALL_PRUNERS = members(PRUNERS)
 ALL_CONVERTERS = members(CONVERTERS)
 ALL_NETWORKS = {

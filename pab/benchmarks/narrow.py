@@ -9,8 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .networks import Case, Contender, dense, make_network, sgd, two_optimizers
-from .timing import Row, Settings, alternate, row
 from ..costs.count import count_layers
 from ..costs.narrow import block_width, narrow_macs
 from ..export import export
@@ -18,6 +16,8 @@ from ..narrowing import TrainedPart, find_cuts, narrow
 from ..optim import Bop, TopFlips
 from ..pruners import SynFlow, apply_masks_, get_masks
 from ..psg import PSGConfig, convert_psg_
+from .networks import Case, Contender, dense, make_network, sgd, two_optimizers
+from .timing import Row, Settings, alternate, row
 
 DENSITIES = (0.3, 0.1, 0.05)
 WAYS = {  # the peer is SGD on all weights of the dense network

@@ -9,7 +9,8 @@ batch of B images takes
           \text{weight gradient} = B \sum_l g_l M_l
 
 where the first layer needs no input gradient, and :math:`g_l` is the share of its weights that learn: the kept ones,
-:math:`g_l = d_l`, or none in a frozen layer. A layer that multiplies by another weight than its parameter
+:math:`g_l = d_l`, none in a frozen layer, or all while an optimizer asks for the gradient of pruned weights
+(``want_pruned_gradients``, :mod:`pab.contracts`). A layer that multiplies by another weight than its parameter
 (``used_weight``, :mod:`pab.contracts`) has as :math:`d_l` the share of that weight's entries which are not 0, and as
 :math:`g_l` the share that its mask keeps, since unused entries learn as well. These are the MACs of a machine that
 skips pruned weights; today's kernels compute the dense ones, with :math:`d_l = g_l = 1`.
@@ -34,6 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..contracts import wants_pruned_gradients
 from ..patterns import places_of_parameters
 from ..pruners import get_masks
 
@@ -195,7 +197,8 @@ def count_weights(
                 used = layer.used_weight() != 0
                 row = replace(row, kept=int((used if mask is None else used & mask).sum()), learning=kept)
             else:
-                row = replace(row, kept=kept, learning=kept if layer.weight.requires_grad else 0)
+                learning = row.total if wants_pruned_gradients(layer.weight) else kept
+                row = replace(row, kept=kept, learning=learning if layer.weight.requires_grad else 0)
         rows.append(row)
     return rows
 

@@ -9,6 +9,7 @@ hook                     priority        why there                              
 =======================  ==============  ==================================================================  ========
 **method**
 PruneHook, RewindHook    HIGH            others see the pruned network                                       changes
+MovesHook                HIGH            before costs are counted; every run has it                          changes
 ARDecayHook              HIGH            its scheduler is there before a checkpoint restores its state       changes
 EMAHook                  NORMAL          mmengine's                                                          changes
 FlipCountHook            ABOVE_NORMAL    the logger and the checkpoint have the epoch's count                looks on
@@ -44,6 +45,7 @@ from .guards.shared_statistics import SharedStatisticsHook
 from .method.ar_decay import ARDecayHook
 from .method.ema import EMAHook
 from .method.flip_count import FlipCountHook
+from .method.moves import MovesHook
 from .method.prune import PruneHook
 from .method.rewind import RewindHook
 from .watch.costs import CostHook
@@ -62,6 +64,7 @@ __all__ = [
     'FlipCountHook',
     'InterruptHook',
     'MetricCheckHook',
+    'MovesHook',
     'PruneHook',
     'RandomStateHook',
     'ReportHook',

@@ -4,6 +4,7 @@ from .averaging import keep_signs
 from .bop import Bop
 from .constructor import OwnershipConstructor, assign_owners
 from .geometric import GeometricParamScheduler
+from .moves import Moves
 from .second_order_bop import SecondOrderBop
 from .sign_optimizer import SignOptimizer
 from .top_flips import TopFlips
@@ -12,6 +13,7 @@ from .wrapper import SharedBackward
 __all__ = [
     'Bop',
     'GeometricParamScheduler',
+    'Moves',
     'OwnershipConstructor',
     'SecondOrderBop',
     'SharedBackward',

@@ -15,7 +15,8 @@ def keep_signs(average: Average | None = None) -> Average:
     A sign-trained weight is +a or -a for ever; its average over steps is another magnitude, which nobody drew. So an
     entry takes its newest value where its magnitude is that of the average, or where it is 0; every other entry is
     averaged. An ordinary weight is exactly 0, or minus its own average, by accident alone. Masks and counters are
-    copied, so ``use_buffers=True`` works::
+    copied, so ``use_buffers=True`` works. Weights that have grown in a new place (Moves) would be averaged; begin to
+    average when moves have ended::
 
         averaged = AveragedModel(net, avg_fn=keep_signs(get_ema_avg_fn(0.999)), use_buffers=True)
 

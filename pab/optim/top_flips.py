@@ -80,18 +80,19 @@ class TopFlips(SignOptimizer):
 
     def check(self, settings: dict[str, Any]) -> None:
         """Raise a ValueError for a setting out of range."""
+        name = type(self).__name__
         if not 0 <= settings['flip_share'] <= 1:
-            raise ValueError(f'TopFlips: flip_share must lie in [0, 1], got {settings["flip_share"]!r}')
+            raise ValueError(f'{name}: flip_share must lie in [0, 1], got {settings["flip_share"]!r}')
         if not 0 < settings['adaptivity_rate'] < 1:
-            raise ValueError(f'TopFlips: adaptivity_rate must lie in (0, 1), got {settings["adaptivity_rate"]!r}')
+            raise ValueError(f'{name}: adaptivity_rate must lie in (0, 1), got {settings["adaptivity_rate"]!r}')
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters; ValueError for a sharded one (a DTensor), whose entries no process can rank."""
         super().add_param_group(param_group)
         if any(hasattr(param, 'placements') for param in self.param_groups[-1]['params']):
             raise ValueError(
-                'TopFlips: ranks all weights of a tensor, and a process has a part of a sharded one; take Bop or '
-                'SecondOrderBop under fully_shard'
+                f'{type(self).__name__}: ranks all weights of a tensor, and a process has a part of a sharded one; '
+                'take Bop or SecondOrderBop under fully_shard'
             )
 
     def start(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """Masks on a model: a bool buffer beside each prunable weight, which is 0 wherever the buffer is False.
 
 The forward pass never multiplies by a mask. A hook on the parameter masks its gradient in the backward pass, so the
-gradient norm counts the kept weights only, and no optimizer remembers anything of the others. After each step of an
+gradient norm counts the kept weights only, and no optimizer remembers anything of the others. An optimizer whose rule
+chooses weights to grow asks for the whole gradient (:func:`pab.contracts.want_pruned_gradients`). After each step of an
 optimizer that derives from ``torch.optim.Optimizer`` its pruned weights are set to 0: a step may mix the entries of a
 matrix (Muon), and others may write gradients after the backward pass (communication hooks of DDP, added noise). Sign
 optimizers need no such pass. Both hold in a copy: each masked layer has a keeper that is copied and pickled with it.
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from ..contracts import sign_optimizers
+from ..contracts import sign_optimizers, wants_pruned_gradients
 from ..patterns import Place, places_of_parameters
 from ..state_dicts import MASK
 from .targets import prunable_layers, refuse_sharded
@@ -114,8 +115,10 @@ class _MaskGradient:
 
     def __call__(self, grad: Tensor) -> Tensor:
         mask = self.keeper.mask(self.name)
+        if mask is None or wants_pruned_gradients(self.keeper.layer._parameters[self.name]):
+            return grad
         # masked_fill, not a product: 0 * inf would let a NaN into a pruned weight
-        return grad if mask is None else grad.masked_fill(~_beside(mask, grad), 0)
+        return grad.masked_fill(~_beside(mask, grad), 0)
 
 
 @functools.cache

@@ -30,7 +30,12 @@ PARTS = {  # a field -> the form of each of its entries
 }
 SHOWN = 50  # classes of a confusion
 NOT_TIMED = 'checkpoints'  # the phase between two others
-RATES = {'lr': 'learning rate', 'adaptivity_rate': 'adaptivity rate', 'flip_share': 'share of flips'}  # of optimizers
+RATES = {  # of optimizers
+    'lr': 'learning rate',
+    'adaptivity_rate': 'adaptivity rate',
+    'flip_share': 'share of flips',
+    'move_share': 'share of moves',
+}
 
 
 class RunRecord:

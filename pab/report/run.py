@@ -14,7 +14,7 @@ from .page import render_page
 from .record import RATES, find_fault, finite
 
 RECORD_FILE, RUN_PAGE, PICTURE_FOLDER = 'report.json', 'report.html', 'report'  # in a work dir
-FLIP_RATE = 'flips / (weights x steps)'
+FLIP_RATE, MOVE_RATE = 'flips / (weights x steps)', 'moves / (weights x steps)'
 CURVES = {  # picture -> title, unit, logarithmic axis; beginnings of the names of its series
     'accuracy': ('Accuracy', '%', False, ('test accuracy', 'balanced accuracy')),
     'loss': ('Loss', 'cross-entropy', False, ('training loss', 'test loss')),
@@ -23,6 +23,7 @@ CURVES = {  # picture -> title, unit, logarithmic axis; beginnings of the names 
 }
 HEAT_MAPS = {  # picture -> title, unit, logarithmic colours; the values by layer
     'flips_by_layer': ('Sign flips by layer (white: none)', FLIP_RATE, True, 'flip rate'),
+    'moves_by_layer': ('Weights that change places, by layer (white: none)', MOVE_RATE, True, 'move rate'),
     'changed_by_layer': ('Signs that differ from the start', 'share of weights', False, 'changed signs'),
     'gradients_by_layer': ('Weight gradients above the threshold', 'share of weights', False, 'gradients kept'),
 }
@@ -34,6 +35,8 @@ CAPTIONS = {  # picture -> what to see in it
     'flips': 'Share of the kept weights that flip in a step. It should fall by orders of magnitude: signs settle.',
     'rates': 'Every rate in the last step of each epoch, a line for each optimizer that has it; 0 has no point.',
     'flips_by_layer': 'Dark layers flip often; a white cell is an epoch without any flip.',
+    'moves_by_layer': 'Share of the kept weights that change places in a step. A lighter layer has too few pruned '
+    'weights with a gradient.',
     'changed_by_layer': 'Share of the kept weights whose sign is not that of the start; 0.5 is chance, white is none.',
     'gradients_by_layer': 'Share of the kept weights with a gradient in the last step of the epoch. A white layer has '
     'none: the threshold is too high for it.',

@@ -181,15 +181,11 @@ def check_config(cfg: Config) -> None:
         if key == 'train_cfg' and isinstance(kind := (value or {}).get('type'), str):
             for loop in _registered(kind):
                 check_loop(loop)  # before its arguments, which are those of another loop
+        if key == 'default_hooks':
+            _check_hooks(value or {})
         _check_arguments(key, value)
     _check_choices(cfg)
     check_clipping('optim_wrapper.clip_grad', (cfg.get('optim_wrapper') or {}).get('clip_grad'))
-    hooks = cfg.get('default_hooks') or {}
-    known_hooks = [name for name, hook in hooks.items() if isinstance(hook, Mapping) and 'type' in hook]
-    for name, hook in hooks.items():
-        if hook is not None and name not in known_hooks:
-            hint = suggest(name, known_hooks, 'the hooks of this config are')
-            raise ValueError(f'config: default_hooks.{name} has no type, got {hook!r}; {hint}')
     train, scale = cfg.get('train_cfg') or {}, cfg.get('auto_scale_lr') or {}
     counts = {f'train_cfg: {name}': train.get(name, 1) for name in ('max_epochs', 'max_iters', 'val_interval')}
     if scale.get('enable'):
@@ -197,6 +193,15 @@ def check_config(cfg: Config) -> None:
     for what, number in counts.items():
         if type(number) is not int or number < 1:
             raise ValueError(f'{what} must be an integer >= 1, got {number!r}')
+
+
+def _check_hooks(hooks: Mapping) -> None:
+    """Refuse a hook without a type; its name may be a misspelt one."""
+    known = [name for name, hook in hooks.items() if isinstance(hook, Mapping) and 'type' in hook]
+    for name, hook in hooks.items():
+        if hook is not None and name not in known:
+            hint = suggest(name, known, 'the hooks of this config are')
+            raise ValueError(f'config: default_hooks.{name} has no type, got {hook!r}; {hint}')
 
 
 def check_schedules(scheduler: Any, optimizers: Iterable[str]) -> None:

@@ -102,8 +102,9 @@ class PabRunner(RunFace, Runner):
             check_hook(added)
 
     def register_hooks(self, *args, **kwargs) -> None:
-        """Register the config's hooks, and those of every run, which check data and metrics and form checkpoints."""
+        """Register the config's hooks, and those of every run, for data, metrics, moving weights and checkpoints."""
         super().register_hooks(*args, **kwargs)
+        self.register_hook(dict(type='pab.MovesHook'))
         self.register_hook(dict(type='pab.MetricCheckHook'))
         self.register_hook(dict(type='pab.DataCheckHook'))
         self.register_hook(dict(type='pab.CheckpointFormatHook'))

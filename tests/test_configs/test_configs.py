@@ -110,7 +110,7 @@ def test_a_schedule_of_what_an_optimizer_does_not_have(tmp_path, moved, hint):
         PabRunner.from_cfg(small_config(tmp_path, default_hooks__ar_decay=None, param_scheduler=schedule)).train()
 
 
-COSINES = [name for name in CONFIGS if re.search('bop-cosine|latent-signs|top-flips', name)]
+COSINES = [name for name in CONFIGS if re.search('bop-cosine|latent-signs|top-flips|moves', name)]
 
 
 def course(cfg, epoch_length) -> dict:
@@ -119,7 +119,7 @@ def course(cfg, epoch_length) -> dict:
     for schedules in cfg.param_scheduler.values():
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
         (group,) = optimizer.param_groups
-        group.update(adaptivity_rate=1.0, flip_share=1.0)
+        group.update(adaptivity_rate=1.0, flip_share=1.0, move_share=1.0)
         given = dict(optimizer=optimizer, epoch_length=epoch_length)
         complete = [dict(end=cfg.train_cfg.max_epochs) | schedule for schedule in schedules]
         schedulers = [PARAM_SCHEDULERS.build(schedule, default_args=given) for schedule in complete]
@@ -147,6 +147,9 @@ def test_short_schedules_fill_the_run_whatever_the_number_of_steps(name):
     if 'top-flips' in name:
         assert values['flip_share'] == sorted(values['flip_share'], reverse=True)
         assert values['flip_share'][-1] < 1e-3
+    elif 'moves' in name:
+        assert values['move_share'] == sorted(values['move_share'], reverse=True)
+        assert values['move_share'][-1] < 1e-3
     elif 'bop' in name:
         expected = [0.003 ** (epoch / (epochs - 1)) for epoch in range(epochs)]
         assert values['adaptivity_rate'][:epochs] == pytest.approx(expected)
@@ -177,6 +180,7 @@ def test_each_way_follows_its_budget(monkeypatch, budget, epochs, warm_up, rate,
     assert course(ways['bop'], 10)['adaptivity_rate'][epochs - 1] == pytest.approx(0.003)
     assert course(ways['second_order_bop'], 10)['adaptivity_rate'][-1] < 1e-3
     assert course(ways['top_flips'], 10)['flip_share'][-1] < 1e-3
+    assert course(ways['moves'], 10)['move_share'][-1] < 1e-3
 
 
 @pytest.mark.parametrize('name', ['quickstart_warm_up', 'quickstart_edge_popup'])

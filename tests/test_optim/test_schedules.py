@@ -37,7 +37,7 @@ KEYS = [
     (name, key)
     for name, cls in SIGN_OPTIMIZERS.items()
     for key, value in cls([nn.Parameter(torch.ones(1))]).defaults.items()
-    if isinstance(value, float)
+    if isinstance(value, float) and key != 'move_share'  # which needs masks
 ]
 
 

@@ -163,7 +163,7 @@ def test_the_page_needs_nothing_else_and_has_a_caption_for_each_picture(trained,
     folder = Path(trained[0].work_dir)
     page = (folder / 'report.html').read_text()
     pictures = {path.stem for path in (folder / 'report').iterdir()}
-    assert pictures == {*draw_run(record)} == {*CAPTIONS}
+    assert pictures == {*draw_run(record)} == {*CAPTIONS} - {'moves_by_layer'}  # no weight of this run moves
     assert len(pictures) == page.count('<img') == page.count('<figcaption>') == 10
     assert len(page) < 2_000_000
     assert not re.findall(r'(?:src|href)="(?!data:)', page)

@@ -10,7 +10,7 @@ import torch
 from mmengine.dist import is_main_process, master_only
 from torch import Tensor, nn
 
-from ...contracts import layers_with_used_weight, special_layers, tensor_flips
+from ...contracts import layers_with_used_weight, special_layers, tensor_flips, tensor_moves
 from ...pruners import get_masks
 from ...registry import HOOKS
 from ...report.amounts import clock
@@ -19,6 +19,7 @@ from ...run import PabRunner, RunHook
 from .costs import CostHook
 
 KEY = 'report'  # the checkpoint's key
+COUNTS = {'flips': ('flip rate', tensor_flips), 'moves': ('move rate', tensor_moves)}  # and the table of each
 FIRST_PAGE, PAUSE = 60, 50  # seconds until the first page; then until the next, in times of what one takes
 
 
@@ -27,12 +28,12 @@ class ReportHook(RunHook):
     """Record a run, and leave ``report.html`` in its work dir, a page that needs no other file and no network.
 
     The page shows accuracy, loss, rates, density by layer and the seconds of each phase; where ``ClassAccuracy`` is a
-    metric of the validation, which classes it took for which the last time; for a run with a sign optimizer also flips
-    and the share of signs that differ from the start, by layer; and for one with layers that have a special backward
-    pass, the share of kept weights whose gradient in the last step of an epoch was not 0. Its numbers, ``report.json``,
-    are written after every validation; the page, and its pictures as PNG in ``report/``, at the end of the training,
-    and in between as often as takes 2 % of the time. ``pab report`` makes them from the numbers at any time. The
-    record is part of the checkpoints, so a resumed run goes on with it.
+    metric of the validation, which classes it took for which the last time; for a run with a sign optimizer also flips,
+    moves and the share of signs that differ from the start, by layer; and for one with layers that have a special
+    backward pass, the share of kept weights whose gradient in the last step of an epoch was not 0. Its numbers,
+    ``report.json``, are written after every validation; the page, and its pictures as PNG in ``report/``, at the end of
+    the training, and in between as often as takes 2 % of the time. ``pab report`` makes them from the numbers at any
+    time. The record is part of the checkpoints, so a resumed run goes on with it.
 
     Nothing is read from the device within an epoch.
 
@@ -50,7 +51,7 @@ class ReportHook(RunHook):
         self.metric = metric
         self.record = RunRecord()
         self._start_signs: dict[str, Tensor] = {}
-        self._flips: dict[str, int] = {}
+        self._counts: dict[str, dict[str, int]] = {}  # of COUNTS, by the weight's name, at the epoch's start
         self._gradients: dict[str, Tensor] = {}
         self._watches: list = []
         self._shots = 0
@@ -62,15 +63,14 @@ class ReportHook(RunHook):
         self._shots = _shots_done(runner)
         if not self._start_signs:
             self._start_signs = {name: (p.detach() < 0).cpu() for name, p in runner.sign_trained.items()}
-        if not self._flips:
-            self._flips = self._flips_so_far(runner)
+        self._counts = self._counts or self._counts_so_far(runner)
 
     def before_train_epoch(self, runner: PabRunner) -> None:
         """Count what came before as pruning if there was one."""
         shots = _shots_done(runner)
         self.record.spent('pruning' if shots > self._shots else NOT_TIMED)
         if shots > self._shots:
-            self._flips = self._flips_so_far(runner)  # a rewinding starts these counts anew
+            self._counts = self._counts_so_far(runner)  # a rewinding starts these counts anew
         self._shots = shots
 
     def before_train_iter(self, runner: PabRunner, batch_idx: int, data_batch=None) -> None:
@@ -128,18 +128,18 @@ class ReportHook(RunHook):
         runner.logger.info('\n'.join([f'Trained {runner.epoch} epochs in {elapsed}', *lines]))
 
     def before_save_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
-        """Keep the record, the flips before this epoch, and the signs of the start, eight to a byte."""
+        """Keep the record, flips and moves before this epoch, and the signs of the start, eight to a byte."""
         packed = {
             name: torch.from_numpy(np.packbits(signs.numpy(), axis=None)) for name, signs in self._start_signs.items()
         }
-        checkpoint[KEY] = {'record': self.record.state(), 'start_signs': packed, 'flips': self._flips}
+        checkpoint[KEY] = {'record': self.record.state(), 'start_signs': packed, **self._counts}
 
     def after_load_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
         """Take them up in a resumed run."""
         if not runner.resumes or KEY not in checkpoint:
             return
         self.record.load(checkpoint[KEY]['record'])
-        self._flips = checkpoint[KEY]['flips']  # up to the epoch's start, also where it is resumed within
+        self._counts = {kind: checkpoint[KEY].get(kind, {}) for kind in COUNTS}  # also of one resumed within
         for name, param in runner.network.named_parameters():
             if name in (packed := checkpoint[KEY]['start_signs']):
                 bits = np.unpackbits(packed[name].cpu().numpy(), count=param.numel())
@@ -151,29 +151,35 @@ class ReportHook(RunHook):
         if left:
             self.record.layers['density'] = {}
             self.record.add_layers('density', 1, {_layer(name): kept / total for name, (kept, total) in left.items()})
-        rates, changed, gradients = {}, {}, {}
-        flips = self._flips_so_far(runner)
+        changed, gradients = {}, {}
+        rates: dict[str, dict[str, float]] = {kind: {} for kind in COUNTS}
+        counts = self._counts_so_far(runner)
         for name, param in runner.sign_trained.items():
             kept = max(1, left.get(name, (param.numel(),))[0])
-            if name in flips:
-                rates[_layer(name)] = (flips[name] - self._flips.get(name, 0)) / (kept * steps)
+            for kind in (kind for kind in COUNTS if name in counts[kind]):
+                new = counts[kind][name] - self._counts[kind].get(name, 0)
+                rates[kind][_layer(name)] = new / (kept * steps)
             if name in self._start_signs:
                 start = self._start_signs[name].to(param.device)
                 changed[_layer(name)] = int((((param.detach() < 0) != start) & (param.detach() != 0)).sum()) / kept
             if name in self._gradients:
                 gradients[_layer(name)] = int(self._gradients[name]) / kept
-        self._flips = flips
-        for key, values in (('flip rate', rates), ('changed signs', changed), ('gradients kept', gradients)):
+        self._counts = counts
+        tables = {table: rates[kind] for kind, (table, _) in COUNTS.items()}
+        for key, values in {**tables, 'changed signs': changed, 'gradients kept': gradients}.items():
             self.record.add_layers(key, epoch, values)
 
     def _look(self, name: str, param: Tensor) -> None:
         self._gradients[name] = torch.count_nonzero(param.grad)
 
     @staticmethod
-    def _flips_so_far(runner: PabRunner) -> dict[str, int]:
-        names = {param: name for name, param in runner.network.named_parameters()}
-        counts = {names[p]: c for p, c in tensor_flips(runner.optimizers).items() if p in names}
-        return dict(zip(counts, torch.stack(list(counts.values())).tolist(), strict=True)) if counts else {}
+    def _counts_so_far(runner: PabRunner) -> dict[str, dict[str, int]]:
+        names, so_far = {param: name for name, param in runner.network.named_parameters()}, {}
+        for kind, (_, of) in COUNTS.items():
+            counts = {names[p]: c for p, c in of(runner.optimizers).items() if p in names}
+            values = torch.stack(list(counts.values())).tolist() if counts else []
+            so_far[kind] = dict(zip(counts, values, strict=True))
+        return so_far
 
     def _numbers(self, runner: PabRunner) -> dict[str, Any]:
         """The run so far in numbers; None for what it does not have."""

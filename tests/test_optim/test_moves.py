@@ -1,0 +1,243 @@
+"""Moves: which weights leave and which grow, how many, with what magnitude, and what is refused."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pab.contracts import wants_pruned_gradients
+from pab.models import initialize_
+from pab.optim import Moves, TopFlips, moves as moves_module
+from pab.pruners import Mag, Rand, apply_masks_, check_masks, get_masks, register_masks_
+from tests.registered import small_network
+
+DRAWN = torch.tensor([[0.5, -0.5, 0.25, 0.25, -1.0, 0.5]])
+MASK = torch.tensor([[True, True, True, False, False, False]])
+
+
+def six(**settings):
+    """A layer of six weights, three of them kept, and its optimizer."""
+    net = nn.Linear(6, 1, bias=False)
+    net.weight.data.copy_(DRAWN)
+    apply_masks_(net, {'weight': MASK})
+    moves = Moves(net.parameters(), **settings)
+    moves.attach(net, {'weight': DRAWN})
+    return net, moves
+
+
+def trained(density=0.3, steps=20, layout=torch.channels_last, **settings):
+    """A network of convolutions after steps on random gradients, its optimizer and its initial weights."""
+    net = small_network('CIFARResNet').to(memory_format=layout)
+    drawn = {name: param.detach().clone() for name, param in net.named_parameters()}
+    apply_masks_(net, Rand(density, scope='local').prune(net))
+    moves = Moves([layer.weight for layer in net.modules() if isinstance(layer, nn.Conv2d)], **settings)
+    moves.attach(net, drawn)
+    step(moves, range(steps))
+    return net, moves, drawn
+
+
+def step(optimizer, numbers):
+    for number in numbers:
+        stream = torch.Generator().manual_seed(number)
+        for param in optimizer.param_groups[0]['params']:
+            grad = torch.randn(param.shape, generator=stream)
+            param.grad = grad if wants_pruned_gradients(param) else grad * (param != 0)
+        optimizer.step()
+
+
+def due_after(steps, each):
+    """The whole part of what is due in each step, which the device adds up in float64."""
+    total, carried = 0, 0.0
+    for _ in range(steps):
+        carried += each
+        total, carried = total + int(carried), carried % 1
+    return total
+
+
+def moves_of(optimizer):
+    return [int(state['tensor_moves']) for state in optimizer.state.values()]
+
+
+def test_a_step_by_hand():
+    net, moves = six(flip_share=1 / 3, move_share=1 / 3, adaptivity_rate=0.5)
+    # m = .4 -.3 -.2 .4 -.15 .1; evidence .4 .3 -.2: the first leaves, the second flips
+    # of the pruned the fifth has the largest abs(m w0), .1 .15 .05
+    net.weight.grad = torch.tensor([[0.8, -0.6, -0.4, 0.8, -0.3, 0.2]])
+    moves.step()
+    assert net.weight.tolist() == [[0.0, 0.5, 0.25, 0.0, 1.0, 0.0]]
+    assert net.weight_mask.tolist() == [[False, True, True, False, True, False]]
+    state = moves.state[net.weight]
+    torch.testing.assert_close(state['moving_average'], torch.tensor([[0.0, 0.0, -0.2, 0.4, 0.0, 0.1]]))
+    assert [int(moves.last_flips), int(state['tensor_flips']), int(state['tensor_moves'])] == [1, 1, 1]
+
+
+def test_no_more_move_than_have_evidence_against_them_and_a_gradient_for_them():
+    net, moves = six(flip_share=0.0, move_share=1.0)
+    net.weight.grad = torch.tensor([[1.0, 1.0, 0.5, 1.0, 1.0, 1.0]])  # it speaks for the second
+    moves.step()
+    assert net.weight.tolist() == [[0.0, -0.5, 0.0, 0.0, -1.0, -0.5]]
+    assert not net.weight.signbit()[0, 0]  # its 0 is not a negative one
+    net, moves = six(flip_share=0.0, move_share=1.0)
+    net.weight.grad = torch.tensor([[1.0, 1.0, 0.5, 0.0, 1.0, 0.0]])
+    moves.step()
+    assert net.weight.tolist() == [[0.0, -0.5, 0.25, 0.0, -1.0, 0.0]]
+    net.weight_mask.fill_(True)  # and none where none is pruned
+    moves.step()
+    assert moves_of(moves) == [1]
+
+
+@pytest.mark.parametrize(('share', 'layout'), [(0.02, torch.channels_last), (0.0004, torch.contiguous_format)])
+def test_every_count_is_exact_and_every_magnitude_the_one_drawn(share, layout):
+    net, moves, drawn = trained(steps=0, move_share=share, flip_share=0.02, adaptivity_rate=0.5, layout=layout)
+    kept = {name: int(mask.sum()) for name, mask in get_masks(net).items()}
+    before = {name: mask.clone() for name, mask in get_masks(net).items()}
+    for number in range(200):
+        step(moves, [number])
+        for name, mask in get_masks(net).items():
+            assert int(mask.sum()) == kept[name]
+            assert torch.equal(net.get_parameter(name).abs(), drawn[name].abs() * mask)
+            assert net.get_parameter(name).stride() == drawn[name].stride()
+    check_masks(net)
+    due = [due_after(200, n * share) for n in kept.values()]
+    assert moves_of(moves) == due
+    assert (0 in due) == (share < 0.01)  # of the smallest tensor none has moved
+    assert all(
+        torch.equal(mask, before[name]) == (n == 0) for n, (name, mask) in zip(due, get_masks(net).items(), strict=True)
+    )
+
+
+def test_an_independent_computation():
+    net, moves, drawn = trained(steps=0, move_share=0.1, flip_share=0.1, adaptivity_rate=0.25, flips_per_weight=True)
+    name = 'layer1.0.conv1.weight'
+    param, mask = net.get_parameter(name), get_masks(net)[name]
+    w, kept, size = (t.detach().numpy().copy() for t in (param, mask, drawn[name].abs()))
+    m, flips, flips_due, moves_due = np.zeros_like(w), np.zeros(w.shape, int), 0.0, 0.0
+    for number in range(30):
+        step(moves, [number])
+        m = m * np.float32(0.75) + param.grad.numpy() * np.float32(0.25)
+        flips_due, moves_due = flips_due + 0.1 * kept.sum(), moves_due + 0.1 * kept.sum()
+        evidence = m * np.sign(w)
+        against = sorted((i for i in np.ndindex(w.shape) if evidence[i] > 0), key=lambda i: -evidence[i])
+        strongest = sorted((i for i in np.ndindex(w.shape) if not kept[i]), key=lambda i: -abs(m[i] * size[i]))
+        count = min(int(moves_due), len(against))
+        for i in against[count : count + int(flips_due)]:
+            w[i], m[i], flips[i] = -w[i], 0, flips[i] + 1
+        for leaves, grows in zip(against[:count], strongest, strict=False):
+            w[leaves], kept[leaves], m[leaves] = 0, False, 0
+            w[grows], kept[grows], m[grows] = -np.sign(m[grows]) * size[grows], True, 0
+        flips_due, moves_due = flips_due % 1, moves_due % 1
+        assert np.array_equal(param.detach().numpy(), w)
+        assert np.array_equal(mask.numpy(), kept)
+        assert np.allclose(moves.state[param]['moving_average'].numpy(), m)
+    assert np.array_equal(moves.state[param]['weight_flips'].numpy(), flips)
+
+
+@pytest.mark.parametrize('skewed', [False, True])
+def test_the_largest_of_a_large_tensor(skewed, monkeypatch):
+    monkeypatch.setattr('pab.optim.moves.RANKED', 100)
+    values = torch.randn(10_007)
+    if skewed:  # the sample has none of them
+        values[1::101] += 100 * (torch.arange(1, 10_007, 101) % 101 > 0)
+        values[::101] = 50.0
+    for count in (1, 30, 3000, 10_007):
+        (largest, at), want = moves_module._largest(values, count), values.topk(count).values
+        assert torch.equal(largest, want)
+        assert torch.equal(values[at], want)
+
+
+def test_without_moves_it_is_top_flips():
+    nets = [small_network('CIFARResNet') for _ in range(2)]
+    for net, kind in zip(nets, (TopFlips, Moves), strict=True):
+        apply_masks_(net, Mag(0.3).prune(net))
+        settings = {'move_share': 0.0} if kind is Moves else {}
+        step(kind([net.layer1[0].conv1.weight], flip_share=0.02, adaptivity_rate=0.1, **settings), range(10))
+    assert torch.equal(nets[0].layer1[0].conv1.weight, nets[1].layer1[0].conv1.weight)
+
+
+def test_the_gradient_is_whole_while_weights_move():
+    net, moves = six()
+    for share, nonzero in ((1e-3, 6), (0.0, 3), (1e-3, 6)):
+        moves.param_groups[0]['move_share'] = share
+        net.weight.grad = None
+        net(torch.ones(2, 6)).sum().backward()
+        assert int(net.weight.grad.count_nonzero()) == nonzero
+    moves.param_groups[0]['lr'] = 0.0  # a factor on this share too
+    assert not wants_pruned_gradients(net.weight)
+    moves.param_groups[0]['lr'] = 1.0
+    del moves  # nor is it any more when its optimizer is gone
+    net.weight.grad = None
+    net(torch.ones(2, 6)).sum().backward()
+    assert int(net.weight.grad.count_nonzero()) == 3
+
+
+def test_the_learning_rate_is_a_factor_on_both_shares():
+    ends = []
+    for settings in (dict(flip_share=0.02, move_share=0.01), dict(flip_share=0.08, move_share=0.04, lr=0.25)):
+        net, moves, _ = trained(**settings)
+        ends.append((net.layer1[0].conv1.weight.detach(), moves_of(moves)))
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert ends[0][1] == ends[1][1]
+
+
+@pytest.mark.parametrize('clone', [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_a_restored_one_goes_on_bit_for_bit(clone):
+    net, moves, drawn = trained(move_share=0.02)
+    twin = clone(net)  # with its masks
+    other = Moves([layer.weight for layer in twin.modules() if isinstance(layer, nn.Conv2d)], move_share=0.5)
+    other.load_state_dict(copy.deepcopy(moves.state_dict()))
+    other.attach(twin, drawn)
+    for optimizer in (moves, other):
+        step(optimizer, range(20, 40))
+    for (name, tensor), same in zip(net.state_dict().items(), twin.state_dict().values(), strict=True):
+        assert torch.equal(tensor, same), name
+    for state, same in zip(moves.state.values(), other.state.values(), strict=True):
+        assert all(torch.equal(value, same[key]) for key, value in state.items())
+    assert sum(moves_of(moves)) > 100
+
+
+def test_masks_that_are_loaded_or_replaced_are_found():
+    net, moves, _ = trained()
+    state = copy.deepcopy(net.state_dict())
+    step(moves, range(20, 60))
+    net.load_state_dict(state, assign=False)
+    layer = net.layer1[0].conv1
+    layer.weight_mask = layer.weight_mask.clone()
+    step(moves, range(60, 90))
+    check_masks(net)
+    assert not torch.equal(layer.weight_mask, state['layer1.0.conv1.weight_mask'])
+
+
+def test_a_training_that_began_with_flips_alone():
+    _, moves, _ = trained(move_share=0.0)
+    moves.param_groups[0]['move_share'] = 0.02
+    step(moves, range(20, 40))
+    assert sum(moves_of(moves)) > 100
+
+
+def test_what_it_refuses():
+    net = initialize_(nn.Linear(6, 2, bias=False))
+    drawn = {'weight': net.weight.detach().clone()}
+    moves = Moves(net.parameters())
+    net.weight.grad = torch.ones(2, 6)
+    with pytest.raises(RuntimeError, match=r'Moves: attach\(network, drawn\) comes before a step'):
+        moves.step()
+    with pytest.raises(ValueError, match=r'Moves: weight has no mask, so none of its weights can move; prune it'):
+        moves.attach(net, drawn)
+    register_masks_(net, ['Linear'])
+    with pytest.raises(ValueError, match=r'Moves: drawn has no weight of shape \(2, 6\)'):
+        moves.attach(net, {})
+    with pytest.raises(ValueError, match=r'Moves: 1 weights of weight do not have the magnitudes that were drawn'):
+        moves.attach(net, {'weight': drawn['weight'] + torch.eye(12)[0].view(2, 6)})
+    with pytest.raises(ValueError, match=r'Moves: a weight of shape \(2, 6\) is not in the network'):
+        moves.attach(nn.Linear(6, 2), drawn)
+    with pytest.raises(ValueError, match=r'Moves: move_share must lie in \[0, 1\], got 1.5'):
+        Moves(net.parameters(), move_share=1.5)
+    moves.attach(net, drawn)
+    moves.step()
+    copied = copy.deepcopy(moves)
+    copied.param_groups[0]['params'][0].grad = torch.ones(2, 6)
+    with pytest.raises(RuntimeError, match='comes before a step'):
+        copied.step()
