@@ -256,7 +256,12 @@ def _settings(checkpoint: dict[str, Any], file: Path) -> dict[str, Any]:
         raise UnusableCheckpoint(
             f'{file} does not say of which network it is; give the config of its training (--config CONFIG)'
         )
-    held = {'model': settings['model'], 'data_preprocessor': settings.get('data_preprocessor')}
+    held = {'model': dict(settings['model']), 'data_preprocessor': settings.get('data_preprocessor')}
+    for place in (held, held['model']):
+        if isinstance(
+            preprocessor := place.get('data_preprocessor'), dict
+        ):  # what mixes a training batch is not needed
+            place['data_preprocessor'] = {k: v for k, v in preprocessor.items() if k != 'batch_transforms'}
     try:
         check_names(held, 'model or converter', MODELS, CONVERTERS)
     except ValueError as error:

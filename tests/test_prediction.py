@@ -178,6 +178,16 @@ EVIL = [
 ]
 
 
+def test_a_training_that_mixes_its_batches(tmp_path):
+    mixed = dict(type='ImagePreprocessor', mean=[0.5] * 3, std=[0.5] * 3, batch_transforms=[dict(type='MixUp')])
+    mixed |= dict(num_classes=3)
+    model = dict(type='ImageClassifier', network=dict(type='ChannelMeans'))
+    state = {'network.scale': torch.ones(3)}
+    for settings in (dict(model=model, data_preprocessor=mixed), dict(model=model | dict(data_preprocessor=mixed))):
+        torch.save({'state_dict': state, 'settings': settings}, tmp_path / 'a.pth')
+        assert pab.load(tmp_path / 'a.pth').normalises
+
+
 @pytest.mark.parametrize(('network', 'message'), EVIL)
 def test_the_settings_of_a_checkpoint_import_nothing(network, message, tmp_path, monkeypatch):
     (tmp_path / 'evil_module.py').write_text('')

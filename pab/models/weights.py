@@ -10,7 +10,7 @@ from torchvision import models
 
 from ..checks import known_choice
 from ..contracts import layers_with_used_weight
-from ..state_dicts import head_of_another_size, network_in, renamed
+from ..state_dicts import MASK, head_of_another_size, masks_in, network_in, renamed
 from .library import TORCHVISION_ARGUMENTS
 
 SHOWN = 3
@@ -20,7 +20,7 @@ def load_weights_(network: nn.Module, source: str | os.PathLike) -> list[str]:
     """Load weights into a network, in place, but those of a head for another number of classes.
 
     Args:
-        network: any; the latents of its converted layers stay as they are.
+        network: any; the latents of its converted layers, and masks that the weights lack, stay as they are.
         source: a file with a state dict, of the network or of an ImageClassifier, alone or as ``state_dict`` of a
             checkpoint; or a name of torchvision's, such as 'ResNet18_Weights.IMAGENET1K_V1', which torchvision fetches.
 
@@ -41,9 +41,10 @@ def load_weights_(network: nn.Module, source: str | os.PathLike) -> list[str]:
         for latent in layer.latents
     }
     counters = {name for name in own if name.endswith('num_batches_tracked')}  # older files lack them
+    masks = {name + MASK for name in masks_in(own)}  # of a pruner, which registers them before
     head = head_of_another_size(own, state)
     wrong = {
-        'missing': [name for name in own if name not in state and name not in latents | counters],
+        'missing': [name for name in own if name not in state and name not in latents | counters | masks],
         'unknown': [name for name in state if name not in own],
         'of another shape': [
             f'{name} {tuple(state[name].shape)}, here {tuple(own[name].shape)}'
@@ -55,6 +56,7 @@ def load_weights_(network: nn.Module, source: str | os.PathLike) -> list[str]:
         told = '; '.join(f'{len(names)} {what}: {_some(names)}' for what, names in wrong.items() if names)
         raise ValueError(f'weights: {source} is of another network than this {type(network).__name__}; {told}')
     fitting = renamed(state, lambda name: None if name in head else name)
+    fitting.update({name: own[name] for name in masks if name not in fitting})  # masked layers ask for them
     network.load_state_dict(fitting, strict=False)  # what may be missing is known
     return head
 

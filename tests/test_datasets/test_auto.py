@@ -5,6 +5,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
+from pab.checks import check_ints
 from pab.datasets import settle_auto
 from pab.registry import DATASETS
 
@@ -100,3 +101,8 @@ def test_what_the_data_do_not_say(photos):
     cfg.model.input_shape = None
     with pytest.raises(ValueError, match=r"'auto': model.input_shape must be \(C, H, W\), got None"):
         settle_auto(cfg)
+
+
+def test_a_number_that_is_left_to_data_that_are_missing():
+    with pytest.raises(ValueError, match=r"must be .*'auto'.*point PAB_DATA to them, or give num_classes a"):
+        check_ints('Net', num_classes='auto')

@@ -61,6 +61,20 @@ def test_latents_stay(file):
     assert torch.equal(network[0].weight, file[1]['0.weight'])
 
 
+def test_a_pruned_run_begins_with_them(tmp_path):
+    source = initialize_(TinyNet(), seed=8)
+    torch.save(source.state_dict(), tmp_path / 'weights.pth')
+    options = dict(model__weights=str(tmp_path / 'weights.pth'), default_hooks__prune__epoch=0)
+    options.update(train_cfg__max_epochs=1)
+    runner = RUNNERS.build(small_config(tmp_path / 'run', **options))
+    runner.train()
+    check_masks(runner.network)
+    state = runner.network.state_dict()
+    mask = state['conv2.weight_mask']
+    assert 0 < mask.sum() < mask.numel()
+    assert torch.equal(state['conv2.weight'].abs(), source.conv2.weight.abs() * mask)
+
+
 def test_what_is_missing_is_listed(file):
     path, state = file
     other = nn.Sequential(*two_layers()[:3], nn.Identity(), nn.Linear(3, 4), nn.PReLU())
