@@ -65,7 +65,7 @@ def test_folding_keeps_the_outputs_and_the_model(network, batch_norms, left):
     assert get_masks(model)
 
 
-@pytest.mark.parametrize('fold', [False, True])
+@pytest.mark.parametrize('fold', [pytest.param(False, marks=pytest.mark.slow), True])
 def test_onnx(tmp_path, fold):
     model, file = ImageClassifier(trained(CIFARResNet(8, width=4)), init=None), tmp_path / 'folder' / 'net.onnx'
     metadata = {'classes': ['a', 'b'], 'note': 'text'}
@@ -125,7 +125,11 @@ LATENTS = {
 # both formats are written from the network in which the latents are merged: ONNX, the slower one, for two kinds
 @pytest.mark.parametrize(
     ('kind', 'ending'),
-    [*((kind, '.pt2') for kind in LATENTS), ('psg and flipping', '.onnx'), ('edge-popup', '.onnx')],
+    [
+        *((kind, '.pt2') for kind in LATENTS),
+        ('psg and flipping', '.onnx'),
+        pytest.param('edge-popup', '.onnx', marks=pytest.mark.slow),
+    ],
 )
 def test_latents_are_merged(tmp_path, kind, ending):
     """The file has the used weights and nothing else; the model keeps its latents."""

@@ -162,7 +162,7 @@ def test_a_recipe_of_odd_values_builds_a_network_or_nothing(good, data):
         assert isinstance(compact.load(bad), nn.Module)
 
 
-@settings(quick, max_examples=300)
+@settings(quick, max_examples=100)
 @given(st.data())
 def test_odd_tensors_give_a_network_of_the_same_names_or_nothing(good, data):
     recipe, tensors = container.read(good[0])

@@ -160,7 +160,10 @@ def test_short_schedules_fill_the_run_whatever_the_number_of_steps(name):
 # epochs, warm-up, TopFlips' adaptivity rate and the step to rewind to, as in the published tables
 @pytest.mark.parametrize(
     ('budget', 'epochs', 'warm_up', 'rate', 'step'),
-    [('r18_cifar10', 180, 5, 3e-3, 2000), ('r20_cifar10', 6, 1, 1e-2, 100)],
+    [
+        pytest.param('r18_cifar10', 180, 5, 3e-3, 2000, marks=pytest.mark.slow),
+        ('r20_cifar10', 6, 1, 1e-2, 100),
+    ],
 )
 def test_each_way_follows_its_budget(monkeypatch, budget, epochs, warm_up, rate, step):
     monkeypatch.setenv('PAB_BUDGET', budget)

@@ -21,11 +21,11 @@ def config(tiny_config, way, **changes):
     return cfg
 
 
-@pytest.mark.parametrize('way', ['ternary', 'edge-popup, global', 'biprop'])
+@pytest.mark.parametrize('way', ['ternary', 'edge-popup, global', pytest.param('biprop', marks=pytest.mark.slow)])
 def test_a_run_that_is_resumed_is_the_whole_run(tiny_config, tmp_path, way):
-    whole = PabRunner.from_cfg(config(tiny_config, way, report=True, work_dir=str(tmp_path / 'whole')))
+    whole = PabRunner.from_cfg(config(tiny_config, way, report=way == 'ternary', work_dir=str(tmp_path / 'whole')))
     whole.train()
-    assert (tmp_path / 'whole' / 'report.html').stat().st_size > 0
+    assert (tmp_path / 'whole' / 'report.html').exists() == (way == 'ternary')
     epoch = config(tiny_config, way, load_from=str(tmp_path / 'whole' / 'epoch_1.pth'), resume=True)
     resumed = PabRunner.from_cfg(epoch)
     resumed.train()

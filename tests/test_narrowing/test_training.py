@@ -52,7 +52,12 @@ def kill_both_sides(network):
 
 @pytest.mark.parametrize(
     'network, kind',
-    [('basic blocks', 'SGD'), ('pre-activation', 'Adam'), ('no biases', 'Bop'), ('PSG', 'Bop')],
+    [
+        ('basic blocks', 'SGD'),
+        ('PSG', 'Bop'),
+        pytest.param('pre-activation', 'Adam', marks=pytest.mark.slow),
+        pytest.param('no biases', 'Bop', marks=pytest.mark.slow),
+    ],
 )
 def test_steps_are_the_same(network, kind):
     torch.manual_seed(0)

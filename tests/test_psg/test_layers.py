@@ -291,7 +291,7 @@ def test_second_backward_pass_is_refused():
         grad.sum().backward()
 
 
-@pytest.mark.parametrize('psg', [PSGConfig(), PSGConfig(input_bits=20)])
+@pytest.mark.parametrize('psg', [PSGConfig(), pytest.param(PSGConfig(input_bits=20), marks=pytest.mark.slow)])
 def test_compiled_network_equals_eager(psg):
     torch._dynamo.reset()
     conv = PSGConv2d(3, 8, 3, padding=1, psg=psg, input_signed=True)
