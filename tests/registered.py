@@ -49,8 +49,8 @@ SIGN_OPTIMIZERS = {name: cls for name, cls in members(OPTIMIZERS).items() if iss
 class _Still(Moves):
     """Moves as an optimizer that flips signs alone, which needs no masks; tests of its own move weights."""
 
-    def __init__(self, params, move_share=0.0, **settings):
-        super().__init__(params, move_share=move_share, **settings)
+    def __init__(self, params, flip_share=3e-3, move_share=0.0, **settings):
+        super().__init__(params, flip_share=flip_share, move_share=move_share, **settings)
 
 
 _Still.__name__ = 'Moves'

@@ -44,7 +44,8 @@ class Moves(TopFlips):
 
     Args:
         params: weights with masks (:func:`pab.pruners.apply_masks_`), or dicts of them (parameter groups).
-        flip_share: the share of a tensor's kept weights to flip in a step; in [0, 1], else ValueError.
+        flip_share: the share of a tensor's kept weights that flip where they are in a step; in [0, 1], else
+            ValueError. Flips beside as many moves cost accuracy (docs/results.md).
         move_share: the share of a tensor's kept weights that change places in a step; in [0, 1], else ValueError.
         adaptivity_rate: gamma, the share of the newest gradient in the average, per step; in (0, 1), else ValueError.
         flips_per_weight: also count the flips at every single place (int32, as large as the weights).
@@ -70,7 +71,7 @@ class Moves(TopFlips):
     def __init__(
         self,
         params: Iterable,
-        flip_share: float = 3e-3,
+        flip_share: float = 0.0,
         move_share: float = 3e-3,
         adaptivity_rate: float = 3e-3,
         flips_per_weight: bool = False,
