@@ -1,12 +1,12 @@
 import math
-import os
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from mmengine.config import Config
 
 from pab.evaluation import Accuracy
 from pab.registry import METRICS
+from tests.small_run import run_ranks
 
 # three classes; labels 0, 1, 2, 0: right, second, third, tied with the higher class 1
 LOGITS = torch.tensor([[3.0, 1.0, 0.0], [3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [1.0, 1.0, 0.0]])
@@ -89,21 +89,15 @@ def test_bad_input():
         Accuracy().evaluate(0)
 
 
-def one_rank(rank, folder):
-    os.chdir(folder)
-    torch.distributed.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
+def one_rank(cfg):
     # 5 samples on two ranks: rank 0 has samples 0, 2, 4; rank 1 has 1, 3 and sample 0 again as padding
-    mine = [[0, 2, 4], [1, 3, 0]][rank]
+    mine = [[0, 2, 4], [1, 3, 0]][torch.distributed.get_rank()]
     logits = torch.eye(5)
     labels = torch.tensor([0, 0, 0, 0, 4])  # right: 0 and 4
-    metrics = evaluate(Accuracy(), (logits[mine], labels[mine]), size=5)
-    torch.save(metrics, f'{folder}/{rank}.pt')
-    torch.distributed.destroy_process_group()
-    os._exit(0)  # skips the interpreter's shutdown, which belongs to the process that was forked
+    return evaluate(Accuracy(), (logits[mine], labels[mine]), size=5)
 
 
-def test_two_uneven_ranks_count_each_sample_once(tmp_path):
-    # forked, as a loader's workers are: new interpreters would take seconds to import torch
-    mp.start_processes(one_rank, args=(tmp_path,), nprocs=2, start_method='fork')
-    for rank in range(2):
-        assert torch.load(tmp_path / f'{rank}.pt')['accuracy/top1'] == 40
+def test_two_uneven_ranks_count_each_sample_once():
+    for status, metrics in run_ranks(2, one_rank, Config()):
+        assert status == 0, metrics
+        assert metrics['accuracy/top1'] == 40

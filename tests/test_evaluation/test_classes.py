@@ -1,16 +1,16 @@
 import math
-import os
 import sys
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
+from mmengine.config import Config
 
 from pab.evaluation import ClassAccuracy
 from pab.evaluation.classes import by_class
 from pab.registry import METRICS
 from pab.report.record import confusion_record
+from tests.small_run import run_ranks
 
 
 def evaluate(metric, *batches, size=None):
@@ -126,24 +126,20 @@ def test_the_record_of_many_classes_has_those_with_the_lowest_accuracy():
     assert np.array_equal(record['counts'], np.diag([1] * 49 + [0]))
 
 
-def one_rank(rank, folder):
-    os.chdir(folder)
-    torch.distributed.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
+def one_rank(cfg):
     # 5 samples on two ranks: rank 0 has samples 0, 2, 4; rank 1 has 1, 3 and sample 0 again as padding
-    mine = [[0, 2, 4], [1, 3, 0]][rank]
+    mine = [[0, 2, 4], [1, 3, 0]][torch.distributed.get_rank()]
     logits, labels = torch.stack([sure(n, 0.9, classes=5) for n in range(5)]), torch.tensor([0, 0, 2, 0, 4])
     metric = ClassAccuracy()
     metrics = evaluate(metric, (logits[mine], labels[mine]), size=5)
     results = metric.results_by_class
-    torch.save((metrics, results and (results.labels.tolist(), results.predictions.tolist())), f'{folder}/{rank}.pt')
-    torch.distributed.destroy_process_group()
-    os._exit(0)  # skips the interpreter's shutdown, which belongs to the process that was forked
+    return metrics, results and (results.labels.tolist(), results.predictions.tolist())
 
 
-def test_two_uneven_ranks_have_each_sample_once_and_in_order(tmp_path):
-    # forked, as a loader's workers are: new interpreters would take seconds to import torch
-    mp.start_processes(one_rank, args=(tmp_path,), nprocs=2, start_method='fork')
-    (first, results), (second, nothing) = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
+def test_two_uneven_ranks_have_each_sample_once_and_in_order():
+    ended = run_ranks(2, one_rank, Config())
+    assert [status for status, _ in ended] == [0, 0], ended
+    (first, results), (second, nothing) = (found for _, found in ended)
     assert first == second
     assert first['balanced_accuracy'] == pytest.approx(100 * (1 / 3 + 1 + 1) / 3)
     assert results == ([0, 0, 2, 0, 4], [0, 1, 2, 3, 4])
