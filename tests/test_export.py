@@ -273,7 +273,7 @@ def test_what_is_no_classifier_of_float32_is_refused(tmp_path):
     fails(tmp_path, ConvNet(2, image_size=16), r'ConvNet takes no images of shape \(100, 1, 16, 16\)', IMAGES[:, :1])
 
 
-@pytest.mark.parametrize('metadata', [{'mean': float('nan')}, {'classes': {'cat', 'dog'}}], ids=str)
+@pytest.mark.parametrize('metadata', [{'mean': float('nan')}, {'classes': {'cat'}}], ids=str)
 def test_metadata_that_json_cannot_hold_is_refused(tmp_path, metadata):
     network = ConvNet(2, image_size=16)
     fails(tmp_path, network, '^export: metadata must be plain data that JSON can hold: .', metadata=metadata)
