@@ -142,7 +142,11 @@ def converted(name, converter):
     return initialize_(convert(copy.deepcopy(before))), before, convert
 
 
-@pytest.mark.parametrize(('name', 'converter'), PAIRS)
+# by default one network with every converter, and every network with one
+@pytest.mark.parametrize(
+    ('name', 'converter'),
+    [pair if 'CIFARResNet' in pair or 'PSG' in pair else pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS],
+)
 def test_a_converted_network_is_pruned_trains_saves_and_merges(converted):
     model, before, convert = converted
     for own, other in zip(model.modules(), before.modules(), strict=True):

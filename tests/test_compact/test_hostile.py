@@ -162,6 +162,7 @@ def test_a_recipe_of_odd_values_builds_a_network_or_nothing(good, data):
         assert isinstance(compact.load(bad), nn.Module)
 
 
+@pytest.mark.slow
 @settings(quick, max_examples=100)
 @given(st.data())
 def test_odd_tensors_give_a_network_of_the_same_names_or_nothing(good, data):
@@ -309,6 +310,7 @@ def test_a_wrong_place_of_a_tensor_is_refused(good, old, new, tmp_path):
     refused_quickly(tmp_path / 'x.pab', 'is damaged')
 
 
+@pytest.mark.slow
 @settings(quick, max_examples=100)
 @given(content=st.binary(max_size=40))
 @example(content=b'\xff' * 16)

@@ -37,6 +37,7 @@ def test_the_recipes_are_there():
     assert {f'{name}.py' for name in ('quickstart', *NETWORKS.split())} <= set(CONFIGS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', COMPARISONS, ids=lambda path: path.stem)
 def test_every_comparison_is_sound(path, tmp_path):
     comparison = read_comparison(path, 3, tmp_path)  # reads and checks the config of each of its runs
@@ -158,6 +159,7 @@ def test_short_schedules_fill_the_run_whatever_the_number_of_steps(name):
 
 
 # epochs, warm-up, TopFlips' adaptivity rate and the step to rewind to, as in the published tables
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('budget', 'epochs', 'warm_up', 'rate', 'step'),
     [

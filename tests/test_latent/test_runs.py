@@ -21,7 +21,9 @@ def config(tiny_config, way, **changes):
     return cfg
 
 
-@pytest.mark.parametrize('way', ['ternary', 'edge-popup, global', pytest.param('biprop', marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    'way', ['ternary', *(pytest.param(way, marks=pytest.mark.slow) for way in ('edge-popup, global', 'biprop'))]
+)
 def test_a_run_that_is_resumed_is_the_whole_run(tiny_config, tmp_path, way):
     whole = PabRunner.from_cfg(config(tiny_config, way, report=way == 'ternary', work_dir=str(tmp_path / 'whole')))
     whole.train()

@@ -40,6 +40,7 @@ def check(network, small, sizes):
         torch.testing.assert_close(outputs(small, size), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('share', [pytest.param(0.3, marks=pytest.mark.slow), 0.8])
 @pytest.mark.parametrize('name', NETWORKS)
 def test_logits_are_the_same(name, share):

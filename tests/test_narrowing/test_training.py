@@ -50,6 +50,7 @@ def kill_both_sides(network):
     apply_masks_(network, masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'network, kind',
     [
@@ -90,6 +91,7 @@ def test_steps_are_the_same(network, kind):
     assert small.conv1.weight.is_contiguous(memory_format=torch.channels_last) if network != 'no biases' else True
 
 
+@pytest.mark.slow
 def test_a_shift_that_can_learn_keeps_its_channel():
     """The filter is dead, but its BatchNorm's shift reaches a kept weight; in evaluation the same channel goes."""
     network = used(CIFARResNet(8, width=4))

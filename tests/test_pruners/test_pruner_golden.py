@@ -46,7 +46,7 @@ def test_every_run_of_the_file_is_tested(golden):
     assert len(golden.meta) == RUNS
 
 
-@pytest.mark.parametrize('density', [0.3, 0.05])
+@pytest.mark.parametrize('density', [0.3, pytest.param(0.05, marks=pytest.mark.slow)])
 def test_synflow_on_resnet20(density, golden_resnet20, resnet20):
     model = golden_resnet20.load_into(resnet20)
     pruner = PRUNERS.build(dict(type='SynFlow', density=density, rounds=100))

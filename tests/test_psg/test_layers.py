@@ -291,6 +291,7 @@ def test_second_backward_pass_is_refused():
         grad.sum().backward()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('psg', [PSGConfig(), pytest.param(PSGConfig(input_bits=20), marks=pytest.mark.slow)])
 def test_compiled_network_equals_eager(psg):
     torch._dynamo.reset()

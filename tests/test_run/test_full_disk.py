@@ -119,6 +119,7 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_due(small_disk):
     assert 'Traceback' not in lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('at_start', [True, False])
 def test_a_work_dir_that_goes_away_is_made_again(tmp_path, at_start):
     folder = tmp_path / 'a' / 'run'

@@ -65,6 +65,7 @@ def trained(cfg, kill_after=None):
     return train_and_kill(cfg, kill_after, 'after') if kill_after else train(cfg)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('workers', [0, 2])
 @pytest.mark.parametrize('sampler', ['Weighted', 'WithAGenerator', 'Lazy'])
 def test_a_sampler_that_draws_is_resumed_in_mid_epoch(tmp_path, sampler, workers):

@@ -25,6 +25,7 @@ NOT_RUN = {
     'cifar': 'CIFAR-10, and most often hours',
     'signs_r20': 'CIFAR-10, and hours',
     'edge_popup': 'CIFAR-10',
+    'ways/moves': 'CIFAR-10',
     'imagenet': 'ImageNet',
     'benchmark.py': 'measures for minutes; tests/test_tools/test_benchmark.py runs it in small',
     'dist_train.sh': 'several processes; tests/test_run/test_distributed.py starts some',

@@ -165,6 +165,7 @@ def test_tool_on_a_compact_file(export_tool, tmp_path):
         torch.testing.assert_close(run_file(out, images), network.eval()(images), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_compact_file_that_says_nothing_of_its_images(export_tool, tmp_path, monkeypatch):
     """Each way that the message names leads to a file; a config gives normalisation, size and test images."""
     compact, file, out = pytest.importorskip('pab.compact'), tmp_path / 'net.pab', tmp_path / 'net.pt2'
@@ -186,6 +187,7 @@ def test_a_compact_file_that_says_nothing_of_its_images(export_tool, tmp_path, m
     assert 'as in training' in printed
 
 
+@pytest.mark.slow
 def test_a_compact_file_without_normalisation_and_a_test_set_of_pixels(
     export_tool, tmp_path, cifar10_root, monkeypatch
 ):

@@ -167,6 +167,7 @@ def _first_pass_only(network):
     network.conv1.register_forward_hook(spoil)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('what', [_output, _weight_gradient])
 def test_all_processes_stop_in_the_same_step(tmp_path, what):
     (_, other), (_, error) = run_ranks(2, _plant, small_config(tmp_path), 3, what, 1)

@@ -265,6 +265,7 @@ def told(tmp_path_factory):
     return folder, [ends for _, ends in ranks]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', SCENARIOS)
 def test_processes_stop_at_the_same_step_whichever_is_told(told, name):
     folder, (first, second) = told

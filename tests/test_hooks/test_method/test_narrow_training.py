@@ -52,6 +52,7 @@ def test_the_same_run_with_and_without(config, tmp_path):
     assert re.search(r'Narrow training: \d+ of 10 layers are smaller', ''.join(path.read_text() for path in told))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same(config, tmp_path):
     whole, _, _ = trained(config('run', True))
     resumed = config('resumed', True, resume=True, load_from=str(tmp_path / 'run' / 'iter_3.pth'))

@@ -150,6 +150,7 @@ def after_rewinding(cfg):
     return hash_masks(get_masks(runner.network)), weights, costs.macs
 
 
+@pytest.mark.slow
 def test_two_processes_agree_and_cost_what_one_does(tmp_path):
     hook = dict(_delete_=True, type='RewindHook', pruner=dict(type='Rand', density=0.25), cycles=2, rewind_iter=3)
     options = dict(default_hooks__prune=hook)
