@@ -73,6 +73,7 @@ def test_both_kinds_train_alike_and_serve_every_reader(both, tmp_path):
     for path in both:
         cfg = read_config(path)
         cfg.work_dir = str(tmp_path / path.stem)
+        cfg.experiment_name = path.stem  # runs of one name that begin in one second share their scalars
         ends.append(train(cfg))
         masks = masks_of_config(cfg)
         run_costs(cfg, masks)
