@@ -131,7 +131,13 @@ def way_out(error: BaseException, folder: str | os.PathLike | None = None) -> st
     """Cause and way out, in a line, of errors that the machine makes and others raise; None for any other."""
     text = str(error).strip()
     if text.startswith('Caught ') and ' in DataLoader worker process ' in text:  # with the worker's traceback behind it
-        return text.splitlines()[-1]
+        cause = text.splitlines()[-1]
+        if re.search('MemoryError|allocate memory|Insufficient memory|shared memory|</torch_', cause):
+            return (
+                f'memory is short in a worker of a data loader: {cause}; lower num_workers or batch_size of the loader '
+                '(in a container, raise --shm-size), and go on with --resume'
+            )
+        return cause
     if match := re.match(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)', text):
         return (
             f'process {match[1]}, a worker of a data loader, was ended by the system ({match[2].splitlines()[0]}); '

@@ -66,6 +66,28 @@ def test_memory_that_is_short():
     assert '\n' not in line
 
 
+def _read_without_memory(error):
+    def collate(_items):
+        raise error
+
+    list(DataLoader(range(8), num_workers=1, collate_fn=collate, multiprocessing_context='fork'))
+
+
+@pytest.mark.parametrize(
+    'error',
+    [MemoryError(), RuntimeError('unable to write to file </torch_7_1_0>: No space left on device (28)')],
+    ids=['memory', 'shared_memory'],
+)
+def test_memory_that_is_short_in_a_worker(error):
+    status, line = run_in_child(_lines, _read_without_memory, error)
+    assert status == 0
+    assert line.startswith(f'error: process 1: memory is short in a worker of a data loader: {type(error).__name__}')
+    assert line.endswith(
+        'lower num_workers or batch_size of the loader (in a container, raise --shm-size), and go on with --resume'
+    )
+    assert '\n' not in line
+
+
 def test_a_full_disk_of_which_the_system_names_no_file(tmp_path):
     told = way_out(OSError(errno.ENOSPC, 'No space left on device'), tmp_path)
     assert told.startswith(f'a file in {tmp_path} cannot be written: No space left on device (')
