@@ -1,6 +1,6 @@
 """Datasets, the order of their samples, and how samples become batches."""
 
-from .auto import settle_auto
+from .auto import asks_data, settle_auto
 from .cifar import CIFAR10, CIFAR100
 from .classes import (
     NamedClasses,
@@ -31,6 +31,7 @@ __all__ = [
     'SampleIndex',
     'TorchvisionDataset',
     'UnreadableImageError',
+    'asks_data',
     'check_class_names',
     'class_counts',
     'class_names',

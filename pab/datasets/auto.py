@@ -28,7 +28,7 @@ def settle_auto(cfg: Config, classes: int | None = None) -> None:
 
     Args:
         cfg: of a run.
-        classes: their number for a network whose training data are not there, such as that of a checkpoint; its class
+        classes: their number in a network that is trained, which the training data of today need not have; its class
             weights are then None, for only a training uses them.
 
     Raises:
@@ -43,21 +43,15 @@ def settle_auto(cfg: Config, classes: int | None = None) -> None:
     }
     for group in ('model', *LOADERS):
         _replace(cfg.get(group), AUTO, of_shape)
-    needed: list[bool] = []
-    for group in ('model', 'data_preprocessor'):
-        _replace(cfg.get(group), AUTO, {'num_classes': lambda: needed.append(True) or AUTO})
-    balanced = model.get('class_weights') == BALANCED
-    if not (needed or balanced):
+    if not asks_data(cfg):
         return
-    try:
-        dataset = DATASETS.build(cfg['train_dataloader']['dataset'].copy())
-        number = count_classes(dataset) or classes
-        weights = _class_weights(dataset, number or 0) if balanced else None
-    except FileNotFoundError:
-        if classes is None:
-            raise
-        weights, number = None, classes
+    balanced = model.get('class_weights') == BALANCED
+    weights, number = None, classes
     if number is None:
+        dataset = DATASETS.build(cfg['train_dataloader']['dataset'].copy())
+        number = count_classes(dataset)
+        weights = _class_weights(dataset, number or 0) if balanced else None
+    if not number:
         raise ValueError(
             f"num_classes='auto': the training data, {type(dataset).__name__}, name no classes in metainfo['classes']; "
             'write the number'
@@ -66,6 +60,14 @@ def settle_auto(cfg: Config, classes: int | None = None) -> None:
         _replace(cfg.get(group), AUTO, {'num_classes': lambda: number})
     if balanced:
         model['class_weights'] = weights
+
+
+def asks_data(cfg: Config) -> bool:
+    """Tell if a config leaves the number of classes, or their weights, to the training data."""
+    needed = [(cfg.get('model') or {}).get('class_weights') == BALANCED]
+    for group in ('model', 'data_preprocessor'):
+        _replace(cfg.get(group), AUTO, {'num_classes': lambda: needed.append(True) or AUTO})
+    return any(needed)
 
 
 def _replace(group: Any, old: str, values: Mapping[str, Callable[[], Any]]) -> None:

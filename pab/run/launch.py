@@ -5,7 +5,7 @@ import dis
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from torch import distributed
 
-from ..datasets import settle_auto
+from ..datasets import asks_data, classes_in, settle_auto
 from ..files import FULL, reason_of
 from ..registry import RUNNERS
 from .allocator import keep_freed_memory
+from .checkpoint import load_any
 from .config import check_config, merge_options, read_config
 from .config_files import find_config
 from .distributed import process_group, rank_of_process
@@ -63,7 +64,10 @@ def add_seed_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config of a command line, which replaces parts of it; SystemExit if it is none or has a wrong key."""
+    """Read the config of a command line, which replaces parts of it; SystemExit if it is none or has a wrong key.
+
+    What it leaves to its data is settled. The number of classes is that of ``args.checkpoint`` where one is named.
+    """
     with errors_in_one_line():
         path = find_config(args.config)
     sys.path.append(str(path.parent.resolve()))  # modules of custom_imports may lie beside the config
@@ -71,8 +75,11 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg = read_config(path)
         merge_options(cfg, args.cfg_options or {})
         check_config(cfg)
+        trained = getattr(args, 'checkpoint', None)
+        content = load_any(trained) if trained and asks_data(cfg) else None
+        classes = classes_in(content) if isinstance(content, Mapping) else None
         with suppress(FileNotFoundError):  # a checkpoint may know as much as the training data
-            settle_auto(cfg)
+            settle_auto(cfg, len(classes) if classes else None)
     name = path.stem
     if getattr(args, 'seed', None) is not None:
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)

@@ -65,7 +65,7 @@ def test_a_class_without_images_weighs_one(photos):
     assert cfg.model.class_weights == pytest.approx([8 / 3, 8 / 9, 8 / 12, 1, 1], abs=1e-6)
 
 
-def test_a_given_number_stands_in_for_data_that_are_not_there(photos, tmp_path):
+def test_a_given_number_stands_in_for_that_of_the_data(photos, tmp_path):
     for cfg in (config(tmp_path / 'nowhere'), config(tmp_path / 'nowhere', class_weights='balanced')):
         with pytest.raises(FileNotFoundError, match='ImageFolder: train is missing, looked for it at'):
             settle_auto(cfg)
@@ -74,7 +74,7 @@ def test_a_given_number_stands_in_for_data_that_are_not_there(photos, tmp_path):
         assert cfg.model.get('class_weights') is None
     cfg = config(photos)
     settle_auto(cfg, classes=5)
-    assert cfg.model.network.num_classes == 3  # the data count before
+    assert cfg.model.network.num_classes == 5  # a class that was trained need not have images any more
 
 
 def test_configs_that_leave_nothing_open_need_no_data():
