@@ -5,7 +5,9 @@ pab report work_dirs/a work_dirs/b --out compared.html
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..files import check_free, write_atomically
 from ..report.run import compare_runs, distinct_names, read_record, write_report
@@ -20,14 +22,22 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def drawn(draw: Callable, *args: Any) -> Any:
+    """Draw records; ValueError for one whose parts have another form than ReportHook's."""
+    try:
+        return draw(*args)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f'a report.json cannot be drawn: {type(error).__name__}: {error}') from error
+
+
 def main() -> None:
     args = parse_args()
     with errors_in_one_line():
         records = [read_record(folder) for folder in args.work_dirs]
         if len(records) == 1:
-            print(write_report(args.work_dirs[0], records[0]))
+            print(drawn(write_report, args.work_dirs[0], records[0]))
             return
         check_free(args.out, args.force)
-        page = compare_runs(dict(zip(distinct_names(args.work_dirs), records, strict=True)))
+        page = drawn(compare_runs, dict(zip(distinct_names(args.work_dirs), records, strict=True)))
         write_atomically(page.encode(), args.out)
         print(args.out)

@@ -25,13 +25,11 @@ MetricCheckHook          VERY_HIGH       before anything prunes or trains; every
 ResumeCheckHook          NORMAL          asked before anything is loaded                                     looks on
 SharedStatisticsHook     LOW             behind what exchanges the model for an averaged one                 looks on
 EarlyStoppingHook        LOW             before a checkpoint that a new best result writes                   changes
-CheckpointHook           VERY_LOW        mmengine's, in its place                                            looks on
 InterruptHook            LOWEST          after everything that belongs to the step                           looks on
 CheckpointFormatHook     LOWEST          after every hook that adds to a checkpoint; every run has it        looks on
 =======================  ==============  ==================================================================  ========
 """
 
-from .guards.checkpoint import CheckpointHook
 from .guards.checkpoint_form import CheckpointFormatHook
 from .guards.data_check import DataCheckHook
 from .guards.device_scalars import DeviceScalarsHook
@@ -54,7 +52,6 @@ from .watch.report import ReportHook
 __all__ = [
     'ARDecayHook',
     'CheckpointFormatHook',
-    'CheckpointHook',
     'CostHook',
     'DataCheckHook',
     'DeviceScalarsHook',

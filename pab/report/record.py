@@ -21,13 +21,6 @@ from ..machine import processor
 from .amounts import short
 
 FIELDS = {'name': str, 'summary': str, 'results': list, 'series': dict, 'layers': dict, 'config': str, 'origin': dict}
-PARTS = {  # a field -> the form of each of its entries
-    'results': 'be a pair of texts',
-    'series': 'be epochs and as many numbers',
-    'layers': 'hold a number by layer, or lists of one length',
-    'seconds': 'be a number',
-    'numbers': 'be a number or null',
-}
 SHOWN = 50  # classes of a confusion
 NOT_TIMED = 'checkpoints'  # the phase between two others
 RATES = {  # of optimizers
@@ -146,63 +139,6 @@ def finite(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [finite(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data
-
-
-def find_fault(record: Any) -> str | None:
-    """Say what keeps plain data, such as a stranger's ``report.json``, from being drawn; None if nothing does."""
-    for key, kind in {**FIELDS, 'seconds': dict, 'numbers': dict}.items():
-        if not isinstance(record, dict) or not isinstance(record.get(key, None if key in FIELDS else {}), kind):
-            return f'it lacks {key!r}'
-    for part, form in PARTS.items():
-        entries = record.get(part, {})
-        for key, entry in entries.items() if isinstance(entries, dict) else enumerate(entries):
-            if not _has_form(part, key, entry):
-                return f'{part}[{key!r}] must {form}, got {entry!r:.100}'
-    if (confusion := record.get('confusion')) is not None and not _is_confusion(confusion):
-        return f'confusion must have names, counts and images of each class, and three numbers, got {confusion!r:.100}'
-    return None
-
-
-def _has_form(part: str, key: Any, entry: Any) -> bool:
-    if part == 'results':
-        return isinstance(entry, list) and [type(cell) for cell in entry] == [str, str]
-    if part == 'series':
-        lists = isinstance(entry, list) and len(entry) == 2 and all(isinstance(column, list) for column in entry)
-        return lists and len(entry[0]) == len(entry[1]) and _numbers(entry[0]) and _numbers(entry[1], gaps=True)
-    if part == 'layers':
-        rows = list(entry.values()) if isinstance(entry, dict) else [None]
-        if key == 'density':
-            return _numbers(rows)
-        lists = all(isinstance(row, list) and row and _numbers(row, gaps=True) for row in rows)
-        return lists and len({len(row) for row in rows}) <= 1
-    if part == 'numbers':
-        return isinstance(entry, str) if key == 'metric' else _numbers([entry], gaps=True)
-    return _numbers([entry])
-
-
-def _is_confusion(entry: Any) -> bool:
-    """Tell if plain data has the form of :func:`confusion_record`."""
-    keys = {'classes', 'counts', 'images', 'of', 'balanced_accuracy', 'calibration_error'}
-    if not isinstance(entry, dict) or not keys <= entry.keys():
-        return False
-    classes, counts, images = (entry[key] for key in ('classes', 'counts', 'images'))
-    if not all(isinstance(part, list) and part for part in (classes, counts, images)):
-        return False
-    square = all(isinstance(row, list) and len(row) == len(classes) and _numbers(row) for row in counts)
-    sizes = square and len(counts) == len(images) == len(classes) and _numbers([*images, entry['of']])
-    named = all(isinstance(name, str) for name in classes)
-    return sizes and named and _numbers([entry['balanced_accuracy'], entry['calibration_error']], gaps=True)
-
-
-def _numbers(values: list, gaps: bool = False) -> bool:
-    """Tell if all are numbers of a float's range, with ``gaps`` NaN, infinity or None too."""
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            if not (gaps and value is None):
-                return False
-        elif not abs(value) <= sys.float_info.max and not (gaps and isinstance(value, float)):
-            return False
-    return True
 
 
 def origin(seed: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ..files import write_atomically
 from .figures import draw_bars, draw_by_layer, draw_confusion, draw_curves, to_png
 from .page import render_page
-from .record import RATES, find_fault, finite
+from .record import FIELDS, RATES, finite
 
 RECORD_FILE, RUN_PAGE, PICTURE_FOLDER = 'report.json', 'report.html', 'report'  # in a work dir
 FLIP_RATE, MOVE_RATE = 'flips / (weights x steps)', 'moves / (weights x steps)'
@@ -84,8 +84,9 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f'{path} is no record of a run: {error}') from error
-    if fault := find_fault(record):
-        raise ValueError(f'{path} is no record of a run: {fault}; ReportHook writes a whole one')
+    for key, kind in FIELDS.items():
+        if not isinstance(record, dict) or not isinstance(record.get(key), kind):
+            raise ValueError(f'{path} is no record of a run: it lacks {key!r}; ReportHook writes a whole one')
     return record
 
 

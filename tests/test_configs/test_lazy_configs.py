@@ -22,10 +22,11 @@ import math
 
 from mmengine.config import read_base
 from mmengine.dataset import pseudo_collate
+from mmengine.hooks import CheckpointHook
 from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR as Unused
 
-from pab.hooks import CheckpointHook, PruneHook
+from pab.hooks import PruneHook
 from pab.models import CIFARResNet, ImageClassifier
 from pab.optim import Bop, OwnershipConstructor
 from pab.pruners import SynFlow

@@ -233,49 +233,26 @@ def test_a_file_that_is_no_record(record, tmp_path, change, message):
 CONFUSION = dict(
     classes=['a', 'b'], counts=[[2, 1], [0, 1]], images=[3, 1], of=2, balanced_accuracy=None, calibration_error=None
 )
-NO_CONFUSIONS = ['x', [1], {}, {**CONFUSION, 'counts': [[1]]}, {**CONFUSION, 'counts': 'xy'}, {**CONFUSION, 'of': None}]
 
 
 def test_a_confusion_without_numbers_is_drawn(record):
     assert 'confusion' in draw_run({**record, 'confusion': CONFUSION})  # as after a validation of NaN logits
 
 
-HUGE = 10**400  # a whole number in JSON, and no float
-
-
 @pytest.mark.parametrize(
-    ('change', 'message'),
+    'change',
     [
-        (dict(results=[1]), 'results.0. must be a pair of texts, got 1'),
-        (dict(results=[['a', 'b', 'c']]), 'results.0. must be a pair of texts'),
-        (dict(results=[['a', 2.0]]), 'results.0. must be a pair of texts'),
-        (dict(series={'test accuracy': None}), "series.'test accuracy'. must be epochs and as many numbers, got None"),
-        (dict(series={'test accuracy': [[1, 2], [50.0]]}), 'epochs and as many numbers'),
-        (dict(series={'test accuracy': [[1, 2]]}), 'epochs and as many numbers'),
-        (dict(series={'test accuracy': [[None], [50.0]]}), 'epochs and as many numbers'),
-        (dict(series={'test accuracy': [[1], ['high']]}), 'epochs and as many numbers'),
-        (dict(series={'test accuracy': [[1], [HUGE]]}), 'epochs and as many numbers'),
-        (dict(series={'test accuracy': ['1', '2']}), 'epochs and as many numbers'),
-        (dict(layers={'flip rate': [0.5]}), 'layers.*must hold a number by layer, or lists of one length'),
-        (dict(layers={'flip rate': {'a': [0.5], 'b': [0.5, 0.5]}}), 'lists of one length'),
-        (dict(layers={'flip rate': {'a': 0.5}}), 'lists of one length'),
-        (dict(layers={'flip rate': {'a': []}}), 'lists of one length'),
-        (dict(layers={'flip rate': {'a': [{}]}}), 'lists of one length'),
-        (dict(layers={'density': {'a': [0.5]}}), 'lists of one length'),
-        (dict(layers={'density': {'a': None}}), 'lists of one length'),
-        (dict(seconds=[1.0]), "it lacks 'seconds'"),
-        (dict(seconds={'training': 'long'}), "seconds.'training'. must be a number, got 'long'"),
-        (dict(seconds={'training': math.nan}), "seconds.'training'. must be a number, got nan"),
-        *((dict(confusion=wrong), 'confusion must have names, counts and images') for wrong in NO_CONFUSIONS),
-        (dict(numbers=3), "it lacks 'numbers'"),
-        (dict(numbers={'accuracy': 'high'}), "numbers.'accuracy'. must be a number or null, got 'high'"),
+        dict(results=[1]),
+        dict(series={'test accuracy': [[1], [10**400]]}),  # a whole number in JSON, and no float
+        dict(layers={'flip rate': [0.5]}),
+        dict(confusion={'of': 3}),
     ],
     ids=str,
 )
-def test_a_record_whose_parts_cannot_be_drawn(record, tmp_path, change, message):
+def test_a_record_whose_parts_cannot_be_drawn(record, tmp_path, tool, change):
     (tmp_path / 'report.json').write_text(json.dumps({**record, **change}))
-    with pytest.raises(ValueError, match=f'report.json is no record of a run: .*{message}'):
-        read_record(tmp_path)
+    told = tool('report.py', tmp_path)[1]
+    assert told.startswith('error: a report.json cannot be drawn: ') and '\n' not in told
 
 
 @pytest.mark.parametrize(
