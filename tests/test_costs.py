@@ -165,7 +165,7 @@ def test_products_outside_of_layers():
 def test_saved_bytes_by_hand():
     net = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 2, bias=False))
     # the input for the first weight, the ReLU's output for itself and for the second weight
-    assert saved_bytes(net, (4,), batch=3) == 4 * (4 + 6)
+    assert saved_bytes(net, (4,)) == 4 * (4 + 6)
 
 
 @pytest.mark.parametrize(

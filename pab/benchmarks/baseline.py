@@ -24,38 +24,36 @@ class FiveConvolutions(torch.autograd.Function):
     """A convolution whose weight gradient is PSG's, with relative threshold and sparsify."""
 
     @staticmethod
-    def forward(ctx, x, weight, stride, padding, input_signed, input_bits, weight_bits, grad_bits, threshold):
+    def forward(ctx, x, weight, stride, padding, input_signed):
         input_scale = x.abs().amax((1, 2, 3)).mean()
-        quantized = quantize(x, input_bits, input_scale, input_signed)
-        quantized_weight = quantize(weight, weight_bits, weight.abs().amax((1, 2, 3), keepdim=True), True)
+        quantized = quantize(x, 8, input_scale, input_signed)
+        quantized_weight = quantize(weight, 8, weight.abs().amax((1, 2, 3), keepdim=True), True)
         y = F.conv2d(x, weight, None, stride, padding)
         F.conv2d(quantized, quantized_weight, None, stride, padding)
         ctx.save_for_backward(x, weight, quantized)
-        ctx.settings = stride, padding, grad_bits, threshold
+        ctx.settings = stride, padding
         return y
 
     @staticmethod
     def backward(ctx, grad):
         x, weight, quantized = ctx.saved_tensors
-        stride, padding, grad_bits, threshold = ctx.settings
+        stride, padding = ctx.settings
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = nn.grad.conv2d_input(x.shape, weight, grad, stride, padding)
         exact = nn.grad.conv2d_weight(x, weight.shape, grad, stride, padding)
-        quantized_grad = quantize(grad, grad_bits, grad.abs().max(), True)
+        quantized_grad = quantize(grad, 16, grad.abs().max(), True)
         product = nn.grad.conv2d_weight(quantized, weight.shape, quantized_grad, stride, padding)
-        keep = product.abs() >= threshold * product.abs().max()
-        return grad_x, torch.where(keep, product, exact * 0), *[None] * 7
+        keep = product.abs() >= 1e-7 * product.abs().max()
+        return grad_x, torch.where(keep, product, exact * 0), None, None, None
 
 
-def convert_to_baseline_(
-    network: nn.Module, input_bits: int = 8, weight_bits: int = 8, grad_bits: int = 16, threshold: float = 1e-7
-) -> nn.Module:
+def convert_to_baseline_(network: nn.Module) -> nn.Module:
     """Give every bias-free ``nn.Conv2d`` the baseline's two passes; the first one's input is signed."""
     signed = True
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
-            layer.psg = (layer.stride, layer.padding, signed, input_bits, weight_bits, grad_bits, threshold)
+            layer.psg = (layer.stride, layer.padding, signed)
             layer.forward = MethodType(lambda self, x: FiveConvolutions.apply(x, self.weight, *self.psg), layer)
             signed = False
     return network

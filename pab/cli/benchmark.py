@@ -13,14 +13,14 @@ import argparse
 import importlib
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
 
 from ..benchmarks.timing import Settings, environment, table
-from ..files import write_atomically
+from ..files import check_free, write_atomically
 from ..run.allocator import keep_freed_memory
+from ..run.launch import errors_in_one_line
 
 MEASURES = {
     'step': 'a training step: time, phases, memory; what masks, hooks and counting add',
@@ -58,25 +58,14 @@ def parse_args() -> argparse.Namespace:
             parser.error(f'--{name} must be at least {least}, got {value}')
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: torch sees no GPU here')
-    if args.json and (problem := check_target(args.json, args.force)):  # before minutes of measuring
-        parser.error(f'--json: {problem}')
     return args
-
-
-def check_target(file: Path, force: bool) -> str | None:
-    """Make the folder of a file; return the reason why it cannot be written, None if it can."""
-    if file.is_dir() or (file.exists() and not force):
-        return f'{file} is there; choose another file' + ('' if file.is_dir() else ', or pass --force to write over it')
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=file.parent).close()
-    except OSError as error:
-        return f'{file} cannot be written: {error}'
-    return None
 
 
 def main() -> None:
     args = parse_args()
+    with errors_in_one_line():
+        if args.json:
+            check_free(args.json, args.force)
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -98,7 +87,5 @@ def main() -> None:
         rows += new
     if args.json:
         text = json.dumps({'environment': info, 'rows': [r.as_dict() for r in rows]}, indent=1) + '\n'
-        try:
+        with errors_in_one_line():
             write_atomically(text.encode(), args.json)
-        except OSError as error:
-            sys.exit(f'error: {error}')

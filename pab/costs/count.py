@@ -277,10 +277,10 @@ def _backward_flops(grad, x, weight, *_settings, out_shape) -> int:
     return wanted * 2 * grad[0] * math.prod(grad[2:]) * math.prod(weight)
 
 
-def saved_bytes(network: nn.Module, input_shape: tuple[int, ...], batch: int = 2) -> float:
+def saved_bytes(network: nn.Module, input_shape: tuple[int, ...]) -> float:
     """Bytes for each image that a forward pass in training keeps for the backward pass; parameters do not count."""
     network = copy.deepcopy(network).train()
-    return bytes_kept_by(lambda: network(torch.rand(batch, *input_shape)), network) / batch
+    return bytes_kept_by(lambda: network(torch.rand(2, *input_shape)), network) / 2
 
 
 def bytes_kept_by(forward: Callable[[], Tensor], network: nn.Module) -> int:

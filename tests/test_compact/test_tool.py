@@ -80,23 +80,18 @@ def test_pack_test_train_and_unpack(run, tmp_path, tool, monkeypatch):
     assert tool('compact.py', 'unpack', file, tmp_path / 'plain.pth')[1] == 0
     plain = torch.load(tmp_path / 'plain.pth', weights_only=True)
     assert all(torch.equal(plain['state_dict'][name], value) for name, value in saved.items())
-    assert tool('compact.py', 'unpack', file, tmp_path / 'plain.pth')[1] == 2  # it exists
+    assert 'plain.pth exists' in tool('compact.py', 'unpack', file, tmp_path / 'plain.pth')[1]
 
     other = config(tmp_path / 'e', load_from=str(file), seed=6)
     with pytest.raises(ValueError, match=r'was pruned with seed 5 \(here 6\)'):
         PabRunner.from_cfg(other).train()
 
 
-def test_float16_and_sizes(run, tmp_path, tool):
+def test_float16(run, tmp_path, tool):
     settings, checkpoint = run
     file = tmp_path / 'half.pab'
     assert tool('compact.py', 'pack', settings, checkpoint, file, '--values', 'float16')[1] == 0
     assert compact.info(file)['values'] == 'float16'
-    printed, status = tool('compact.py', 'sizes', settings, checkpoint)
-    assert status == 0
-    header, _, row = [line for line in printed.splitlines() if line.startswith('|')]
-    assert header.count('|') == row.count('|')
-    assert '| `config` | 0.50 |' in row
 
 
 def test_refusals_of_the_tool(run, tmp_path, tool):
