@@ -1,4 +1,4 @@
-"""The points of a run at which hooks are called: mmengine's and pab's own. A name that is no point is an error."""
+"""The points of a run at which hooks are called: mmengine's and pab's own."""
 
 import difflib
 import inspect
@@ -45,17 +45,8 @@ HOOK_POINTS = {*Hook.stages, *(name for name in vars(RunHook) if name.startswith
 """Every known point. A training loop with points of its own adds their names here."""
 
 
-def check_point(name: str, who: str = 'call_hook') -> None:
-    """Raise a ValueError if there is no such point; it names ``who`` uses it and the points most like it."""
-    if name not in HOOK_POINTS:
-        raise ValueError(
-            f'{who}: no hook is ever called at {name!r}; {suggest(name, HOOK_POINTS, "the points are")} A method of '
-            'your own begins with an underscore, a point of your own is added to pab.run.hook_points.HOOK_POINTS'
-        )
-
-
 def check_hook(hook: Hook) -> None:
-    """Check, as :func:`check_point` does, every method of a hook that is named like a point.
+    """Raise a ValueError for a method of a hook that is named like a point and is none; it names those most like it.
 
     A ``check_...`` is a helper of the hook's own unless it takes a runner and is named almost like a point.
     """
@@ -66,4 +57,8 @@ def check_hook(hook: Hook) -> None:
             continue
         takes_runner = 'runner' in inspect.signature(method).parameters
         if not name.startswith('check_') or (takes_runner and difflib.get_close_matches(name, HOOK_POINTS, cutoff=0.8)):
-            check_point(name, cls.__name__)
+            raise ValueError(
+                f'{cls.__name__}: no hook is ever called at {name!r}; {suggest(name, HOOK_POINTS, "the points are")} A '
+                'method of your own begins with an underscore, a point of your own is added to '
+                'pab.run.hook_points.HOOK_POINTS'
+            )

@@ -26,7 +26,7 @@ from .checkpoint import UnusableCheckpoint, as_start, check_fits, check_resumabl
 from .config import FixedConfig, check_config, check_schedules, plain_config, suggest
 from .distributed import check_settings_agree
 from .face import RunFace, on_first_process, single_wrappers
-from .hook_points import check_hook, check_point
+from .hook_points import check_hook
 from .loops import EnduringLoader, check_loop
 from .schedulers import Schedulers
 from .storage import ATOMIC, LogFile, check_writable, download
@@ -108,11 +108,6 @@ class PabRunner(RunFace, Runner):
         self.register_hook(dict(type='pab.MetricCheckHook'))
         self.register_hook(dict(type='pab.DataCheckHook'))
         self.register_hook(dict(type='pab.CheckpointFormatHook'))
-
-    def call_hook(self, fn_name: str, **kwargs) -> None:
-        """Call a method of every hook that has it; ValueError if there is no such point of a run."""
-        check_point(fn_name)
-        super().call_hook(fn_name, **kwargs)
 
     @staticmethod
     def build_dataloader(dataloader: DataLoader | dict, *args, **kwargs) -> DataLoader:
