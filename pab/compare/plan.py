@@ -1,11 +1,10 @@
 """A comparison file, and the trainings it asks for, all checked before the first of them begins."""
 
-import ast
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..checks import check_ints
-from ..run.config import read_config, suggest
+from ..run.config import check_keys, read_config, suggest
 from ..run.config_files import find_config
 from .run_config import load_run_config
 
@@ -108,7 +107,7 @@ def read_comparison(path: Path, seeds: int, work_dir: Path, options: Mapping[str
         file = read_config(path).to_dict()
     except Exception as error:  # it is a program, which may raise anything
         raise ValueError(f'{path}: {_told(error)}') from error
-    _check_keys('comparison', [key for key in file if not key.startswith('_')], FILE_KEYS)
+    check_keys('comparison', [key for key in file if not key.startswith('_')], FILE_KEYS)
     title, entries, shared = file.get('title'), file.get('runs'), file.get('options', {})
     _require(title and isinstance(title, str), 'comparison', 'title', title, 'a sentence that says what is compared')
     dicts = isinstance(entries, list) and all(isinstance(entry, Mapping) for entry in entries)
@@ -136,9 +135,7 @@ def _plan_run(
     sys.path.append(str(path.parent.resolve()))  # modules of custom_imports may lie beside the config
     try:
         cfg = load_run_config(path, options)
-        text = cfg.pretty_text
-        if Config.fromstring(text, '.py').to_dict() != cfg.to_dict():
-            raise ValueError('the config holds a value that a Python file cannot')
+        text = _written(cfg)
     except Exception as error:  # of the config, which is a program, or of any constructor
         raise ValueError(f'{where}: {_told(error)}') from error
     return Run(
@@ -150,6 +147,15 @@ def _plan_run(
         config=text,
         imports=path.parent.resolve() if cfg.get('custom_imports') else None,
     )
+
+
+def _written(cfg: Config) -> str:
+    """A config as the text of a Python file."""
+    with suppress(SyntaxError):  # of mmengine, whose message has the whole config
+        text = cfg.pretty_text
+        if Config.fromstring(text, '.py').to_dict() == cfg.to_dict():
+            return text
+    raise ValueError('config and options must hold numbers, texts, and lists and dicts of these; a value is another')
 
 
 @contextmanager
@@ -183,7 +189,7 @@ def _require(fits: Any, where: str, key: str, value: Any, rule: str) -> None:
 
 
 def _check_entry(where: str, entry: Mapping[str, Any]) -> None:
-    _check_keys(where, entry, ENTRY_KEYS)
+    check_keys(where, entry, ENTRY_KEYS)
     for key in ('name', 'config'):
         value = entry.get(key)
         _require(value and isinstance(value, str), where, key, value, 'a text that is not empty')
@@ -200,21 +206,8 @@ def _check_entry(where: str, entry: Mapping[str, Any]) -> None:
 
 def _check_options(where: str, options: Any) -> None:
     _require(isinstance(options, Mapping), where, 'options', options, 'a dict from dotted names to values')
-    for name, value in options.items():
-        if not isinstance(name, str):
-            raise ValueError(f'{where}: options must have dotted names as keys, got {name!r}')
-        try:
-            ast.literal_eval(repr(value))
-        except (ValueError, SyntaxError) as error:
-            rule = 'must be what a config can hold, such as a number, a text, or a list or dict of these'
-            raise ValueError(f'{where}: option {name!r} {rule}, got {value!r}') from error
-
-
-def _check_keys(where: str, keys: Iterable[str], known: set[str]) -> None:
-    for key in keys:
-        if key not in known:
-            own = '; a name of your own begins with an underscore' if where == 'comparison' else ''
-            raise ValueError(f'{where}: nothing reads the key {key!r}; {suggest(key, known, "known keys are")}{own}')
+    if wrong := [name for name in options if not isinstance(name, str)]:
+        raise ValueError(f'{where}: options must have dotted names as keys, got {wrong[0]!r}')
 
 
 def _check_names(runs: Sequence[Run]) -> None:
@@ -228,12 +221,6 @@ def _check_names(runs: Sequence[Run]) -> None:
                 raise ValueError(f'runs: two runs are called {run.title!r}; names must be unique in a group')
             if other.folder == run.folder:
                 raise ValueError(f'runs: {other.title!r} and {run.title!r} would share the folder {run.folder}')
-            outer, inner = sorted((run, other), key=lambda one: len(one.folder.parts))
-            if outer.folder in inner.folder.parents:
-                raise ValueError(
-                    f'runs: the folder of {inner.title!r} would lie in that of {outer.title!r}, {outer.folder}; call '
-                    'the run or the group another name'
-                )
         names = [other.name for other in runs if other.group == run.group and other is not run]
         if run.against is not None and run.against not in names:
             hint = f'; {suggest(str(run.against), names, "those are")}' if names else ''

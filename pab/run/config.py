@@ -177,7 +177,7 @@ def check_config(cfg: Config) -> None:
         ValueError: names the key, and the known ones most like it; or a number that is out of range.
     """
     known = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | READ_ELSEWHERE
-    _check_keys('config', [key for key in cfg if not key.startswith('_')], known)
+    check_keys('config', [key for key in cfg if not key.startswith('_')], known)
     for key, value in cfg.items():
         if key in GROUPS and not isinstance(value, Mapping | None):
             raise ValueError(f'config: {key} must be a dict of settings, got {value!r}')
@@ -256,7 +256,7 @@ def _check_arguments(name: str, value: Any) -> None:
     if isinstance(value, Mapping):
         known = [_read_by(reader) for reader in readers if reader is not None]
         if known and None not in known:
-            _check_keys(name, [key for key in value if key not in ('type', '_scope_')], set().union(*known))
+            check_keys(name, [key for key in value if key not in ('type', '_scope_')], set().union(*known))
         for key, item in value.items():
             _check_arguments(f'{name}.{key}', item)
     elif isinstance(value, list | tuple):
@@ -300,10 +300,11 @@ def _read_by(reader: set[str] | Callable) -> set[str] | None:
     return None
 
 
-def _check_keys(where: str, keys: Iterable[str], known: set[str]) -> None:
+def check_keys(where: str, keys: Iterable[str], known: set[str]) -> None:
+    """Raise a ValueError for a key that is not known; at the top of a file, one with an underscore is one's own."""
     for key in keys:
         if key not in known:
-            own = '; a name of your own begins with an underscore' if where == 'config' else ''
+            own = '; a name of your own begins with an underscore' if where in ('config', 'comparison') else ''
             raise ValueError(f'{where}: nothing reads the key {key!r}; {suggest(key, known, "known keys are")}{own}')
 
 
