@@ -191,13 +191,12 @@ def check_config(cfg: Config) -> None:
         _check_arguments(key, value)
     _check_choices(cfg)
     check_clipping('optim_wrapper.clip_grad', (cfg.get('optim_wrapper') or {}).get('clip_grad'))
-    train, scale = cfg.get('train_cfg') or {}, cfg.get('auto_scale_lr') or {}
-    counts = {f'train_cfg: {name}': train.get(name, 1) for name in ('max_epochs', 'max_iters', 'val_interval')}
-    if scale.get('enable'):
-        counts['auto_scale_lr: base_batch_size, the batch that lr belongs to,'] = scale.get('base_batch_size')
-    for what, number in counts.items():
-        if type(number) is not int or number < 1:
-            raise ValueError(f'{what} must be an integer >= 1, got {number!r}')
+    scale = cfg.get('auto_scale_lr') or {}
+    base = scale.get('base_batch_size')
+    if scale.get('enable') and (type(base) is not int or base < 1):
+        raise ValueError(
+            f'auto_scale_lr: base_batch_size, the batch that lr belongs to, must be an integer >= 1, got {base!r}'
+        )
 
 
 def _check_hooks(hooks: Mapping) -> None:
@@ -223,9 +222,7 @@ def check_schedules(scheduler: Any, optimizers: Iterable[str]) -> None:
 
 def _check_choices(cfg: Config) -> None:
     """Refuse what mmengine would not look at, or only in a run of several processes."""
-    seed, wrapper = (cfg.get('randomness') or {}).get('seed'), (cfg.get('model_wrapper_cfg') or {}).get('type')
-    if not isinstance(seed, int | None):
-        raise ValueError(f'randomness: seed must be an integer, or None to draw one, got {seed!r}')
+    wrapper = (cfg.get('model_wrapper_cfg') or {}).get('type')
     if isinstance(wrapper, str) and not _registered(wrapper):
         raise ValueError(
             f'model_wrapper_cfg: {wrapper!r} is not a registered model wrapper; MMDistributedDataParallel is'
@@ -239,8 +236,6 @@ def _check_choices(cfg: Config) -> None:
     if len({*divided.values()}) > 1:
         told = ', '.join(f'{name} has {value}' for name, value in divided.items())
         raise ValueError(f'config: all data must be divided alike, or images of the training validate; {told}')
-    if cfg.get('new_head') not in (None, False, True):
-        raise ValueError(f'config: new_head must be True or False, got {cfg["new_head"]!r}')
     if cfg.get('new_head') and not (cfg.get('load_from') or cfg.get('resume')):
         raise ValueError('config: new_head=True needs load_from, a file whose head has another number of classes')
     for key, known in (('sync_bn', ('torch', 'mmcv')), ('log_level', logging._nameToLevel)):

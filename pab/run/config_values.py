@@ -26,6 +26,44 @@ TYPED = (
 NEEDED = ('model.network', '*_dataloader.dataset', 'default_hooks.*.pruner', 'optim_wrapper.optimizers.*')
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(type(number) is int for number in value)
+
+
+COUNT = 'an integer >= 1', lambda value: type(value) is int and value >= 1
+NUMBER = 'a number', _is_number
+LENGTH = 'a number >= 1', lambda value: _is_number(value) and value >= 1
+NUMBERS = 'a list of numbers', lambda value: isinstance(value, list | tuple) and all(map(_is_number, value))
+PAIRS = (
+    'a list of pairs (epoch, interval), such as [(50, 1)], or None',
+    lambda value: isinstance(value, list | tuple) and all(map(_is_pair, value)),
+)
+# Classes, arguments of theirs, and their rule with its test, where defaults do not tell what values are.
+RULES = (
+    (BaseLoop, ('max_epochs', 'max_iters', 'val_interval'), COUNT),
+    (BaseLoop, ('dynamic_intervals',), PAIRS),
+    (DataLoader, ('batch_size',), COUNT),
+    (DataLoader, ('num_workers',), ('an integer >= 0', lambda value: type(value) is int and value >= 0)),
+    (LoggerHook, ('interval', 'interval_exp_name'), COUNT),
+    (Optimizer, ('lr', 'momentum', 'weight_decay'), ('a number >= 0', lambda value: _is_number(value) and value >= 0)),
+    (_ParamScheduler, ('T_max', 'total_steps', 'step_size'), LENGTH),
+    (_ParamScheduler, ('eta_min', 'eta_min_ratio', 'gamma'), NUMBER),
+    (_ParamScheduler, ('milestones', 'periods', 'restart_weights'), NUMBERS),
+)
+OPEN = ('T_max', 'total_steps', 'eta_min', 'eta_min_ratio', 'dynamic_intervals')  # may be None
+# Settings by their dotted names, likewise.
+NAMED = {
+    'load_from': ('the path or address of a file, or None', lambda value: isinstance(value, str | None)),
+    'new_head': ('True or False', lambda value: isinstance(value, bool | None)),
+    'randomness.seed': ('an integer, or None to draw one', lambda value: isinstance(value, int | None)),
+    'env_cfg.dist_cfg.timeout': ('a number of seconds above 0', lambda value: _is_number(value) and value > 0),
+}
+
+
 def check_values(name: str, value: Any, readers: Iterable[Callable]) -> None:
     """Raise a ValueError, which begins with the dotted name, for a value that none of its readers can use.
 
@@ -39,23 +77,22 @@ def check_values(name: str, value: Any, readers: Iterable[Callable]) -> None:
         by_optimizer = isinstance(value, Mapping) and 'type' not in value
         for key, entry in {f'{name}.{key}': value[key] for key in value}.items() if by_optimizer else [(name, value)]:
             _check_schedule(key, entry)
-    if name == 'load_from' and not isinstance(value, str | None):
-        raise ValueError(f'load_from must be the path or address of a file, or None, got {value!r}')
-    if name == 'env_cfg.dist_cfg.timeout' and not (_is_number(value) and value > 0):
-        raise ValueError(f'{name} must be a number of seconds above 0, got {value!r}')
+    if name in NAMED:
+        _check(name, value, *NAMED[name])
     for reader in readers if isinstance(value, Mapping) else ():
+        for cls, keys, rule in RULES if inspect.isclass(reader) else ():
+            for key in keys if issubclass(reader, cls) else ():
+                if key in value and not (value[key] is None and key in OPEN):
+                    _check(f'{name}.{key}', value[key], *rule)
         if reader is DataLoader:
-            _check_loader(name, value)
+            _check_workers(name, value)
         for function in _functions_of(reader):
             _check_kinds(name, value, function)
-        if inspect.isclass(reader) and issubclass(reader, Optimizer):
-            _check_rates(name, value)
-        if inspect.isclass(reader) and issubclass(reader, _ParamScheduler):
-            _check_numbers_of_schedule(name, value)
-        if inspect.isclass(reader) and issubclass(reader, LoggerHook):
-            _check_logging(name, value)
-        if inspect.isclass(reader) and issubclass(reader, BaseLoop):
-            _check_intervals(f'{name}.dynamic_intervals', value.get('dynamic_intervals'))
+
+
+def _check(name: str, value: Any, rule: str, fits: Callable[[Any], bool]) -> None:
+    if not fits(value):
+        raise ValueError(f'{name} must be {rule}, got {value!r}')
 
 
 def _functions_of(reader: Any) -> list[Callable]:
@@ -91,30 +128,6 @@ def _check_schedule(name: str, value: Any) -> None:
         raise ValueError(f'{name} must be a schedule or a list of schedules, got {value!r}; [] keeps what is set')
 
 
-def _check_numbers_of_schedule(name: str, settings: Mapping) -> None:
-    """Check the settings that have no default, or None, which :func:`_check_kinds` passes."""
-    for key in settings.keys() & {'T_max', 'total_steps', 'step_size', 'gamma', 'eta_min', 'eta_min_ratio'}:
-        value, is_length = settings[key], key in ('T_max', 'total_steps', 'step_size')
-        is_left_open = value is None and key not in ('step_size', 'gamma')
-        if not is_left_open and not (_is_number(value) and (value >= 1 or not is_length)):
-            raise ValueError(f'{name}.{key} must be a number{is_length * " >= 1"}, got {value!r}')
-    for key in settings.keys() & {'milestones', 'periods', 'restart_weights'}:
-        value = settings[key]
-        if not isinstance(value, list | tuple) or not all(map(_is_number, value)):
-            raise ValueError(f'{name}.{key} must be a list of numbers, got {value!r}')
-
-
-def _check_logging(name: str, settings: Mapping) -> None:
-    for key in settings.keys() & {'interval', 'interval_exp_name'}:
-        value = settings[key]
-        if type(value) is not int or value < 1:
-            raise ValueError(f'{name}.{key} must be an integer >= 1, got {value!r}')
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _check_kinds(name: str, settings: Mapping, function: Callable) -> None:
     """Refuse what is no number, or no bool, where the argument of a function is one by default and nothing else."""
     params = inspect.signature(function).parameters
@@ -124,38 +137,16 @@ def _check_kinds(name: str, settings: Mapping, function: Callable) -> None:
             continue
         if value == AUTO and key in SETTLED:  # before the run begins
             continue
-        if type(param.default) in (int, float) and not _is_number(value):
-            raise ValueError(f'{name}.{key} must be a number, got {value!r}')
-        if type(param.default) is bool and not isinstance(value, bool):
-            raise ValueError(f'{name}.{key} must be True or False, got {value!r}')
+        if type(param.default) in (int, float):
+            _check(f'{name}.{key}', value, *NUMBER)
+        if type(param.default) is bool:
+            _check(f'{name}.{key}', value, 'True or False', lambda value: isinstance(value, bool))
 
 
-def _check_rates(name: str, settings: Mapping) -> None:
-    for key in ('lr', 'momentum', 'weight_decay'):
-        value = settings.get(key, 0)
-        if not _is_number(value):
-            raise ValueError(f'{name}.{key} must be a number, got {value!r}')
-        if not value >= 0:
-            raise ValueError(f'{name}.{key} must be a number >= 0, got {value!r}')
-
-
-def _check_intervals(name: str, value: Any) -> None:
-    def is_pair(pair: Any) -> bool:
-        return isinstance(pair, list | tuple) and len(pair) == 2 and all(type(number) is int for number in pair)
-
-    pairs = value if isinstance(value, list | tuple) else [value]
-    if value is not None and not all(map(is_pair, pairs)):
-        raise ValueError(f'{name} must be a list of pairs (epoch, interval), such as [(50, 1)], or None, got {value!r}')
-
-
-def _check_loader(name: str, settings: Mapping) -> None:
+def _check_workers(name: str, settings: Mapping) -> None:
     workers = settings.get('num_workers', 0)
-    for key, value, least in (('batch_size', settings.get('batch_size', 1), 1), ('num_workers', workers, 0)):
-        if type(value) is not int or value < least:
-            raise ValueError(f'{name}.{key} must be an integer >= {least}, got {value!r}')
-    for key in ('persistent_workers', 'prefetch_factor'):
+    for key, off in (('persistent_workers', False), ('prefetch_factor', None)):
         if settings.get(key) and not workers:
-            off = False if key == 'persistent_workers' else None
             raise ValueError(
                 f'{name}.{key} needs num_workers >= 1, got {settings[key]!r} with num_workers={workers}; '
                 f'set {name}.{key}={off} as well'

@@ -25,10 +25,10 @@ BEST, CLIP, SGD = 'default_hooks__checkpoint__save_best', 'optim_wrapper__clip_g
         ({CLIP: dict(max_norm=float('nan'))}, r'clip_grad.max_norm must be a number above 0, got nan'),
         ({CLIP: dict(max_norm=1, norm_type='two')}, r"clip_grad.norm_type must be a number above 0, got 'two'"),
         ({CLIP: dict(type='value', clip_value=True)}, r'clip_grad.clip_value must be a number above 0, got True'),
-        ({SGD + 'lr': 'abc'}, r"optim_wrapper.optimizers.sgd.lr must be a number, got 'abc'"),
-        ({SGD + 'lr': None}, r'optim_wrapper.optimizers.sgd.lr must be a number, got None'),
-        ({SGD + 'weight_decay': True}, r'optim_wrapper.optimizers.sgd.weight_decay must be a number, got True'),
-        ({SGD + 'momentum': '0.9'}, r"sgd.momentum must be a number, got '0.9'"),
+        ({SGD + 'lr': 'abc'}, r"optim_wrapper.optimizers.sgd.lr must be a number >= 0, got 'abc'"),
+        ({SGD + 'lr': None}, r'optim_wrapper.optimizers.sgd.lr must be a number >= 0, got None'),
+        ({SGD + 'weight_decay': True}, r'optim_wrapper.optimizers.sgd.weight_decay must be a number >= 0, got True'),
+        ({SGD + 'momentum': '0.9'}, r"sgd.momentum must be a number >= 0, got '0.9'"),
     ],
 )
 def test_wrong_numbers_of_optimizers(tmp_path, options, message):

@@ -133,7 +133,7 @@ class Forwarding(Hook):
         (dict(custom_hooks=[dict(type='pab.FlipCountHook', x=2)]), r"custom_hooks\[0\]: nothing reads the key 'x'"),
         (dict(default_hooks__prune='SynFlow'), "default_hooks.prune has no type, got 'SynFlow'"),
         (dict(model=3), 'config: model must be a dict of settings, got 3'),
-        (dict(train_cfg__max_epochs=True), 'train_cfg: max_epochs must be an integer >= 1, got True'),
+        (dict(train_cfg__max_epochs=True), 'train_cfg.max_epochs must be an integer >= 1, got True'),
         (dict(train_dataloader__num_batch_per_epoch=3), None),
         (dict(_mine=dict(x=1)), None),
         (dict(mine=dict(x=1)), "config: nothing reads the key 'mine'; known keys are .*begins with an underscore"),

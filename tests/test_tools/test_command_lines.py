@@ -183,7 +183,7 @@ def test_a_key_that_nothing_reads_is_named(refusal, group, key, hint):
     'option, message',
     [
         ('trian_cfg.max_epochs=3', "config: nothing reads the key 'trian_cfg'; did you mean train_cfg"),
-        ('train_cfg.max_epochs=0', 'train_cfg: max_epochs must be an integer >= 1, got 0'),
+        ('train_cfg.max_epochs=0', 'train_cfg.max_epochs must be an integer >= 1, got 0'),
         ('default_hooks.prun.pruner.round=10', 'default_hooks.prun has no type'),
         (
             'default_hooks.prune=SynFlow',
@@ -191,7 +191,7 @@ def test_a_key_that_nothing_reads_is_named(refusal, group, key, hint):
         ),
         ('model=3', 'model is a group of settings, got 3; set one of model.type, model.init, '),
         ('model.network.type.x=3', 'You may set `_delete_=True`'),
-        ('randomness.seed=x', "randomness: seed must be an integer, or None to draw one, got 'x'"),
+        ('randomness.seed=x', "randomness.seed must be an integer, or None to draw one, got 'x'"),
         ('log_level=LOUD', 'config: log_level must be one of '),
         ('sync_bn=nonsense', 'config: sync_bn must be one of torch, mmcv, got'),
         ('custom_hooks=3', 'config: custom_hooks must be a list of hooks, got 3'),
