@@ -74,11 +74,9 @@ def plain_network(model: nn.Module, fold_batch_norm: bool = False) -> nn.Module:
     Raises:
         ValueError: there is no such BatchNorm, or torch.fx cannot follow the network's forward pass.
     """
-    return _folded(plain_copy(model)) if fold_batch_norm else plain_copy(model)
-
-
-def _folded(network: nn.Module) -> nn.Module:
-    """The network with its BatchNorm merged; errors as of :func:`plain_network`."""
+    network = plain_copy(model)
+    if not fold_batch_norm:
+        return network
     for _, layer in special_layers(network):
         for kind in FOLDABLE:
             if isinstance(layer, kind):

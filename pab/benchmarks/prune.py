@@ -62,7 +62,7 @@ def _run_large(device: str) -> None:
     start = time.perf_counter()
     prune()
     seconds = time.perf_counter() - start
-    gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == 'darwin' else 2**20)
+    gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps(dict(seconds=seconds, gib=gib)))
 
 

@@ -114,7 +114,7 @@ def environment(settings: Settings) -> dict[str, object]:
         'instruction_set': torch.backends.cpu.get_cpu_capability(),
         'fast_bfloat16': fast_bfloat16('cpu'),
         'cpu_count': os.cpu_count(),
-        'load_average': [round(value, 2) for value in os.getloadavg()] if hasattr(os, 'getloadavg') else None,
+        'load_average': [round(value, 2) for value in os.getloadavg()],
         'threads': torch.get_num_threads(),
         'python': platform.python_version(),
         'torch': torch.__version__,

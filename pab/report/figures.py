@@ -109,20 +109,10 @@ def draw_by_layer(title: str, unit: str, values: Mapping[str, Sequence[float | N
     table = np.ma.masked_less_equal(np.ma.masked_invalid(np.array(list(values.values()), dtype=float)), 0)
     positive = table.compressed()
     largest = positive.max(initial=0.0 if log else 1.0) or 1.0
-    image = axes.imshow(
-        table,
-        aspect='auto',
-        interpolation='nearest',
-        cmap=colormaps['cividis_r'].with_extremes(bad='white'),
-        norm=LogNorm(positive.min(), largest) if log and len(np.unique(positive)) > 1 else Normalize(0, largest),
-        extent=(0.5, table.shape[1] + 0.5, len(values) - 0.5, -0.5),
-    )
-    axes.grid(False)
+    norm = LogNorm(positive.min(), largest) if log and len(np.unique(positive)) > 1 else Normalize(0, largest)
+    _add_heat_map(axes, table, norm, unit, extent=(0.5, table.shape[1] + 0.5, len(values) - 0.5, -0.5))
     axes.set_yticks(range(len(values)), list(values), fontsize=6, parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    bar = figure.colorbar(image, ax=axes, pad=0.02)
-    bar.set_label(unit, fontsize=7)
-    bar.ax.tick_params(labelsize=7)
     axes.tick_params(axis='x', labelsize=7)
     _label(axes, title, 'epoch', '')
     return figure
@@ -143,14 +133,9 @@ def draw_confusion(
     figure, axes = _figure(max(1.2, max(ROW / 2, min(ROW, 3.0 / len(classes))) * len(classes)) + 2.3)
     names = [_shortened(figure, ' '.join(name.split()), size, 1.2) for name in classes]
     table = np.array(counts, dtype=float) / np.maximum(1, images)[:, None]
-    image = axes.imshow(
-        np.ma.masked_equal(table, 0),
-        aspect='auto',
-        interpolation='nearest',
-        cmap=colormaps['cividis_r'].with_extremes(bad='white'),
-        norm=PowerNorm(0.5, 0, 1),  # so that a tenth is seen
-    )
-    axes.grid(False)
+    # the norm lets a tenth be seen
+    bar = _add_heat_map(axes, np.ma.masked_equal(table, 0), PowerNorm(0.5, 0, 1), 'share of the label')
+    bar.set_ticks([0, 0.1, 0.3, 1])
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size, parse_math=False)
     rows = [f'{name} ({number:,})' for name, number in zip(names, images, strict=True)]
     axes.set_yticks(range(len(names)), rows, fontsize=size, parse_math=False)
@@ -158,9 +143,6 @@ def draw_confusion(
         if share:
             colour = 'white' if share > 0.3 else 'black'
             axes.text(column, row, f'{100 * share:.0f}', ha='center', va='center', fontsize=6, color=colour)
-    bar = figure.colorbar(image, ax=axes, pad=0.02, ticks=[0, 0.1, 0.3, 1])
-    bar.set_label('share of the label', fontsize=7)
-    bar.ax.tick_params(labelsize=7)
     _label(axes, title, 'prediction', 'label (images)', left=2.2)
     return figure
 
@@ -213,23 +195,25 @@ def draw_densities(title: str, layers: Mapping[str, Sequence[float]]) -> Figure:
     bars.grid(axis='y', visible=False)
     places = np.arange(200)
     table = np.array([np.sort(shares)[::-1][places * len(shares) // 200] for shares in layers.values()])
-    image = channels.imshow(
-        np.ma.masked_equal(table, 0),
-        aspect='auto',
-        interpolation='nearest',
-        cmap=colormaps['cividis_r'].with_extremes(bad='white'),
-        norm=Normalize(0, 1),
-        extent=(0, 100, len(layers) - 0.5, -0.5),
-    )
-    channels.grid(False)
-    bar = figure.colorbar(image, ax=channels, pad=0.02)
-    bar.set_label('density of a channel', fontsize=7)
-    for axes in (bars, channels, bar.ax):
-        axes.tick_params(axis='both' if axes is bar.ax else 'x', labelsize=7)
+    extent = 0, 100, len(layers) - 0.5, -0.5
+    _add_heat_map(channels, np.ma.masked_equal(table, 0), Normalize(0, 1), 'density of a channel', extent=extent)
+    for axes in (bars, channels):
+        axes.tick_params(axis='x', labelsize=7)
     figure.suptitle(title, fontsize=TITLE, x=0.02, ha='left', parse_math=False)
     bars.set_xlabel('density', fontsize=SMALL)
     channels.set_xlabel('output channels, densest first, %', fontsize=SMALL)
     return figure
+
+
+def _add_heat_map(axes, table: np.ma.MaskedArray, norm: Normalize, unit: str, **options: Any):
+    """Draw a table, whose masked cells are white, and beside it its colour bar, which is returned."""
+    colours = colormaps['cividis_r'].with_extremes(bad='white')
+    image = axes.imshow(table, aspect='auto', interpolation='nearest', cmap=colours, norm=norm, **options)
+    axes.grid(False)
+    bar = axes.figure.colorbar(image, ax=axes, pad=0.02)
+    bar.set_label(unit, fontsize=7)
+    bar.ax.tick_params(labelsize=7)
+    return bar
 
 
 def _figure(height: float, **grid: Any):

@@ -99,10 +99,6 @@ def read_config(path: str | os.PathLike) -> Config:
             raise
         way = "write '{{$PAB_CONFIGS:}}/pab/quickstart.py' for a config of pab"
         raise ValueError(f"_base_: mmengine reads 'pab::...' for packages of its own family only; {way}") from error
-    except KeyError as error:
-        if error.args != ("'__name__' not in globals",):  # a relative import
-            raise
-        raise ValueError('a base is read in the block of a line of its own, not indented: with read_base():') from error
     except (AttributeError, NameError, RuntimeError) as error:
         frames, folder = traceback.extract_tb(error.__traceback__), os.path.dirname(mmengine.__file__)
         if isinstance(error, RuntimeError) and not frames[-1].filename.startswith(folder):

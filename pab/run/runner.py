@@ -172,11 +172,8 @@ class PabRunner(RunFace, Runner):
         """
         if not (auto_scale_lr or {}).get('enable'):
             return
-        wrappers, loader, base = (
-            single_wrappers(optim_wrapper),
-            self._train_dataloader,
-            auto_scale_lr['base_batch_size'],
-        )
+        wrappers, loader = single_wrappers(optim_wrapper), self._train_dataloader
+        base = auto_scale_lr['base_batch_size']
         batch = loader['batch_size'] if isinstance(loader, dict) else loader.batch_size
         batch *= self.world_size * wrappers[0]._accumulative_counts
         groups = learning_rates(wrapper.optimizer for wrapper in wrappers)
@@ -331,7 +328,7 @@ class PabRunner(RunFace, Runner):
 
 def is_for_console(record: logging.LogRecord) -> bool:
     """Tell if a person watching a run wants a record: progress, results, what pab reports, and every warning."""
-    path, text = record.pathname.replace('\\', '/'), record.getMessage()
+    path, text = record.pathname, record.getMessage()
     if '/mmengine/' not in path:
         return True
     if record.levelno >= logging.WARNING:

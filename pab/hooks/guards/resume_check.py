@@ -14,16 +14,8 @@ from ...state_dicts import SETTINGS
 
 # Globs over the dotted names of settings and groups that may change at any time: the training computes the same.
 MAY_CHANGE = [
-    *(
-        'work_dir',
-        'load_from',
-        'new_head',
-        'resume',
-        'overwrite',
-        '*.data_root',
-        'model.weights',
-        'custom_imports',
-    ),  # where things are
+    *('work_dir', 'load_from', 'new_head', 'resume', 'overwrite'),  # where things are
+    *('*.data_root', 'model.weights', 'custom_imports'),
     *('launcher', 'runner_type', 'default_scope', 'env_cfg', 'model_wrapper_cfg.device_ids', '_*'),  # how it is started
     *(f'*.{name}' for name in ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor')),  # its speed
     *('*.foreach', '*.dataset.device'),
