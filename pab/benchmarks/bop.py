@@ -11,8 +11,6 @@ from ..registry import MODELS
 from .baseline import PerParameterBop
 from .timing import Row, Settings, alternate, row
 
-REQUIRED = {'Bop': {'cpu': 1.3, 'cuda': 1.1}, 'Bop, uncompiled': {'cpu': 4.0}}  # of the step of SGD, on ResNet-18
-
 
 def measure(settings: Settings) -> list[Row]:
     """ResNet-18's 11.2 million weights, and the 0.27 million of ResNet-20."""
@@ -43,8 +41,7 @@ def _measure(depth: int, options: dict, settings: Settings) -> list[Row]:
     seconds = alternate({**steps, 'Bop, uncompiled': _uncompiled(steps['Bop, uncompiled'])}, settings)
     count = sum(p.numel() for group in optimizers['Bop'].param_groups for p in group['params'])
     case = f'ResNet-{depth}, {count / 1e6:.2f} M weights'
-    required = {name: bounds.get(settings.device) for name, bounds in REQUIRED.items() if depth == 18}
-    return [row('bop', case, n, seconds, None if n == peer else peer, required.get(n)) for n in optimizers]
+    return [row('bop', case, n, seconds, None if n == peer else peer) for n in optimizers]
 
 
 def _uncompiled(step: Callable) -> Callable:

@@ -25,14 +25,6 @@ WAYS = {  # the peer is SGD on all weights of the dense network
     'TopFlips': two_optimizers(lambda params, **_: TopFlips(params)),
     'PSG + Bop': two_optimizers(Bop),
 }
-REQUIRED = {  # network, density, way -> bounds in float32 and bfloat16
-    ('ResNet-18', 0.1, 'TopFlips'): (0.68, 0.60),
-    ('ResNet-18', 0.05, 'TopFlips'): (0.55, 0.50),
-    ('ResNet-18', 0.1, 'PSG + Bop'): (0.80, 0.80),
-    ('ResNet-20', 0.1, 'TopFlips'): (0.82, None),
-    ('VGG-16', 0.05, 'TopFlips'): (0.60, None),
-}
-REQUIRED_INFERENCE = {('ResNet-18', 0.1): 1 / 1.35, ('ResNet-18', 0.05): 1 / 1.8}
 
 
 def measure(settings: Settings) -> list[Row]:
@@ -68,11 +60,10 @@ def _steps(case: Case, density: float, network: nn.Module, settings: Settings) -
     seconds = alternate({name: contender.step for name, contender in contenders.items()}, settings)
     rows = []
     for name in contenders:
-        bounds = REQUIRED.get((case.name, density, name.removeprefix('narrow, ')), (None, None))
         where = f'{case.name}, batch {case.batch}, {kind}, density {density}'
         peer = 'dense SGD' if name != 'dense SGD' else None
         details = _forecast(case, network) if name == 'dense SGD' else {}
-        rows.append(row('narrow', where, name, seconds, peer, bounds[case.precision is not None], **details))
+        rows.append(row('narrow', where, name, seconds, peer, **details))
     return rows
 
 
@@ -111,6 +102,5 @@ def _inference(case: Case, density: float, network: nn.Module, settings: Setting
             runs[name] = lambda session=session: session.run(None, {'images': images.numpy()}) and None
     seconds = alternate(runs, settings)
     where = f'{case.name}, batch {case.batch}, density {density}'
-    required = REQUIRED_INFERENCE.get((case.name, density))
     peers = {'narrow': 'whole', 'whole': None}
-    return [row('onnxruntime', where, name, seconds, peer, required if peer else None) for name, peer in peers.items()]
+    return [row('onnxruntime', where, name, seconds, peer) for name, peer in peers.items()]

@@ -5,7 +5,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -51,19 +51,7 @@ class Row:
     peer: str | None = None
     ratio: float | None = None
     ratio_spread: float | None = None
-    required: float | None = None
-    """an upper bound of the ratio, or of the median where there is no peer"""
     details: dict = field(default_factory=dict)
-
-    @property
-    def met(self) -> bool | None:
-        """True if the requirement is met, False if it is missed, None without a requirement."""
-        value = self.median if self.peer is None else self.ratio
-        return None if self.required is None or value is None else value <= self.required
-
-    def as_dict(self) -> dict:
-        """The row for JSON."""
-        return {**asdict(self), 'met': self.met}
 
 
 def alternate(runs: Mapping[str, Callable[[], object]], settings: Settings) -> dict[str, list[float]]:
@@ -96,7 +84,6 @@ def row(
     name: str,
     seconds: Mapping[str, Sequence[float]],
     peer: str | None = None,
-    required: float | None = None,
     **details,
 ) -> Row:
     """The row of one contender of :func:`alternate`, with the median of its paired ratios to ``peer``."""
@@ -104,7 +91,7 @@ def row(
     ratio = ratio_spread = None
     if peer is not None:
         ratio, ratio_spread = median_and_spread([a / b for a, b in zip(seconds[name], seconds[peer], strict=True)])
-    return Row(measure, case, name, median, spread, 'ms', peer, ratio, ratio_spread, required, details)
+    return Row(measure, case, name, median, spread, 'ms', peer, ratio, ratio_spread, details)
 
 
 def environment(settings: Settings) -> dict[str, object]:
@@ -128,14 +115,12 @@ def environment(settings: Settings) -> dict[str, object]:
 
 def table(rows: Iterable[Row]) -> str:
     """The rows as a Markdown table, with the details of each below it."""
-    header = ('measure', 'case', 'contender', 'median', 'ratio', 'to', 'required', 'met')
+    header = ('measure', 'case', 'contender', 'median', 'ratio', 'to')
     body, notes = [], []
     for r in rows:
         ratio = '' if r.ratio is None else f'{r.ratio:.3f} ± {r.ratio_spread:.3f}'
-        required = '' if r.required is None else f'<= {r.required:g}'
-        met = {None: '', True: 'yes', False: 'NO'}[r.met]
         number = f'{r.median:.4g} ± {r.spread:.2g} {r.unit}'
-        body.append((r.measure, r.case, r.name, number, ratio, r.peer or '', required, met))
+        body.append((r.measure, r.case, r.name, number, ratio, r.peer or ''))
         if r.details:
             notes.append(f'{r.measure}, {r.case}, {r.name}: ' + ', '.join(f'{k} {v}' for k, v in r.details.items()))
     widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]

@@ -13,6 +13,7 @@ import argparse
 import importlib
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -86,6 +87,6 @@ def main() -> None:
             print(f'\n{table(new)}', flush=True)
         rows += new
     if args.json:
-        text = json.dumps({'environment': info, 'rows': [r.as_dict() for r in rows]}, indent=1) + '\n'
+        text = json.dumps({'environment': info, 'rows': [asdict(r) for r in rows]}, indent=1) + '\n'
         with errors_in_one_line():
             write_atomically(text.encode(), args.json)
