@@ -125,13 +125,7 @@ class Trainer:
 
 def last_line(path: Path) -> str:
     """The last line of a log that is not empty, '' where there is none."""
-    try:
-        with path.open('rb') as file:
-            file.seek(max(0, path.stat().st_size - 5000))
-            lines = re.split(r'[\r\n]+', file.read().decode(errors='replace').strip())
-    except OSError:
-        return ''
-    return lines[-1].strip()
+    return re.split(r'[\r\n]+', path.read_bytes().decode(errors='replace').strip())[-1].strip()
 
 
 @contextlib.contextmanager

@@ -98,20 +98,14 @@ def describe(reasons: Mapping[str, str]) -> str:
 
 
 def _obstacle(layer: nn.Module) -> str:
-    plain = type(layer) in (nn.Linear, nn.Conv2d) or _computes_as_plain(layer)
-    if not (plain and isinstance(layer, nn.Linear | nn.Conv2d)):
+    special = getattr(type(layer), 'special_backward', False) and getattr(layer, 'is_ordinary', True)
+    if type(layer) not in (nn.Linear, nn.Conv2d) and not special:
         return f'{type(layer).__name__} is not an ordinary Linear or Conv2d'
     if obstacle := form_obstacle(layer):
         return obstacle
     if layer.weight.unflatten(1, (-1, 4)).count_nonzero(2).max() > 2:
         return 'its weight is not 2:4'
     return ''
-
-
-@torch.no_grad()
-def _computes_as_plain(layer: nn.Module) -> bool:
-    special = getattr(type(layer), 'special_backward', False) and getattr(layer, 'is_ordinary', True)
-    return special and not hasattr(layer, 'used_weight')
 
 
 def _compress_(layer: nn.Linear | nn.Conv2d, precision: torch.dtype, compress: Callable[[Tensor], Tensor]) -> str:

@@ -22,7 +22,7 @@ class Schedulers:
     def __init__(self, wrappers: Iterable[BaseOptimWrapper], schedulers: Iterable[_ParamScheduler]) -> None:
         self._wrappers, self._schedulers = list(wrappers), list(schedulers)
         self._states = [_state(scheduler) for scheduler in self._schedulers]
-        self._groups = [[_numbers(group) for group in wrapper.param_groups] for wrapper in self._wrappers]
+        self._groups = [[{**group} for group in wrapper.param_groups] for wrapper in self._wrappers]
 
     def settle(self, epochs: int, iters: int, epoch_length: int, dropped: bool = False) -> list[str]:
         """Replay every schedule that a checkpoint left at another place than the config asks for.
@@ -75,10 +75,6 @@ class Schedulers:
 
 def _state(scheduler: _ParamScheduler) -> dict[str, Any]:
     return {key: copy.deepcopy(value) for key, value in vars(scheduler).items() if key != 'optimizer'}
-
-
-def _numbers(group: dict) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if key != 'params'}
 
 
 def _settings(state: dict[str, Any]) -> dict[str, Any]:
