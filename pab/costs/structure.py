@@ -51,7 +51,7 @@ def structure_of(network: nn.Module, layers: Iterable[LayerCost], masks: Mapping
 
 def _structure(layer: nn.Module, row: LayerCost, mask: Tensor | None) -> LayerStructure:
     stored = 0 if row.tied_to else row.total
-    signs = row.sign_trained or hasattr(layer, 'used_weight')
+    signs = row.sign_trained or (hasattr(layer, 'used_weight') and not getattr(layer, 'trains_weight', False))
     bits = row.kept * (1 if signs else 8 * FLOAT_BYTES) + _entropy(row.kept, row.total)
     obstacle = form_obstacle(layer)
     saved = HALF_BYTES * stored / 2 - stored / 2 * INDEX_BITS / 8
