@@ -87,12 +87,17 @@ class RigLHook(RunHook):
         if not self._moving:
             return
         own = {param for group in optimizer.param_groups for param in group['params'] if param.grad is not None}
+        leaving = 0
         for name, mask in get_masks(runner.network).items():
             if (param := runner.network.get_parameter(name)) in own:
-                mask.copy_(moved(mask, param, param.grad, int(self._moving * int(mask.sum()))))
+                count = int(self._moving * int(mask.sum()))
+                leaving += count
+                mask.copy_(moved(mask, param, param.grad, count))
                 for tensor in (param, param.grad, *optimizer.state.get(param, {}).values()):
                     if isinstance(tensor, Tensor) and tensor.shape == param.shape:
                         tensor.masked_fill_(~mask, 0)
+        if leaving:
+            runner.logger.info(f'RigL: the {leaving:,} smallest weights leave, and as many grow')
 
 
 def moved(mask: Tensor, weight: Tensor, grad: Tensor, count: int) -> Tensor:
