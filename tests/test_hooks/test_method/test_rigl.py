@@ -109,6 +109,7 @@ def summary(cfg):
     return {name: tensor.tolist() for name, tensor in network.state_dict().items() if 'running' not in name}
 
 
+@pytest.mark.slow  # Moves says the same by default
 def test_two_processes_agree(tmp_path):
     ends = run_ranks(2, summary, rigl(tmp_path, train_dataloader__batch_size=4))
     assert [status for status, _ in ends] == [0, 0]
