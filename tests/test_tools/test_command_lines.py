@@ -3,14 +3,20 @@
 import functools
 import itertools
 import json
+import os
 import re
+import signal
+import sys
 from argparse import Namespace
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
 
+from pab.__main__ import main
+from pab.command import end_without_readers
 from pab.contrib import sparse
 from pab.registry import MODELS
 from pab.run.launch import load_config
@@ -139,6 +145,33 @@ def test_analyze_draws_and_keeps_files(tool, tmp_path):
     assert noise not in printed
     assert noise in analyze(options=['default_hooks.prune.pruner.type=SNIP'])[0]
     assert 'has no pruned layer' in analyze('--picture', tmp_path / 'e.png', options=['default_hooks.prune=None'])[1]
+
+
+@pytest.mark.parametrize('words', [['config', '--list'], ['config', '--help'], ['--help']])
+def test_a_reader_that_has_gone_ends_a_command_quietly(words, monkeypatch, capfd):
+    monkeypatch.setattr(sys, 'argv', ['pab', *words])
+    with no_reader(monkeypatch), pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 128 + signal.SIGPIPE
+    assert capfd.readouterr().err == ''
+
+
+def test_a_training_goes_on_without_readers(monkeypatch):
+    with no_reader(monkeypatch):
+        end_without_readers('train')
+        for line in range(3):
+            print(line, flush=True)
+
+
+@contextmanager
+def no_reader(monkeypatch):
+    """Make standard output a pipe whose other end is closed."""
+    read, write = os.pipe()
+    os.close(read)
+    with monkeypatch.context() as patch, os.fdopen(write, 'w') as file:
+        patch.setattr(sys, 'stdout', file)
+        yield
+        sys.stdout.close()
 
 
 @pytest.fixture
