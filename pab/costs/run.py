@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..contracts import exact_gradients, sign_trained
 from ..latent import merge_latents_
 from ..models import network_of
+from ..narrowing import find_cuts
 from ..pruners import prunable_layers
 from ..registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, PRUNERS
 from ..state_dicts import masks_in, network_in
@@ -83,6 +84,7 @@ class RunCosts:
     Attributes:
         layers: of the pruned network.
         structure: of the same layers.
+        not_narrowed: why nothing is known of the network without dead channels; '' where it is.
         step: way of training ('this config', 'dense SGD', 'latent signs') -> work of one step.
         storage: way of training -> bytes of weights, optimizer state and saved activations.
         batch: images of a step.
@@ -90,6 +92,7 @@ class RunCosts:
 
     layers: list[LayerCost]
     structure: list[LayerStructure]
+    not_narrowed: str
     step: dict[str, Work]
     storage: dict[str, dict[str, float]]
     batch: int
@@ -121,7 +124,12 @@ def run_costs(cfg: Mapping, masks: Mapping[str, Tensor]) -> RunCosts:
     images = batch * cfg['optim_wrapper'].get('accumulative_counts', 1)
     step = {way: step_work(rows, images) for way, rows in ways.items()}
     storage = _storage(network, shape, layers, batch)
-    return RunCosts(layers, structure_of(network, layers, masks), step, storage, images)
+    cuts, not_narrowed = None, ''
+    try:
+        cuts = find_cuts(network, shape, masks)
+    except ValueError as error:
+        not_narrowed = str(error)
+    return RunCosts(layers, structure_of(network, layers, masks, cuts), not_narrowed, step, storage, images)
 
 
 def _check_masks(network: nn.Module, masks: Mapping[str, Tensor], prunable: Sequence[str] | None) -> None:

@@ -138,7 +138,7 @@ def test_analyze_draws_and_keeps_files(tool, tmp_path):
     printed, status = analyze('--picture', picture, '--json', numbers)
     assert status == 0
     assert picture.read_bytes()[1:4] == b'PNG'
-    assert re.search(r'layer3.0.shortcut.0 +\d/8 +128 +\d+   64, 28\n', printed)
+    assert re.search(r'layer3.0.shortcut.0 +\d/8 +128 +\d+ +\d+   64, 28\n', printed)
     assert len(json.loads(numbers.read_text())['structure']) == 10
     assert re.search(r'd.png exists; choose another file', analyze('--picture', picture)[1])
     noise = 'The pruner reads images. This one read noise'
