@@ -14,12 +14,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..costs.run import RunCosts, masks_of_checkpoint, masks_of_config, needs_images, run_costs
+from ..datasets import asks_data, settle_auto
 from ..files import check_free, write_atomically
 from ..hooks.guards.data_check import describe_input_shape
 from ..report.amounts import short
 from ..report.figures import draw_densities, to_png
 from ..run.checkpoint import load_any
 from ..run.launch import add_config_arguments, errors_in_one_line, load_config
+
+CLASSES = 10  # where only data that are not here say their number
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,6 +42,10 @@ def main() -> None:
     with errors_in_one_line():
         for file in filter(None, (args.json, args.picture)):
             check_free(file, args.force)
+        if asks_data(cfg):
+            settle_auto(cfg, CLASSES)
+            told = f'The training data, which say the number of classes, are not here; {CLASSES} are assumed'
+            print(f'{told}. PAB_DATA=FOLDER or --cfg-options model.network.num_classes=N says it\n')
         shape = describe_input_shape(cfg)  # before the pruning, which takes a while
         masks = masks_of_checkpoint(load_any(args.checkpoint)) if args.checkpoint else masks_of_config(cfg)
         costs = run_costs(cfg, masks)

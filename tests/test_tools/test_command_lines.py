@@ -147,6 +147,24 @@ def test_analyze_draws_and_keeps_files(tool, tmp_path):
     assert 'has no pruned layer' in analyze('--picture', tmp_path / 'e.png', options=['default_hooks.prune=None'])[1]
 
 
+def test_analyze_assumes_classes_that_only_data_say(tool, tmp_path, monkeypatch):
+    monkeypatch.setenv('PAB_DATA', str(tmp_path / 'nowhere'))
+    network = "dict(_delete_=True, type='CIFARResNet', depth=8, width=2, num_classes='auto')"
+    config = tmp_path / 'own.py'
+    config.write_text(
+        f"_base_ = ['{ROOT}/configs/pab/folder.py']\n"
+        f'model = dict(network={network}, input_shape=(3, 8, 8))\ndefault_hooks = dict(prune=None)\n'
+    )
+    printed, status = tool('analyze.py', config)
+    assert status == 0, printed
+    assert 'The training data, which say the number of classes, are not here; 10 are assumed.' in printed
+    assert re.search(r'^linear +Linear +10x8 ', printed, re.MULTILINE)
+    printed, _ = tool('analyze.py', config, '--cfg-options', 'model.network.num_classes=3')
+    assert 'assumed' not in printed
+    assert re.search(r'^linear +Linear +3x8 ', printed, re.MULTILINE)
+    assert "num_classes='auto'" in tool('print_config.py', config)[0]
+
+
 @pytest.mark.parametrize('words', [['config', '--list'], ['config', '--help'], ['--help']])
 def test_a_reader_that_has_gone_ends_a_command_quietly(words, monkeypatch, capfd):
     monkeypatch.setattr(sys, 'argv', ['pab', *words])
