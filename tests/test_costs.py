@@ -262,6 +262,14 @@ class Opaque(nn.Sequential):
         return super().forward(images)
 
 
+def test_a_file_of_weights_that_is_gone_is_not_needed_for_the_costs_of_a_checkpoint(tiny_config):
+    cfg = tiny_config(model__weights='gone.pth', model__network__width=2)
+    masks = masks_of_config(tiny_config(model__network__width=2))
+    assert run_costs(cfg, masks).layers
+    with pytest.raises(ValueError, match=r'weights: there is no file gone\.pth'):
+        masks_of_config(cfg)  # a pruner reads them
+
+
 def test_a_network_that_cannot_be_traced_has_no_narrow_column(tiny_config):
     cfg = tiny_config(model__network=dict(_delete_=True, type='Opaque'))
     costs = run_costs(cfg, masks_of_config(cfg))

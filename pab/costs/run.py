@@ -57,10 +57,12 @@ def _pruner_of(cfg: Mapping) -> Any:
     return PRUNERS.build(copy.deepcopy(dict(hook['pruner']))) if hook else None
 
 
-def _initial_model(cfg: Mapping) -> nn.Module:
-    """The model with the weights that a run of the config starts with."""
+def _initial_model(cfg: Mapping, drawn: bool = False) -> nn.Module:
+    """The model with the weights that a run of the config starts with; ``drawn`` leaves out those of a file."""
     torch.manual_seed(_seed(cfg))
     model = MODELS.build(cfg['model'])
+    if drawn and hasattr(model, 'weights'):
+        model.weights = None
     model.init_weights()
     return model
 
@@ -107,7 +109,7 @@ def run_costs(cfg: Mapping, masks: Mapping[str, Tensor]) -> RunCosts:
         cfg: the whole config.
         masks: parameter name in the network -> bool tensor, True where the weight is kept.
     """
-    model = _initial_model(cfg)
+    model = _initial_model(cfg, drawn=True)  # costs depend on the masks, and a file of weights may be gone
     network, shape = network_of(model), tuple(model.input_shape)
     settings = dict(cfg['optim_wrapper'])
     kind = settings.pop('constructor', 'DefaultOptimWrapperConstructor')
