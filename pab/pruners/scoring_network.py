@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..contracts import exact_gradients
 from ..state_dicts import MASK
-from .blocked import find_blocked, find_overflow
+from .blocked import find_blocked, find_cuts, find_overflow
 from .flow import KeepFlow, fill_zero_weight, is_layer_scale
 
 Tensors = dict[str, Tensor]  # by parameter name
@@ -70,12 +70,15 @@ class ScoringNetwork:
             return functional_call(self._model, every, *arguments, tie_weights=False)
 
     def blocked(self) -> str:
-        """Name the layers, and functions outside of layers, that passed nothing on in the last call."""
-        weights, images, *settings = self._last
+        """Say which layers, and functions outside of layers, let no gradient through in the last call."""
+        weights, images, absolute, keep_flow = self._last
         if isinstance(images, Tensor) and images.is_floating_point():
             images = images.detach().requires_grad_()  # so that the first layer is looked at too
-        found = find_blocked(self._model, lambda: self(weights, images, *settings))
-        return ', '.join(dict.fromkeys(found)) or 'the network'
+        if found := find_blocked(self._model, lambda: self(weights, images, absolute, keep_flow)):
+            return f'nothing passes {", ".join(dict.fromkeys(found))}'
+        if found := find_cuts(self._model, lambda: self(weights, images, absolute)):  # stand-ins cut, too
+            return f'the gradient ends at {", ".join(dict.fromkeys(found))}'
+        return 'no gradient of the outputs reaches these weights'
 
     def forget(self) -> None:
         """Let the last call go, with the memory of its weights."""
