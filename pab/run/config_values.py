@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook, LoggerHook
 from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.runner import BaseLoop, LogProcessor, Runner
 from torch.optim import Optimizer
@@ -54,6 +54,8 @@ def check_values(name: str, value: Any, readers: Iterable[Callable]) -> None:
             _check_numbers_of_schedule(name, value)
         if inspect.isclass(reader) and issubclass(reader, LoggerHook):
             _check_logging(name, value)
+        if inspect.isclass(reader) and issubclass(reader, CheckpointHook | EarlyStoppingHook):
+            _check_waiting_hook(name, value, reader)
         if inspect.isclass(reader) and issubclass(reader, BaseLoop):
             _check_intervals(f'{name}.dynamic_intervals', value.get('dynamic_intervals'))
 
@@ -109,6 +111,19 @@ def _check_logging(name: str, settings: Mapping) -> None:
         value = settings[key]
         if type(value) is not int or value < 1:
             raise ValueError(f'{name}.{key} must be an integer >= 1, got {value!r}')
+
+
+def _check_waiting_hook(name: str, settings: Mapping, hook: type[Hook]) -> None:
+    """Check the counts of a hook that waits for a metric, and build one for what mmengine says, without the key."""
+    for key, least, means in (('interval', 1, 'none'), ('max_keep_ckpts', 1, 'all'), ('save_begin', 0, '')):
+        value = settings.get(key, least)
+        if type(value) is not int or not (value >= least or (means and value == -1)):
+            other = f', or -1 for {means}' if means else ''
+            raise ValueError(f'{name}.{key} must be an integer >= {least}{other}, got {value!r}')
+    try:
+        hook(**{key: value for key, value in settings.items() if key not in ('type', 'priority', '_scope_')})
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{name}: {error.args[0]}') from error
 
 
 def _is_number(value: Any) -> bool:
