@@ -9,7 +9,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
 
-from ...datasets import class_names, classes_in, count_classes, difference, number_classes_
+from ...datasets import class_names, classes_in, count_classes, difference, names_for, number_classes_
 from ...models import network_of
 from ...registry import HOOKS, MODELS
 from ...run import PabRunner, RunHook
@@ -40,7 +40,7 @@ class DataCheckHook(RunHook):
     def check_resume(self, runner: PabRunner, checkpoint: dict) -> None:
         """Refuse to go on with other classes."""
         before, own = classes_in(checkpoint), class_names(runner.train_dataloader.dataset)
-        if before and own and set(before) != set(own):
+        if before and own and set(names_for(before, own)) != set(own):
             told = difference(own, before, 'train_dataloader', 'the checkpoint')
             raise ValueError(
                 f'resume: the training set has other classes than the checkpoint was trained with: {told}; resume '
@@ -55,6 +55,7 @@ class DataCheckHook(RunHook):
         """Check the training data, and those of the validation."""
         loader, own = runner.train_dataloader, class_names(runner.train_dataloader.dataset)
         check_data_agree(loader, 'train_dataloader')
+        self._name(runner, own, 'train_dataloader')
         if self._classes and own and not set(own) <= set(self._classes):
             told = difference(own, self._classes, 'train_dataloader', 'the checkpoint')
             runner.logger.warning(f'The network learns other classes than those of the checkpoint it loads: {told}')
@@ -81,6 +82,7 @@ class DataCheckHook(RunHook):
             return
         self._checked.add(who)
         check_data_agree(loop.dataloader, who)
+        self._name(runner, class_names(loop.dataloader.dataset), who)
         self._number(runner, loop.dataloader, who)
         check_input_shape(runner.bare_model, loop.dataloader, who, channels_only=True)
         check_outputs(runner.bare_model, loop.dataloader, who)
@@ -88,6 +90,12 @@ class DataCheckHook(RunHook):
             for metric in loop.evaluator.metrics:
                 if hasattr(metric, 'check_classes'):
                     metric.check_classes(number)
+
+    def _name(self, runner: PabRunner, own: tuple[str, ...] | None, who: str) -> None:
+        """Take the names of the data where a checkpoint has none."""
+        if self._classes and self._whose == 'the checkpoint' and names_for(self._classes, own) != self._classes:
+            runner.logger.info(f'The checkpoint only numbers its {len(own)} classes: they get their names from {who}')
+            self._classes = own
 
     def _number(self, runner: PabRunner, loader: DataLoader, who: str) -> None:
         before = class_names(loader.dataset)

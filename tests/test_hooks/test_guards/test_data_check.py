@@ -171,6 +171,27 @@ def test_a_checkpoint_without_names_is_told(trained, tmp_path):
     assert told == ['the checkpoint does not name its classes: test_dataloader numbers them by itself']
 
 
+def test_a_checkpoint_that_only_numbers_its_classes(trained, tmp_path):
+    checkpoint, file = torch.load(trained[1]), tmp_path / 'numbered.pth'
+    checkpoint['meta']['dataset_meta']['classes'] = tuple('0123')
+    torch.save(checkpoint, file)
+    runner = RUNNERS.build(animals(trained[0], tmp_path / 'test', load_from=str(file)))
+    told = []
+    runner.logger.info = told.append
+    assert runner.test()['accuracy/top1'] == 100
+    assert 'The checkpoint only numbers its 4 classes: they get their names from test_dataloader' in told
+    for resume in (False, True):
+        runner = RUNNERS.build(animals(trained[0], tmp_path / f'run_{resume}', load_from=str(file), resume=resume))
+        warned = []
+        runner.logger.warning = warned.append
+        runner.train()
+        assert runner.message_hub.get_info('best_score') == 100
+        assert not any('classes' in text for text in warned)
+    root = draw(tmp_path, 'val', 'ant', 'bee', 'cat')  # another number
+    with pytest.raises(ValueError, match=r'test_dataloader: has classes that the checkpoint does not have'):
+        accuracy_of_test(animals(root, tmp_path / 'other'), file)
+
+
 def test_topk_beyond_the_classes_is_refused_before_training(trained, tmp_path):
     cfg = animals(trained[0], tmp_path / 'run', val_evaluator__topk=(1, 5))
     with pytest.raises(ValueError, match='Accuracy: topk must not exceed the number of classes, 4, got 5'):
