@@ -1,5 +1,6 @@
 """Values in a config that mmengine or torch would take unseen, or refuse late and without the key."""
 
+import ast
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -22,6 +23,8 @@ TYPED = (
     *('*_dataloader.dataset', '*_dataloader.sampler', 'optim_wrapper.optimizer', 'optim_wrapper.optimizers.*'),
     *('*_evaluator', '*_evaluator[[]*]', 'custom_hooks[[]*]', 'param_scheduler.*', 'param_scheduler.*[[]*]'),
 )
+# What is said of an open file, for example, which no checkpoint can hold with the text of the config.
+NO_DATA = 'is no plain data, as values of a config must be; write its value, or end the file with del of the name'
 # Those of them that cannot be None.
 NEEDED = ('model.network', '*_dataloader.dataset', 'default_hooks.*.pruner', 'optim_wrapper.optimizers.*')
 
@@ -35,6 +38,11 @@ def check_values(name: str, value: Any, readers: Iterable[Callable]) -> None:
         readers: the classes and functions whose arguments a group's keys are.
     """
     _check_type(name, value)
+    if not isinstance(value, str | int | float | Mapping | list | tuple | type | None):
+        try:
+            ast.parse(repr(value), mode='eval')
+        except SyntaxError as error:
+            raise ValueError(f'{name} {NO_DATA}, got {value!r}') from error
     if name == 'param_scheduler' and value is not None:
         by_optimizer = isinstance(value, Mapping) and 'type' not in value
         for key, entry in {f'{name}.{key}': value[key] for key in value}.items() if by_optimizer else [(name, value)]:
