@@ -210,6 +210,34 @@ def images(tmp_path, **options):
     return cfg
 
 
+@DATASETS.register_module()
+class Pairs(torch.utils.data.Dataset):
+    """Four images and labels as torchvision's data sets give them, or under other names."""
+
+    def __init__(self, keys=None) -> None:
+        self.keys = keys
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int):
+        pair = torch.zeros(1, 6, 6, dtype=torch.uint8), index % 4
+        return dict(zip(self.keys, pair, strict=True)) if self.keys else pair
+
+
+@pytest.mark.parametrize(('keys', 'got'), [(None, 'a tuple'), (['img', 'gt_label'], 'the keys img, gt_label')])
+@pytest.mark.parametrize('part', ['train', 'val', 'test', 'prune'])
+def test_items_that_are_no_dicts_of_images_and_labels(tmp_path, part, keys, got):
+    name = 'train_dataloader' if part == 'prune' else f'{part}_dataloader'
+    runner = RUNNERS.build(images(tmp_path, **{f'{name}__dataset': dict(_delete_=True, type='Pairs', keys=keys)}))
+    text = rf'^{name}: items of Pairs must be dict\(images=.*, labels=int\), got {got}; return .*TorchvisionDataset'
+    with pytest.raises(ValueError, match=text):
+        if part == 'prune':
+            prune_to_file(runner, tmp_path / 'pruned.pth')
+        else:
+            (runner.test if part == 'test' else runner.train)()
+
+
 @pytest.mark.parametrize('part', ['train', 'val', 'test'])
 def test_fewer_outputs_than_classes(tmp_path, part):
     """The network has four; the only image of the fifth class comes in the second batch."""
