@@ -255,6 +255,15 @@ HUGE = 10**400  # a whole number in JSON, and no float
         (dict(series={'test accuracy': [[None], [50.0]]}), 'epochs and as many numbers'),
         (dict(series={'test accuracy': [[1], ['high']]}), 'epochs and as many numbers'),
         (dict(series={'test accuracy': [[1], [HUGE]]}), 'epochs and as many numbers'),
+        (
+            dict(series={'test accuracy': [[1, 2], [1e308, -1e308]]}),
+            r'epochs and as many numbers, .* drawn is 3.4e\+38',
+        ),
+        (dict(layers={'flip rate': {'a': [1e308]}}), 'lists of one length'),
+        (
+            dict(seconds={'training': 1e308}),
+            "seconds.'training'. must be a number, got 1e.308; the largest that is drawn",
+        ),
         (dict(series={'test accuracy': ['1', '2']}), 'epochs and as many numbers'),
         (dict(layers={'flip rate': [0.5]}), 'layers.*must hold a number by layer, or lists of one length'),
         (dict(layers={'flip rate': {'a': [0.5], 'b': [0.5, 0.5]}}), 'lists of one length'),
