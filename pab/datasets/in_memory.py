@@ -70,7 +70,7 @@ class InMemoryDataset(NamedClasses, Dataset):
 
 @functools.cache
 def _load_digits() -> np.ndarray:
-    """(1797, 65) uint8: the pixels, 0..16, and the label of each digit, from the file that scikit-learn brings along."""
+    """(1797, 65) uint8: the pixels, 0..16, and the label of each digit, from a file of scikit-learn."""
     # not by its load_digits: importing scikit-learn takes longer than the rest of a small run's start
     if not (found := find_spec('sklearn')):
         raise ImportError('Digits: the images come with scikit-learn, which is not installed; pip install scikit-learn')
