@@ -13,6 +13,7 @@ import pytest
 
 # Tests are small and some start processes: threads would only wait for each other. Set before torch is imported.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('PAB_COMPILE', '0')  # a compilation takes seconds; tests of compiled loops ask for them
 
 import mmengine.config.config
 import torch

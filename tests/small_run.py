@@ -179,7 +179,6 @@ def _finish(started: tuple[Any, Any]) -> tuple[int, Any]:
 
 def _call(sender: Any, act: Callable[..., Any], args: tuple) -> None:
     torch.set_num_threads(1)
-    os.environ['PAB_COMPILE'] = '0'
     mmengine.config.config.FormatCode = lambda text, **_: (text, True)  # to lay it out takes a third of such a run
     try:
         result = act(*args)
