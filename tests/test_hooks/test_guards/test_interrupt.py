@@ -261,7 +261,11 @@ def _named(cfg, name, **options):
 def told(tmp_path_factory, request):
     """Its folder, and what :func:`_tell_each` returned in the two processes of one job, of what is tested today."""
     folder = tmp_path_factory.mktemp('told')
-    tested = {test.callspec.params['name'] for test in request.session.items if 'told' in test.fixturenames}
+    tested = {
+        test.callspec.params['name']
+        for test in request.session.items
+        if test.path == request.path and 'told' in test.fixturenames
+    }
     names = [name for name in SCENARIOS if name in tested]
     ranks = run_ranks(2, _tell_each, small_config(folder / 'run', train_dataloader__batch_size=4), names)
     assert [status for status, _ in ranks] == [0, 0]
