@@ -98,7 +98,13 @@ def test_sgd_on_weights_of_a_sign_optimizer_is_refused(tmp_path):
     assert 'conv1.weight' not in compact.info(tmp_path / 'run.pab')['signs']
 
 
-@pytest.mark.parametrize('name', ['bop', 'sgd, pruned', 'flipping, pruned, psg', 'ternary', 'edge-popup', 'biprop'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        *('bop', 'flipping, pruned, psg', 'edge-popup'),  # a sign optimizer, latents and a mask, used weights
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ('sgd, pruned', 'ternary', 'biprop')),
+    ],
+)
 def test_the_tools_evaluate_show_and_compare_it(name, tmp_path, tool):
     cfg, checkpoint, model = kind(name, tmp_path)
     cfg.test_dataloader.dataset.num_samples = 297

@@ -196,7 +196,7 @@ def test_runs_without_signs_have_fewer_pictures(record):
     assert set(draw_run(bare)) == {'accuracy', 'seconds'}
 
 
-def test_one_page_for_several_runs(record, tmp_path, tool):
+def test_one_page_for_several_runs(record, tmp_path, tool, undrawn):
     a, b = folders = [tmp_path / name / 'seed_0' for name in 'ab']
     for folder in folders:
         write_record(folder, {**record, 'name': 'seed_0'})
@@ -301,7 +301,7 @@ def test_runs_are_named_by_the_shortest_ends_that_tell_them_apart(folders, names
 
 def test_what_is_not_finite_is_none_in_the_file_and_a_gap_in_the_pictures(record, tmp_path):
     record['series'] = {'test accuracy': [[1, 2, 3], [50.0, math.nan, math.inf]]}
-    record['layers'] = {'flip rate': {'conv': [0.5, math.nan]}}
+    record['layers'], record['confusion'] = {'flip rate': {'conv': [0.5, math.nan]}}, None
     write_report(tmp_path, record)
     text = (tmp_path / 'report.json').read_text()
     assert 'NaN' not in text and 'Infinity' not in text
