@@ -32,8 +32,8 @@ def decode_rgb(data: bytes) -> Tensor:
             width, height = image.size
             if max(width, height) > MAX_ASPECT * min(width, height):
                 raise UnreadableImageError(f'its sides are {width} x {height}, a ratio above {MAX_ASPECT}')
-            # Without an end, as where the tail of a file is zeroed, Pillow refuses or fills with grey, by how its buffers
-            # fall. The search begins behind the header: a preview in it has an end.
+            # Without an end, as where the tail of a file is zeroed, Pillow refuses or fills with grey, by how its
+            # buffers fall. The search begins behind the header: a preview in it has an end.
             if image.format == 'JPEG' and data.find(JPEG_END, file.tell()) < 0:
                 raise UnreadableImageError('it is truncated: the JPEG data have no end marker')
             return _rgb(image)

@@ -118,7 +118,7 @@ def test_a_restored_sign_optimizer_goes_on_bit_for_bit(kind, weights, dtype, fla
 def test_a_sign_optimizer_gives_the_same_bits_compiled_and_not(kind, weights, monkeypatch):
     results = []
     for wanted, block in ((True, 0), (False, 50)):
-        monkeypatch.setattr(compiled, '_wanted', wanted)
+        monkeypatch.setenv('PAB_COMPILE', str(int(wanted)))
         monkeypatch.setattr(flips, 'BLOCK', block)
         params = parameters(weights)
         optimizer = kind(params)

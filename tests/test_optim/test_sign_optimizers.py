@@ -105,7 +105,7 @@ def test_another_rule_by_hand():
 @pytest.mark.parametrize('way', [True, False])
 def test_another_rule_runs_both_ways(way, monkeypatch):
     monkeypatch.setattr(flips, 'BLOCK', 0 if way else 30)
-    monkeypatch.setattr(compiled, '_wanted', way)
+    monkeypatch.setenv('PAB_COMPILE', str(int(way)))
     w = nn.Parameter(torch.randn(100))
     opt = Normalised([w], rate=0.5, threshold=0.7)
     expected, m, v = w.detach().clone(), 0, 0
