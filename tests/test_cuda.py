@@ -7,7 +7,6 @@ import torch
 from mmengine.hooks import Hook
 from torch import nn
 
-from pab import compiled
 from pab.optim import Bop
 from pab.pruners import SynFlow
 from pab.psg import PSGConfig, PSGConv2d

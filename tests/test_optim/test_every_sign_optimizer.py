@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pab import compiled
 from pab.optim import flips
 from pab.pruners import Mag, apply_masks_, check_masks
 from tests.registered import SIGN_OPTIMIZERS, small_network

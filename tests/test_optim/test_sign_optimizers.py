@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from pab import compiled
 from pab.contracts import sign_optimizers, tensor_flips, weight_flips
 from pab.optim import Bop, SignOptimizer, flips
 from pab.pruners import check_masks
