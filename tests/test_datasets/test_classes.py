@@ -54,7 +54,7 @@ def test_classes_that_are_not_known_are_listed(tmp_path):
         number_classes_(dataset, PETS, 'val', 'train')
     assert dataset.labels.tolist() == [0, 0, 1, 1, 2, 2]
     many = [f'c{i:02}' for i in range(30)]
-    with pytest.raises(ValueError, match=r'only in train .*: c00, c01, c02, c03, c04, \.\.\. \(30 in all\)'):
+    with pytest.raises(ValueError, match=r'only in train .*: c00, c01, c02, c03, c04 and 25 more'):
         number_classes_(dataset, many, 'val', 'train')
 
 
