@@ -132,7 +132,7 @@ def test_what_a_loop_cannot_take_runs_uncompiled(tensor, monkeypatch):
 
 
 def test_step_of_a_layer(compiled, monkeypatch):
-    layer = PSGConv2d(3, 4, 3, psg=PSGConfig(), input_signed=True)
+    layer = PSGConv2d(3, 4, 3, psg=PSGConfig(input_signed=True))
     x = images((2, 3, 9, 9), True)
     grads = []
     for wanted in '10':
