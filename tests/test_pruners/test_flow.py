@@ -145,13 +145,19 @@ def test_a_gate_is_open_and_passes_its_relative_change(gate):
         nn.InstanceNorm2d(2, affine=True),
         nn.BatchNorm2d(2, track_running_stats=False),
         nn.Sequential(nn.Flatten(), nn.LayerNorm(2)),
-        nn.Sequential(nn.Flatten(), nn.RMSNorm(2, eps=0.5)),
+        nn.Sequential(nn.Flatten(), nn.RMSNorm(2)),
     ],
 )
 def test_a_normalisation_by_data_keeps_scale_and_shift(norm):
     scaled = norm[-1] if isinstance(norm, nn.Sequential) else norm
     scaled.weight.data.copy_(torch.tensor([-5.0, 7]))
     assert scores_of(chain(norm))['0.weight'] == [10, 21]
+
+
+def test_the_eps_of_an_rms_norm_is_no_shift():
+    weight = torch.tensor([2.0, 3])
+    with KeepFlow():
+        assert torch.equal(nn.functional.rms_norm(torch.ones(1, 2), (2,), weight, 0.5)[0], weight)
 
 
 def test_weights_of_zero_count_as_constants():
