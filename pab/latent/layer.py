@@ -122,12 +122,6 @@ class LatentConverter(Converter):
 
 
 @torch.no_grad()
-def fill_(parameter: Tensor, values: np.ndarray) -> None:
-    """Copy float64 numbers, in the order of entries, into a parameter."""
-    parameter.copy_(torch.from_numpy(np.asarray(values).reshape(parameter.shape)).to(parameter.dtype))
-
-
-@torch.no_grad()
 def merge_latents_(network: nn.Module) -> list[str]:
     """Make layers with a used weight plain ones, in place, whose weight is the used one.
 

@@ -12,7 +12,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
-from pab.contracts import tensor_flips
+from pab.contracts import counts_of
 from pab.pruners import get_masks
 from pab.registry import RUNNERS
 from pab.report import run
@@ -39,7 +39,7 @@ class Watch(Hook):
     def after_train_epoch(self, runner):
         network = runner.network
         weights, masks = dict(network.named_parameters()), get_masks(network)
-        counts = tensor_flips(runner.optimizers)
+        counts = counts_of(runner.optimizers, 'tensor_flips')
         self.flips.append({name: int(counts[weights[name]]) for name in masks})
         changed = {n: (weights[n].sign() != self.start[n].sign()) & mask for n, mask in masks.items()}
         self.changed.append({n: changed[n].sum().item() / mask.sum().item() for n, mask in masks.items()})

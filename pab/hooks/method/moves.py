@@ -5,7 +5,7 @@ import copy
 import torch
 from mmengine.hooks import EMAHook
 
-from ...contracts import tensor_moves
+from ...contracts import counts_of
 from ...models import ImageClassifier, initialize_
 from ...optim import Moves
 from ...registry import HOOKS
@@ -48,8 +48,8 @@ class MovesHook(RunHook):
 
     def after_train_epoch(self, runner: PabRunner) -> None:
         """Report how many weights have moved."""
-        if counts := tensor_moves(runner.optimizers):
-            total = int(torch.stack(list(counts.values())).sum())
+        if moves := counts_of(runner.optimizers, 'tensor_moves'):
+            total = int(torch.stack(list(moves.values())).sum())
             runner.message_hub.update_scalar('moves/total', total)
             runner.visualizer.add_scalars({'moves/total': total}, step=runner.epoch + 1)
             runner.logger.info(f'Epoch {runner.epoch + 1}: {total:,} weights have changed places since the start')
