@@ -97,6 +97,7 @@ def describe(reasons: Mapping[str, str]) -> str:
     return '\n'.join([f'{count} of {len(reasons)} layers run on 2:4 kernels', *lines])
 
 
+@torch.no_grad()  # in which a special backward pass does not matter
 def _obstacle(layer: nn.Module) -> str:
     special = getattr(type(layer), 'special_backward', False) and getattr(layer, 'is_ordinary', True)
     if type(layer) not in (nn.Linear, nn.Conv2d) and not special:

@@ -1,11 +1,12 @@
 """Values in a config that mmengine or torch would take unseen, or refuse late and without the key."""
 
+import ast
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook, LoggerHook
 from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.runner import BaseLoop, LogProcessor, Runner
 from torch.optim import Optimizer
@@ -16,6 +17,8 @@ from ..datasets.auto import AUTO, SETTLED
 # Of libraries the classes whose arguments are numbers, or True and False, where they are so by default; of pab all.
 CHECKED = (Optimizer, _ParamScheduler, OptimWrapper, BaseLoop, LogProcessor, DataLoader, Sampler, Hook)
 LIBRARIES = ('mmengine', 'pab', 'torch')
+# What is said of an open file, for example, which no checkpoint can hold with the text of the config.
+NO_DATA = 'is no plain data, as values of a config must be; write its value, or end the file with del of the name'
 # Globs over the names of groups of settings that a registry builds.
 TYPED = (
     *('model', 'model.network', 'model.data_preprocessor', 'data_preprocessor', 'default_hooks.*.pruner'),
@@ -30,11 +33,16 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_count_or_minus_1(value: Any) -> bool:
+    return type(value) is int and (value >= 1 or value == -1)
+
+
 def _is_pair(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2 and all(type(number) is int for number in value)
 
 
 COUNT = 'an integer >= 1', lambda value: type(value) is int and value >= 1
+NATURAL = 'an integer >= 0', lambda value: type(value) is int and value >= 0
 NUMBER = 'a number', _is_number
 LENGTH = 'a number >= 1', lambda value: _is_number(value) and value >= 1
 NUMBERS = 'a list of numbers', lambda value: isinstance(value, list | tuple) and all(map(_is_number, value))
@@ -47,8 +55,11 @@ RULES = (
     (BaseLoop, ('max_epochs', 'max_iters', 'val_interval'), COUNT),
     (BaseLoop, ('dynamic_intervals',), PAIRS),
     (DataLoader, ('batch_size',), COUNT),
-    (DataLoader, ('num_workers',), ('an integer >= 0', lambda value: type(value) is int and value >= 0)),
+    (DataLoader, ('num_workers',), NATURAL),
     (LoggerHook, ('interval', 'interval_exp_name'), COUNT),
+    (CheckpointHook, ('interval',), ('an integer >= 1, or -1 for none', _is_count_or_minus_1)),
+    (CheckpointHook, ('max_keep_ckpts',), ('an integer >= 1, or -1 for all', _is_count_or_minus_1)),
+    (CheckpointHook, ('save_begin',), NATURAL),
     (Optimizer, ('lr', 'momentum', 'weight_decay'), ('a number >= 0', lambda value: _is_number(value) and value >= 0)),
     (_ParamScheduler, ('T_max', 'total_steps', 'step_size'), LENGTH),
     (_ParamScheduler, ('eta_min', 'eta_min_ratio', 'gamma'), NUMBER),
@@ -73,6 +84,11 @@ def check_values(name: str, value: Any, readers: Iterable[Callable]) -> None:
         readers: the classes and functions whose arguments a group's keys are.
     """
     _check_type(name, value)
+    if not isinstance(value, str | int | float | Mapping | list | tuple | type | None):
+        try:
+            ast.parse(repr(value), mode='eval')
+        except SyntaxError as error:
+            raise ValueError(f'{name} {NO_DATA}, got {value!r}') from error
     if name == 'param_scheduler' and value is not None:
         by_optimizer = isinstance(value, Mapping) and 'type' not in value
         for key, entry in {f'{name}.{key}': value[key] for key in value}.items() if by_optimizer else [(name, value)]:
@@ -88,6 +104,8 @@ def check_values(name: str, value: Any, readers: Iterable[Callable]) -> None:
             _check_workers(name, value)
         for function in _functions_of(reader):
             _check_kinds(name, value, function)
+        if inspect.isclass(reader) and issubclass(reader, CheckpointHook | EarlyStoppingHook):
+            _check_building(name, value, reader)
 
 
 def _check(name: str, value: Any, rule: str, fits: Callable[[Any], bool]) -> None:
@@ -126,6 +144,14 @@ def _check_schedule(name: str, value: Any) -> None:
     entries = value if isinstance(value, list | tuple) else [value]
     if any(isinstance(entry, str | int | float | None) for entry in entries):
         raise ValueError(f'{name} must be a schedule or a list of schedules, got {value!r}; [] keeps what is set')
+
+
+def _check_building(name: str, settings: Mapping, hook: type[Hook]) -> None:
+    """Build a hook that waits for a metric, for what mmengine says of its settings, without the key."""
+    try:
+        hook(**{key: value for key, value in settings.items() if key not in ('type', 'priority', '_scope_')})
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{name}: {error.args[0]}') from error
 
 
 def _check_kinds(name: str, settings: Mapping, function: Callable) -> None:
