@@ -36,7 +36,7 @@ def fill(folder: Path) -> None:
 
 
 class AccidentHook(Hook):
-    """Fill the disk of the work dir, or remove that folder: at the first step, or when the last checkpoint is written."""
+    """Fill the disk of the work dir, or remove that folder: at the first step, or when the last checkpoint is due."""
 
     priority = 'LOWEST'
 
