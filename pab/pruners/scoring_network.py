@@ -102,11 +102,6 @@ class ScoringNetwork:
         """Let the last call go, with the memory of its weights."""
         self._last = None
 
-    def layers_of(self, function: str) -> str:
-        """Name the layers of the class that is called like a function of torch."""
-        layers = [name for name, layer in self._model.named_modules() if type(layer).__name__.lower() == function]
-        return ', '.join(layers) or 'called outside of a layer of that name'
-
     def overflow(self) -> str | None:
         """Name the first layer with an output that is not finite in the last call, None if there is none."""
         return find_overflow(self._model, lambda: self(*self._last))

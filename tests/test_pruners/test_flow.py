@@ -154,6 +154,12 @@ def test_a_normalisation_by_data_keeps_scale_and_shift(norm):
     assert scores_of(chain(norm))['0.weight'] == [10, 21]
 
 
+def test_the_eps_of_an_rms_norm_is_no_shift():
+    weight = torch.tensor([2.0, 3])
+    with KeepFlow():
+        assert torch.equal(nn.functional.rms_norm(torch.ones(1, 2), (2,), weight, 0.5)[0], weight)
+
+
 def test_weights_of_zero_count_as_constants():
     """A head of zeros for 4 inputs counts as 1/2 everywhere, the scale of a BatchNorm as 1."""
     model = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), nn.BatchNorm2d(4, eps=0), nn.Flatten(), nn.Linear(4, 3))

@@ -11,7 +11,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.torch_version import TorchVersion
 
 from pab.optim import Bop, SecondOrderBop, TopFlips
@@ -262,6 +261,8 @@ def mesh():
 
 
 def sharded(net, mesh):
+    from torch.distributed.fsdp import fully_shard  # a slow import, which no other test needs
+
     for part in (net.conv1, net.conv2, net.fc, net):
         fully_shard(part, mesh=mesh)
     return net

@@ -12,7 +12,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
-from pab.contracts import tensor_flips
+from pab.contracts import counts_of
 from pab.pruners import get_masks
 from pab.registry import RUNNERS
 from pab.report import run
@@ -39,7 +39,7 @@ class Watch(Hook):
     def after_train_epoch(self, runner):
         network = runner.network
         weights, masks = dict(network.named_parameters()), get_masks(network)
-        counts = tensor_flips(runner.optimizers)
+        counts = counts_of(runner.optimizers, 'tensor_flips')
         self.flips.append({name: int(counts[weights[name]]) for name in masks})
         changed = {n: (weights[n].sign() != self.start[n].sign()) & mask for n, mask in masks.items()}
         self.changed.append({n: changed[n].sum().item() / mask.sum().item() for n, mask in masks.items()})
@@ -196,7 +196,7 @@ def test_runs_without_signs_have_fewer_pictures(record):
     assert set(draw_run(bare)) == {'accuracy', 'seconds'}
 
 
-def test_one_page_for_several_runs(record, tmp_path, tool):
+def test_one_page_for_several_runs(record, tmp_path, tool, undrawn):
     a, b = folders = [tmp_path / name / 'seed_0' for name in 'ab']
     for folder in folders:
         write_record(folder, {**record, 'name': 'seed_0'})
@@ -301,7 +301,7 @@ def test_runs_are_named_by_the_shortest_ends_that_tell_them_apart(folders, names
 
 def test_what_is_not_finite_is_none_in_the_file_and_a_gap_in_the_pictures(record, tmp_path):
     record['series'] = {'test accuracy': [[1, 2, 3], [50.0, math.nan, math.inf]]}
-    record['layers'] = {'flip rate': {'conv': [0.5, math.nan]}}
+    record['layers'], record['confusion'] = {'flip rate': {'conv': [0.5, math.nan]}}, None
     write_report(tmp_path, record)
     text = (tmp_path / 'report.json').read_text()
     assert 'NaN' not in text and 'Infinity' not in text
