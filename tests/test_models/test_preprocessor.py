@@ -162,7 +162,7 @@ def test_bad_settings(options, text):
         (
             [torch.zeros(3, 4, 4)] * 2,
             TypeError,
-            r"one tensor, got a list; set collate_fn=dict\(type='collate_images'\)",
+            r"got a list; set collate_fn=dict\(type='collate_images'\)",
         ),
         (torch.zeros(2, 3, 4, 4, dtype=torch.int64), TypeError, r'uint8 .* or floating .* got torch\.int64'),
         (torch.tensor([0.0, 255.0]).repeat(2, 3, 4, 1), ValueError, r'lie in \[0, 1\], got \[0, 255\]; pass uint8'),
