@@ -216,6 +216,21 @@ class KillHook(Hook):
         os.kill(os.getpid(), self.number)
 
 
+class StepHook(Hook):
+    """Call functions of (network, optimizer) before and behind every step of an optimizer."""
+
+    priority = 'HIGHEST'  # before what other hooks do then
+
+    def __init__(self, before: Callable, behind: Callable | None = None) -> None:
+        self.before, self.behind = before, behind
+
+    def before_train(self, runner: Any) -> None:
+        for wrapper in runner.optim_wrapper.values():
+            wrapper.optimizer.register_step_pre_hook(lambda o, *_: self.before(runner.network, o))
+            if self.behind:
+                wrapper.optimizer.register_step_post_hook(lambda o, *_: self.behind(runner.network, o))
+
+
 def train_and_kill(cfg: Config, step: int, stage: str, number: int = signal.SIGKILL) -> dict:
     """As :func:`train`, with a :class:`KillHook`."""
     return train(cfg, lambda runner: runner.register_hook(KillHook(step, stage, number)))

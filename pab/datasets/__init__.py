@@ -9,6 +9,7 @@ from .classes import (
     classes_in,
     count_classes,
     difference,
+    names_for,
     number_classes_,
 )
 from .common import data_folder
@@ -42,6 +43,7 @@ __all__ = [
     'decode_rgb',
     'difference',
     'image_files',
+    'names_for',
     'number_classes_',
     'settle_auto',
     'to_grey',

@@ -47,8 +47,6 @@ class InMemoryDataset(NamedClasses, Dataset):
         self.images = images[kept].contiguous(memory_format=torch.channels_last)
         self.labels = labels[kept]
         if device is not None:
-            if device == 'meta':
-                raise ValueError(f"{type(self).__name__}: device 'meta' holds no pixels; 'cuda' or 'cpu' does")
             try:
                 self.images, self.labels = self.images.to(device), self.labels.to(device)
             except (RuntimeError, AssertionError) as error:  # an unknown name, or no such device

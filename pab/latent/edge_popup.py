@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from ..checks import known_choice
 from ..models import draws
+from ..models.initialization import fill_
 from ..pruners import kept_count
 from ..pruners.schedules import as_density
 from ..registry import CONVERTERS
-from .layer import LatentConv, LatentConverter, Stream, fill_
+from .layer import LatentConv, LatentConverter, Stream
 from .ranking import GlobalRanking, highest
 
 

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from ..checks import known_choice
+from ..checks import known_choice, some
 from ..contracts import layers_with_used_weight
 from ..state_dicts import MASK, head_of_another_size, masks_in, network_in, renamed
 from .library import TORCHVISION_ARGUMENTS
-
-SHOWN = 3
 
 
 def load_weights_(network: nn.Module, source: str | os.PathLike) -> list[str]:
@@ -53,7 +51,7 @@ def load_weights_(network: nn.Module, source: str | os.PathLike) -> list[str]:
         ],
     }
     if any(wrong.values()):
-        told = '; '.join(f'{len(names)} {what}: {_some(names)}' for what, names in wrong.items() if names)
+        told = '; '.join(f'{len(names)} {what}: {some(names)}' for what, names in wrong.items() if names)
         raise ValueError(f'weights: {source} is of another network than this {type(network).__name__}; {told}')
     fitting = renamed(state, lambda name: None if name in head else name)
     fitting.update({name: own[name] for name in masks if name not in fitting})  # masked layers ask for them
@@ -91,7 +89,3 @@ def _torchvision_weights(source: str) -> Mapping[str, Tensor]:
     except (OSError, RuntimeError) as error:  # no network, no space; another checksum
         way_out = f'fetch {weights.url} elsewhere, and give its path as weights'
         raise OSError(f'weights: torchvision cannot fetch {source} ({error}); {way_out}') from error
-
-
-def _some(names: list[str]) -> str:
-    return ', '.join(names[:SHOWN]) + (f' and {len(names) - SHOWN} more' if len(names) > SHOWN else '')

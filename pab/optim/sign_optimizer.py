@@ -43,9 +43,6 @@ class SignOptimizer(Optimizer, ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault('last_flips', None)  # a copy has none
-        for group in self.param_groups:
-            if self.scaled_by_lr in group:
-                group.setdefault('lr', 1.0)  # states of earlier versions have none
 
     def check(self, settings: dict[str, Any]) -> None:
         """Raise a ValueError for settings of a parameter group that are out of range."""

@@ -46,9 +46,7 @@ from torch.overrides import TorchFunctionMode
 
 
 def _relu(input: Tensor, *_: Any, **__: Any) -> Tensor:
-    return torch.where(
-        input > 0, input, 0
-    )  # unlike ReLU's, its output may be changed in place before the backward pass
+    return torch.where(input > 0, input, 0)  # unlike ReLU's, it may be changed in place before the backward pass
 
 
 def _identity(input: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -172,6 +170,10 @@ def _last_axes(input: Tensor, shape: Any, weight: Tensor | None = None, bias: Te
     return output if bias is None else output + bias
 
 
+def _rms_norm(input: Tensor, shape: Any, weight: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+    return _last_axes(input, shape, weight)
+
+
 def _channels(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     shape = (-1, *[1] * (input.dim() - 2))  # (C,) -> (C, 1, 1)
     return _last_axes(input, (), *(None if part is None else part.view(shape) for part in (weight, bias)))
@@ -225,7 +227,8 @@ STAND_INS: dict[Callable, Callable] = {
     **_named('baddbmm', lambda _: _baddbmm),
     **_named('scaled_dot_product_attention', lambda _: _attention),
     **_named('multi_head_attention_forward', lambda _: _multi_head_attention),
-    **_named('layer_norm rms_norm', lambda _: _last_axes),
+    **_named('layer_norm', lambda _: _last_axes),
+    **_named('rms_norm', lambda _: _rms_norm),
     **_named('group_norm', lambda _: _group_norm),
     **_named('normalize', lambda _: _normalize),
     F.instance_norm: _instance_norm,

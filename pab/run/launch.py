@@ -30,6 +30,9 @@ from .work_dir import locked
 IN_ONE_LINE = (ValueError, TypeError, KeyError, OSError, SyntaxError, ImportError, FloatingPointError)
 
 
+SHOW = '(PAB_TRACEBACK=1 shows where)'
+
+
 class KeyValue(DictAction):
     """mmengine's KEY=VALUE, that refuses something else in one line."""
 
@@ -130,7 +133,7 @@ def errors_in_one_line(who: str = '', folder: str | os.PathLike | None = None) -
         if not ours and not refused and not isinstance(error, IN_ONE_LINE):
             raise
         if not ours:
-            text = f'{type(error).__name__}: {" ".join(text.split())} (PAB_TRACEBACK=1 shows where)'
+            text = f'{type(error).__name__}: {" ".join(text.split())} {SHOW}'
         sys.exit(f'error: {who}{text}')
 
 
@@ -144,7 +147,9 @@ def way_out(error: BaseException, folder: str | os.PathLike | None = None) -> st
                 f'memory is short in a worker of a data loader: {cause}; lower num_workers or batch_size of the loader '
                 '(in a container, raise --shm-size), and go on with --resume'
             )
-        return cause
+        files = re.findall(r'File "(.*?)", line', text)
+        is_ours = bool(files) and Path(files[-1]).is_relative_to(Path(__file__).parents[1])
+        return cause if is_ours else f'{cause} {SHOW}'
     if match := re.match(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)', text):
         return (
             f'process {match[1]}, a worker of a data loader, was ended by the system ({match[2].splitlines()[0]}); '

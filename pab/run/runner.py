@@ -105,8 +105,8 @@ class PabRunner(RunFace, Runner):
         """Register the config's hooks, and those of every run, for data, metrics, moving weights and checkpoints."""
         super().register_hooks(*args, **kwargs)
         self.register_hook(dict(type='pab.MovesHook'))
+        self.register_hook(dict(type='pab.DataCheckHook'))  # first, as it knows why a topk gives no metric
         self.register_hook(dict(type='pab.MetricCheckHook'))
-        self.register_hook(dict(type='pab.DataCheckHook'))
         self.register_hook(dict(type='pab.CheckpointFormatHook'))
 
     def call_hook(self, fn_name: str, **kwargs) -> None:

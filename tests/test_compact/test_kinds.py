@@ -53,6 +53,22 @@ def test_a_run_comes_back_as_its_merged_network_and_takes_the_bits_it_should(nam
     assert (told['init'] and {key: told['init'][key] for key in init}) == init
 
 
+@pytest.mark.parametrize('name', ['sgd, pruned', 'bop'])
+def test_weights_that_began_from_a_file_are_values_or_refused(name, tmp_path):
+    """The file itself may be gone: the checkpoint has what came of it."""
+    cfg, checkpoint, model = kind(name, tmp_path)
+    weight = model.network.conv1.weight
+    weight.data.mul_(torch.linspace(1, 2, weight.numel()).view_as(weight))  # no magnitude of a seed
+    cfg.model.weights = str(tmp_path / 'gone.pth')
+    if name == 'bop':
+        with pytest.raises(compact.CompactError, match=r'conv1\.weight, .* loaded from elsewhere'):
+            compact.pack(cfg, checkpoint, tmp_path / 'run.pab')
+        return
+    compact.pack(cfg, checkpoint, tmp_path / 'run.pab')
+    assert same(compact.load(tmp_path / 'run.pab'), model.network)
+    assert compact.info(tmp_path / 'run.pab')['signs'] == []
+
+
 def test_half_numbers_leave_a_constant_magnitude_as_it_is(tmp_path):
     cfg, checkpoint, model = kind('biprop', tmp_path)
     compact.pack(cfg, checkpoint, tmp_path / 'run.pab', values='float16')

@@ -68,7 +68,7 @@ def test_images_equal_torchvisions(root):
 def test_environment_folder_and_subset(root, monkeypatch):
     monkeypatch.setenv('PAB_DATA', str(root))
     assert len(ImageNet()) == 8
-    assert len(ImageNet(data_root=root / 'imagenet', folder='')) == 8
+    assert len(DATASETS.build(dict(type='ImageFolder', data_root=root / 'imagenet'))) == 8
     chosen = ImageNet(indices=[6, 1])
     assert chosen.labels.tolist() == [1, 0]
     assert chosen.path(0) == file_of(root, 'train', 1, 2)

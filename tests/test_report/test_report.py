@@ -12,7 +12,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
-from pab.contracts import tensor_flips
+from pab.contracts import counts_of
 from pab.pruners import get_masks
 from pab.registry import RUNNERS
 from pab.report import run
@@ -39,7 +39,7 @@ class Watch(Hook):
     def after_train_epoch(self, runner):
         network = runner.network
         weights, masks = dict(network.named_parameters()), get_masks(network)
-        counts = tensor_flips(runner.optimizers)
+        counts = counts_of(runner.optimizers, 'tensor_flips')
         self.flips.append({name: int(counts[weights[name]]) for name in masks})
         changed = {n: (weights[n].sign() != self.start[n].sign()) & mask for n, mask in masks.items()}
         self.changed.append({n: changed[n].sum().item() / mask.sum().item() for n, mask in masks.items()})
@@ -255,6 +255,15 @@ HUGE = 10**400  # a whole number in JSON, and no float
         (dict(series={'test accuracy': [[None], [50.0]]}), 'epochs and as many numbers'),
         (dict(series={'test accuracy': [[1], ['high']]}), 'epochs and as many numbers'),
         (dict(series={'test accuracy': [[1], [HUGE]]}), 'epochs and as many numbers'),
+        (
+            dict(series={'test accuracy': [[1, 2], [1e308, -1e308]]}),
+            r'epochs and as many numbers, .* drawn is 3.4e\+38',
+        ),
+        (dict(layers={'flip rate': {'a': [1e308]}}), 'lists of one length'),
+        (
+            dict(seconds={'training': 1e308}),
+            "seconds.'training'. must be a number, got 1e.308; the largest that is drawn",
+        ),
         (dict(series={'test accuracy': ['1', '2']}), 'epochs and as many numbers'),
         (dict(layers={'flip rate': [0.5]}), 'layers.*must hold a number by layer, or lists of one length'),
         (dict(layers={'flip rate': {'a': [0.5], 'b': [0.5, 0.5]}}), 'lists of one length'),
