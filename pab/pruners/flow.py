@@ -5,11 +5,11 @@ absolute weights, where values become large. There ReLU6 and sigmoid are saturat
 given, and behind a weight that is 0 throughout nothing arrives: the gradient is 0, and so is every score.
 
 docs/networks.md lists all stand-ins, and :data:`STAND_INS` names their functions. With them the flow
-:math:`\sum w\, \partial R / \partial w` into a layer of a chain equals the flow out of it, as in a network of ReLUs. Were
-it not shared among factors, every block with attention (query times key times value) would pass three times its flow to
-the layers in front, and twelve such blocks would leave nothing of the last one. Modules, functions and methods have the
-same stand-ins, also those that change their argument in place (``x.sigmoid_()``, ``x *= gate``). What a network computes
-by hand, such as a mean that it subtracts, stays as it is.
+:math:`\sum w\, \partial R / \partial w` into a layer of a chain equals the flow out of it, as in a network of ReLUs.
+Were it not shared among factors, every block with attention (query times key times value) would pass three times its
+flow to the layers in front, and twelve such blocks would leave nothing of the last one. Modules, functions and methods
+have the same stand-ins, also those that change their argument in place (``x.sigmoid_()``, ``x *= gate``). What a
+network computes by hand, such as a mean that it subtracts, stays as it is.
 """
 
 import functools
