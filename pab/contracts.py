@@ -87,6 +87,12 @@ def layers_with_used_weight(network: nn.Module) -> dict[str, nn.Module]:
     return {name: layer for name, layer in named.items() if hasattr(layer, 'used_weight')}
 
 
+def names_of_latents(network: nn.Module) -> set[str]:
+    """Full names of the latents of all layers with a used weight."""
+    layers = layers_with_used_weight(network)
+    return {name.removesuffix('weight') + latent for name, layer in layers.items() for latent in layer.latents}
+
+
 def sign_optimizers(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
     """Select the optimizers that flip signs."""
     return [optimizer for optimizer in optimizers if hasattr(optimizer, 'last_flips')]

@@ -17,7 +17,6 @@ from torch.torch_version import TorchVersion
 
 from pab.export import _check, check_target, export, plain_network
 from pab.latent import AffineFreeBatchNorm, Biprop, EdgePopup, LatentSigns
-from pab.latent.batch_norm import AffineFree
 from pab.models import (
     CIFARVGG,
     CIFARResNet,
@@ -147,7 +146,7 @@ def test_latents_are_merged(tmp_path, kind, ending):
         expected, weight = network(IMAGES[:10]), network[0].used_weight()
         assert torch.equal(plain_network(network)(IMAGES[:10]), expected)
     assert {type(layer) for layer in plain_network(network, fold_batch_norm=True).modules()}.isdisjoint(
-        {nn.BatchNorm2d, AffineFree, type(network[0])}
+        {nn.BatchNorm2d, type(network[0])}
     )
     file = tmp_path / f'net{ending}'
     export(network, file, IMAGES, {'.onnx': 'onnx', '.pt2': 'torch'}[ending])

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,7 +135,9 @@ def _plan_run(
     sys.path.append(str(path.parent.resolve()))  # modules of custom_imports may lie beside the config
     try:
         cfg = load_run_config(path, options)
-        text = _written(cfg)
+        text = cfg.pretty_text
+        if Config.fromstring(text, '.py').to_dict() != cfg.to_dict():
+            raise ValueError('the config holds a value that a Python file cannot')
     except Exception as error:  # of the config, which is a program, or of any constructor
         raise ValueError(f'{where}: {_told(error)}') from error
     return Run(
@@ -147,15 +149,6 @@ def _plan_run(
         config=text,
         imports=path.parent.resolve() if cfg.get('custom_imports') else None,
     )
-
-
-def _written(cfg: Config) -> str:
-    """A config as the text of a Python file."""
-    with suppress(SyntaxError):  # of mmengine, whose message has the whole config
-        text = cfg.pretty_text
-        if Config.fromstring(text, '.py').to_dict() == cfg.to_dict():
-            return text
-    raise ValueError('config and options must hold numbers, texts, and lists and dicts of these; a value is another')
 
 
 @contextmanager

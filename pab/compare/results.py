@@ -10,6 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..checks import some
 from ..files import write_atomically
 from ..hooks.guards.resume_check import differences, flatten
 from ..report.run import read_record
@@ -54,10 +55,9 @@ def read_result(training: Training) -> Result | None:
     except (ValueError, TypeError) as error:
         raise ValueError(f'{path} is no result of a training ({error}); remove the file to read it anew') from error
     if changes := differences(result.settings, settings_of(Config.fromstring(training.run.config, '.py'))):
-        listed = ', '.join(f'{name} was {old!r} and is {new!r}' for name, old, new in changes[:3])
+        listed = some([f'{name} was {old!r} and is {new!r}' for name, old, new in changes])
         raise ValueError(
-            f'{training.folder} holds the result of other settings: {listed}'
-            f'{f" and {len(changes) - 3} more" if len(changes) > 3 else ""}; go back to those, choose another '
+            f'{training.folder} holds the result of other settings: {listed}; go back to those, choose another '
             '--work-dir, or remove the folder to train anew'
         )
     return result

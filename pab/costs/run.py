@@ -9,6 +9,7 @@ import torch
 from mmengine.optim import OptimWrapperDict
 from torch import Tensor, nn
 
+from ..checks import some
 from ..contracts import exact_gradients, sign_trained
 from ..latent import merge_latents_
 from ..models import network_of
@@ -141,7 +142,7 @@ def _check_masks(network: nn.Module, masks: Mapping[str, Tensor], prunable: Sequ
     expected = prunable_layers(network, prunable) if prunable else {}
     if wrong := wrong + sorted(expected.keys() ^ masks.keys()):
         raise ValueError(
-            f'analyze: the masks are not those of this config, see {", ".join(wrong[:3])}; give the config and the '
+            f'analyze: the masks are not those of this config, see {some(wrong)}; give the config and the '
             'options that the checkpoint was trained with'
         )
 

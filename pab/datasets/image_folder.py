@@ -46,7 +46,6 @@ class ImageFolder(NamedClasses, Dataset):
         data_root: by default the environment variable ``PAB_DATA``, else ``data``.
         size: pixels of a side of the crop.
         resize: pixels of the shorter side before the centre crop; at least ``size``, by default 256 / 224 of it.
-        scale, ratio: ranges of the random crop's share of the image, and of its width / height.
         transforms: torchvision's by their names instead of crop and flip, a list such as
             ``[dict(type='Resize', size=[64, 64])]``; see :mod:`pab.transforms`.
         grey: images are (1, size, size); all that are read become grey.
@@ -74,8 +73,6 @@ class ImageFolder(NamedClasses, Dataset):
         *,
         size: int = 224,
         resize: int | None = None,
-        scale: tuple[float, float] = (0.08, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
         transforms: Sequence[Mapping] | None = None,
         grey: bool = False,
         val_share: float | None = None,
@@ -93,9 +90,6 @@ class ImageFolder(NamedClasses, Dataset):
         resize = shorter_side(size) if resize is None else resize
         if size > resize:
             raise ValueError(f'{self._name}: needs size <= resize, got size={size!r}, resize={resize!r}')
-        for name, (low, high), limit in (('scale', scale, 1), ('ratio', ratio, float('inf'))):
-            if not 0 < low <= high <= limit:
-                raise ValueError(f'{self._name}: {name} needs 0 < low <= high <= {limit}, got {low, high}')
         if val_share is not None and not 0 < val_share < 1:
             raise ValueError(f'{self._name}: val_share is a share of the images in (0, 1), got {val_share!r}')
         if not 0 <= max_unreadable <= 1:
@@ -103,7 +97,7 @@ class ImageFolder(NamedClasses, Dataset):
         if classes is not None:
             classes = check_class_names(self._name, classes)
         self.training, self._grey = split == 'train', grey
-        random = [v2.RandomResizedCrop(size, scale, ratio), v2.RandomHorizontalFlip()]
+        random = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
         own = v2.Compose(random if self.training else [v2.Resize(resize), v2.CenterCrop(size)])
         blank = torch.zeros(1 if grey else 3, resize, resize, dtype=torch.uint8)
         self.transform = ItemTransform(

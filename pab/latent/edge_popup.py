@@ -99,8 +99,6 @@ class EdgePopup(LatentConverter):
     ) -> None:
         me = type(self).__name__
         known_choice(me, 'scope', scope, ('local', 'global'))
-        if not isinstance(through_abs, bool):
-            raise TypeError(f'{me}: through_abs must be True or False, got {through_abs!r}')
         super().__init__(layers)
         self.density, self.scope, self.through_abs = as_density(density, me), scope, through_abs
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from ..checks import known_choice, some
-from ..contracts import layers_with_used_weight
+from ..contracts import names_of_latents
 from ..state_dicts import MASK, head_of_another_size, masks_in, network_in, renamed
 from .library import TORCHVISION_ARGUMENTS
 
@@ -33,16 +33,12 @@ def load_weights_(network: nn.Module, source: str | os.PathLike) -> list[str]:
     source = os.fspath(source)
     state = _torchvision_weights(source) if '_Weights.' in source else _read(Path(source).expanduser())
     own = network.state_dict()
-    latents = {
-        f'{name.removesuffix("weight")}{latent}'
-        for name, layer in layers_with_used_weight(network).items()
-        for latent in layer.latents
-    }
-    counters = {name for name in own if name.endswith('num_batches_tracked')}  # older files lack them
     masks = {name + MASK for name in masks_in(own)}  # of a pruner, which registers them before
+    counters = {name for name in own if name.endswith('num_batches_tracked')}  # older files lack them
+    may_lack = names_of_latents(network) | counters | masks
     head = head_of_another_size(own, state)
     wrong = {
-        'missing': [name for name in own if name not in state and name not in latents | counters | masks],
+        'missing': [name for name in own if name not in state and name not in may_lack],
         'unknown': [name for name in state if name not in own],
         'of another shape': [
             f'{name} {tuple(state[name].shape)}, here {tuple(own[name].shape)}'

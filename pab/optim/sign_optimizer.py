@@ -1,9 +1,7 @@
 """Base of the optimizers that flip signs: the step over all tensors, the counts, exact restoring."""
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from numbers import Real
 from typing import Any
 
 import torch
@@ -64,11 +62,6 @@ class SignOptimizer(Optimizer, ABC):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         settings = {**self.defaults, **param_group}
-        own = [cls.__init__ for cls in type(self).__mro__ if '__init__' in vars(cls) and issubclass(cls, SignOptimizer)]
-        for name, argument in [item for init in own for item in inspect.signature(init).parameters.items()]:
-            value = settings.get(name, argument.default)
-            if isinstance(argument.default, float) and not isinstance(value, Real | Tensor):
-                raise TypeError(f'{type(self).__name__}: {name} must be a number, got {value!r}')
         if not settings.get('lr', 1) >= 0:
             raise ValueError(
                 f'{type(self).__name__}: lr must be >= 0, got {settings["lr"]!r}; it is a factor on {self.scaled_by_lr}'

@@ -149,9 +149,6 @@ class PSG(Converter):
 
     def __init__(self, layers: Sequence[str] = ('Conv2d',), byte_mask_relu: bool = True, **settings) -> None:
         super().__init__(layers)
-        known = PSGConfig.__dataclass_fields__
-        if unknown := sorted(settings.keys() - known):
-            raise TypeError(f'PSG: unknown settings {unknown}; known are {sorted(known)}')
         self.psg, self.byte_mask_relu = PSGConfig(**settings), byte_mask_relu
 
     def set_up(self, layer: PSGLayer, name: str) -> None:

@@ -16,7 +16,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
-from ..contracts import layers_with_used_weight
+from ..checks import some
+from ..contracts import names_of_latents
 from ..models import network_of
 from ..pruners import check_state_masks, get_masks
 from ..registry import READERS
@@ -186,15 +187,12 @@ def as_start(
     alone = network_of(model) is not model and not any(name.startswith(NETWORK_PREFIX) for name in state_dict)
     state = renamed(state_dict, lambda name: NETWORK_PREFIX + name if alone else name)
     own, before = model.state_dict(), {*state}
-    layers = layers_with_used_weight(model)
-    latents = {f'{name.removesuffix("weight")}{latent}' for name, layer in layers.items() for latent in layer.latents}
     head = head_of_another_size(own, state) if new_head else []
-    anew = sorted(latents - state.keys()) + head
+    anew = sorted(names_of_latents(model) - state.keys()) + head
     state.update({name: own[name] for name in anew})
     told = f'took {len(before - {*anew})} of {len(before)} tensors'
     if anew:
-        told += f'; not from there, but drawn anew: {", ".join(anew[:4])}'
-        told += f' and {len(anew) - 4} more' if len(anew) > 4 else ''
+        told += f'; not from there, but drawn anew: {some(anew, 4)}'
     masks = get_masks(model, remove_duplicate=False)
     if dense and masks and not masks_in(state):
         state.update({name + MASK: torch.ones_like(mask) for name, mask in masks.items() if name in state})

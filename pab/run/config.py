@@ -253,7 +253,9 @@ def _check_arguments(name: str, value: Any) -> None:
     if isinstance(value, Mapping):
         known = [_read_by(reader) for reader in readers if reader is not None]
         if known and None not in known:
-            check_keys(name, [key for key in value if key not in ('type', '_scope_')], set().union(*known))
+            # a name of the author's own may hold what replaces a group elsewhere
+            unread = {'type', '_scope_', *(['_delete_'] if name.startswith('_') else [])}
+            check_keys(name, [key for key in value if key not in unread], set().union(*known))
         for key, item in value.items():
             _check_arguments(f'{name}.{key}', item)
     elif isinstance(value, list | tuple):

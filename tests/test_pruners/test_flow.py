@@ -276,11 +276,6 @@ def test_a_network_of_relus_scores_alike_with_and_without(net):
     assert same(plain, build('SynFlow', 0.1, rounds=5).prune(net, input_shape=(3, 8, 8)))
 
 
-def test_keep_flow_is_a_flag():
-    with pytest.raises(TypeError, match=r'SynFlow: keep_flow must be True or False, got 1'):
-        build('SynFlow', keep_flow=1)
-
-
 class Block(nn.Module):
     """ReLU6 behind weights that saturate it, in place as torchvision has it, beside a path that is free."""
 

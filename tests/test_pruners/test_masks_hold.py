@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.torch_version import TorchVersion
 
 from pab.optim import Bop, SecondOrderBop, TopFlips
@@ -261,8 +262,6 @@ def mesh():
 
 
 def sharded(net, mesh):
-    from torch.distributed.fsdp import fully_shard  # a slow import, which no other test needs
-
     for part in (net.conv1, net.conv2, net.fc, net):
         fully_shard(part, mesh=mesh)
     return net

@@ -139,6 +139,7 @@ def read(text):
             "config: nothing reads the key 'i'; .*a name of your own begins with an underscore",
         ),
         ('def helper(): return 3\nclass Own: pass\ntrain_cfg = dict(max_epochs=helper())', None),
+        ("_data = dict(_delete_=True, type='Digits', split='test')\nval_dataloader = dict(dataset=_data)", None),
     ],
 )
 def test_names_that_are_left_over(tmp_path, text, message):

@@ -96,6 +96,28 @@ LOADER, SCHEDULE, CHECKPOINT = 'train_dataloader__', 'param_scheduler__sgd', 'de
             r'model.data_preprocessor needs a type.* in data_preprocessor',
         ),
         (dict(model__network__type=None), r"model.network needs a type, the name of a class, got {'type': None"),
+        (dict(model__compile='maybe'), r"model.compile must be True or False, got 'maybe'"),
+        (dict(default_hooks__prune__pruner__keep_flow=1), r'prune.pruner.keep_flow must be True or False, got 1'),
+        (dict(default_hooks__resume_check__allow_changes='yes'), r"allow_changes must be True or False, got 'yes'"),
+        (dict(default_hooks__prune__narrow=1), r'default_hooks.prune.narrow must be True or False, got 1'),
+        *(
+            (dict(model__converter=[dict(type=kind, density=0.5, through_abs=1)]), 'through_abs must be True or False')
+            for kind in ('EdgePopup', 'Biprop')
+        ),
+        *(
+            (
+                dict(
+                    optim_wrapper__optimizers__signs=dict(_delete_=True, type=kind, owns=['Conv2d.weight'], **settings)
+                ),
+                rf'optim_wrapper.optimizers.signs.{next(iter(settings))} must be a number, got',
+            )
+            for kind in ('Bop', 'SecondOrderBop', 'TopFlips', 'Moves')
+            for settings in (dict(adaptivity_rate='a'), dict(lr=None), dict(lr=[0.1]))
+        ),
+        (
+            dict(optim_wrapper__optimizers__signs=dict(_delete_=True, type='SecondOrderBop', bias_corrected=1)),
+            'optim_wrapper.optimizers.signs.bias_corrected must be True or False, got 1',
+        ),
         (dict(model__label_smoothing='abc'), r"model.label_smoothing must be a number, got 'abc'"),
         (dict(data_preprocessor__flip='abc'), r"data_preprocessor.flip must be True or False, got 'abc'"),
         (dict(train_cfg__val_begin='abc'), r"train_cfg.val_begin must be a number, got 'abc'"),

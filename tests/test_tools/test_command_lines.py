@@ -201,6 +201,7 @@ def refusal(tool, tmp_path, monkeypatch):
         _, line = tool('train.py', QUICKSTART, '--work-dir', tmp_path, '--cfg-options', *options)
         assert line.startswith('error: ')
         assert len(line.splitlines()) == 1
+        assert list(tmp_path.iterdir()) == []
         return line
 
     return refusal
@@ -270,6 +271,19 @@ def test_bad_input_is_one_clear_line(refusal, option, message):
     assert message in line
     from_elsewhere = option.startswith('model.network.type.x')
     assert line.endswith('(PAB_TRACEBACK=1 shows where)') == from_elsewhere  # pab's own say what to do
+
+
+@pytest.mark.parametrize('option', ['data.num_samples=0', 'pruner.prunable=["name:nothing"]'])
+def test_a_refused_run_leaves_nothing_behind(tool, tmp_path, option):
+    """Refused when it is built, and when it would train; a run that is there keeps all of its files."""
+    here = tmp_path / 'work_dirs' / 'own'
+    call = ['--work-dir', here, '--cfg-options', f'default_hooks.prune.{option}']
+    assert tool('train.py', QUICKSTART, *call)[1].startswith('error: ')
+    assert list(tmp_path.iterdir()) == []
+    here.mkdir(parents=True)
+    (here / 'quickstart.py').write_text('own = 1')
+    assert tool('train.py', QUICKSTART, *call)[1].startswith('error: ')
+    assert [(path.name, path.read_text()) for path in here.iterdir()] == [('quickstart.py', 'own = 1')]
 
 
 @pytest.mark.parametrize('where', ['config', 'run'])

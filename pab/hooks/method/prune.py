@@ -47,8 +47,6 @@ class PruneHook(PruningHook):
     ) -> None:
         check_ints('PruneHook', 0, epoch=epoch)
         check_ints('PruneHook', shots=shots)
-        if not isinstance(narrow, bool):
-            raise TypeError(f'PruneHook: narrow must be True or False, got {narrow!r}')
         super().__init__(pruner, shots, data)
         self.epoch, self.narrow = epoch, narrow
         self._part: TrainedPart | None = None
