@@ -109,7 +109,7 @@ LOADER, SCHEDULE, CHECKPOINT = 'train_dataloader__', 'param_scheduler__sgd', 'de
                 dict(
                     optim_wrapper__optimizers__signs=dict(_delete_=True, type=kind, owns=['Conv2d.weight'], **settings)
                 ),
-                rf'optim_wrapper.optimizers.signs.{next(iter(settings))} must be a number, got',
+                rf'optim_wrapper.optimizers.signs.{next(iter(settings))} must be a number( >= 0)?, got',
             )
             for kind in ('Bop', 'SecondOrderBop', 'TopFlips', 'Moves')
             for settings in (dict(adaptivity_rate='a'), dict(lr=None), dict(lr=[0.1]))
