@@ -1,6 +1,6 @@
 """Classes are known by their names: data sets that go together number them alike, or are refused."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,9 +47,10 @@ def count_classes(dataset: Any) -> int | None:
     return getattr(dataset, 'num_classes', None) if names is None else len(names)
 
 
-def classes_in(checkpoint: dict[str, Any]) -> tuple[str, ...] | None:
-    """Return the classes that a run wrote into its checkpoint; None where it did not."""
-    return tuple(((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes') or ()) or None
+def classes_in(checkpoint: Any) -> tuple[str, ...] | None:
+    """Return the classes that a run wrote into its checkpoint; None where it did not, or for the content of no run."""
+    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    return tuple(((meta or {}).get('dataset_meta') or {}).get('classes') or ()) or None
 
 
 def names_for(classes: Sequence[str], own: Sequence[str] | None) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -81,8 +81,7 @@ def load_config(args: argparse.Namespace) -> Config:
         merge_options(cfg, args.cfg_options or {})
         check_config(cfg)
         trained = getattr(args, 'checkpoint', None)
-        content = load_any(trained) if trained and asks_data(cfg) else None
-        classes = classes_in(content) if isinstance(content, Mapping) else None
+        classes = classes_in(load_any(trained)) if trained and asks_data(cfg) else None
         with suppress(FileNotFoundError):  # a checkpoint may know as much as the training data
             settle_auto(cfg, len(classes) if classes else None)
     name = path.stem

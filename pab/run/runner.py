@@ -64,8 +64,7 @@ class PabRunner(RunFace, Runner):
             settle_auto(cfg)
         except FileNotFoundError:
             start = cfg.get('load_from')
-            content = load_any(start) if start and '://' not in start else None
-            trained = classes_in(content) if isinstance(content, Mapping) else None
+            trained = classes_in(load_any(start)) if start and '://' not in start else None
             if trained is None:
                 raise
             settle_auto(cfg, len(trained))  # for a test, the training data need not be there

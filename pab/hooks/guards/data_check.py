@@ -48,7 +48,6 @@ class DataCheckHook(RunHook):
             )
 
     def after_load_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
-        """Remember the classes."""
         self._classes, self._whose = classes_in(checkpoint), 'the checkpoint'
 
     def before_train(self, runner: PabRunner) -> None:
@@ -71,11 +70,9 @@ class DataCheckHook(RunHook):
             self.before_val(runner)
 
     def before_val(self, runner: PabRunner) -> None:
-        """Check what a validation reads."""
         self._check_evaluation(runner, runner.val_loop, 'val_dataloader')
 
     def before_test(self, runner: PabRunner) -> None:
-        """Check what a test reads."""
         self._check_evaluation(runner, runner.test_loop, 'test_dataloader')
 
     def _check_evaluation(self, runner: PabRunner, loop, who: str) -> None:

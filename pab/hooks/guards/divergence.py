@@ -38,7 +38,6 @@ class DivergenceHook(RunHook):
     changes_training = False
 
     def before_train(self, runner: PabRunner) -> None:
-        """Look before every update."""
         self._model = runner.bare_model
         self._params = [param for param in self._model.parameters() if param.requires_grad]
         self._passes = deque(maxlen=runner.passes_per_update)  # of the next update
@@ -52,15 +51,12 @@ class DivergenceHook(RunHook):
         self._passes.append((data_batch, torch.get_rng_state(), torch.cuda.get_rng_state() if self._late else None))
 
     def after_train_epoch(self, runner: PabRunner) -> None:
-        """Look at the last update."""
         self._look_back(runner)
 
     def after_train(self, runner: PabRunner) -> None:
-        """Look no more."""
         self._handle.remove()
 
     def after_scalars(self, runner: PabRunner, scalars: list[tuple[int, dict[str, float]]]) -> None:
-        """Look at the losses that have come."""
         named = [(step, name, value) for step, values in scalars for name, value in values.items() if 'loss' in name]
         bad = [(step, f'{name} is {value}') for step, name, value in named if not math.isfinite(value)]
         anywhere = torch.tensor(len(bad), device=self._params[0].device)

@@ -34,7 +34,6 @@ class EarlyStoppingHook(MMEngineEarlyStoppingHook):
             runner.logger.warning(f'This run was {self._stopped}; {way_out}')
 
     def after_val_epoch(self, runner: PabRunner, metrics: dict[str, float]) -> None:
-        """Decide whether to stop."""
         if not runner.trains or runner.train_loop.stop_training:
             return
         super().after_val_epoch(runner, metrics)
@@ -47,12 +46,10 @@ class EarlyStoppingHook(MMEngineEarlyStoppingHook):
             runner.logger.info(f'This run is {self._stopped}')
 
     def before_save_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
-        """Write the state."""
         state = dict(stopped=self._stopped, wait_count=self.wait_count, best_score=self.best_score)
         checkpoint.setdefault(KEY, {})[self.monitor] = {**state, 'settings': self._settings()}
 
     def after_load_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
-        """Take up the state of a resumed run."""
         if runner.resumes and (state := checkpoint.get(KEY, {}).get(self.monitor)):
             self.wait_count, self.best_score = state['wait_count'], state['best_score']
             self._stopped = state['stopped'] if state['settings'] == self._settings() else None

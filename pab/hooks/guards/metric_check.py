@@ -25,7 +25,6 @@ class MetricCheckHook(RunHook):
     priority = 'VERY_HIGH'  # before anything prunes
 
     def before_train(self, runner: PabRunner) -> None:
-        """Compare them."""
         metrics = runner.val_loop.evaluator.metrics if runner.val_loop else []
         if not metrics or not all(hasattr(metric, 'metric_keys') for metric in metrics):
             return

@@ -36,7 +36,6 @@ class RandomStateHook(RunHook):
             generator.manual_seed(step_seed(seed, runner.epoch, 0))
 
     def before_fetch(self, runner: PabRunner, batch_idx: int) -> None:
-        """Seed the step of a batch."""
         step = runner.epoch * len(runner.train_dataloader) + batch_idx
         seed_all(step_seed(runner.seed, step, runner.rank))
 

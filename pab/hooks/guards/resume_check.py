@@ -44,11 +44,9 @@ class ResumeCheckHook(RunHook):
         self.allow_changes = allow_changes
 
     def before_save_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
-        """Write the settings."""
         checkpoint[SETTINGS] = settings_of(runner)
 
     def check_resume(self, runner: PabRunner, checkpoint: dict) -> None:
-        """Compare them."""
         if SETTINGS not in checkpoint:
             runner.logger.warning('The checkpoint does not say with which settings it was trained')
             return

@@ -44,7 +44,6 @@ class CostHook(RunHook):
         return None if self._layers is None else self._trained.plus(self._pruned)
 
     def before_train(self, runner: PabRunner) -> None:
-        """Count the layers."""
         network = runner.network
         with self._or_give_up(runner):
             if runner.resumes and self._resumed is None:
@@ -87,7 +86,6 @@ class CostHook(RunHook):
             checkpoint[KEY] = {**state, 'layers': [asdict(row) for row in self._layers]}
 
     def after_load_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
-        """Take them up in a resumed run."""
         if runner.resumes and KEY in checkpoint:
             self._resumed = state = checkpoint[KEY]
             self._trained, self._pruned = Work(**state['trained']), Work(**state['pruned'])

@@ -85,12 +85,10 @@ class ReportHook(RunHook):
                 self._watches.append(watch)
 
     def after_train_iter(self, runner: PabRunner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Stop looking."""
         while self._watches:
             self._watches.pop().remove()
 
     def after_train_epoch(self, runner: PabRunner) -> None:
-        """Note what the epoch did."""
         epoch, hub, record = runner.epoch + 1, runner.message_hub, self.record
         steps = len(runner.train_dataloader)
         data = sum(_last(hub, 'train/data_time', steps))
@@ -135,7 +133,6 @@ class ReportHook(RunHook):
         checkpoint[KEY] = {'record': self.record.state(), 'start_signs': packed, **self._counts}
 
     def after_load_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:
-        """Take them up in a resumed run."""
         if not runner.resumes or KEY not in checkpoint:
             return
         self.record.load(checkpoint[KEY]['record'])
