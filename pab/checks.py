@@ -1,6 +1,7 @@
 """Checks of arguments that many classes share."""
 
 import difflib
+from collections.abc import Sequence
 
 SHOWN = 20  # names that a message lists
 
@@ -9,9 +10,14 @@ def check_ints(owner: str, low: int = 1, **values: int) -> None:
     """ValueError naming the class ``owner`` and the argument unless every value is an int >= ``low``."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            way_out = f', which the training data would say; point PAB_DATA to them, or give {name} a number'
-            auto = way_out if value == 'auto' else ''
+            auto = '; point PAB_DATA to the data, which would say it, or give a number' if value == 'auto' else ''
             raise ValueError(f'{owner}: {name} must be an int >= {low}, got {value!r}{auto}')
+
+
+def some(names: Sequence, most: int = 3) -> str:
+    """The first names of a list, and how many more it has; 'none' for an empty one."""
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return (', '.join(map(str, names[:most])) or 'none') + more
 
 
 def known_choice(owner: str, name: str, value, known) -> None:

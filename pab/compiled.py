@@ -15,31 +15,22 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-_wanted: bool | None = None  # None: the environment decides
 _failed = False
 _variants = itertools.count()
 
 EXAMPLE_SHAPES = ((), (1 << 20,), (1 << 6, 1 << 14))  # of a loop's arguments, by dimensions; it is tuned for these
 
 
-def use_compiled(wanted: bool | None) -> None:
-    """Say whether large elementwise passes run compiled; the numbers are the same either way.
-
-    None gives the choice back to the environment variable ``PAB_COMPILE`` (1 or 0; unset is 1). Where compilation
-    fails, a warning is given once and the passes run operation by operation; ``use_compiled(True)`` tries again.
-    """
-    global _wanted, _failed
-    if not (wanted is None or isinstance(wanted, bool)):
-        raise TypeError(f'use_compiled: wanted must be True, False or None, got {wanted!r}')
-    _wanted, _failed = wanted, False
-
-
 def is_compiled() -> bool:
-    """True if large elementwise passes run compiled. Raises ValueError for a ``PAB_COMPILE`` that is not 0 or 1."""
+    """True if large elementwise passes run compiled; the numbers are the same either way.
+
+    The environment variable ``PAB_COMPILE`` (1 or 0; unset is 1; else ValueError) says so, until a compilation fails:
+    then a warning is given once, and the passes run operation by operation.
+    """
     setting = os.environ.get('PAB_COMPILE', '1')
     if setting not in ('0', '1'):
         raise ValueError(f'PAB_COMPILE must be 0 or 1, got {setting!r}; unset it for the default, 1')
-    return not _failed and (setting == '1' if _wanted is None else _wanted)
+    return setting == '1' and not _failed
 
 
 def run_compiled(function: Callable, tensors: Sequence[Tensor | None], constants: tuple = ()):

@@ -25,7 +25,8 @@ the gradient of pruned weights to 0, and costs count it as not computed.
 torch's ``Optimizer.load_state_dict`` would turn these counts into floats, so an optimizer with counts restores them
 itself.
 
-**A layer with a used weight** multiplies by another weight than its parameter ``weight``, which is frozen. Its
+**A layer with a used weight** multiplies by another weight than its parameter ``weight``, which is frozen unless its
+class has ``trains_weight = True``; then no seed gives the magnitudes. Its
 ``used_weight()`` returns that weight, of the same shape, computed from ``weight`` and the layer's own parameters named
 in ``latents``; ``plain`` is the class that the layer would have without them. :func:`pab.latent.merge_latents_` makes
 such layers plain ones, for files and other programs; reports and costs count the used weights.
@@ -86,6 +87,12 @@ def layers_with_used_weight(network: nn.Module) -> dict[str, nn.Module]:
     return {name: layer for name, layer in named.items() if hasattr(layer, 'used_weight')}
 
 
+def names_of_latents(network: nn.Module) -> set[str]:
+    """Full names of the latents of all layers with a used weight."""
+    layers = layers_with_used_weight(network)
+    return {name.removesuffix('weight') + latent for name, layer in layers.items() for latent in layer.latents}
+
+
 def sign_optimizers(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
     """Select the optimizers that flip signs."""
     return [optimizer for optimizer in optimizers if hasattr(optimizer, 'last_flips')]
@@ -103,19 +110,10 @@ def learning_rates(optimizers: Iterable[Optimizer]) -> list[dict[str, Any]]:
     return [group for o in optimizers if not sign_optimizers([o]) for group in o.param_groups if 'lr' in group]
 
 
-def weight_flips(optimizers: Iterable[Optimizer]) -> dict[nn.Parameter, Tensor]:
-    """Parameter -> flips of each of its weights so far (int32), where a sign optimizer counts them one by one."""
-    return _counts(optimizers, 'weight_flips')
-
-
-def tensor_flips(optimizers: Iterable[Optimizer]) -> dict[nn.Parameter, Tensor]:
-    """Parameter -> flips of the whole tensor so far (int64, no dimensions), for the parameters of sign optimizers."""
-    return _counts(optimizers, 'tensor_flips')
-
-
-def tensor_moves(optimizers: Iterable[Optimizer]) -> dict[nn.Parameter, Tensor]:
-    """Parameter -> weights of the tensor that have changed places so far (int64, no dimensions), where they do."""
-    return _counts(optimizers, 'tensor_moves')
+def counts_of(optimizers: Iterable[Optimizer], name: str) -> dict[nn.Parameter, Tensor]:
+    """Parameter -> its count ``name`` (above), where a sign optimizer has it in its state."""
+    states = [item for optimizer in sign_optimizers(optimizers) for item in optimizer.state.items()]
+    return {param: state[name] for param, state in states if name in state}
 
 
 def want_pruned_gradients(param: nn.Parameter, wanted: Callable[[], bool]) -> None:
@@ -127,8 +125,3 @@ def wants_pruned_gradients(param: Tensor) -> bool:
     """Tell if the gradient of a parameter's pruned weights is asked for now."""
     wanted = _wanted.get(param)
     return wanted is not None and wanted()
-
-
-def _counts(optimizers: Iterable[Optimizer], name: str) -> dict[nn.Parameter, Tensor]:
-    states = [item for optimizer in sign_optimizers(optimizers) for item in optimizer.state.items()]
-    return {param: state[name] for param, state in states if name in state}

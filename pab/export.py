@@ -25,7 +25,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .contracts import special_layers
 from .files import check_free, write_atomically
-from .latent.batch_norm import AffineFree
 from .models import network_of
 from .narrowing import plain_copy
 
@@ -83,9 +82,6 @@ def _folded(network: nn.Module) -> nn.Module:
         for kind in FOLDABLE:
             if isinstance(layer, kind):
                 layer.__class__ = kind  # torch's fuse asks for exactly these types
-    for layer in network.modules():
-        if isinstance(layer, AffineFree):
-            layer.__class__ = nn.BatchNorm2d  # which is also asked for exactly
     before = _batch_norms(network)
     try:
         folded = fuse(network, inplace=True) if before else network

@@ -7,7 +7,6 @@ import torch
 from mmengine.hooks import Hook
 from torch import nn
 
-from pab import compiled
 from pab.optim import Bop
 from pab.pruners import SynFlow
 from pab.psg import PSGConfig, PSGConv2d
@@ -73,7 +72,7 @@ def test_a_layer_gives_the_numbers_of_the_cpu():
 @pytest.mark.parametrize('compile_loops', [True, False])
 @pytest.mark.parametrize('per_weight', [True, False])
 def test_bop_gives_the_numbers_of_the_cpu(compile_loops, per_weight, monkeypatch):
-    monkeypatch.setattr(compiled, '_wanted', compile_loops)
+    monkeypatch.setenv('PAB_COMPILE', str(int(compile_loops)))
     weights = [torch.randn(300, 64, 3, 3), torch.randn(5, 3)]
     here = [nn.Parameter(w.clone()) for w in weights]
     there = [nn.Parameter(w.cuda()) for w in weights]

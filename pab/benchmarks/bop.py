@@ -1,11 +1,12 @@
 """A step of Bop beside torch's SGD with momentum and the baseline, on the convolutions of a network."""
 
+import os
 from collections.abc import Callable
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
-from ..compiled import use_compiled
 from ..optim import Bop
 from ..registry import MODELS
 from .baseline import PerParameterBop
@@ -49,8 +50,7 @@ def _measure(depth: int, options: dict, settings: Settings) -> list[Row]:
 
 def _uncompiled(step: Callable) -> Callable:
     def run() -> None:
-        use_compiled(False)
-        step()
-        use_compiled(None)
+        with patch.dict(os.environ, PAB_COMPILE='0'):
+            step()
 
     return run

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..models import initialize_, network_of
-from ..patterns import Patterns
+from ..patterns import Patterns, places_of_parameters
 from ..pruners import apply_masks_, get_masks
 from ..state_dicts import MASK
 from . import mask_coding, sign_coding
@@ -248,13 +248,9 @@ def _contents(network: nn.Module) -> dict[str, Tensor]:
 def _select(network: nn.Module, signs: Sequence[str]) -> list[str]:
     if not signs:
         return []
-    patterns, chosen = Patterns('save: signs', signs), []
-    owners = dict(network.named_modules())
-    for name, parameter in network.named_parameters():
-        prefix, _, own = name.rpartition('.')
-        if parameter.dtype == torch.float32 and patterns.select(owners[prefix], name, own):
-            chosen.append(name)
-    return chosen
+    patterns, places = Patterns('save: signs', signs), places_of_parameters(network)
+    floats = [where for parameter, where in places.items() if parameter.dtype == torch.float32]
+    return [where[0].full_name for where in floats if patterns.select_shared(where)]
 
 
 def _source(init: Mapping[str, Any] | None) -> str:

@@ -84,8 +84,20 @@ def build_network(config: Mapping, limit: float = math.inf) -> nn.Module:
     Raises:
         CompactError: the config names what is not registered, its class refuses the arguments, or it takes more.
     """
-    with torch.random.fork_rng(devices=[]), _limited(limit):
-        return _build(config)
+    if 'type' not in config:
+        raise CompactError(f'a network is described by a type and its arguments, got {config!r:.200}')
+    try:
+        check_names(config, 'network', MODELS)
+    except ValueError as error:
+        raise CompactError(str(error)) from error
+    arguments = {key: value for key, value in config.items() if key != 'type'}
+    try:
+        with torch.random.fork_rng(devices=[]), _limited(limit):
+            return MODELS.module_dict[config['type']](**arguments)
+    except CompactError:
+        raise
+    except Exception as error:  # whatever a constructor does with arguments that nobody has checked
+        raise CompactError(f'{config["type"]} cannot be built with {arguments!r:.200}: {error}') from error
 
 
 def build_outline(config: Mapping, limit: float) -> nn.Module:
@@ -97,22 +109,6 @@ def build_outline(config: Mapping, limit: float) -> nn.Module:
         raise
     except CompactError:  # such as a constructor that reads the numbers of a tensor
         return build_network(config, limit)
-
-
-def _build(config: Mapping) -> nn.Module:
-    if 'type' not in config:
-        raise CompactError(f'a network is described by a type and its arguments, got {config!r:.200}')
-    try:
-        check_names(config, 'network', MODELS)
-    except ValueError as error:
-        raise CompactError(str(error)) from error
-    arguments = {key: value for key, value in config.items() if key != 'type'}
-    try:
-        return MODELS.module_dict[config['type']](**arguments)
-    except CompactError:
-        raise
-    except Exception as error:  # whatever a constructor does with arguments that nobody has checked
-        raise CompactError(f'{config["type"]} cannot be built with {arguments!r:.200}: {error}') from error
 
 
 @contextmanager

@@ -6,15 +6,24 @@ from itertools import chain
 import torch
 from torch import nn
 
+from ..checks import some
+from ..narrowing import Cut
 from .count import LayerCost, count_layers
 
 BLOCKS = {'AVX512': 16, 'AVX2': 8}  # float32 channels that one register holds, by torch's name of the instruction set
-NAMED = 3  # layers that a text names
 
 
 def block_width() -> int:
     """The channels that this processor computes together, in float32."""
     return BLOCKS.get(torch.backends.cpu.get_cpu_capability(), 4)
+
+
+def cut_sizes(layers: Sequence[LayerCost], cuts: Mapping[str, Cut]) -> dict[str, tuple[int, int]]:
+    """Name of a cut layer -> the first two sizes of its smaller weight; ``cuts`` are of ``pab.narrowing.find_cuts``."""
+    cut = [(row, cuts[row.name]) for row in layers if row.name in cuts]
+    return {
+        row.name: (len(part.outputs), row.weight[1] if part.inputs is None else len(part.inputs)) for row, part in cut
+    }
 
 
 def narrow_macs(layers: Sequence[LayerCost], sizes: Mapping[str, tuple[int, int]], block: int = 1) -> int:
@@ -40,8 +49,7 @@ def describe_narrowing(layers: Sequence[LayerCost], sizes: Mapping[str, tuple[in
     text += f'{narrow_macs(layers, sizes, block) / whole:.3f}'
     if idle:
         named = [f'{row.name} {row.weight[0]}x{row.weight[1]} -> {"x".join(map(str, sizes[row.name]))}' for row in idle]
-        text += f'; nothing is gained in {", ".join(named[:NAMED])}'
-        text += f' and {len(idle) - NAMED} more' if len(idle) > NAMED else ''
+        text += f'; nothing is gained in {some(named)}'
     return text
 
 

@@ -4,18 +4,17 @@ from .auto import asks_data, settle_auto
 from .cifar import CIFAR10, CIFAR100
 from .classes import (
     NamedClasses,
-    check_class_names,
     class_names,
     classes_in,
     count_classes,
     difference,
+    names_for,
     number_classes_,
 )
-from .common import data_folder
 from .decode import UnreadableImageError, decode_rgb, to_grey
 from .image_folder import ImageFolder, ImageNet, image_files
 from .in_memory import Digits, InMemoryDataset, collate_images
-from .sampler import BalancedSampler, EpochSampler, SampleIndex, class_counts
+from .sampler import BalancedSampler, EpochSampler, SampleIndex
 from .torchvision import TorchvisionDataset
 
 __all__ = [
@@ -32,16 +31,14 @@ __all__ = [
     'TorchvisionDataset',
     'UnreadableImageError',
     'asks_data',
-    'check_class_names',
-    'class_counts',
     'class_names',
     'classes_in',
     'collate_images',
     'count_classes',
-    'data_folder',
     'decode_rgb',
     'difference',
     'image_files',
+    'names_for',
     'number_classes_',
     'settle_auto',
     'to_grey',

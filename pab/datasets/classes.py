@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SHOWN = 5  # names in a message
+from ..checks import some
 
 
 class NamedClasses:
@@ -29,9 +29,9 @@ def check_class_names(owner: str, classes: Sequence[str]) -> tuple[str, ...]:
         hint = f'; a tuple of one name is written ({classes!r},)' if isinstance(classes, str) else ''
         raise ValueError(f'{owner}: classes must be a list of names, got {classes!r}{hint}')
     if len(names) < 2:
-        raise ValueError(f'{owner}: a classifier needs two classes or more, got {_listed(names)}')
+        raise ValueError(f'{owner}: a classifier needs two classes or more, got {some(names, 5)}')
     if len(set(names)) < len(names):
-        raise ValueError(f'{owner}: classes must have different names, got {_listed(names)}')
+        raise ValueError(f'{owner}: classes must have different names, got {some(names, 5)}')
     return names
 
 
@@ -50,6 +50,15 @@ def count_classes(dataset: Any) -> int | None:
 def classes_in(checkpoint: dict[str, Any]) -> tuple[str, ...] | None:
     """Return the classes that a run wrote into its checkpoint; None where it did not."""
     return tuple(((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes') or ()) or None
+
+
+def names_for(classes: Sequence[str], own: Sequence[str] | None) -> tuple[str, ...]:
+    """Return ``classes`` of a checkpoint; ``own``, of a data set, where they only count as many as it has: 0, 1, ...
+
+    Such numbers stand for names that were not known, so that a label is its own name.
+    """
+    counts = own is not None and tuple(classes) == tuple(map(str, range(len(own))))
+    return tuple(own if counts else classes)
 
 
 def number_classes_(dataset: Any, classes: Sequence[str], who: str, whose: str) -> None:
@@ -74,8 +83,8 @@ def number_classes_(dataset: Any, classes: Sequence[str], who: str, whose: str) 
         )
     if not hasattr(dataset, 'number_classes'):
         raise ValueError(
-            f'{who}: {type(dataset).__name__} numbers its classes otherwise than {whose} ({_listed(own)} against '
-            f'{_listed(classes)}), and has no number_classes(classes) to change it; give both the same list'
+            f'{who}: {type(dataset).__name__} numbers its classes otherwise than {whose} ({some(own, 5)} against '
+            f'{some(classes, 5)}), and has no number_classes(classes) to change it; give both the same list'
         )
     dataset.number_classes(classes)
 
@@ -84,9 +93,4 @@ def difference(own: Sequence[str], other: Sequence[str], who: str, whose: str) -
     """Say which names of two lists of classes are only in one of them."""
     sides = ((own, other, who), (other, own, whose))
     missing = [(name, len(here), [c for c in here if c not in set(there)]) for here, there, name in sides]
-    return '; '.join(f'only in {name} (of {count}): {_listed(names)}' for name, count, names in missing if names)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f', ... ({len(names)} in all)' if len(names) > SHOWN else ''
-    return (', '.join(map(str, names[:SHOWN])) or 'none') + more
+    return '; '.join(f'only in {name} (of {count}): {some(names, 5)}' for name, count, names in missing if names)

@@ -1,19 +1,11 @@
 """From the bytes of an image file to RGB pixels, whatever the file turns out to hold."""
 
 import io
-import warnings
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-
-try:  # optional: pixel for pixel the same as Pillow, in four fifths of its time
-    from torchcodec.decoders import decode_jpeg
-except Exception as error:  # not installed, too old, or for another version of torch
-    decode_jpeg = None
-    if not isinstance(error, ModuleNotFoundError):
-        warnings.warn(f'torchcodec cannot be used, Pillow decodes all images: {error}', stacklevel=2)
 
 JPEG_END = b'\xff\xd9'
 MAX_ASPECT = 100  # a resized strip would need hundreds of times the memory of a photograph
@@ -26,10 +18,9 @@ class UnreadableImageError(ValueError):
 def decode_rgb(data: bytes) -> Tensor:
     """Decode an image file to (3, H, W) uint8.
 
-    Its content, not its name, says what it is. Colour and grey JPEGs are decoded by torchcodec where it is installed
-    (``pip install torchcodec``), everything else by Pillow. Grey is repeated in three channels, CMYK and palettes
-    are converted to RGB, alpha is dropped, 16-bit grey keeps its upper 8 bits, of an animation the first frame is used,
-    orientation tags are ignored.
+    Its content, not its name, says what it is. Grey is repeated in three channels, CMYK and palettes are converted to
+    RGB, alpha is dropped, 16-bit grey keeps its upper 8 bits, of an animation the first frame is used, orientation tags
+    are ignored.
 
     Raises:
         UnreadableImageError: truncated, damaged, not an image, a JPEG without an end marker, of floating pixels (no
@@ -41,14 +32,11 @@ def decode_rgb(data: bytes) -> Tensor:
             width, height = image.size
             if max(width, height) > MAX_ASPECT * min(width, height):
                 raise UnreadableImageError(f'its sides are {width} x {height}, a ratio above {MAX_ASPECT}')
-            # Without an end, as where the tail of a file is zeroed, torchcodec refuses; Pillow refuses or fills
-            # with grey, by how its buffers fall. The search begins behind the header: a preview in it has an end.
+            # Without an end, as where the tail of a file is zeroed, Pillow refuses or fills with grey, by how its
+            # buffers fall. The search begins behind the header: a preview in it has an end.
             if image.format == 'JPEG' and data.find(JPEG_END, file.tell()) < 0:
                 raise UnreadableImageError('it is truncated: the JPEG data have no end marker')
-            # torchcodec would turn an image by the orientation in its Exif data
-            if decode_jpeg and image.format == 'JPEG' and image.mode in ('RGB', 'L') and 'exif' not in image.info:
-                return decode_jpeg(data, mode='RGB')
-            return _with_pillow(image)
+            return _rgb(image)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError as error:
@@ -63,7 +51,7 @@ def to_grey(image: Tensor) -> Tensor:
     return ((image.int() * weights).sum(0, keepdim=True) + 32768 >> 16).to(torch.uint8)
 
 
-def _with_pillow(image: Image.Image) -> Tensor:
+def _rgb(image: Image.Image) -> Tensor:
     if image.mode == 'F':
         raise UnreadableImageError('floating pixels have no known range')
     if image.mode.startswith('I'):  # Pillow would clip 16 bits to 255

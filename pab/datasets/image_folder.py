@@ -26,7 +26,7 @@ IGNORED_LABEL = -100  # cross-entropy and Accuracy leave it out
 
 @DATASETS.register_module()
 class ImageFolder(NamedClasses, Dataset):
-    """Photographs in ``data_root/folder/split/<class>/<file>``; docs/own_data.md shows a config.
+    """Photographs in ``data_root/split/<class>/<file>``; docs/own_data.md shows a config.
 
     An item is ``dict(images=(3, size, size) uint8, labels=int)``, or with ``transforms`` what these end in;
     ImagePreprocessor normalises on the device. Files are those with an image's extension, at any
@@ -44,10 +44,8 @@ class ImageFolder(NamedClasses, Dataset):
     Args:
         split: 'train' (random crop and flip), 'val' or 'test' (centre crop).
         data_root: by default the environment variable ``PAB_DATA``, else ``data``.
-        folder: below ``data_root``; '' when ``data_root`` itself holds the splits; None is the default of the class.
         size: pixels of a side of the crop.
         resize: pixels of the shorter side before the centre crop; at least ``size``, by default 256 / 224 of it.
-        scale, ratio: ranges of the random crop's share of the image, and of its width / height.
         transforms: torchvision's by their names instead of crop and flip, a list such as
             ``[dict(type='Resize', size=[64, 64])]``; see :mod:`pab.transforms`.
         grey: images are (1, size, size); all that are read become grey.
@@ -66,18 +64,15 @@ class ImageFolder(NamedClasses, Dataset):
     """
 
     splits = ('train', 'val', 'test')
-    default_folder = ''
+    folder = ''  # below the root of the data
 
     def __init__(
         self,
         split: str = 'train',
         data_root: str | Path | None = None,
         *,
-        folder: str | None = None,
         size: int = 224,
         resize: int | None = None,
-        scale: tuple[float, float] = (0.08, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
         transforms: Sequence[Mapping] | None = None,
         grey: bool = False,
         val_share: float | None = None,
@@ -95,9 +90,6 @@ class ImageFolder(NamedClasses, Dataset):
         resize = shorter_side(size) if resize is None else resize
         if size > resize:
             raise ValueError(f'{self._name}: needs size <= resize, got size={size!r}, resize={resize!r}')
-        for name, (low, high), limit in (('scale', scale, 1), ('ratio', ratio, float('inf'))):
-            if not 0 < low <= high <= limit:
-                raise ValueError(f'{self._name}: {name} needs 0 < low <= high <= {limit}, got {low, high}')
         if val_share is not None and not 0 < val_share < 1:
             raise ValueError(f'{self._name}: val_share is a share of the images in (0, 1), got {val_share!r}')
         if not 0 <= max_unreadable <= 1:
@@ -105,13 +97,13 @@ class ImageFolder(NamedClasses, Dataset):
         if classes is not None:
             classes = check_class_names(self._name, classes)
         self.training, self._grey = split == 'train', grey
-        random = [v2.RandomResizedCrop(size, scale, ratio), v2.RandomHorizontalFlip()]
+        random = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
         own = v2.Compose(random if self.training else [v2.Resize(resize), v2.CenterCrop(size)])
         blank = torch.zeros(1 if grey else 3, resize, resize, dtype=torch.uint8)
         self.transform = ItemTransform(
             self._name, own if transforms is None else build_transforms(self._name, transforms), blank
         )
-        base = data_folder(data_root) / (self.default_folder if folder is None else folder)
+        base = data_folder(data_root) / self.folder
         self.root, shared = base / split, val_share is not None and split != 'test' and not _has_folders(base / 'val')
         if shared:
             self.root = base / 'train' if _has_folders(base / 'train') else base
@@ -201,13 +193,13 @@ class ImageFolder(NamedClasses, Dataset):
 
 @DATASETS.register_module()
 class ImageNet(ImageFolder):
-    """ImageNet in ``data_root/imagenet/{train,val}/<WordNet id>/<file>``; arguments as of :class:`ImageFolder`.
+    """ImageNet in ``data_root/imagenet/{train,val}/<WordNet id>/<file>``, else as :class:`ImageFolder`.
 
     Source: Russakovsky et al. 2015 (arXiv 1409.0575).
     """
 
     splits = ('train', 'val')
-    default_folder = 'imagenet'
+    folder = 'imagenet'
 
 
 def _has_folders(path: Path) -> bool:

@@ -13,31 +13,48 @@ from torch import Tensor
 from ..registry import METRICS
 
 
+class RowMetric(BaseMetric):
+    """A metric of a row of numbers for each sample, (N, ...) float64 in ``_batches``, kept where the logits are.
+
+    Nothing waits for a device before the end. Arguments are those of mmengine's BaseMetric: ``prefix``, ``collect_dir``
+    and ``collect_device``. Its default 'gpu' gathers by messages between the ranks, on any device; 'cpu' by files in a
+    folder that all of them must see.
+    """
+
+    default_prefix = ''
+
+    def __init__(self, **kwargs):
+        super().__init__(**{'collect_device': 'gpu', **kwargs})
+        self._batches: list[Tensor] = []
+
+    def evaluate(self, size: int) -> dict:
+        # one entry a sample, so that the gathering interleaves the ranks and drops padded samples
+        self.results = torch.cat(self._batches).cpu().tolist() if self._batches else []
+        self._batches.clear()
+        return super().evaluate(size)
+
+
 @METRICS.register_module()
-class Accuracy(BaseMetric):
+class Accuracy(RowMetric):
     """Accuracy in per cent, and the mean cross-entropy.
 
     Keys: ``accuracy/top{k}`` for each k, ``cross_entropy``, and ``nonfinite`` (number of samples with a NaN or infinite
     logit) when there are any. A sample with such a logit counts as wrong, and the cross-entropy shows it; where every
     sample has one, the accuracy is NaN, which no checkpoint is the best by. A negative
     label marks a sample that is left out. Each sample is counted once, also when ranks were padded to the same number
-    of samples. A few numbers a sample are kept on the device of the logits; nothing waits for it before the end.
+    of samples.
 
     Args:
         topk: the k, each 1 or more; of equal logits the lower class goes first.
-        kwargs: ``collect_device``, ``prefix``, ``collect_dir`` of mmengine's BaseMetric. The default 'gpu' gathers by
-            messages between the ranks, on any device; 'cpu' by files in a folder that all of them must see.
+        kwargs: those of :class:`RowMetric`.
     """
 
-    default_prefix = ''
-
     def __init__(self, topk: int | Sequence[int] = (1,), **kwargs):
-        super().__init__(**{'collect_device': 'gpu', **kwargs})
+        super().__init__(**kwargs)
         ks = (topk,) if isinstance(topk, int) else tuple(topk)
         if not ks or not all(isinstance(k, int) and not isinstance(k, bool) and k >= 1 for k in ks):
             raise ValueError(f'Accuracy: topk must be integers of 1 or more, got {topk!r}')
         self.topk = ks
-        self._batches: list[Tensor] = []
 
     @property
     def metric_keys(self) -> list[str]:
@@ -54,12 +71,6 @@ class Accuracy(BaseMetric):
             rows = sample_rows(sample['logits'], sample['labels'], self.topk)
             self.check_classes(sample['logits'].shape[1])
             self._batches.append(rows)
-
-    def evaluate(self, size: int) -> dict:
-        # one entry a sample, so that the gathering interleaves the ranks and drops padded samples
-        self.results = torch.cat(self._batches).cpu().tolist() if self._batches else []
-        self._batches.clear()
-        return super().evaluate(size)
 
     def compute_metrics(self, results: list[list[float]]) -> dict:
         rows = torch.tensor(results, dtype=torch.float64).reshape(-1, 2 + len(self.topk))

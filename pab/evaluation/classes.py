@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.evaluator import BaseMetric
-from torch import Tensor
 
 from ..registry import METRICS
+from .accuracy import RowMetric
 
 BINS = 15  # of the calibration error, as in the paper
 
@@ -43,7 +42,7 @@ class ClassResults:
 
 
 @METRICS.register_module()
-class ClassAccuracy(BaseMetric):
+class ClassAccuracy(RowMetric):
     """Balanced accuracy and calibration error, in per cent; and, in ``results_by_class``, accuracies and confusions.
 
     Keys: ``balanced_accuracy``, ``calibration_error``. As for :class:`Accuracy`, a negative label marks a sample that
@@ -51,7 +50,7 @@ class ClassAccuracy(BaseMetric):
     counted once. Beside Accuracy in a ``val_evaluator``, it gives the run's report a picture of the confusions.
 
     Args:
-        kwargs: those of mmengine's BaseMetric, as for Accuracy.
+        kwargs: those of :class:`RowMetric`.
 
     Raises:
         ImportError: scikit-learn is not installed.
@@ -60,17 +59,15 @@ class ClassAccuracy(BaseMetric):
     the curve of calibration, torchmetrics would count a class without images as one that is never recognised.
     """
 
-    default_prefix = ''
     metric_keys = ('balanced_accuracy', 'calibration_error')
 
     def __init__(self, **kwargs):
-        super().__init__(**{'collect_device': 'gpu', **kwargs})
+        super().__init__(**kwargs)
         try:
             import sklearn  # noqa: F401 (an extra)
         except ImportError as error:
             raise ImportError('ClassAccuracy: needs scikit-learn: pip install scikit-learn') from error
         self.results_by_class: ClassResults | None = None  # of the last evaluation, in the main process
-        self._batches: list[Tensor] = []
         self._outputs = 0
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
@@ -81,12 +78,6 @@ class ClassAccuracy(BaseMetric):
             finite = logits.isfinite().all(1)
             rows = [sample['labels'], torch.where(finite, prediction, -1), torch.where(finite, confidence, torch.nan)]
             self._batches.append(torch.stack([row.double() for row in rows], 1))
-
-    def evaluate(self, size: int) -> dict:
-        # one entry a sample, so that the gathering interleaves the ranks and drops padded samples
-        self.results = torch.cat(self._batches).cpu().tolist() if self._batches else []
-        self._batches.clear()
-        return super().evaluate(size)
 
     def compute_metrics(self, results: list[list[float]]) -> dict:
         names = tuple((self.dataset_meta or {}).get('classes') or ())

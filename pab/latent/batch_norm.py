@@ -7,10 +7,6 @@ from ..converter import Converter
 from ..registry import CONVERTERS
 
 
-class AffineFree(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` whose scale and shift keep the values 1 and 0 that they start with."""
-
-
 @CONVERTERS.register_module()
 class AffineFreeBatchNorm(Converter):
     """Freeze scale and shift of every ``nn.BatchNorm2d`` at 1 and 0, which is BatchNorm without them.
@@ -21,7 +17,7 @@ class AffineFreeBatchNorm(Converter):
         layers: patterns of :mod:`pab.patterns`.
     """
 
-    classes = {nn.BatchNorm2d: AffineFree}
+    classes = {nn.BatchNorm2d: nn.BatchNorm2d}
     kin = (_BatchNorm,)
 
     def set_up(self, layer: nn.BatchNorm2d, name: str) -> None:

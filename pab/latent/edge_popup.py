@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from ..checks import known_choice
 from ..models import draws
+from ..models.initialization import fill_
 from ..pruners import kept_count
 from ..pruners.schedules import as_density
 from ..registry import CONVERTERS
-from .layer import LatentConv, LatentConverter, Stream, fill_
+from .layer import LatentConv, LatentConverter, Stream
 from .ranking import GlobalRanking, highest
 
 
@@ -98,8 +99,6 @@ class EdgePopup(LatentConverter):
     ) -> None:
         me = type(self).__name__
         known_choice(me, 'scope', scope, ('local', 'global'))
-        if not isinstance(through_abs, bool):
-            raise TypeError(f'{me}: through_abs must be True or False, got {through_abs!r}')
         super().__init__(layers)
         self.density, self.scope, self.through_abs = as_density(density, me), scope, through_abs
 

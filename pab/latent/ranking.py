@@ -24,19 +24,18 @@ class GlobalRanking:
 
     def __init__(self, layers: list[nn.Module], density: Fraction) -> None:
         self.layers, self.density = layers, density
-        self.chosen: list[Tensor] | None = None  # while the network's forward pass runs
+        self.chosen: dict[nn.Module, Tensor] | None = None  # while the network's forward pass runs
 
     def kept(self, layer: nn.Module) -> Tensor:
         """True where a layer's weight is used."""
-        chosen = self.choose() if self.chosen is None else self.chosen
-        return next(kept for own, kept in zip(self.layers, chosen, strict=True) if own is layer)
+        return (self.chosen or self.choose())[layer]
 
-    def choose(self) -> list[Tensor]:
-        """For each layer, True where its weight is used."""
-        ranks = [layer.ranks() for layer in self.layers]
-        flat = torch.cat([rank.reshape(-1) for rank in ranks])
-        parts = highest(flat, kept_count(len(flat), self.density)).split([rank.numel() for rank in ranks])
-        return [part.view(rank.shape) for part, rank in zip(parts, ranks, strict=True)]
+    def choose(self) -> dict[nn.Module, Tensor]:
+        """Layer -> True where its weight is used."""
+        ranks = {layer: layer.ranks() for layer in self.layers}
+        flat = torch.cat([rank.reshape(-1) for rank in ranks.values()])
+        parts = highest(flat, kept_count(len(flat), self.density)).split([rank.numel() for rank in ranks.values()])
+        return {layer: part.view_as(rank) for (layer, rank), part in zip(ranks.items(), parts, strict=True)}
 
     def watch(self, network: nn.Module) -> None:
         """Rank the layers whenever the network that has them runs."""

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ..checks import known_choice
+from ..models.initialization import fill_
 from ..registry import CONVERTERS
-from .layer import LatentConv, LatentConverter, Stream, fill_
+from .layer import LatentConv, LatentConverter, Stream
 
 # the interval in which t starts
 MODES = {'flipping': (0.01, 0.1), 'pruning': (0.01, 0.1), 'ternary': (-1.0, 1.0)}

@@ -75,8 +75,6 @@ class ImageClassifier(BaseModel):
         self.input_shape = None if input_shape is None else tuple(input_shape)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f'ImageClassifier: label_smoothing must lie in [0, 1), got {label_smoothing!r}')
-        if not isinstance(compile, bool):
-            raise TypeError(f'ImageClassifier: compile must be True or False, got {compile!r}')
         self.label_smoothing, self.weights = label_smoothing, weights
         if class_weights is not None:
             is_list = isinstance(class_weights, Sequence) and not isinstance(class_weights, str)

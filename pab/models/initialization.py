@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
@@ -87,7 +87,7 @@ def initialize_(network: nn.Module, scheme: str = 'kaiming_normal', seed: int = 
             continue
         for name in own.keys() - set(affine):
             if _fits(name, _TABLES):
-                _fill(own[name], draws.normal(stream(name), own[name].numel()) * _TABLE_STD)
+                fill_(own[name], draws.normal(stream(name), own[name].numel()) * _TABLE_STD)
     return network
 
 
@@ -132,9 +132,11 @@ def _draw_affine(layer: nn.Module, name: str, scheme: str, fan_share: float, str
     field = math.prod(kernel) * (fan_share if by_scheme else 1)
     parameter = layer.get_parameter(name)
     draw = SCHEMES[scheme if by_scheme else 'standard']
-    _fill(parameter, draw(stream, parameter.numel(), fan_in * field, fan_out * field))
+    fill_(parameter, draw(stream, parameter.numel(), fan_in * field, fan_out * field))
 
 
-def _fill(parameter: nn.Parameter, values: np.ndarray) -> None:
+@torch.no_grad()
+def fill_(parameter: Tensor, values: np.ndarray) -> None:
+    """Copy float64 numbers, in the order of entries, into a parameter."""
     # rounded on the CPU before it moves, so that no device decides the last bit
-    parameter.copy_(torch.from_numpy(values.reshape(parameter.shape)).to(parameter.dtype))
+    parameter.copy_(torch.from_numpy(np.asarray(values).reshape(parameter.shape)).to(parameter.dtype))

@@ -18,8 +18,8 @@ class ImagePreprocessor(BaseDataPreprocessor):
 
     ``forward(dict(images=..., labels=...), training)`` returns the same keys. Images come in as (N, C, H, W), either
     uint8 in 0..255 or floating in [0, 1] (checked on the first batch), and leave as float32 (x - mean) / std of the
-    same shape. Random numbers come from the default generator of the images' device, so a saved RNG state restores
-    them; nothing waits for the device.
+    same shape, in channels_last. Random numbers come from the default generator of the images' device, so a saved RNG
+    state restores them; nothing waits for the device.
 
     Args:
         mean, std: of each channel, in units of [0, 1]; std > 0.
@@ -31,7 +31,6 @@ class ImagePreprocessor(BaseDataPreprocessor):
             such as ``[dict(type='MixUp', alpha=0.2)]``; labels become probabilities (N, num_classes) by MixUp and
             CutMix. See :mod:`pab.transforms`.
         num_classes: for them, >= 1.
-        channels_last: memory layout of the output.
     """
 
     def __init__(
@@ -44,7 +43,6 @@ class ImagePreprocessor(BaseDataPreprocessor):
         flip: bool = False,
         batch_transforms: Sequence[Mapping] | None = None,
         num_classes: int | None = None,
-        channels_last: bool = True,
     ):
         super().__init__(non_blocking=True)  # no waiting for the copy of pinned memory
         for name, values in (('mean', mean), ('std', std)):
@@ -69,7 +67,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
         self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer('std', torch.tensor(std, dtype=torch.float32), persistent=False)
         self.crop_padding, self.padding_value, self.flip = crop_padding, padding_value, flip
-        self.channels_last, self._range_checked = channels_last, False
+        self._range_checked = False
         self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
 
     @torch.no_grad()
@@ -89,6 +87,9 @@ class ImagePreprocessor(BaseDataPreprocessor):
 
     def _check(self, images: Tensor) -> None:
         channels = len(self.mean)
+        if not isinstance(images, Tensor):  # as mmengine's own collate_fn gives them
+            way_out = "set collate_fn=dict(type='collate_images') of the loader"
+            raise TypeError(f'ImagePreprocessor: images must be one tensor, got a {type(images).__name__}; {way_out}')
         if images.ndim != 4 or images.shape[1] != channels:
             raise ValueError(f'ImagePreprocessor: images must be (N, {channels}, H, W), got {tuple(images.shape)}')
         if images.dtype != torch.uint8 and not images.is_floating_point():
@@ -106,19 +107,18 @@ class ImagePreprocessor(BaseDataPreprocessor):
             self._range_checked = True
 
     def _normalise(self, images: Tensor) -> Tensor:
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
         key = (images.shape[1:], images.dtype == torch.uint8, images.device)
         if key not in self._tables:
             # factor and offset of every pixel, (1, C, H, W): dense, so that the two passes below vectorise
             unit = 255.0 if images.dtype == torch.uint8 else 1.0
             mean, std = (value.to(images.device).double()[None, :, None, None] for value in (self.mean, self.std))
             self._tables[key] = tuple(
-                value.float().expand(1, *images.shape[1:]).contiguous(memory_format=layout)
+                value.float().expand(1, *images.shape[1:]).contiguous(memory_format=torch.channels_last)
                 for value in (1 / (unit * std), mean / std)
             )
         scale, shift = self._tables[key]
         # a fresh tensor, so the passes may run in place
-        out = torch.empty(images.shape, dtype=torch.float32, device=images.device, memory_format=layout)
+        out = torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last)
         return out.copy_(images).mul_(scale).sub_(shift)
 
 

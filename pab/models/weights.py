@@ -8,12 +8,10 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from ..checks import known_choice
-from ..contracts import layers_with_used_weight
+from ..checks import known_choice, some
+from ..contracts import names_of_latents
 from ..state_dicts import MASK, head_of_another_size, masks_in, network_in, renamed
 from .library import TORCHVISION_ARGUMENTS
-
-SHOWN = 3
 
 
 def load_weights_(network: nn.Module, source: str | os.PathLike) -> list[str]:
@@ -35,16 +33,12 @@ def load_weights_(network: nn.Module, source: str | os.PathLike) -> list[str]:
     source = os.fspath(source)
     state = _torchvision_weights(source) if '_Weights.' in source else _read(Path(source).expanduser())
     own = network.state_dict()
-    latents = {
-        f'{name.removesuffix("weight")}{latent}'
-        for name, layer in layers_with_used_weight(network).items()
-        for latent in layer.latents
-    }
-    counters = {name for name in own if name.endswith('num_batches_tracked')}  # older files lack them
     masks = {name + MASK for name in masks_in(own)}  # of a pruner, which registers them before
+    counters = {name for name in own if name.endswith('num_batches_tracked')}  # older files lack them
+    may_lack = names_of_latents(network) | counters | masks
     head = head_of_another_size(own, state)
     wrong = {
-        'missing': [name for name in own if name not in state and name not in latents | counters | masks],
+        'missing': [name for name in own if name not in state and name not in may_lack],
         'unknown': [name for name in state if name not in own],
         'of another shape': [
             f'{name} {tuple(state[name].shape)}, here {tuple(own[name].shape)}'
@@ -53,7 +47,7 @@ def load_weights_(network: nn.Module, source: str | os.PathLike) -> list[str]:
         ],
     }
     if any(wrong.values()):
-        told = '; '.join(f'{len(names)} {what}: {_some(names)}' for what, names in wrong.items() if names)
+        told = '; '.join(f'{len(names)} {what}: {some(names)}' for what, names in wrong.items() if names)
         raise ValueError(f'weights: {source} is of another network than this {type(network).__name__}; {told}')
     fitting = renamed(state, lambda name: None if name in head else name)
     fitting.update({name: own[name] for name in masks if name not in fitting})  # masked layers ask for them
@@ -91,7 +85,3 @@ def _torchvision_weights(source: str) -> Mapping[str, Tensor]:
     except (OSError, RuntimeError) as error:  # no network, no space; another checksum
         way_out = f'fetch {weights.url} elsewhere, and give its path as weights'
         raise OSError(f'weights: torchvision cannot fetch {source} ({error}); {way_out}') from error
-
-
-def _some(names: list[str]) -> str:
-    return ', '.join(names[:SHOWN]) + (f' and {len(names) - SHOWN} more' if len(names) > SHOWN else '')

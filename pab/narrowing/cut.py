@@ -120,7 +120,8 @@ def take(tensor: Tensor, cut: Cut) -> Tensor:
     part = tensor.index_select(0, cut.outputs.to(tensor.device))
     if tensor.dim() > 1 and cut.inputs is not None:
         part = part.index_select(1, cut.inputs.to(tensor.device))
-    return _laid_out(part, tensor)
+    channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return part.contiguous(memory_format=torch.channels_last) if channels_last else part
 
 
 def put(part: Tensor, cut: Cut, whole: Tensor) -> Tensor:
@@ -130,11 +131,6 @@ def put(part: Tensor, cut: Cut, whole: Tensor) -> Tensor:
         whole[outputs[:, None], cut.inputs.to(whole.device)] = part
         return whole
     return whole.index_copy_(0, outputs, part)
-
-
-def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
-    channels_last = like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last)
-    return tensor.contiguous(memory_format=torch.channels_last) if channels_last else tensor
 
 
 def _sizes(layer: nn.Module, cut: Cut) -> dict[str, int]:

@@ -73,8 +73,6 @@ class SecondOrderBop(SignOptimizer):
         for name in ('threshold', 'eps'):
             if not settings[name] >= 0:
                 raise ValueError(f'SecondOrderBop: {name} must be >= 0, got {settings[name]!r}')
-        if not isinstance(settings['bias_corrected'], bool):
-            raise TypeError(f'SecondOrderBop: bias_corrected must be True or False, got {settings["bias_corrected"]!r}')
 
     def start(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         state = super().start(param, group)

@@ -1,9 +1,7 @@
 """Base of the optimizers that flip signs: the step over all tensors, the counts, exact restoring."""
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from numbers import Real
 from typing import Any
 
 import torch
@@ -43,9 +41,6 @@ class SignOptimizer(Optimizer, ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault('last_flips', None)  # a copy has none
-        for group in self.param_groups:
-            if self.scaled_by_lr in group:
-                group.setdefault('lr', 1.0)  # states of earlier versions have none
 
     def check(self, settings: dict[str, Any]) -> None:
         """Raise a ValueError for settings of a parameter group that are out of range."""
@@ -67,11 +62,6 @@ class SignOptimizer(Optimizer, ABC):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         settings = {**self.defaults, **param_group}
-        own = [cls.__init__ for cls in type(self).__mro__ if '__init__' in vars(cls) and issubclass(cls, SignOptimizer)]
-        for name, argument in [item for init in own for item in inspect.signature(init).parameters.items()]:
-            value = settings.get(name, argument.default)
-            if isinstance(argument.default, float) and not isinstance(value, Real | Tensor):
-                raise TypeError(f'{type(self).__name__}: {name} must be a number, got {value!r}')
         if not settings.get('lr', 1) >= 0:
             raise ValueError(
                 f'{type(self).__name__}: lr must be >= 0, got {settings["lr"]!r}; it is a factor on {self.scaled_by_lr}'

@@ -6,7 +6,7 @@ from .grasp import GraSP
 from .mag import Mag
 from .masks import apply_masks_, check_masks, check_state_masks, density_table, drop_masks_, get_masks, register_masks_
 from .rand import Rand
-from .schedules import SCHEDULES, kept_count, linear
+from .schedules import kept_count, linear
 from .scoring_network import ScoringNetwork
 from .snip import SNIP
 from .summary import describe_kept_share
@@ -15,7 +15,6 @@ from .targets import prunable_layers
 
 __all__ = [
     'INGREDIENTS',
-    'SCHEDULES',
     'SNIP',
     'FlipFreq',
     'GraSP',

@@ -19,7 +19,7 @@ class Calls(TorchFunctionMode):
     Attributes:
         noted: of each call its name, ``layer1.conv (Conv2d)`` or ``clamp_ of layer1 (Block)``, the edge of its output,
             and those of its inputs that need a gradient.
-        cut: the names of layers that make of such inputs a tensor without a gradient, such as ``x.detach()`` does.
+        cut: the names of layers and functions that make of such inputs numbers without a gradient, as ``x.detach()``.
     """
 
     def __init__(self, model: nn.Module):
@@ -47,7 +47,9 @@ class Calls(TorchFunctionMode):
         told, is_layer, _ = self._path[-1] if self._path else ('', True, [])
         inputs = [] if is_layer else _edges(args)
         output = func(*args, **(kwargs or {}))
-        self._note(f'{getattr(func, "__name__", func)} of {told}', inputs, output)
+        name = getattr(func, '__name__', func)
+        name = func.__self__.__name__ if name == '__get__' else name  # x.data
+        self._note(f'{name} of {told}', inputs, output)
         return output
 
     def _enter(self, told: str, is_layer: bool, _module: nn.Module, inputs: tuple) -> None:
@@ -56,12 +58,14 @@ class Calls(TorchFunctionMode):
     def _leave(self, _module: nn.Module, _inputs: tuple, output: Any) -> None:
         told, is_layer, inputs = self._path.pop()
         self._note(told, inputs if is_layer else [], output)
-        if is_layer and inputs and isinstance(output, Tensor) and not output.requires_grad:
-            self.cut.append(told)
 
     def _note(self, told: str, inputs: list[GradientEdge], output: Any) -> None:
-        if inputs and isinstance(output, Tensor) and output.requires_grad:
+        if not inputs or not isinstance(output, Tensor):
+            return
+        if output.requires_grad:
             self.noted.append((told, get_gradient_edge(output), inputs))
+        elif output.is_floating_point():  # no comparison and no index, which nobody differentiates
+            self.cut.append(told)
 
 
 def _edges(values: Any) -> list[GradientEdge]:
@@ -72,8 +76,6 @@ def _edges(values: Any) -> list[GradientEdge]:
 def find_blocked(model: nn.Module, forward: Callable[[], Tensor]) -> list[str]:
     """Name the layers, and functions outside of layers, whose inputs get a gradient of 0, though their outputs do not.
 
-    Where there are none: the layers whose outputs have no gradient at all, though their inputs have one.
-
     Args:
         model: unchanged.
         forward: calls it; the sum of what this returns is differentiated.
@@ -81,7 +83,7 @@ def find_blocked(model: nn.Module, forward: Callable[[], Tensor]) -> list[str]:
     with Calls(model) as calls:
         total = forward().sum()
     if not total.requires_grad or not calls.noted:
-        return calls.cut
+        return []
     flat = [edge for _, output, inputs in calls.noted for edge in (output, *inputs)]
     reached = iter(
         [grad is not None and bool(grad.any()) for grad in torch.autograd.grad(total, flat, allow_unused=True)]
@@ -91,7 +93,17 @@ def find_blocked(model: nn.Module, forward: Callable[[], Tensor]) -> list[str]:
         output, *passed = [next(reached) for _ in range(1 + len(inputs))]
         if output and not any(passed):
             blocked.append(told)
-    return blocked or calls.cut
+    return blocked
+
+
+def find_cuts(model: nn.Module, forward: Callable[[], Tensor]) -> list[str]:
+    """Name the layers, and functions outside of layers, whose outputs have no gradient, though their inputs have one.
+
+    Arguments as in :func:`find_blocked`.
+    """
+    with Calls(model) as calls:
+        forward()
+    return calls.cut
 
 
 def find_overflow(model: nn.Module, forward: Callable[[], Tensor]) -> str | None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from ..checks import some
 from ..patterns import LEAVE_OUT, Patterns, Place
 from .schedules import as_density, kept_count
 
@@ -73,10 +74,9 @@ class Densities:
             if matching:
                 found[name] = self.named[matching[0]]
         if unused := [pattern for pattern, patterns in lists.items() if patterns.unused]:
-            some = ', '.join([*list(places)[:3], *['...'] * (len(places) > 3)])
             raise ValueError(
-                f'{self.owner}: density: {unused[0]!r} names none of the prunable weights, {some}; correct the pattern '
-                'or extend prunable'
+                f'{self.owner}: density: {unused[0]!r} names none of the prunable weights, {some(list(places))}; '
+                'correct the pattern or extend prunable'
             )
         others, end = [name for name in places if name not in found], self.rest or self.total
         if bool(others) != bool(end):

@@ -4,34 +4,12 @@ SynFlow assumes that an activation passes positive values on unchanged, as ReLU 
 absolute weights, where values become large. There ReLU6 and sigmoid are saturated, LayerNorm subtracts what it is
 given, and behind a weight that is 0 throughout nothing arrives: the gradient is 0, and so is every score.
 
-=====================================================  ================================================================
-in the network                                         while scoring
-=====================================================  ================================================================
-ReLU6, Hardswish, SiLU, GELU, Mish                     ReLU
-Hardtanh, Tanh, Softsign, Erf, Atan, LogSigmoid,       the identity
-LogSoftmax, LocalResponseNorm
-``clamp``, ``clip``, ``clamp_max``                     without its upper bound
-``minimum`` of an activation and a bound               the activation
-Sigmoid, Hardsigmoid, ``expit``                        a gate that is open: the value is 1, and its relative change is
-                                                       that of the input, :math:`g(z) = z / z_0` with
-                                                       :math:`z_0 = z` held constant
-GLU                                                    its first half times that gate of its second
-Softmax, attention weights                             equal shares, times that gate
-LayerNorm, GroupNorm, InstanceNorm, RMSNorm, and       its scale and shift alone, which is what BatchNorm is at
-BatchNorm without running statistics                   initialisation
-``F.normalize``                                        a division by a constant, the norm
-a product of two activations (``*``, ``@``, einsum,    the same value; each factor gets half of the flow, and the base
-``addcmul``), a positive power, a square root          of a power once the flow, not as often as its exponent says
-a parameter called ``weight``, 0 throughout            1 for a scale; :math:`1 / \sqrt{n}` for n inputs of a filter
-layer scale: two or more entries, one number of at     1
-most 0.1 but 0, not called ``weight`` or ``bias``
-=====================================================  ================================================================
-
-So the flow :math:`\sum w\, \partial R / \partial w` into a layer of a chain equals the flow out of it, as in a network
-of ReLUs. Were it not shared among factors, every block with attention (query times key times value) would
-pass three times its flow to the layers in front, and twelve such blocks would leave nothing of the last one. Modules,
-functions and methods have the same stand-ins, also those that change their argument in place (``x.sigmoid_()``,
-``x *= gate``). What a network computes by hand, such as a mean that it subtracts, stays as it is.
+docs/networks.md lists all stand-ins, and :data:`STAND_INS` names their functions. With them the flow
+:math:`\sum w\, \partial R / \partial w` into a layer of a chain equals the flow out of it, as in a network of ReLUs.
+Were it not shared among factors, every block with attention (query times key times value) would pass three times its
+flow to the layers in front, and twelve such blocks would leave nothing of the last one. Modules, functions and methods
+have the same stand-ins, also those that change their argument in place (``x.sigmoid_()``, ``x *= gate``). What a
+network computes by hand, such as a mean that it subtracts, stays as it is.
 """
 
 import functools
@@ -46,9 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 
 def _relu(input: Tensor, *_: Any, **__: Any) -> Tensor:
-    return torch.where(
-        input > 0, input, 0
-    )  # unlike ReLU's, its output may be changed in place before the backward pass
+    return torch.where(input > 0, input, 0)  # unlike ReLU's, it may be changed in place before the backward pass
 
 
 def _identity(input: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -78,6 +54,7 @@ def _lower(minimum: Callable) -> Callable:
 
 
 def _gate(input: Tensor, *_: Any, **__: Any) -> Tensor:
+    r"""An open gate: :math:`g(z) = z / z_0` with :math:`z_0 = z` held constant, so 1, with the relative change of z."""
     positive = input > 0
     held = torch.where(positive, input.detach(), 1)
     return torch.where(positive, input / held, 1)
@@ -172,6 +149,10 @@ def _last_axes(input: Tensor, shape: Any, weight: Tensor | None = None, bias: Te
     return output if bias is None else output + bias
 
 
+def _rms_norm(input: Tensor, shape: Any, weight: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+    return _last_axes(input, shape, weight)
+
+
 def _channels(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     shape = (-1, *[1] * (input.dim() - 2))  # (C,) -> (C, 1, 1)
     return _last_axes(input, (), *(None if part is None else part.view(shape) for part in (weight, bias)))
@@ -225,7 +206,8 @@ STAND_INS: dict[Callable, Callable] = {
     **_named('baddbmm', lambda _: _baddbmm),
     **_named('scaled_dot_product_attention', lambda _: _attention),
     **_named('multi_head_attention_forward', lambda _: _multi_head_attention),
-    **_named('layer_norm rms_norm', lambda _: _last_axes),
+    **_named('layer_norm', lambda _: _last_axes),
+    **_named('rms_norm', lambda _: _rms_norm),
     **_named('group_norm', lambda _: _group_norm),
     **_named('normalize', lambda _: _normalize),
     F.instance_norm: _instance_norm,

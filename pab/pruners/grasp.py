@@ -1,7 +1,6 @@
 """GraSP: how much removing a weight weakens the gradient flow."""
 
 import functools
-import re
 
 from torch import Tensor
 
@@ -50,20 +49,19 @@ class GraSP(Pruner):
         for batch in batches:
             grads = gradients(loss_of(*batch), leaves, create_graph=True)
             product = sum((flow[name] * grads[name]).sum() for name in leaves)
-            curved = self._second(product, leaves, network)
+            curved = _second(product, leaves, type(self).__name__)
             scores = {name: scores[name] + curved[name] * weights[name] for name in scores}
         total = sum(score.sum() for score in scores.values()).abs() + 1e-10
         return {name: score / total for name, score in scores.items()}
 
-    def _second(self, product: Tensor, leaves: Tensors, network: ScoringNetwork) -> Tensors:
-        try:
-            return gradients(product, leaves)
-        except RuntimeError as error:  # torch's own words name the function of the first derivative
-            if missing := re.search(r'derivative for aten::(\w+) is not implemented', str(error)):
-                function = missing.group(1).removesuffix('_backward')
-                raise ValueError(
-                    f'{type(self).__name__}: {function} ({network.layers_of(function)}) has no second derivative in '
-                    'torch, which the score needs; put another function in its place, or take a pruner that needs '
-                    'none, such as SNIP'
-                ) from error
+
+def _second(product: Tensor, leaves: Tensors, owner: str) -> Tensors:
+    try:
+        return gradients(product, leaves)
+    except RuntimeError as error:
+        if 'is not implemented' not in str(error):
             raise
+        raise ValueError(  # torch's own words name the function
+            f'{owner}: the score needs second derivatives, and torch has not all of them: {str(error).splitlines()[0]} '
+            'Put another function in its place, or take a pruner that needs none, such as SNIP'
+        ) from error

@@ -217,8 +217,7 @@ def apply_masks_(
 
 def drop_masks_(model: nn.Module) -> None:
     """Take the masks off a model: its weights stay as they are, and nothing keeps the pruned ones at 0 any more."""
-    modules = set(model.modules())
-    for keeper in [keeper for keeper in _keepers if keeper.layer in modules]:
+    for keeper in _keepers_of(*model.modules()):
         for name in keeper.names:
             keeper.layer._buffers.pop(name + MASK, None)
         keeper.names = {}
@@ -239,8 +238,7 @@ def check_masks(model: nn.Module) -> None:
 
     A ValueError, too, where a mask has no parameter any more. Of sharded weights each process checks its part.
     """
-    modules = set(model.modules())
-    for keeper in [keeper for keeper in _keepers if keeper.layer in modules]:
+    for keeper in _keepers_of(*model.modules()):
         for name in keeper.names:
             keeper.mask(name)
     check_state_masks(model, model.state_dict())
@@ -291,10 +289,13 @@ def _check(name: str, mask: Tensor, shape: torch.Size, weight: Tensor | None = N
         raise ValueError(f'{name!r} contradicts its mask: {wrong} pruned weights are not 0; {why}')
 
 
+def _keepers_of(*modules: nn.Module) -> list[_Keeper]:
+    of = set(modules)
+    return [keeper for keeper in _keepers if keeper.layer in of]
+
+
 def _keep(place: Place) -> None:
-    keepers = (getattr(hook, '__self__', None) for hook in place.layer._forward_pre_hooks.values())
-    own = (keeper for keeper in keepers if isinstance(keeper, _Keeper) and keeper.layer is place.layer)
-    (next(own, None) or _Keeper(place.layer)).keep(place)
+    (next(iter(_keepers_of(place.layer)), None) or _Keeper(place.layer)).keep(place)
 
 
 def _numbers(tensor: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from numbers import Integral
 
+from ..checks import check_ints, known_choice
 from ..patterns import Patterns
 from .allocation import ALLOCATIONS
 from .densities import Densities
@@ -29,19 +29,13 @@ class PruneSettings:
     allocation: str
 
     def __post_init__(self) -> None:
-        for key, least, meaning in (('rounds', 1, '1 scores and masks once'), ('min_per_tensor', 0, '0 sets no floor')):
-            value = getattr(self, key)
-            if not isinstance(value, Integral) or isinstance(value, bool):
-                raise TypeError(f'{self.owner}: {key} must be a whole number, got {value!r}')
-            if value < least:
-                raise ValueError(f'{self.owner}: {key} must be at least {least}, got {value!r}; {meaning}')
+        check_ints(self.owner, rounds=self.rounds)
+        check_ints(self.owner, 0, min_per_tensor=self.min_per_tensor)
         block = parse_n_of_m(self.scope)
-        scopes = SCOPES if block is None else [self.scope]
-        for key, known in (('schedule', SCHEDULES), ('scope', scopes), ('allocation', ALLOCATIONS)):
-            if getattr(self, key) not in list(known):
-                more = ", or 'n:m' with 1 <= n <= m, such as '2:4'" if key == 'scope' else ''
-                listed = ', '.join(known) + more
-                raise ValueError(f'{self.owner}: {key} must be one of {listed}, got {getattr(self, key)!r}')
+        known_choice(self.owner, 'schedule', self.schedule, SCHEDULES)
+        known_choice(self.owner, 'allocation', self.allocation, ALLOCATIONS)
+        if block is None:
+            known_choice(self.owner, 'scope', self.scope, (*SCOPES, 'n:m with 1 <= n <= m, such as 2:4'))
         if self.allocation != 'uniform' and self.scope != 'local':
             raise ValueError(
                 f"{self.owner}: allocation {self.allocation!r} needs scope='local', got scope={self.scope!r}, which "

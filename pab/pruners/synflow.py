@@ -31,7 +31,6 @@ class SynFlow(Pruner):
         settings: those of :class:`~pab.pruners.base.Pruner`.
 
     Raises:
-        TypeError: ``keep_flow`` is not a bool.
         ValueError: in ``prune``, the network takes no input of ones of the given shape, such as one of token ids.
 
     Source: Tanaka et al. 2020 (arXiv 2006.05467), which takes 100 rounds on an exponential schedule.
@@ -39,8 +38,6 @@ class SynFlow(Pruner):
 
     def __init__(self, *args: Any, keep_flow: bool = True, **settings: Any):
         super().__init__(*args, **settings)
-        if not isinstance(keep_flow, bool):
-            raise TypeError(f'{type(self).__name__}: keep_flow must be True or False, got {keep_flow!r}')
         self.keep_flow = keep_flow
 
     def score(

@@ -1,6 +1,5 @@
 """Predictive sign gradient: the weight gradient of a layer from a quantised input and a quantised output gradient."""
 
-from ..compiled import is_compiled, use_compiled
 from ..contracts import exact_gradients
 from .config import PSGConfig
 from .layers import PSG, ByteMaskReLU, PSGConv2d, PSGLayer, PSGLinear, convert_psg_
@@ -14,6 +13,4 @@ __all__ = [
     'PSGLinear',
     'convert_psg_',
     'exact_gradients',
-    'is_compiled',
-    'use_compiled',
 ]

@@ -39,7 +39,7 @@ class PSGProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, config: PSGConfig, input_signed, conv) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, config: PSGConfig, conv) -> Tensor:
         dtype, device = x.dtype, x.device.type
         if _autocasts(device) and torch.float64 not in (dtype, weight.dtype):
             dtype = torch.get_autocast_dtype(device)
@@ -51,7 +51,7 @@ class PSGProduct(torch.autograd.Function):
         with _without_autocast(device):
             y = _product(x, cast_weight, bias, conv)
             if config.input_bits < q.FULL_PRECISION_BITS and (ctx.needs_input_grad[1] or config.predictive_forward):
-                low, scale = kernels.input_range(x, input_signed)
+                low, scale = kernels.input_range(x, config.input_signed)
             if config.predictive_forward:
                 bound = q.channel_scale(cast_weight)
                 quantized_weight = q.quantize(cast_weight, config.weight_bits, -bound, bound)
@@ -87,7 +87,7 @@ class PSGProduct(torch.autograd.Function):
                 if grad_b is None:
                     grad_b = grad.flatten(0, -2).sum(0) if conv is None else grad.sum((0, 2, 3))  # -> (C_out,)
                 grad_b = grad_b.to(bias_dtype)
-        return grad_x, grad_w, grad_b, None, None, None
+        return grad_x, grad_w, grad_b, None, None
 
 
 def _weight_gradient(ctx, grad: Tensor, weight: Tensor, saved: Tensor, low: Tensor | None, scale: Tensor | None):

@@ -23,6 +23,9 @@ class PSGConfig:
             has instructions for it, which is several times faster there. Codes of 8 bits are exact in bfloat16 and
             are summed in float32; each entry of the result is rounded once, to 8 significant bits. Needs
             ``input_bits`` and ``grad_bits`` of at most 8 and ``sparsify``.
+        input_signed: True quantises the input over [-s, s], False over [0, s], which cuts negative entries off. None
+            takes [-s, s] for a batch that has a negative entry and [0, s], with half the step, for one that has none;
+            each process decides so, and each part of an accumulated batch.
 
     A setting of another type raises a TypeError, one out of its range a ValueError.
     """
@@ -36,13 +39,15 @@ class PSGConfig:
     take_sign: bool = False
     predictive_forward: bool = False
     bfloat16_product: bool = False
+    input_signed: bool | None = None
 
     def __post_init__(self):
         kinds = {int: (int, 'an int'), float: (Real, 'a number'), bool: (bool, 'True or False')}
+        kinds[bool | None] = bool | None, 'True, False or None (by the data)'
         for field in fields(self):
             name, value = field.name, getattr(self, field.name)
             kind, words = kinds[field.type]
-            if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
+            if not isinstance(value, kind) or (isinstance(value, bool) and field.type in (int, float)):
                 raise TypeError(f'PSGConfig: {name} must be {words}, got {value!r}')
             if kind is int and value < 1:
                 raise ValueError(f'PSGConfig: {name} must be at least 1, got {value!r}; 32 or more is full precision')

@@ -14,33 +14,24 @@ from .autograd import Conv, PSGProduct
 from .config import PSGConfig
 
 
-def check_input_signed(owner: str, value: bool | None) -> None:
-    if value is not None and not isinstance(value, bool):
-        raise TypeError(f'{owner}: input_signed must be True, False or None (by the data), got {value!r}')
-
-
 class PSGLayer:
     """An ordinary layer whose weight gradient comes from a quantised input and a quantised output gradient.
 
     Args:
         *args, **kwargs: those of the ordinary layer.
         psg: the settings; None for the defaults of :class:`PSGConfig`.
-        input_signed: True quantises the input over [-s, s], False over [0, s], which cuts negative entries off. None
-            takes [-s, s] for a batch that has a negative entry and [0, s], with half the step, for one that has none.
     """
 
     psg: PSGConfig = PSGConfig()
-    input_signed: bool | None = None
     special_backward = True
     exact: bool = False
 
-    def __init__(self, *args, psg: PSGConfig | None = None, input_signed: bool | None = None, **kwargs):
+    def __init__(self, *args, psg: PSGConfig | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         psg = PSGConfig() if psg is None else psg
         if not isinstance(psg, PSGConfig):
             raise TypeError(f'{type(self).__name__}: psg must be a PSGConfig, got {psg!r}')
-        check_input_signed(type(self).__name__, input_signed)
-        self.psg, self.input_signed = psg, input_signed
+        self.psg = psg
 
     @property
     def weight_gradient_bits(self) -> tuple[int, int]:
@@ -63,11 +54,11 @@ class PSGLayer:
     def _psg_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         is_batch = input.dim() >= self._batch_dims
         x, conv = self._arguments(input if is_batch else input[None])
-        y = PSGProduct.apply(x, weight, bias, self.psg, self.input_signed, conv)
+        y = PSGProduct.apply(x, weight, bias, self.psg, conv)
         return y if is_batch else y[0]
 
     def extra_repr(self) -> str:
-        return f'{super().extra_repr()}, input_signed={self.input_signed}, psg={self.psg}'
+        return f'{super().extra_repr()}, psg={self.psg}'
 
 
 class PSGConv2d(PSGLayer, nn.Conv2d):
@@ -147,29 +138,21 @@ class PSG(Converter):
 
     Args:
         layers: patterns of :mod:`pab.patterns`; of what they select, ``nn.Conv2d`` and ``nn.Linear`` are converted.
-        input_signed: for all of them, see :class:`PSGLayer`. By default every batch decides by its own data, in each
-            process and in each part of an accumulated batch. A second converter, ``dict(type='PSG',
-            layers=['name:conv1'], input_signed=True)``, fixes it for some layers.
         byte_mask_relu: also make every ``nn.ReLU`` a :class:`ByteMaskReLU`, which frees the float activation before a
             PSG layer and changes no number.
-        **settings: the fields of :class:`PSGConfig`.
+        **settings: the fields of :class:`PSGConfig`. A second converter, such as ``dict(type='PSG',
+            layers=['name:conv1'], input_signed=True)``, gives some layers others.
     """
 
     classes = {nn.Conv2d: PSGConv2d, nn.Linear: PSGLinear}
     settings_class = PSGConfig
 
-    def __init__(
-        self, layers: Sequence[str] = ('Conv2d',), input_signed: bool | None = None, byte_mask_relu=True, **settings
-    ) -> None:
+    def __init__(self, layers: Sequence[str] = ('Conv2d',), byte_mask_relu: bool = True, **settings) -> None:
         super().__init__(layers)
-        known = PSGConfig.__dataclass_fields__
-        if unknown := sorted(settings.keys() - known):
-            raise TypeError(f'PSG: unknown settings {unknown}; known are {sorted(known)}')
-        check_input_signed('PSG', input_signed)
-        self.psg, self.input_signed, self.byte_mask_relu = PSGConfig(**settings), input_signed, byte_mask_relu
+        self.psg, self.byte_mask_relu = PSGConfig(**settings), byte_mask_relu
 
     def set_up(self, layer: PSGLayer, name: str) -> None:
-        layer.psg, layer.input_signed = self.psg, self.input_signed
+        layer.psg = self.psg
 
     def __call__(self, network: nn.Module) -> nn.Module:
         super().__call__(network)

@@ -16,7 +16,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
-from ..contracts import layers_with_used_weight
+from ..checks import some
+from ..contracts import names_of_latents
 from ..models import network_of
 from ..pruners import check_state_masks, get_masks
 from ..registry import READERS
@@ -33,7 +34,8 @@ class UnusableCheckpoint(ValueError):
 def to_plain(value: Any, where: str, dropped: list[str]) -> Any:
     """Turn the value named ``where`` into tensors, dicts, lists, tuples, strings and numbers, sets into sorted lists.
 
-    What has no plain form becomes None, and its name is added to ``dropped``.
+    What has no plain form becomes None, and its name is added to ``dropped``. Functions in dicts are left out if
+    ``where`` begins with param_schedulers: OneCycleLR holds one beside its numbers, and a resumed run builds it anew.
     """
     if type(value) in (bool, int, float, complex, str, bytes, type(None)):
         return value
@@ -47,6 +49,8 @@ def to_plain(value: Any, where: str, dropped: list[str]) -> Any:
     if isinstance(value, np.generic):
         return to_plain(value.item(), where, dropped)
     if isinstance(value, Mapping):
+        if where.startswith('param_schedulers'):
+            value = {k: v for k, v in value.items() if not callable(v)}
         plain = {to_plain(k, f'{where} key', dropped): to_plain(v, f'{where}.{k}', dropped) for k, v in value.items()}
         if hasattr(value, '_metadata'):  # of a state dict: the versions of its modules
             plain = OrderedDict(plain)
@@ -183,15 +187,12 @@ def as_start(
     alone = network_of(model) is not model and not any(name.startswith(NETWORK_PREFIX) for name in state_dict)
     state = renamed(state_dict, lambda name: NETWORK_PREFIX + name if alone else name)
     own, before = model.state_dict(), {*state}
-    layers = layers_with_used_weight(model)
-    latents = {f'{name.removesuffix("weight")}{latent}' for name, layer in layers.items() for latent in layer.latents}
     head = head_of_another_size(own, state) if new_head else []
-    anew = sorted(latents - state.keys()) + head
+    anew = sorted(names_of_latents(model) - state.keys()) + head
     state.update({name: own[name] for name in anew})
     told = f'took {len(before - {*anew})} of {len(before)} tensors'
     if anew:
-        told += f'; not from there, but drawn anew: {", ".join(anew[:4])}'
-        told += f' and {len(anew) - 4} more' if len(anew) > 4 else ''
+        told += f'; not from there, but drawn anew: {some(anew, 4)}'
     masks = get_masks(model, remove_duplicate=False)
     if dense and masks and not masks_in(state):
         state.update({name + MASK: torch.ones_like(mask) for name, mask in masks.items() if name in state})

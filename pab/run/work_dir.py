@@ -15,6 +15,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from torch import nn
 
+from ..checks import some
 from .checkpoint import UnusableCheckpoint, check_resumable, check_sums, load_safely, missing_for_resume
 
 NOT_FOR_RESUME = 'diverged_'  # begins the names of checkpoints that are kept to look at, not to go on from
@@ -152,11 +153,11 @@ def choose_start(runner: Runner) -> tuple[str | None, Any, list[Path]]:
     same = [file for file in files if file.path.resolve() == here]
     left = [file.path for file in files if not same or (file.written > same[0].written and file.content)]
     if left and not runner.cfg.get('overwrite', False):
-        names = ', '.join(path.name for path in left[:3]) + (f' and {len(left) - 3} more' if len(left) > 3 else '')
+        resume = 'none of them is one to resume from: ' if newest_counts else 'go on from the newest by --resume, '
         raise FileExistsError(
-            f'work_dir {runner.work_dir} already holds {names}, which a run that begins '
-            f'{f"at {start}" if start else "anew"} would be mixed up with; go on from the newest by --resume, choose '
-            'another --work-dir, or remove them by --overwrite (in a config: resume, work_dir, overwrite)'
+            f'work_dir {runner.work_dir} already holds {some([path.name for path in left])}, which a run that begins '
+            f'{f"at {start}" if start else "anew"} would be mixed up with; {resume}choose another --work-dir, or '
+            'remove them by --overwrite (in a config: resume, work_dir, overwrite)'
         )
     return start, None, left
 

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from pab.datasets import ImageFolder, ImageNet, InMemoryDataset, number_classes_
+from pab.datasets import ImageFolder, InMemoryDataset, number_classes_
 
 SMALL = {'size': 16, 'resize': 20}
 PETS = ('ant', 'bee', 'cat', 'dog')
@@ -54,7 +54,7 @@ def test_classes_that_are_not_known_are_listed(tmp_path):
         number_classes_(dataset, PETS, 'val', 'train')
     assert dataset.labels.tolist() == [0, 0, 1, 1, 2, 2]
     many = [f'c{i:02}' for i in range(30)]
-    with pytest.raises(ValueError, match=r'only in train .*: c00, c01, c02, c03, c04, \.\.\. \(30 in all\)'):
+    with pytest.raises(ValueError, match=r'only in train .*: c00, c01, c02, c03, c04 and 25 more'):
         number_classes_(dataset, many, 'val', 'train')
 
 
@@ -96,14 +96,13 @@ def test_names_that_the_user_gives(tmp_path):
         ImageFolder('val', tmp_path)
 
 
-@pytest.mark.parametrize('kind', [ImageFolder, ImageNet])
-def test_hidden_names_are_no_data(tmp_path, kind):
+def test_hidden_names_are_no_data(tmp_path):
     root = make(tmp_path, 'train', '.ipynb_checkpoints', '._ant', 'ant', 'bee')
     for name in ('.0.png', '._1.png', '.deep/2.png', 'deep/3.PNG'):
         path = root / 'train' / 'bee' / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes((root / 'train' / 'ant' / '0.png').read_bytes())
-    dataset = kind('train', root, folder='', **SMALL)
+    dataset = ImageFolder('train', root, **SMALL)
     assert dataset.metainfo == {'classes': ('ant', 'bee')}
     assert names(dataset) == [('ant', 'ant')] * 2 + [('bee', 'bee')] * 3
     assert dataset.path(4).name == '3.PNG'

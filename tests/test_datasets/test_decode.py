@@ -1,9 +1,5 @@
 import io
-import runpy
 import struct
-import sys
-import types
-import warnings
 import zlib
 
 import numpy as np
@@ -11,7 +7,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from pab.datasets import ImageNet, UnreadableImageError, decode, decode_rgb
+from pab.datasets import UnreadableImageError, decode_rgb
 
 RAMP = np.arange(32 * 48, dtype=np.int64).reshape(32, 48)
 COLOUR = np.stack([RAMP % 256, RAMP // 6, 255 - RAMP % 256], axis=2).astype(np.uint8)
@@ -33,47 +29,18 @@ def pillow(data):
     return np.asarray(Image.open(io.BytesIO(data)).convert('RGB'))
 
 
-@pytest.fixture(params=['torchcodec', 'Pillow'])
-def decoder(request, monkeypatch):
-    """Both ways to decode a JPEG."""
-    if request.param == 'Pillow':
-        monkeypatch.setattr(decode, 'decode_jpeg', None)
-    else:
-        pytest.importorskip('torchcodec', reason='torchcodec is not installed; pip install -e ".[images]"')
-        assert decode.decode_jpeg is not None
-
-
 @pytest.mark.parametrize('mode', ['RGB', 'L', 'CMYK'])
-def test_jpegs_equal_pillow(decoder, mode):
+def test_jpegs_equal_pillow(mode):
     for progressive in (False, True):
         data = encode(Image.fromarray(COLOUR).convert(mode), 'JPEG', quality=90, progressive=progressive)
         expect(data, pillow(data))
 
 
-def test_a_torchcodec_that_cannot_be_used_is_named(monkeypatch):
-    too_old = types.ModuleType('torchcodec.decoders')
-    monkeypatch.setitem(sys.modules, 'torchcodec.decoders', too_old)
-    with pytest.warns(UserWarning, match='torchcodec cannot be used, Pillow decodes all images: .*decode_jpeg'):
-        assert runpy.run_path(decode.__file__)['decode_jpeg'] is None
-    monkeypatch.setitem(sys.modules, 'torchcodec.decoders', None)  # not installed: nothing to say
-    with warnings.catch_warnings():
-        warnings.simplefilter('error')
-        assert runpy.run_path(decode.__file__)['decode_jpeg'] is None
-
-
-def test_orientation_tags_are_ignored(decoder):
+def test_orientation_tags_are_ignored():
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6  # a quarter turn
     data = encode(Image.fromarray(COLOUR), 'JPEG', exif=exif)
     expect(data, pillow(data))
-
-
-def test_torchcodec_and_pillow_agree_on_real_photographs(photographs):
-    pytest.importorskip('torchcodec', reason='torchcodec is not installed; pip install -e ".[images]"')
-    dataset = ImageNet('val', photographs, num_samples=100, sample_seed=1)
-    for index in range(100):
-        data = dataset.path(index).read_bytes()
-        expect(data, pillow(data))
 
 
 @pytest.mark.parametrize('kind', ['PNG', 'BMP', 'TIFF', 'WEBP'])
@@ -116,7 +83,7 @@ def test_a_single_pixel():
 
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'GIF', 'WEBP'])
 @pytest.mark.parametrize('keep', [0, 1, 20, 0.5, 0.9])
-def test_truncated_files_are_unreadable(decoder, kind, keep):
+def test_truncated_files_are_unreadable(kind, keep):
     noise = np.random.RandomState(0).randint(0, 256, (32, 48, 3)).astype(np.uint8)
     data = encode(Image.fromarray(noise), kind)
     with pytest.raises(UnreadableImageError):
@@ -132,7 +99,7 @@ def preview(**options):
 @pytest.mark.parametrize('exif', [None, b'Exif\0\0' + preview()])
 @pytest.mark.parametrize('keep', [0.3, 0.6, 0.9, 0.99, 'all but the end'])
 @pytest.mark.parametrize('tail', ['zeroed', 'cut', 'of 255'])
-def test_jpegs_without_an_end_are_unreadable(decoder, options, exif, keep, tail):
+def test_jpegs_without_an_end_are_unreadable(options, exif, keep, tail):
     noise = np.random.RandomState(0).randint(0, 256, (64, 96, 3)).astype(np.uint8)
     data = encode(Image.fromarray(noise), 'JPEG', **options, **({'exif': exif} if exif else {}))
     kept = data[: -2 if isinstance(keep, str) else int(keep * len(data))]
@@ -142,13 +109,13 @@ def test_jpegs_without_an_end_are_unreadable(decoder, options, exif, keep, tail)
 
 
 @pytest.mark.parametrize('ending', [bytes(500), b'\xff\xda' + bytes(9), preview(), preview()[:-2]])
-def test_what_follows_the_end_of_a_jpeg_is_ignored(decoder, ending):
+def test_what_follows_the_end_of_a_jpeg_is_ignored(ending):
     data = encode(Image.fromarray(COLOUR), 'JPEG')
     expect(data + ending, pillow(data))
 
 
 @pytest.mark.filterwarnings('ignore:Corrupt')
-def test_damage_before_the_end_of_a_jpeg_is_read_alike(decoder):
+def test_damage_before_the_end_of_a_jpeg_is_read():
     data = bytearray(encode(Image.fromarray(COLOUR), 'JPEG'))
     data[-200:-2] = bytes(198)
     expect(bytes(data), pillow(bytes(data)))

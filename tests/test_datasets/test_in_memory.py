@@ -86,13 +86,7 @@ def test_a_set_that_lies_on_a_device():
     assert torch.equal(here.__getitems__([3, 1])['images'], IMAGES[[3, 1]])
 
 
-@pytest.mark.parametrize(
-    ('device', 'text'),
-    [
-        *((name, f"device '{name}' cannot be used here: ") for name in ('gpu', 'cuda:99')),
-        ('meta', "device 'meta' holds no pixels; 'cuda' or 'cpu' does"),
-    ],
-)
-def test_a_device_that_cannot_hold_it(device, text):
-    with pytest.raises(ValueError, match=f'InMemoryDataset: {text}'):
+@pytest.mark.parametrize('device', ['gpu', 'cuda:99'])
+def test_a_device_that_cannot_hold_it(device):
+    with pytest.raises(ValueError, match=f"InMemoryDataset: device '{device}' cannot be used here: "):
         make(device=device)

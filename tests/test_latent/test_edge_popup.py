@@ -194,5 +194,3 @@ def test_bad_settings(way):
         way(0)
     with pytest.raises(ValueError, match=rf"{name}: unknown scope 'layer'; known: local, global"):
         way(0.5, scope='layer')
-    with pytest.raises(TypeError, match=rf'{name}: through_abs must be True or False, got 1'):
-        way(0.5, through_abs=1)

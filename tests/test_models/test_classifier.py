@@ -179,7 +179,6 @@ SHAPE = r'ImageClassifier: input_shape must be \(channels, height, width\), got 
             ValueError,
             'ImageClassifier: each entry of input_shape must be an int >= 1, got 0',
         ),
-        ({'compile': 'maybe'}, TypeError, "ImageClassifier: compile must be True or False, got 'maybe'"),
     ],
 )
 def test_bad_settings(options, error, message):

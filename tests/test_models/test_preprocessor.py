@@ -27,15 +27,13 @@ def test_normalises_by_hand():
     assert out['labels'].tolist() == [0]
 
 
-@pytest.mark.parametrize('channels_last', [True, False])
-def test_floating_and_uint8_images_agree(channels_last):
+def test_floating_and_uint8_images_agree():
     images = numbered()
-    preprocessor = ImagePreprocessor(MEAN, STD, channels_last=channels_last)
+    preprocessor = ImagePreprocessor(MEAN, STD)
     whole = preprocessor(batch(images))['images']
     floating = preprocessor(batch(images / 255))['images']
     torch.testing.assert_close(whole, floating)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    assert whole.is_contiguous(memory_format=layout)
+    assert whole.is_contiguous(memory_format=torch.channels_last)
     mean, std = torch.tensor(MEAN).reshape(1, 3, 1, 1), torch.tensor(STD).reshape(1, 3, 1, 1)
     torch.testing.assert_close(whole, (images / 255 - mean) / std)
 
@@ -161,6 +159,11 @@ def test_bad_settings(options, text):
     ('images', 'error', 'text'),
     [
         (torch.zeros(2, 1, 4, 4), ValueError, r'images must be \(N, 3, H, W\), got \(2, 1, 4, 4\)'),
+        (
+            [torch.zeros(3, 4, 4)] * 2,
+            TypeError,
+            r"got a list; set collate_fn=dict\(type='collate_images'\)",
+        ),
         (torch.zeros(2, 3, 4, 4, dtype=torch.int64), TypeError, r'uint8 .* or floating .* got torch\.int64'),
         (torch.tensor([0.0, 255.0]).repeat(2, 3, 4, 1), ValueError, r'lie in \[0, 1\], got \[0, 255\]; pass uint8'),
         (torch.full((2, 3, 4, 4), torch.nan), ValueError, r'floating images must lie in \[0, 1\], got \[nan, nan\]'),

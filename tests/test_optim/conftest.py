@@ -12,7 +12,7 @@ from pab.optim import Bop, flips
 @pytest.fixture(params=['compiled', 'plain'])
 def way(request, monkeypatch):
     """Each way, with a limit so low that small tensors take it; skipped where there is no compiler."""
-    monkeypatch.setattr(compiled, '_wanted', request.param == 'compiled')
+    monkeypatch.setenv('PAB_COMPILE', '1' if request.param == 'compiled' else '0')
     monkeypatch.setattr(compiled, '_failed', False)
     if request.param == 'compiled':
         monkeypatch.setattr(flips, 'BLOCK', 0)

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pab import compiled
 from pab.optim import flips
 from pab.pruners import Mag, apply_masks_, check_masks
 from tests.registered import SIGN_OPTIMIZERS, small_network
@@ -51,19 +50,6 @@ def test_a_schedule_below_0_is_refused(kind):
     with pytest.raises(ValueError, match=r'lr must be >= 0, got -0\.5; let its schedule end at 0'):
         optimizer.step()
     assert torch.equal(weight, torch.ones(2, 2))
-
-
-def test_every_number_of_a_sign_optimizer_must_be_one(kind):
-    numbers = [name for name, value in kind([nn.Parameter(torch.ones(1))]).defaults.items() if type(value) is float]
-    assert {'lr', 'adaptivity_rate'} <= {*numbers}
-    for name in numbers:
-        for wrong in ('a', None, [0.1]):
-            with pytest.raises(TypeError) as caught:
-                kind([nn.Parameter(torch.ones(1))], **{name: wrong})
-            assert str(caught.value) == f'{kind.__name__}: {name} must be a number, got {wrong!r}'
-        with pytest.raises(TypeError, match=f'{name} must be a number'):
-            kind([{'params': [nn.Parameter(torch.ones(1))], name: 'a'}])
-    kind([nn.Parameter(torch.ones(1))], lr=torch.tensor(1.0))  # as torch's optimizers take it
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float64])
@@ -118,7 +104,7 @@ def test_a_restored_sign_optimizer_goes_on_bit_for_bit(kind, weights, dtype, fla
 def test_a_sign_optimizer_gives_the_same_bits_compiled_and_not(kind, weights, monkeypatch):
     results = []
     for wanted, block in ((True, 0), (False, 50)):
-        monkeypatch.setattr(compiled, '_wanted', wanted)
+        monkeypatch.setenv('PAB_COMPILE', str(int(wanted)))
         monkeypatch.setattr(flips, 'BLOCK', block)
         params = parameters(weights)
         optimizer = kind(params)
@@ -225,14 +211,10 @@ def test_a_factor_that_is_too_large(kind):
 
 
 @pytest.mark.parametrize('clone', [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
-def test_copies_and_states_of_earlier_versions(clone, kind, weights):
+def test_a_copy_has_flipped_nothing(clone, kind, weights):
     optimizer = kind(parameters(weights))
     assert not hasattr(kind, 'last_flips')
     assert clone(optimizer).last_flips is None
-    state = optimizer.state_dict()
-    del state['param_groups'][0]['lr']
-    optimizer.load_state_dict(state)
-    assert optimizer.param_groups[0]['lr'] == 1.0
     steps(optimizer, optimizer.param_groups[0]['params'], 0, 1)
     flipped = int(optimizer.last_flips)
     optimizer.load_state_dict(optimizer.state_dict())

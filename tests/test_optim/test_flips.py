@@ -126,7 +126,7 @@ def test_another_rate_threshold_or_size_is_no_other_loop(monkeypatch):
 
     monkeypatch.setattr(flips, 'BLOCK', 0)
     monkeypatch.setattr(compiled, 'compile_pass', functools.cache(compile_for_nothing))
-    monkeypatch.setattr(compiled, '_wanted', True)
+    monkeypatch.setenv('PAB_COMPILE', '1')
     weights = [nn.Parameter(torch.randn(n)) for n in (130, 200, 70, 303)]
     opt = Bop(weights, adaptivity_rate=0.5, threshold=0.1)
     for rate, threshold in ((0.5, 0.1), (0.3, 0.1), (0.2, 0.0)):
@@ -139,7 +139,7 @@ def test_another_rate_threshold_or_size_is_no_other_loop(monkeypatch):
 
 def test_small_tensors_are_not_compiled(monkeypatch):
     monkeypatch.setattr(compiled, 'compile_pass', lambda *args: pytest.fail('compiled'))
-    monkeypatch.setattr(compiled, '_wanted', True)
+    monkeypatch.setenv('PAB_COMPILE', '1')
     weight = nn.Parameter(torch.ones(flips.BLOCK))
     weight.grad = torch.ones_like(weight)
     Bop([weight]).step()

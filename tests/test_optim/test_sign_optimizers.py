@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pab import compiled
-from pab.contracts import sign_optimizers, tensor_flips, weight_flips
+from pab.contracts import counts_of, sign_optimizers
 from pab.optim import Bop, SignOptimizer, flips
 from pab.pruners import check_masks
 from pab.registry import OPTIMIZERS
@@ -50,9 +49,9 @@ def test_hooks_and_pruners_take_it_as_their_own(tiny_config, sign_flipper):
     assert all(epochs > 0)
     assert hub.get_scalar('adaptivity_rate').data[0].tolist() == pytest.approx([0.5, 0.5 * 0.15, 0.5 * 0.15**2])
     optimizer = runner.optim_wrapper['signs'].optimizer
-    assert sum(int(count) for count in tensor_flips([optimizer]).values()) == epochs.sum()
+    assert sum(int(count) for count in counts_of([optimizer], 'tensor_flips').values()) == epochs.sum()
     # pruning kept weights that had not flipped, and forgot the counts of the others
-    assert sum(int(count.sum()) for count in weight_flips([optimizer]).values()) == epochs[1:].sum()
+    assert sum(int(count.sum()) for count in counts_of([optimizer], 'weight_flips').values()) == epochs[1:].sum()
     check_masks(runner.model)
     weights = [layer.weight for layer in runner.model.modules() if isinstance(layer, nn.Conv2d)]
     total = sum(weight.numel() for weight in weights)
@@ -62,7 +61,7 @@ def test_hooks_and_pruners_take_it_as_their_own(tiny_config, sign_flipper):
 def test_who_flips_signs():
     bop, sgd = Bop([nn.Parameter(torch.ones(1))]), torch.optim.SGD([nn.Parameter(torch.ones(1))])
     assert sign_optimizers([bop, sgd]) == [bop]
-    assert weight_flips([bop, sgd]) == tensor_flips([bop, sgd]) == {}
+    assert counts_of([bop, sgd], 'weight_flips') == counts_of([bop, sgd], 'tensor_flips') == {}
 
 
 class Normalised(SignOptimizer):
@@ -105,7 +104,7 @@ def test_another_rule_by_hand():
 @pytest.mark.parametrize('way', [True, False])
 def test_another_rule_runs_both_ways(way, monkeypatch):
     monkeypatch.setattr(flips, 'BLOCK', 0 if way else 30)
-    monkeypatch.setattr(compiled, '_wanted', way)
+    monkeypatch.setenv('PAB_COMPILE', str(int(way)))
     w = nn.Parameter(torch.randn(100))
     opt = Normalised([w], rate=0.5, threshold=0.7)
     expected, m, v = w.detach().clone(), 0, 0

@@ -114,5 +114,5 @@ def test_an_allocation_needs_scope_local(scope):
 
 
 def test_an_unknown_allocation():
-    with pytest.raises(ValueError, match="Mag: allocation must be one of uniform, erk, got 'er'"):
+    with pytest.raises(ValueError, match="Mag: unknown allocation 'er'; known: uniform, erk"):
         build('Mag', 0.5, scope='local', allocation='er')

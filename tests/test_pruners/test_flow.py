@@ -154,6 +154,12 @@ def test_a_normalisation_by_data_keeps_scale_and_shift(norm):
     assert scores_of(chain(norm))['0.weight'] == [10, 21]
 
 
+def test_the_eps_of_an_rms_norm_is_no_shift():
+    weight = torch.tensor([2.0, 3])
+    with KeepFlow():
+        assert torch.equal(nn.functional.rms_norm(torch.ones(1, 2), (2,), weight, 0.5)[0], weight)
+
+
 def test_weights_of_zero_count_as_constants():
     """A head of zeros for 4 inputs counts as 1/2 everywhere, the scale of a BatchNorm as 1."""
     model = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), nn.BatchNorm2d(4, eps=0), nn.Flatten(), nn.Linear(4, 3))
@@ -270,11 +276,6 @@ def test_a_network_of_relus_scores_alike_with_and_without(net):
     assert same(plain, build('SynFlow', 0.1, rounds=5).prune(net, input_shape=(3, 8, 8)))
 
 
-def test_keep_flow_is_a_flag():
-    with pytest.raises(TypeError, match=r'SynFlow: keep_flow must be True or False, got 1'):
-        build('SynFlow', keep_flow=1)
-
-
 class Block(nn.Module):
     """ReLU6 behind weights that saturate it, in place as torchvision has it, beside a path that is free."""
 
@@ -338,9 +339,34 @@ def test_a_layer_without_any_gradient_is_named():
     net = nn.Sequential(first, Signs(), nn.Flatten(), last)
     with warnings_of() as messages:
         build('SynFlow', 0.75, prunable=('Conv2d', 'Linear')).prune(net, input_shape=(2, 1, 1))
-    assert messages[0] == 'SynFlow: every score is 0 in 0.weight; nothing passes 1 (Signs)'
-    with pytest.raises(ValueError, match=r'every score is 0, since nothing passes 1 \(Signs\);'):
+    assert messages[0] == 'SynFlow: every score is 0 in 0.weight; the gradient ends at 1 (Signs)'
+    with pytest.raises(ValueError, match=r'every score is 0, since the gradient ends at 1 \(Signs\);'):
         build('SynFlow', 0.5).prune(nn.Sequential(first, Signs()), input_shape=(2, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ('cut', 'reason'),
+    [
+        (lambda x: x.detach(), 'the gradient ends at detach of 1 (Residual)'),
+        (lambda x: x.data, 'the gradient ends at data of 1 (Residual)'),
+        (torch.zeros_like, 'the gradient ends at zeros_like of 1 (Residual)'),
+        (lambda x: (x > 0).float(), 'no gradient of the outputs reaches these weights'),
+    ],
+)
+def test_where_a_block_cuts_the_gradient(cut, reason):
+    """Beside a shortcut, which everything passes, and a gate, whose stand-in has a constant part."""
+
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 2, 1, bias=False)
+
+        def forward(self, x):
+            return x.sigmoid() + cut(self.conv(x))
+
+    with warnings_of() as messages:
+        build('SynFlow', 0.5).prune(chain(Residual(), nn.Conv2d(2, 2, 1, bias=False)), input_shape=(1, 1, 1))
+    assert messages[0] == f'SynFlow: every score is 0 in 1.conv.weight; {reason}'
 
 
 @pytest.mark.parametrize('name', ['SNIP', 'GraSP'])

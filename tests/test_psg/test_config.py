@@ -21,6 +21,8 @@ def test_bits(name):
         *(({name: True}, f'{name} must be an int, got True') for name in ('input_bits', 'weight_bits', 'grad_bits')),
         (dict(threshold='1e-7'), "threshold must be a number, got '1e-7'"),
         (dict(sparsify=1), 'sparsify must be True or False, got 1'),
+        (dict(sparsify=None), 'sparsify must be True or False, got None'),
+        (dict(input_signed=1), r'input_signed must be True, False or None \(by the data\), got 1'),
     ],
 )
 def test_wrong_types(settings, message):
@@ -43,5 +45,3 @@ def test_frozen():
 def test_layers_refuse_settings_of_another_type(layer):
     with pytest.raises(TypeError, match='psg must be a PSGConfig, got'):
         layer(psg=dict(input_bits=8))
-    with pytest.raises(TypeError, match=r'input_signed must be True, False or None .*, got 1'):
-        layer(input_signed=1)

@@ -29,33 +29,32 @@ def psg_layers(model):
 
 
 def settings_of(model):
-    return {name: (type(m), m.psg, m.input_signed) for name, m in psg_layers(model).items()}
+    return {name: (type(m), m.psg) for name, m in psg_layers(model).items()}
 
 
 def test_settings_arrive():
     cfg = PSGConfig(input_bits=4)
     net = small_net()
     assert convert_psg_(net, cfg, layers=['Conv2d', 'Linear']) is net
-    convolution = PSGConv2d, cfg, None
-    assert settings_of(net) == {'0': convolution, '2.0': convolution, '4': (PSGLinear, cfg, None)}
+    assert settings_of(net) == {'0': (PSGConv2d, cfg), '2.0': (PSGConv2d, cfg), '4': (PSGLinear, cfg)}
     net = CONVERTERS.build(dict(type='PSG', input_bits=4, layers=['Linear'], input_signed=False))(small_net())
-    assert settings_of(net) == {'4': (PSGLinear, cfg, False)}
+    assert settings_of(net) == {'4': (PSGLinear, PSGConfig(input_bits=4, input_signed=False))}
 
 
 def test_converting_again_gives_new_settings():
     net = convert_psg_(small_net())
     convert_psg_(net, PSGConfig(input_bits=4), layers=['Linear'])
-    convert_psg_(net, PSGConfig(input_bits=2), layers=['name:0'], input_signed=True)
-    settings = {name: (m.psg.input_bits, m.input_signed) for name, m in psg_layers(net).items()}
+    convert_psg_(net, PSGConfig(input_bits=2, input_signed=True), layers=['name:0'])
+    settings = {name: (m.psg.input_bits, m.psg.input_signed) for name, m in psg_layers(net).items()}
     assert settings == {'0': (2, True), '2.0': (8, None), '4': (4, None)}
 
 
 def test_errors():
-    with pytest.raises(TypeError, match=r"PSG: unknown settings \['bits'\]; known are \['bfloat16_product', .*\]"):
+    with pytest.raises(TypeError, match="PSGConfig.* unexpected keyword argument 'bits'"):
         CONVERTERS.build(dict(type='PSG', bits=4))
     with pytest.raises(ValueError, match='threshold must be finite and >= 0'):
         CONVERTERS.build(dict(type='PSG', threshold=-1.0))
-    with pytest.raises(TypeError, match=r"PSG: input_signed must be True, False or None .*, got \{'0': True\}"):
+    with pytest.raises(TypeError, match=r"PSGConfig: input_signed must be True, False or None .*, got \{'0': True\}"):
         CONVERTERS.build(dict(type='PSG', input_signed={'0': True}))
     with pytest.raises(TypeError, match=r'cfg must be a PSGConfig, got .* write PSGConfig\(\*\*cfg\)'):
         convert_psg_(small_net(), dict(input_bits=8))
@@ -90,7 +89,7 @@ def test_exact_gradients():
 
 
 def test_copy_pickle_and_state():
-    net, x = convert_psg_(small_net(), PSGConfig(input_bits=4), input_signed=True), images()
+    net, x = convert_psg_(small_net(), PSGConfig(input_bits=4, input_signed=True)), images()
     want = gradients(net, x)
     buffer = io.BytesIO()
     torch.save(net, buffer)
@@ -101,7 +100,7 @@ def test_copy_pickle_and_state():
     plain = small_net()
     plain.load_state_dict(net.state_dict())
     net.load_state_dict(plain.state_dict())
-    assert 'input_signed=True, psg=PSGConfig(input_bits=4' in repr(net)
+    assert 'psg=PSGConfig(input_bits=4' in repr(net)
 
 
 def mobilenet():
@@ -120,7 +119,7 @@ def test_no_layer_is_worse_than_with_signed_input(make, bits):
     net, images = make(), torch.randn(8, 3, 32, 32)
     errors = {}
     for signed in (True, False, None):
-        PSG(['Conv2d', 'Linear'], signed, byte_mask_relu=False, input_bits=bits)(net)
+        PSG(['Conv2d', 'Linear'], byte_mask_relu=False, input_bits=bits, input_signed=signed)(net)
         errors[signed] = gradient_errors(net, images)
     behind_relu = 0
     for name, error in errors[None].items():

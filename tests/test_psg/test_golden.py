@@ -46,7 +46,7 @@ def test_layer(golden_folder, case, channels_last):
     x, w, mask, grad_out, y, grad_x, grad_w = (arrays[f'{case}_{name}'] for name in names)
     sizes = [setting[key] for key in ('cin', 'cout', 'k', 'stride', 'padding', 'dilation', 'groups')]
     psg = PSGConfig(**{field.name: setting[field.name] for field in fields(PSGConfig) if field.name in setting})
-    layer = PSGConv2d(*sizes, bias=False, input_signed=setting['input_signed'], psg=psg)
+    layer = PSGConv2d(*sizes, bias=False, psg=psg)
     layer.weight.data = w * mask
     order = torch.channels_last if channels_last else torch.contiguous_format
     out = layer.to(memory_format=order)(x.requires_grad_().contiguous(memory_format=order))

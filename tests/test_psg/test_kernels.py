@@ -1,5 +1,6 @@
 """Compiled passes give the numbers of the plain ones, bit for bit; without a compiler there is a warning, no crash."""
 
+import itertools
 import warnings
 
 import pytest
@@ -7,31 +8,26 @@ import torch
 from torch import nn
 
 from pab import compiled as machinery
-from pab.psg import (
-    ByteMaskReLU,
-    PSGConfig,
-    PSGConv2d,
-    convert_psg_,
-    exact_gradients,
-    is_compiled,
-    kernels,
-    quantize as q,
-    use_compiled,
-)
+from pab.compiled import is_compiled
+from pab.psg import ByteMaskReLU, PSGConfig, PSGConv2d, convert_psg_, exact_gradients, kernels, quantize as q
+
+
+@pytest.fixture(autouse=True)
+def _may_compile(monkeypatch):
+    monkeypatch.setenv('PAB_COMPILE', '1')
+    monkeypatch.setattr(machinery, '_failed', False)
 
 
 @pytest.fixture
 def compiled(monkeypatch):
     """Compile every pass, however small; skip where there is no compiler."""
     monkeypatch.setattr(kernels, 'SMALLEST_COMPILED', 0)
-    use_compiled(True)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         kernels.positive(torch.ones(2))
     if not is_compiled():
         pytest.skip(f'no compiler: {caught[-1].message}')
     yield
-    use_compiled(None)
 
 
 def images(shape, channels_last):
@@ -59,9 +55,8 @@ def either_call(request, monkeypatch):
     machinery.compile_pass.cache_clear()
 
 
-@pytest.mark.parametrize('channels_last', [False, True])
-def test_compiled_equals_plain(either_call, compiled, channels_last):
-    for shape in ((2, 3, 5, 7), (3, 16, 8, 8)):
+def test_compiled_equals_plain(either_call, compiled, monkeypatch):
+    for shape, channels_last in itertools.product(((2, 3, 5, 7), (3, 16, 8, 8)), (False, True)):
         x = images(shape, channels_last)
         byte, low, factor = (x.abs() * 40).to(torch.uint8), torch.tensor(-1.0), torch.tensor(0.3)
         for function, *arguments in [
@@ -79,10 +74,10 @@ def test_compiled_equals_plain(either_call, compiled, channels_last):
             (kernels.positive, x),
             (kernels.pass_where, x, (x > 0.5).to(torch.uint8)),
         ]:
-            use_compiled(True)
+            monkeypatch.setenv('PAB_COMPILE', '1')
             got = function(*arguments)
             assert is_compiled()
-            use_compiled(False)
+            monkeypatch.setenv('PAB_COMPILE', '0')
             assert same(got, function(*arguments))
 
 
@@ -133,17 +128,15 @@ def test_a_gradient_in_another_layout(compiled):
 )
 def test_what_a_loop_cannot_take_runs_uncompiled(tensor, monkeypatch):
     monkeypatch.setattr(machinery, 'compile_pass', lambda *args: pytest.fail('compiled'))
-    use_compiled(True)
     assert machinery.run_compiled(torch.relu, [tensor]) is None
-    use_compiled(None)
 
 
-def test_step_of_a_layer(compiled):
-    layer = PSGConv2d(3, 4, 3, psg=PSGConfig(), input_signed=True)
+def test_step_of_a_layer(compiled, monkeypatch):
+    layer = PSGConv2d(3, 4, 3, psg=PSGConfig(input_signed=True))
     x = images((2, 3, 9, 9), True)
     grads = []
-    for wanted in (True, False):
-        use_compiled(wanted)
+    for wanted in '10':
+        monkeypatch.setenv('PAB_COMPILE', wanted)
         layer.zero_grad()
         layer(x).square().sum().backward()
         grads.append(layer.weight.grad)
@@ -156,8 +149,6 @@ def test_without_a_compiler(monkeypatch):
 
     monkeypatch.setattr(kernels, 'SMALLEST_COMPILED', 0)
     monkeypatch.setattr(machinery, 'compile_pass', fail)
-    monkeypatch.setenv('PAB_COMPILE', '1')
-    use_compiled(None)
     x = torch.randn(2, 3, 4, 4)
     with pytest.warns(UserWarning, match=r'run uncompiled.*RuntimeError: no C\+\+ compiler\. Install .*PAB_COMPILE=0'):
         got = kernels.quantize_gradient(x, 8)
@@ -165,28 +156,19 @@ def test_without_a_compiler(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert torch.equal(kernels.quantize_gradient(x, 8), got)
-    use_compiled(None)
-    assert is_compiled()
 
 
 def test_small_tensors_are_not_worth_a_compilation(monkeypatch):
     monkeypatch.setattr(machinery, 'compile_pass', lambda *args: pytest.fail('compiled'))
-    use_compiled(True)
     kernels.quantize_gradient(torch.randn(2, 3, 4, 4), 8)
-    use_compiled(None)
 
 
 def test_the_switch(monkeypatch):
     monkeypatch.setenv('PAB_COMPILE', '0')
     assert not is_compiled()
-    use_compiled(True)
-    assert is_compiled()
-    use_compiled(None)
     monkeypatch.setenv('PAB_COMPILE', 'yes')
     with pytest.raises(ValueError, match="PAB_COMPILE must be 0 or 1, got 'yes'"):
         is_compiled()
-    with pytest.raises(TypeError, match='wanted must be True, False or None, got 1'):
-        use_compiled(1)
 
 
 @pytest.mark.parametrize('inplace', [False, True])

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -32,7 +33,8 @@ SHAPES = {
 def pair(kind, bias=True, psg=EXACT, input_signed=True, dtype=torch.float32):
     """A plain layer and a PSG layer with the same numbers."""
     plain = nn.Conv2d(4, 6, bias=bias, dtype=dtype, **SHAPES[kind])
-    ours = PSGConv2d(4, 6, bias=bias, dtype=dtype, psg=psg, input_signed=input_signed, **SHAPES[kind])
+    psg = replace(psg, input_signed=input_signed)
+    ours = PSGConv2d(4, 6, bias=bias, dtype=dtype, psg=psg, **SHAPES[kind])
     ours.load_state_dict(plain.state_dict())
     return plain, ours
 
@@ -76,7 +78,7 @@ def by_unfold(layer, x, grad_out):
     if layer.padding == 'valid':
         left = right = top = bottom = 0
     s = x.abs().flatten(1).max(1).values.mean()
-    x = quantized(x, config.input_bits, layer.input_signed, s)
+    x = quantized(x, config.input_bits, layer.psg.input_signed, s)
     g = quantized(grad_out, config.grad_bits, True, grad_out.abs().max())
     x = F.pad(x, (left, right, top, bottom), mode=mode)
     patches = F.unfold(x, layer.kernel_size, layer.dilation, 0, layer.stride)
@@ -123,7 +125,7 @@ def test_a_sample_without_a_batch(psg, linear):
 @pytest.mark.parametrize('shape', [(5, 7), (3, 4, 7), (7,)])
 def test_linear(shape):
     plain = nn.Linear(7, 3)
-    ours = PSGLinear(7, 3, psg=EXACT, input_signed=True)
+    ours = PSGLinear(7, 3, psg=replace(EXACT, input_signed=True))
     ours.load_state_dict(plain.state_dict())
     x = torch.randn(shape)
     for got, want in zip(step(ours, x), step(plain, x), strict=True):
@@ -132,8 +134,8 @@ def test_linear(shape):
 
 @pytest.mark.parametrize('shape', [(5, 7), (5, 4, 7), (5, 2, 3, 7)])
 def test_a_linear_layer_is_a_convolution_of_one_pixel(shape):
-    linear = PSGLinear(7, 3, psg=PSGConfig(input_bits=4, grad_bits=6, threshold=0.02), input_signed=True)
-    conv = PSGConv2d(7, 3, 1, psg=linear.psg, input_signed=True)
+    linear = PSGLinear(7, 3, psg=PSGConfig(input_bits=4, grad_bits=6, threshold=0.02, input_signed=True))
+    conv = PSGConv2d(7, 3, 1, psg=linear.psg)
     conv.weight.data, conv.bias.data = linear.weight.data[..., None, None].clone(), linear.bias.data.clone()
     x, upstream = torch.randn(shape), torch.randn(*shape[:-1], 3)
     linear(x).backward(upstream)
@@ -164,7 +166,8 @@ def test_predictive_forward_gates_an_evaluation_too():
 class TestAutocast:
     def layers(self, psg, linear):
         if linear:
-            plain, ours, x = nn.Linear(6, 4), PSGLinear(6, 4, psg=psg, input_signed=True), torch.randn(9, 6)
+            psg = replace(psg, input_signed=True)
+            plain, ours, x = nn.Linear(6, 4), PSGLinear(6, 4, psg=psg), torch.randn(9, 6)
             ours.load_state_dict(plain.state_dict())
             return plain, ours, x
         return *pair('strided', psg=psg), torch.randn(3, 4, 9, 8).contiguous(memory_format=torch.channels_last)
@@ -264,14 +267,14 @@ def test_an_empty_batch_has_the_gradients_of_the_plain_layer(psg, linear):
 def test_the_data_decide_whether_the_input_is_signed(psg, linear):
     settings = dict(psg=psg) if linear else dict(psg=psg, kernel_size=3)
     by_data = (PSGLinear if linear else PSGConv2d)(4, 6, **settings)
-    assert by_data.input_signed is None
+    assert by_data.psg.input_signed is None
     fixed = copy.deepcopy(by_data)
     images = torch.randn(3, 4) if linear else torch.randn(3, 4, 9, 8)
     for x, signed in ((images, True), (-images.abs(), True), (images.relu(), False), (0 * images, False)):
-        fixed.input_signed = signed
+        fixed.psg = replace(psg, input_signed=signed)
         want = step(fixed, x)[2]
         assert torch.equal(step(by_data, x)[2], want)
-        fixed.input_signed = not signed
+        fixed.psg = replace(psg, input_signed=not signed)
         assert torch.equal(step(fixed, x)[2], want) == (not x.any())
 
 
@@ -295,7 +298,7 @@ def test_second_backward_pass_is_refused():
 @pytest.mark.parametrize('psg', [PSGConfig(), pytest.param(PSGConfig(input_bits=20), marks=pytest.mark.slow)])
 def test_compiled_network_equals_eager(psg):
     torch._dynamo.reset()
-    conv = PSGConv2d(3, 8, 3, padding=1, psg=psg, input_signed=True)
+    conv = PSGConv2d(3, 8, 3, padding=1, psg=replace(psg, input_signed=True))
     net = nn.Sequential(conv, nn.BatchNorm2d(8), nn.ReLU(), PSGConv2d(8, 8, 3, stride=2, psg=psg))
     x = torch.randn(4, 3, 8, 8)
     net(x).square().mean().backward()

@@ -49,8 +49,6 @@ class ResumeCheckHook(RunHook):
     changes_training = False
 
     def __init__(self, allow_changes: bool = False) -> None:
-        if not isinstance(allow_changes, bool):
-            raise TypeError(f'ResumeCheckHook: allow_changes must be True or False, got {allow_changes!r}')
         self.allow_changes = allow_changes
 
     def before_save_checkpoint(self, runner: PabRunner, checkpoint: dict) -> None:

@@ -12,7 +12,7 @@ import torch
 from mmengine.utils import ProgressBar
 from torch import Tensor
 
-from ...contracts import weight_flips
+from ...contracts import counts_of
 from ...models import network_of
 from ...pruners import apply_masks_, density_table, describe_kept_share, prunable_layers, register_masks_
 from ...registry import PRUNERS
@@ -161,7 +161,7 @@ class PruningHook(RunHook):
         """Name of each prunable weight -> its flips so far, weight by weight; None where no optimizer counts so."""
         counted = [p for group in runner.param_groups if group.get('flips_per_weight') for p in group['params']]
         flips = {param: torch.zeros_like(param, dtype=torch.int32) for param in counted}  # also before its first step
-        flips.update(weight_flips(runner.optimizers))
+        flips.update(counts_of(runner.optimizers, 'weight_flips'))
         names = prunable_layers(runner.network, self.pruner.settings.prunable)
         return {name: flips.get(runner.network.get_parameter(name)) for name in names}
 

@@ -10,7 +10,7 @@ import torch
 from mmengine.dist import is_main_process, master_only
 from torch import Tensor, nn
 
-from ...contracts import layers_with_used_weight, special_layers, tensor_flips, tensor_moves
+from ...contracts import counts_of, layers_with_used_weight, special_layers
 from ...pruners import get_masks
 from ...registry import HOOKS
 from ...report.amounts import clock
@@ -19,7 +19,7 @@ from ...run import PabRunner, RunHook
 from .costs import CostHook
 
 KEY = 'report'  # the checkpoint's key
-COUNTS = {'flips': ('flip rate', tensor_flips), 'moves': ('move rate', tensor_moves)}  # and the table of each
+COUNTS = {'flips': 'flip rate', 'moves': 'move rate'}  # and the table of each
 FIRST_PAGE, PAUSE = 60, 50  # seconds until the first page; then until the next, in times of what one takes
 
 
@@ -165,7 +165,7 @@ class ReportHook(RunHook):
             if name in self._gradients:
                 gradients[_layer(name)] = int(self._gradients[name]) / kept
         self._counts = counts
-        tables = {table: rates[kind] for kind, (table, _) in COUNTS.items()}
+        tables = {table: rates[kind] for kind, table in COUNTS.items()}
         for key, values in {**tables, 'changed signs': changed, 'gradients kept': gradients}.items():
             self.record.add_layers(key, epoch, values)
 
@@ -175,8 +175,9 @@ class ReportHook(RunHook):
     @staticmethod
     def _counts_so_far(runner: PabRunner) -> dict[str, dict[str, int]]:
         names, so_far = {param: name for name, param in runner.network.named_parameters()}, {}
-        for kind, (_, of) in COUNTS.items():
-            counts = {names[p]: c for p, c in of(runner.optimizers).items() if p in names}
+        for kind in COUNTS:
+            of = counts_of(runner.optimizers, f'tensor_{kind}')
+            counts = {names[p]: c for p, c in of.items() if p in names}
             values = torch.stack(list(counts.values())).tolist() if counts else []
             so_far[kind] = dict(zip(counts, values, strict=True))
         return so_far

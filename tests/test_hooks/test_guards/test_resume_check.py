@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from pab.hooks import ResumeCheckHook
 from pab.hooks.guards.resume_check import differences, flatten
 from tests.small_run import run_in_child, small_config, train
 
@@ -120,8 +119,3 @@ def test_another_set_of_schedules_goes_on_as_if_it_had_been_there_from_the_start
     status, end = run_in_child(train, cfg)
     assert status == 0, end
     assert end['scalars']['train/lr'][0][-10:] == pytest.approx([0.05] * 10)  # (1 + cos(2/4 pi)) / 2 of 0.1
-
-
-def test_allow_changes_is_a_bool():
-    with pytest.raises(TypeError, match="allow_changes must be True or False, got 'yes'"):
-        ResumeCheckHook('yes')

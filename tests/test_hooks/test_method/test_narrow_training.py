@@ -5,7 +5,6 @@ import re
 import pytest
 import torch
 
-from pab.hooks import PruneHook
 from pab.pruners import get_masks
 from pab.run import PabRunner
 from tests.small_run import final_state
@@ -66,5 +65,3 @@ def test_what_needs_all_channels_is_refused(config):
     cfg.custom_hooks = [dict(type='EMAHook')]
     with pytest.raises(ValueError, match='narrow=True does not go with EMAHook; set narrow=False'):
         PabRunner.from_cfg(cfg).train()
-    with pytest.raises(TypeError, match='narrow must be True or False, got 1'):
-        PruneHook(dict(type='Rand', density=0.5), narrow=1)
