@@ -50,7 +50,7 @@ def test_converting_again_gives_new_settings():
 
 
 def test_errors():
-    with pytest.raises(TypeError, match="PSGConfig.* unexpected keyword argument 'bits'"):
+    with pytest.raises(TypeError, match=r"PSGConfig.* unexpected keyword argument 'bits'"):
         CONVERTERS.build(dict(type='PSG', bits=4))
     with pytest.raises(ValueError, match='threshold must be finite and >= 0'):
         CONVERTERS.build(dict(type='PSG', threshold=-1.0))
