@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from . import __version__
+from .command import end_without_readers
 
 COMMANDS = {path.stem: path for path in sorted((Path(__file__).parent / 'cli').glob('[!_]*.py'))}
 
@@ -16,9 +17,11 @@ def main() -> None:
     program, *words = sys.argv
     program = 'python -m pab' if program.endswith('.py') else 'pab'
     if words[:1] in ([], ['-h'], ['--help']):
+        end_without_readers('help')
         lines = [f'  {name:<10} {_first_line(path)}' for name, path in COMMANDS.items()]
         print(
-            '\n'.join([f'usage: {program} COMMAND [ARGUMENTS]', '', *lines, '', f'{program} COMMAND --help says more'])
+            '\n'.join([f'usage: {program} COMMAND [ARGUMENTS]', '', *lines, '', f'{program} COMMAND --help says more']),
+            flush=True,
         )
         sys.exit(0 if words else 2)
     if words[0] == '--version':
@@ -28,7 +31,16 @@ def main() -> None:
         close = difflib.get_close_matches(words[0], COMMANDS) or [*COMMANDS]
         sys.exit(f'error: {program} has no command {words[0]!r}; did you mean {" or ".join(close)}?')
     sys.argv = [f'{program} {words[0]}', *words[1:]]  # from which argparse takes the name of the program
-    importlib.import_module(f'pab.cli.{words[0]}').main()
+    run(words[0])
+
+
+def run(command: str) -> None:
+    """Run a command with the arguments of this process."""
+    end_without_readers(command)
+    try:
+        importlib.import_module(f'pab.cli.{command}').main()
+    finally:
+        sys.stdout.flush()
 
 
 def _first_line(path: Path) -> str:

@@ -25,7 +25,8 @@ the gradient of pruned weights to 0, and costs count it as not computed.
 torch's ``Optimizer.load_state_dict`` would turn these counts into floats, so an optimizer with counts restores them
 itself.
 
-**A layer with a used weight** multiplies by another weight than its parameter ``weight``, which is frozen. Its
+**A layer with a used weight** multiplies by another weight than its parameter ``weight``, which is frozen unless its
+class has ``trains_weight = True``; then no seed gives the magnitudes. Its
 ``used_weight()`` returns that weight, of the same shape, computed from ``weight`` and the layer's own parameters named
 in ``latents``; ``plain`` is the class that the layer would have without them. :func:`pab.latent.merge_latents_` makes
 such layers plain ones, for files and other programs; reports and costs count the used weights.

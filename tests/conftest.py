@@ -1,6 +1,8 @@
-"""What tests of every part share: the reference numbers, real images, and the config of a small run."""
+"""What tests of every part share: the reference numbers, real images, the config of a small run, and who runs what."""
 
+import functools
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import pytest
 
 # Tests are small and some start processes: threads would only wait for each other. Set before torch is imported.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('PAB_COMPILE', '0')  # a compilation takes seconds; tests of compiled loops ask for them
 
 import mmengine.config.config
 import torch
@@ -19,6 +22,37 @@ from filelock import FileLock  # comes with torch
 TOOLS = Path(__file__).parents[1] / 'tools'
 # To lay out the text of a config takes longer than to read and check it; the tests that start processes do it.
 mmengine.config.config.FormatCode = lambda text, **_: (text, True)
+
+COMPILED = {'test_optim', 'test_psg', 'test_narrowing', 'test_export.py', 'test_export_tool.py', 'test_benchmark.py'}
+
+
+@functools.cache
+def together(file: Path) -> str:
+    """Name what a file of tests shares with others: they run in one process of ``pytest -n``, so that it starts once.
+
+    It is a server of processes (:mod:`tests.small_run`), or torch's compilers; else the fixtures of the file itself.
+    """
+    if re.search('run_in_child|run_ranks', file.read_text()):
+        return 'children of runs' if file.parent.name == 'test_run' else 'children'
+    return 'compiled' if COMPILED & {*file.parts} else str(file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give one process what belongs together."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return together(config.rootpath / nodeid.partition('::')[0])
+
+    config.option.loadscopereorder = False  # the order is that of pytest_collection_modifyitems
+    return Together(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    """Put the longest parts first, so that no process waits for them in the end."""
+    items.sort(key=lambda item: together(item.path).endswith('.py'))
 
 
 @pytest.fixture(scope='session')

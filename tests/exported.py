@@ -1,12 +1,18 @@
-"""Networks to export, and what runs an exported file."""
+"""Networks to export, and what reads and runs a file; the libraries for it are imported where they are used."""
 
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 from pab.pruners import apply_masks_
 from pab.psg import convert_psg_
+
+PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
+needs_onnx = pytest.mark.skipif(not all(map(find_spec, PACKAGES)), reason=f'needs {", ".join(PACKAGES)}')
 
 
 @torch.no_grad()
@@ -31,10 +37,28 @@ def trained(network: nn.Module) -> nn.Module:
     return network
 
 
+def stored(file: Path) -> Any:
+    """The content of an ONNX file."""
+    import onnx
+
+    return onnx.load(file)
+
+
+def tensors_of(proto: Any) -> dict[str, Any]:
+    """The tensors in it, by name."""
+    from onnx import numpy_helper
+
+    return {item.name: numpy_helper.to_array(item) for item in proto.graph.initializer}
+
+
+def session_of(file: Path) -> Any:
+    """An ONNX file, ready to run."""
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider'])
+
+
 def run_file(file: Path, images: torch.Tensor) -> torch.Tensor:
     if file.suffix == '.onnx':
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(str(file), providers=['CPUExecutionProvider'])
-        return torch.from_numpy(session.run(['logits'], {'images': images.numpy()})[0])
+        return torch.from_numpy(session_of(file).run(['logits'], {'images': images.numpy()})[0])
     return torch.export.load(file).module()(images)

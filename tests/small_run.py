@@ -1,6 +1,7 @@
 """A whole run in two seconds: a tiny network on made-up images, with the hooks of the recipes, in its own process."""
 
 import copy
+import functools
 import itertools
 import multiprocessing.connection
 import os
@@ -25,7 +26,8 @@ from pab.run.distributed import process_group
 CONFIGS = Path(__file__).parents[1] / 'configs'
 QUICKSTART = CONFIGS / 'pab' / 'quickstart.py'
 RUNS = itertools.count()
-PRELOAD = ['tests.small_run', 'matplotlib.pyplot', 'mmengine.visualization', 'torch.utils.cpp_extension', 'yapf']
+PRELOAD = ['tests.small_run', 'pytest', 'matplotlib.backends.backend_agg', 'mmengine.visualization']
+PRELOAD += ['torch.utils.cpp_extension', 'torch.distributed.algorithms.ddp_comm_hooks', 'pab.contrib']
 PRELOAD += [f'pab.{part}' for part in ('datasets', 'evaluation', 'hooks', 'models', 'optim', 'pruners', 'psg', 'run')]
 EPOCHS, STEPS = 3, 10  # of 8 images, the last of an epoch of 4
 
@@ -65,13 +67,18 @@ def small_config(work_dir: str | os.PathLike, *, digits: bool = False, report: b
     Options are merged last, as ``--cfg-options`` would be (``__`` for a dot): ``train_cfg__max_epochs=1`` or
     ``train_cfg=dict(max_epochs=1)``. The report is drawn, for a second, only if asked for.
     """
-    cfg = Config.fromfile(str(QUICKSTART))
+    cfg = copy.deepcopy(_quickstart())
     (_few_digits if digits else _stripes)(cfg)
     cfg.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
     cfg.work_dir, cfg.launcher = str(work_dir), 'none'
     if not report:
         cfg.default_hooks.report = None
     return cfg
+
+
+@functools.cache
+def _quickstart() -> Config:
+    return Config.fromfile(str(QUICKSTART))
 
 
 def _few_digits(cfg: Config) -> None:
@@ -172,7 +179,6 @@ def _finish(started: tuple[Any, Any]) -> tuple[int, Any]:
 
 def _call(sender: Any, act: Callable[..., Any], args: tuple) -> None:
     torch.set_num_threads(1)
-    os.environ['PAB_COMPILE'] = '0'
     mmengine.config.config.FormatCode = lambda text, **_: (text, True)  # to lay it out takes a third of such a run
     try:
         result = act(*args)
@@ -208,6 +214,21 @@ class KillHook(Hook):
 
     def _kill(self) -> None:
         os.kill(os.getpid(), self.number)
+
+
+class StepHook(Hook):
+    """Call functions of (network, optimizer) before and behind every step of an optimizer."""
+
+    priority = 'HIGHEST'  # before what other hooks do then
+
+    def __init__(self, before: Callable, behind: Callable | None = None) -> None:
+        self.before, self.behind = before, behind
+
+    def before_train(self, runner: Any) -> None:
+        for wrapper in runner.optim_wrapper.values():
+            wrapper.optimizer.register_step_pre_hook(lambda o, *_: self.before(runner.network, o))
+            if self.behind:
+                wrapper.optimizer.register_step_post_hook(lambda o, *_: self.behind(runner.network, o))
 
 
 def train_and_kill(cfg: Config, step: int, stage: str, number: int = signal.SIGKILL) -> dict:

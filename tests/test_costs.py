@@ -1,18 +1,22 @@
 """Costs against numbers worked out by hand."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
+from pab.cli.analyze import structure_table
 from pab.compact import info, pack
 from pab.costs.count import count_layers, count_weights, dense_sgd, latent_signs, pruning_work, saved_bytes, step_work
 from pab.costs.narrow import describe_narrowing, narrow_macs
 from pab.costs.run import masks_of_checkpoint, masks_of_config, needs_images, run_costs
 from pab.costs.structure import form_obstacle, structure_of
 from pab.latent import Biprop, EdgePopup, LatentSigns
+from pab.narrowing import find_cuts
 from pab.pruners import SNIP, FlipFreq, Mag, SynFlow, apply_masks_
 from pab.psg import PSGConfig, convert_psg_
-from pab.registry import RUNNERS
+from pab.registry import MODELS, RUNNERS
 from tests.test_pruners.pruning import warnings_of
 
 
@@ -199,14 +203,17 @@ def test_the_masks_of_a_config_are_those_of_its_run(tiny_config):
 
 def structures(net, shape, masks, signs=()):
     layers = count_layers(net, shape, masks, {f'{name}.weight' for name in signs})
-    return {row.name: row for row in structure_of(net, layers, masks)}
+    return {row.name: row for row in structure_of(net, layers, masks, find_cuts(net, shape, masks))}
 
 
 def test_what_layers_take_and_would_save_by_hand():
-    net = nn.Sequential(nn.Conv2d(4, 2, 1), nn.Conv2d(2, 4, 3, padding=1), nn.Flatten(), nn.Linear(16, 8))
+    first = nn.Conv2d(4, 2, 1, bias=False)
+    net = nn.Sequential(first, nn.Conv2d(2, 4, 3, padding=1), nn.Flatten(), nn.Linear(16, 8))
     masks = {'0.weight': torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]]).bool()[..., None, None]}
     rows = structures(net, (4, 2, 2), masks, signs=['0'])
     point, three, linear = rows.values()
+    # one of two channels between the convolutions is dead: half of 8 x 4 and of 72 x 4 products
+    assert [row.narrow_macs for row in rows.values()] == [16, 144, 128]
     assert point.channel_density == (1.0, 0.0)
     # 8 bits say which half stays, 4 more the signs
     assert (point.full_bytes, point.compact_bytes) == (32, round(12 / 8))
@@ -240,6 +247,36 @@ def test_a_shared_weight_is_stored_once():
     assert (first.full_bytes, second.full_bytes, second.compact_bytes, second.saved_bytes) == (64, 0, 0, 0)
     assert second.channel_density == (1.0,) * 4
     assert second.saved_macs == first.saved_macs == 8
+
+
+@MODELS.register_module()
+class Opaque(nn.Sequential):
+    """A network that torch.export cannot follow."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+
+    def forward(self, images):
+        if torch.compiler.is_exporting():
+            raise ValueError('labels are missing')
+        return super().forward(images)
+
+
+def test_a_file_of_weights_that_is_gone_is_not_needed_for_the_costs_of_a_checkpoint(tiny_config):
+    cfg = tiny_config(model__weights='gone.pth', model__network__width=2)
+    masks = masks_of_config(tiny_config(model__network__width=2))
+    assert run_costs(cfg, masks).layers
+    with pytest.raises(ValueError, match=r'weights: there is no file gone\.pth'):
+        masks_of_config(cfg)  # a pruner reads them
+
+
+def test_a_network_that_cannot_be_traced_has_no_narrow_column(tiny_config):
+    cfg = tiny_config(model__network=dict(_delete_=True, type='Opaque'))
+    costs = run_costs(cfg, masks_of_config(cfg))
+    assert [row.narrow_macs for row in costs.structure] == [None, None]
+    told = structure_table(costs)
+    assert 'narrow' not in '\n'.join(told[:-1])
+    assert re.match(r'narrow: torch.export cannot follow Opaque on images of shape \(1, 8, 8\): .+$', told[-1])
 
 
 def test_the_size_of_a_compact_file_is_near(tiny_config, tmp_path):

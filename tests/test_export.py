@@ -28,11 +28,9 @@ from pab.models import (
 )
 from pab.pruners import get_masks
 from pab.psg import PSG, PSGConfig, convert_psg_
-from tests.exported import run_file, trained, used
+from tests.exported import needs_onnx, run_file, stored, tensors_of, trained, used
 
-onnx = pytest.importorskip('onnx')
-ort = pytest.importorskip('onnxruntime')
-pytest.importorskip('onnxscript')
+pytestmark = needs_onnx
 
 ROOT = Path(__file__).parents[1]
 IMAGES = torch.randn(100, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -78,12 +76,12 @@ def test_onnx(tmp_path, fold):
         got = run_file(file, IMAGES[:size])
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
         assert torch.equal(got.argmax(1), expected.argmax(1))
-    proto = onnx.load(file)
+    proto = stored(file)
     nodes = {'Conv': 9, 'Relu': 7, 'Add': 3, 'ReduceMean': 1, 'Gemm': 1} | ({} if fold else {'BatchNormalization': 9})
     assert Counter(node.op_type for node in proto.graph.node) == nodes
     assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param == 'batch'
     assert {item.key: item.value for item in proto.metadata_props} == {'classes': '["a", "b"]', 'note': 'text'}
-    tensors = {item.name: onnx.numpy_helper.to_array(item) for item in proto.graph.initializer}
+    tensors = tensors_of(proto)
     assert not any(tensor.dtype == bool for tensor in tensors.values())
     weight = torch.from_numpy(tensors['layer1.0.conv1.weight'].copy())
     assert torch.equal(weight != 0, get_masks(model.network)['layer1.0.conv1.weight'])
@@ -155,7 +153,7 @@ def test_latents_are_merged(tmp_path, kind, ending):
     torch.testing.assert_close(run_file(file, IMAGES[:10]), expected, atol=1e-4, rtol=0)
     assert [*network.state_dict()] == names
     if ending == '.onnx':
-        tensors = {item.name: onnx.numpy_helper.to_array(item) for item in onnx.load(file).graph.initializer}
+        tensors = tensors_of(stored(file))
         held = torch.from_numpy(tensors['0.weight'].copy())
     else:
         tensors = torch.export.load(file).state_dict
@@ -184,10 +182,10 @@ def sign_network() -> nn.Module:
 
 def test_layers_of_another_converter_export_as_they_compute(tmp_path):
     network = sign_network().eval()
-    export(network, tmp_path / 'net.onnx', IMAGES, 'onnx')
+    export(network, tmp_path / 'net.pt2', IMAGES, 'torch')
     with torch.no_grad():
         expected = network(IMAGES)
-    torch.testing.assert_close(run_file(tmp_path / 'net.onnx', IMAGES), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(run_file(tmp_path / 'net.pt2', IMAGES), expected, atol=1e-4, rtol=0)
 
 
 def fails(tmp_path, network, match, images=IMAGES, **options):

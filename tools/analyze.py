@@ -1,6 +1,6 @@
 """``pab analyze``, in a checkout."""
 
-from pab.cli.analyze import main
+from pab.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('analyze')

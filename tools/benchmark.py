@@ -1,6 +1,6 @@
 """``pab benchmark``, in a checkout."""
 
-from pab.cli.benchmark import main
+from pab.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('benchmark')

@@ -1,6 +1,6 @@
 """``pab compact``, in a checkout."""
 
-from pab.cli.compact import main
+from pab.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('compact')

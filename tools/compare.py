@@ -1,6 +1,6 @@
 """``pab compare``, in a checkout."""
 
-from pab.cli.compare import main
+from pab.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('compare')

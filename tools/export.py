@@ -1,6 +1,6 @@
 """``pab export``, in a checkout."""
 
-from pab.cli.export import main
+from pab.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('export')

@@ -1,6 +1,6 @@
 """``pab predict``, in a checkout."""
 
-from pab.cli.predict import main
+from pab.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('predict')

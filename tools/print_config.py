@@ -1,6 +1,6 @@
 """``pab config``, in a checkout."""
 
-from pab.cli.config import main
+from pab.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('config')

@@ -1,6 +1,6 @@
 """``pab prune``, in a checkout."""
 
-from pab.cli.prune import main
+from pab.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('prune')

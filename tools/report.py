@@ -1,6 +1,6 @@
 """``pab report``, in a checkout."""
 
-from pab.cli.report import main
+from pab.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('report')

@@ -1,6 +1,6 @@
 """``pab test``, in a checkout."""
 
-from pab.cli.test import main
+from pab.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('test')

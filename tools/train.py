@@ -1,6 +1,6 @@
 """``pab train``, in a checkout."""
 
-from pab.cli.train import main
+from pab.__main__ import run
 
 if __name__ == '__main__':
-    main()
+    run('train')

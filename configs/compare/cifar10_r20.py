@@ -24,6 +24,8 @@ for _d in (0.3, 0.1):
             ('SynFlow, signs by second-order Bop', 'second_order_bop', _kept, 'SynFlow, signs by Bop'),
             ('SynFlow, signs by TopFlips', 'top_flips', _kept, 'SynFlow, signs by Bop'),
             ('SynFlow, signs and places by Moves', 'moves', _kept, 'SynFlow, signs by TopFlips'),
+            ('SynFlow, weights by SGD, Sign-In', 'sign_in', _kept, 'SynFlow, weights by SGD'),
+            ('SynFlow, weights by SGD and places by RigL', 'rigl', _kept, 'SynFlow, weights by SGD'),
             ('SynFlow, latent signs', 'latent_signs', _kept, 'SynFlow, signs by Bop'),
             ('edge-popup', 'edge_popup', {_used: _d, _fan: _d}, 'SynFlow, signs by Bop'),
             ('biprop', 'biprop', {_used: _d}, 'SynFlow, signs by Bop'),

@@ -14,13 +14,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..costs.run import RunCosts, masks_of_checkpoint, masks_of_config, needs_images, run_costs
-from ..costs.structure import LayerStructure
+from ..datasets import asks_data, settle_auto
 from ..files import check_free, write_atomically
 from ..hooks.guards.data_check import describe_input_shape
 from ..report.amounts import short
 from ..report.figures import draw_densities, to_png
 from ..run.checkpoint import load_any
 from ..run.launch import add_config_arguments, errors_in_one_line, load_config
+
+CLASSES = 10  # where only data that are not here say their number
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,6 +42,10 @@ def main() -> None:
     with errors_in_one_line():
         for file in filter(None, (args.json, args.picture)):
             check_free(file, args.force)
+        if asks_data(cfg):
+            settle_auto(cfg, CLASSES)
+            told = f'The training data, which say the number of classes, are not here; {CLASSES} are assumed'
+            print(f'{told}. PAB_DATA=FOLDER or --cfg-options model.network.num_classes=N says it\n')
         shape = describe_input_shape(cfg)  # before the pruning, which takes a while
         masks = masks_of_checkpoint(load_any(args.checkpoint)) if args.checkpoint else masks_of_config(cfg)
         costs = run_costs(cfg, masks)
@@ -64,7 +70,7 @@ def tables(costs: RunCosts) -> str:
         lines.append(f'{row.name:<28} {row.kind:<12} {weight:<16} {output:<12} {counts}  {bits}')
     lines.append('MACs: multiply-accumulates of the forward pass for one image, dense, and without pruned weights;')
     lines.append('bits: of the operands of the weight gradient, input and output gradient; all other operands have 32')
-    lines += ['', *structure_table(costs.structure)]
+    lines += ['', *structure_table(costs)]
     title = f'one step, {costs.batch} images'
     lines += ['', f'{title}, multiply-accumulates', *grid({way: work.macs for way, work in costs.step.items()})]
     lines += ['', f'{title}, bit-operations', *grid({way: work.bit_operations for way, work in costs.step.items()})]
@@ -72,20 +78,30 @@ def tables(costs: RunCosts) -> str:
     return '\n'.join(lines)
 
 
-def structure_table(rows: list[LayerStructure]) -> list[str]:
-    """What layers take to store and what 2:4 weights would save, a line for each layer."""
-    lines = [f'{"layer":<28} {"channels":>9} {"float32":>8} {"compact":>8}   2:4 saves MACs, bytes']
+def structure_table(costs: RunCosts) -> list[str]:
+    """What layers take to store, their work without dead channels, and what 2:4 weights would save: a line for each."""
+    rows, known = costs.structure, not costs.not_narrowed
+
+    def narrow(macs: int) -> str:
+        return f' {short(macs):>8}' if known else ''
+
+    title = f'{" narrow":>9}' if known else ''
+    lines = [f'{"layer":<28} {"channels":>9} {"float32":>8} {"compact":>8}{title}   2:4 saves MACs, bytes']
     for row in rows:
         kept, channels = sum(density > 0 for density in row.channel_density), len(row.channel_density)
         saved = row.obstacle or f'{short(row.saved_macs)}, {short(row.saved_bytes)}'
-        sizes = f'{short(row.full_bytes):>8} {short(row.compact_bytes):>8}'
+        sizes = f'{short(row.full_bytes):>8} {short(row.compact_bytes):>8}{narrow(row.narrow_macs)}'
         lines.append(f'{row.name:<28} {f"{kept}/{channels}" if channels else "-":>9} {sizes}   {saved}')
-    keys = ('full_bytes', 'compact_bytes', 'saved_macs', 'saved_bytes')
-    full, compact, macs, saved = (short(sum(getattr(row, key) for row in rows)) for key in keys)
-    lines.append(f'{"all":<28} {"":>9} {full:>8} {compact:>8}   {macs}, {saved}')
+    keys = ('full_bytes', 'compact_bytes', 'narrow_macs', 'saved_macs', 'saved_bytes')
+    full, compact, left, macs, saved = (sum(getattr(row, key) or 0 for row in rows) for key in keys)
+    sizes = f'{short(full):>8} {short(compact):>8}{narrow(left)}'
+    lines.append(f'{"all":<28} {"":>9} {sizes}   {short(macs)}, {short(saved)}')
     lines.append('channels: of the outputs that keep a weight; float32, compact: bytes in such a file;')
+    if known:
+        share = left / sum(row.macs for row in costs.layers if row.weight)
+        lines.append(f'narrow: MACs of the forward pass for one image, without dead channels; {share:.3f} of all;')
     lines.append('2:4: MACs of the forward pass for one image, bytes of weights of 16 bits; or why there is no kernel')
-    return lines
+    return lines if known else [*lines, costs.not_narrowed]
 
 
 def grid(ways: dict[str, dict[str, float]]) -> list[str]:

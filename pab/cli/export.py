@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from ..costs.narrow import compare_networks
-from ..datasets import class_names, number_classes_
+from ..datasets import class_names, names_for, number_classes_
 from ..export import FORMATS, check_target, export
 from ..narrowing import narrow, plain_copy
 from ..prediction import load
@@ -67,6 +67,7 @@ def real_images(cfg: Config | None, classes: Sequence[str]) -> tuple[Tensor | No
     except (OSError, ImportError) as error:
         return None, list(classes), f'the test set cannot be read: {error}'
     if classes:
+        classes = names_for(classes, class_names(dataset))
         number_classes_(dataset, classes, 'test_dataloader', 'the network')
     return (
         images,

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from ..contracts import sign_optimizers
+from ..contracts import layers_with_used_weight, sign_optimizers
 from ..datasets import classes_in, settle_auto
 from ..latent import merge_latents_
 from ..models import ImageClassifier
@@ -31,8 +31,8 @@ def pack(
 ) -> nn.Module:
     """Write the network of a checkpoint, with what its config and the checkpoint itself say of it.
 
-    Weights of sign optimizers, and used weights of layers with latents, are stored by their signs; all others, such as
-    weights that SGD trained, as values.
+    Weights of sign optimizers, and used weights of layers with latents beside a frozen weight, are stored by their
+    signs; all others, such as weights that SGD trained, as values.
 
     Args:
         cfg: of the run; its converters may be any.
@@ -104,7 +104,10 @@ def _trained_network(cfg: Config, checkpoint: dict[str, Any]) -> tuple[nn.Module
     if odd := [name for name, value in network.state_dict().items() if not same_bits(value, state[name].cpu())]:
         raise ValueError(f'pack: the checkpoint is not of the model of this config: {odd[0]} has another type or value')
     signs = _sign_trained(cfg, network)
-    return network, [*signs, *merge_latents_(network)]
+    layers = layers_with_used_weight(network)
+    signs += [name for name, layer in layers.items() if not getattr(layer, 'trains_weight', False)]
+    merge_latents_(network)
+    return network, signs
 
 
 def _sign_trained(cfg: Config, network: nn.Module) -> list[str]:

@@ -1,6 +1,7 @@
 """The pictures of a comparison, and its page: pictures, table and all settings."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -9,7 +10,7 @@ from ..files import write_atomically
 from ..report.figures import draw_curves, draw_points, to_png
 from ..report.page import render_page
 from .plan import TABLE_PAGE, Comparison
-from .summary import Results, summarize
+from .summary import Results, Summary, summarize
 from .tables import COLUMNS, LEGEND, table_rows
 
 AMOUNTS = {  # a number that accuracy is drawn over -> name of the picture, and of the axis
@@ -26,11 +27,23 @@ OVER_EPOCHS = 'The mean over seeds after each epoch that all of them measured; c
 
 def draw_comparison(comparison: Comparison, results: Results) -> dict[str, Figure]:
     """Draw the pictures, by name; a picture without any value is left out."""
-    summaries, figures = summarize(comparison, results), {}
-    order = [run.name for run in comparison.runs]  # a name has the same colour and marker in all of them
-    measured = [summary for summary in summaries if summary.results]
-    densities = {(summary.run.name, f'{summary.mean("density"):.2g}') for summary in measured}
-    swept = {name for name, count in Counter(name for name, _ in densities).items() if count > 1}
+    summaries = summarize(comparison, results)
+    figures = draw_amounts(summaries)
+    order = [run.name for run in comparison.runs]
+    for index, group in enumerate(comparison.sections(), 1):
+        shown = [summary for summary in summaries if summary.run.group == group and summary.results]
+        if shown:
+            title = f'Accuracy over epochs{f", {group}" if group else ""}'
+            curves = {summary.run.name: summary.curve() for summary in shown}
+            figures[f'accuracy_over_epochs_{index}'] = draw_curves(title, 'accuracy, %', curves, order=order)
+    return figures
+
+
+def draw_amounts(summaries: Sequence[Summary]) -> dict[str, Figure]:
+    """Draw accuracy over each of ``AMOUNTS``, by name; a picture without any value is left out."""
+    order = [summary.run.name for summary in summaries]  # a name has the same colour and marker in all of them
+    densities = {(summary.run.name, f'{summary.mean("density"):.2g}') for summary in summaries if summary.results}
+    swept, figures = {name for name, count in Counter(name for name, _ in densities).items() if count > 1}, {}
     for key, (name, label) in AMOUNTS.items():
         if key == 'density' and not swept:
             continue
@@ -45,12 +58,6 @@ def draw_comparison(comparison: Comparison, results: Results) -> dict[str, Figur
                     named.setdefault(summary.run.name, []).append(f'{summary.mean("density"):.2g}')
         if series:
             figures[name] = draw_points(f'Accuracy over {label}', label, 'accuracy, %', series, order, named)
-    for index, group in enumerate(comparison.sections(), 1):
-        shown = [summary for summary in summaries if summary.run.group == group and summary.results]
-        if shown:
-            title = f'Accuracy over epochs{f", {group}" if group else ""}'
-            curves = {summary.run.name: summary.curve() for summary in shown}
-            figures[f'accuracy_over_epochs_{index}'] = draw_curves(title, 'accuracy, %', curves, order=order)
     return figures
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ..checks import some
+from ..narrowing import Cut
 from .count import LayerCost, count_layers
 
 BLOCKS = {'AVX512': 16, 'AVX2': 8}  # float32 channels that one register holds, by torch's name of the instruction set
@@ -15,6 +16,14 @@ BLOCKS = {'AVX512': 16, 'AVX2': 8}  # float32 channels that one register holds, 
 def block_width() -> int:
     """The channels that this processor computes together, in float32."""
     return BLOCKS.get(torch.backends.cpu.get_cpu_capability(), 4)
+
+
+def cut_sizes(layers: Sequence[LayerCost], cuts: Mapping[str, Cut]) -> dict[str, tuple[int, int]]:
+    """Name of a cut layer -> the first two sizes of its smaller weight; ``cuts`` are of ``pab.narrowing.find_cuts``."""
+    cut = [(row, cuts[row.name]) for row in layers if row.name in cuts]
+    return {
+        row.name: (len(part.outputs), row.weight[1] if part.inputs is None else len(part.inputs)) for row, part in cut
+    }
 
 
 def narrow_macs(layers: Sequence[LayerCost], sizes: Mapping[str, tuple[int, int]], block: int = 1) -> int:

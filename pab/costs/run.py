@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..contracts import exact_gradients, sign_trained
 from ..latent import merge_latents_
 from ..models import network_of
+from ..narrowing import find_cuts
 from ..pruners import prunable_layers
 from ..registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, PRUNERS
 from ..state_dicts import masks_in, network_in
@@ -56,10 +57,12 @@ def _pruner_of(cfg: Mapping) -> Any:
     return PRUNERS.build(copy.deepcopy(dict(hook['pruner']))) if hook else None
 
 
-def _initial_model(cfg: Mapping) -> nn.Module:
-    """The model with the weights that a run of the config starts with."""
+def _initial_model(cfg: Mapping, drawn: bool = False) -> nn.Module:
+    """The model with the weights that a run of the config starts with; ``drawn`` leaves out those of a file."""
     torch.manual_seed(_seed(cfg))
     model = MODELS.build(cfg['model'])
+    if drawn and hasattr(model, 'weights'):
+        model.weights = None
     model.init_weights()
     return model
 
@@ -83,6 +86,7 @@ class RunCosts:
     Attributes:
         layers: of the pruned network.
         structure: of the same layers.
+        not_narrowed: why nothing is known of the network without dead channels; '' where it is.
         step: way of training ('this config', 'dense SGD', 'latent signs') -> work of one step.
         storage: way of training -> bytes of weights, optimizer state and saved activations.
         batch: images of a step.
@@ -90,6 +94,7 @@ class RunCosts:
 
     layers: list[LayerCost]
     structure: list[LayerStructure]
+    not_narrowed: str
     step: dict[str, Work]
     storage: dict[str, dict[str, float]]
     batch: int
@@ -104,7 +109,7 @@ def run_costs(cfg: Mapping, masks: Mapping[str, Tensor]) -> RunCosts:
         cfg: the whole config.
         masks: parameter name in the network -> bool tensor, True where the weight is kept.
     """
-    model = _initial_model(cfg)
+    model = _initial_model(cfg, drawn=True)  # costs depend on the masks, and a file of weights may be gone
     network, shape = network_of(model), tuple(model.input_shape)
     settings = dict(cfg['optim_wrapper'])
     kind = settings.pop('constructor', 'DefaultOptimWrapperConstructor')
@@ -121,7 +126,12 @@ def run_costs(cfg: Mapping, masks: Mapping[str, Tensor]) -> RunCosts:
     images = batch * cfg['optim_wrapper'].get('accumulative_counts', 1)
     step = {way: step_work(rows, images) for way, rows in ways.items()}
     storage = _storage(network, shape, layers, batch)
-    return RunCosts(layers, structure_of(network, layers, masks), step, storage, images)
+    cuts, not_narrowed = None, ''
+    try:
+        cuts = find_cuts(network, shape, masks)
+    except ValueError as error:
+        not_narrowed = str(error)
+    return RunCosts(layers, structure_of(network, layers, masks, cuts), not_narrowed, step, storage, images)
 
 
 def _check_masks(network: nn.Module, masks: Mapping[str, Tensor], prunable: Sequence[str] | None) -> None:

@@ -8,6 +8,7 @@ from .classes import (
     classes_in,
     count_classes,
     difference,
+    names_for,
     number_classes_,
 )
 from .decode import UnreadableImageError, decode_rgb, to_grey
@@ -37,6 +38,7 @@ __all__ = [
     'decode_rgb',
     'difference',
     'image_files',
+    'names_for',
     'number_classes_',
     'settle_auto',
     'to_grey',

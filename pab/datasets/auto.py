@@ -18,7 +18,8 @@ def settle_auto(cfg: Config, classes: int | None = None) -> None:
     """Replace 'auto' in a config, in place, wherever it is the value of one of these keys, at any depth of its group.
 
     ==================================================  ========================================================
-    ``size``, ``grey`` of data                          as ``model.input_shape`` says: (1 or 3, size, size)
+    ``size``, ``grey`` of data                          as ``model.input_shape`` says: (1 or 3, size, size); for data
+                                                        with ``transforms``, which ignore it, the longer side
     ``in_channels`` in ``model``                        as ``model.input_shape`` says
     ``num_classes`` in ``model``, ``data_preprocessor``  the number of classes of the training data
     ``model.class_weights``, 'balanced'                 n / (K n_k) of a class with n_k of all n training images, of K
@@ -33,13 +34,14 @@ def settle_auto(cfg: Config, classes: int | None = None) -> None:
 
     Raises:
         FileNotFoundError: the training data are not there, and ``classes`` is None.
-        ValueError: ``input_shape`` is no square, or the training data don't name their classes.
+        ValueError: ``input_shape`` is no square and data have no ``transforms``, or the training data don't name their
+            classes.
     """
     model, shape = cfg.get('model') or {}, (cfg.get('model') or {}).get('input_shape')
     of_shape = {
-        'in_channels': lambda: _shape(shape)[0],
-        'size': lambda: _side(shape),
-        'grey': lambda: _shape(shape)[0] == 1,
+        'in_channels': lambda _: _shape(shape)[0],
+        'size': lambda data: _side(shape, data),
+        'grey': lambda _: _shape(shape)[0] == 1,
     }
     for group in ('model', *LOADERS):
         _replace(cfg.get(group), AUTO, of_shape)
@@ -57,7 +59,7 @@ def settle_auto(cfg: Config, classes: int | None = None) -> None:
             'write the number'
         )
     for group in ('model', 'data_preprocessor'):
-        _replace(cfg.get(group), AUTO, {'num_classes': lambda: number})
+        _replace(cfg.get(group), AUTO, {'num_classes': lambda _: number})
     if balanced:
         model['class_weights'] = weights
 
@@ -66,14 +68,14 @@ def asks_data(cfg: Config) -> bool:
     """Tell if a config leaves the number of classes, or their weights, to the training data."""
     needed = [(cfg.get('model') or {}).get('class_weights') == BALANCED]
     for group in ('model', 'data_preprocessor'):
-        _replace(cfg.get(group), AUTO, {'num_classes': lambda: needed.append(True) or AUTO})
+        _replace(cfg.get(group), AUTO, {'num_classes': lambda _: needed.append(True) or AUTO})
     return any(needed)
 
 
-def _replace(group: Any, old: str, values: Mapping[str, Callable[[], Any]]) -> None:
+def _replace(group: Any, old: str, values: Mapping[str, Callable[[Any], Any]]) -> None:
     for key, value in list(group.items() if isinstance(group, Mapping) else enumerate(group or ())):
         if isinstance(value, str) and value == old and key in values:
-            group[key] = values[key]()
+            group[key] = values[key](group)
         elif isinstance(value, Mapping | list):
             _replace(value, old, values)
 
@@ -84,10 +86,14 @@ def _shape(shape: Any) -> Any:
     return shape
 
 
-def _side(shape: Any) -> int:
-    if _shape(shape)[1] != shape[2]:
-        raise ValueError(f"size='auto': model.input_shape must be a square, (C, size, size), got {tuple(shape)}")
-    return shape[1]
+def _side(shape: Any, data: Mapping) -> int:
+    height, width = _shape(shape)[1:]
+    if height != width and not data.get('transforms'):  # which replace the square crop
+        raise ValueError(
+            f"size='auto': crops are squares, and model.input_shape is {tuple(shape)}; take (C, size, size), or give "
+            f"every data set transforms that end in this shape: [dict(type='Resize', size=[{height}, {width}])]"
+        )
+    return max(height, width)
 
 
 def _class_weights(dataset: Any, number: int) -> list[float]:

@@ -49,6 +49,15 @@ def classes_in(checkpoint: dict[str, Any]) -> tuple[str, ...] | None:
     return tuple(((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes') or ()) or None
 
 
+def names_for(classes: Sequence[str], own: Sequence[str] | None) -> tuple[str, ...]:
+    """Return ``classes`` of a checkpoint; ``own``, of a data set, where they only count as many as it has: 0, 1, ...
+
+    Such numbers stand for names that were not known, so that a label is its own name.
+    """
+    counts = own is not None and tuple(classes) == tuple(map(str, range(len(own))))
+    return tuple(own if counts else classes)
+
+
 def number_classes_(dataset: Any, classes: Sequence[str], who: str, whose: str) -> None:
     """Number the classes of a data set by their names in ``classes``, which may have more.
 

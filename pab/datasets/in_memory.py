@@ -1,6 +1,9 @@
 """Datasets that fit in memory: one tensor of pixels, one of labels, a batch by one indexing."""
 
+import functools
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -63,9 +66,19 @@ class InMemoryDataset(NamedClasses, Dataset):
         return {'images': images, 'labels': self.labels.index_select(0, rows)}
 
 
+@functools.cache
+def _load_digits() -> np.ndarray:
+    """(1797, 65) uint8: the pixels, 0..16, and the label of each digit, from a file of scikit-learn."""
+    # not by its load_digits: importing scikit-learn takes longer than the rest of a small run's start
+    if not (found := find_spec('sklearn')):
+        raise ImportError('Digits: the images come with scikit-learn, which is not installed; pip install scikit-learn')
+    file = Path(found.origin).parent / 'datasets' / 'data' / 'digits.csv.gz'
+    return np.loadtxt(file, delimiter=',', dtype=np.uint8)
+
+
 @DATASETS.register_module()
 class Digits(InMemoryDataset):
-    """1,797 handwritten digits, 8 x 8 grey, ten classes, from scikit-learn's ``load_digits``.
+    """1,797 handwritten digits, 8 x 8 grey, ten classes, from scikit-learn.
 
     The split is fixed: of each class, in the file's order, every fifth sample (the 5th, 10th, ...) is a test sample:
     1,442 train, 355 test. The 17 grey levels 0..16 are spread over 0..255 (level * 255 / 16, rounded). Arguments
@@ -76,12 +89,8 @@ class Digits(InMemoryDataset):
 
     def __init__(self, split: str = 'train', **subset):
         known_choice('Digits', 'split', split, ('train', 'test'))
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError as error:
-            text = 'Digits: the images come with scikit-learn, which is not installed; pip install scikit-learn'
-            raise ImportError(text) from error
-        images, labels = load_digits(return_X_y=True)
+        digits = _load_digits()
+        images, labels = digits[:, :-1], digits[:, -1]
         test = np.zeros(len(labels), dtype=bool)
         for digit in range(10):
             test[np.flatnonzero(labels == digit)[4::5]] = True

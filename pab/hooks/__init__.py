@@ -10,6 +10,8 @@ hook                     priority        why there                              
 **method**
 PruneHook, RewindHook    HIGH            others see the pruned network                                       changes
 MovesHook                HIGH            before costs are counted; every run has it                          changes
+RigLHook                 HIGH            the last step's switch is off before costs are counted              changes
+SignInHook               HIGH            others see the balanced weights                                     changes
 ARDecayHook              HIGH            its scheduler is there before a checkpoint restores its state       changes
 EMAHook                  NORMAL          mmengine's                                                          changes
 FlipCountHook            ABOVE_NORMAL    the logger and the checkpoint have the epoch's count                looks on
@@ -48,6 +50,8 @@ from .method.flip_count import FlipCountHook
 from .method.moves import MovesHook
 from .method.prune import PruneHook
 from .method.rewind import RewindHook
+from .method.rigl import RigLHook
+from .method.sign_in import SignInHook
 from .watch.costs import CostHook
 from .watch.report import ReportHook
 
@@ -70,5 +74,7 @@ __all__ = [
     'ReportHook',
     'ResumeCheckHook',
     'RewindHook',
+    'RigLHook',
     'SharedStatisticsHook',
+    'SignInHook',
 ]

@@ -1,10 +1,11 @@
-"""Layers whose weights stay as they were drawn while parameters beside them learn how each weight is used."""
+"""Layers with parameters beside their weights, which learn how each weight is used."""
 
 from .batch_norm import AffineFreeBatchNorm
 from .biprop import Biprop
 from .edge_popup import EdgePopup
 from .layer import LatentConv, LatentConverter, merge_latents_
 from .ranking import highest
+from .sign_in import SignIn, SignInConv
 from .signs import LatentSigns
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     'LatentConv',
     'LatentConverter',
     'LatentSigns',
+    'SignIn',
+    'SignInConv',
     'highest',
     'merge_latents_',
 ]

@@ -18,20 +18,22 @@ Stream = Callable[[str], np.random.RandomState]
 
 
 class LatentConv:
-    """A convolution that multiplies by :meth:`used_weight`, a function of its frozen weight and of its latents.
+    """A convolution that multiplies by :meth:`used_weight`, a function of its weight and of its latents.
 
     A converter derives a class from a subclass of this one, ``mixin``, and the layer's own class, ``plain``, whose
     forward pass then reads the used weight; the gradient of that weight reaches the latents. The state dict has
     ``weight``, as it was drawn, and the latents. A weight of 0 (pruned) should be 0 in the used weight too.
 
     Where a latent decides which weights are used, an unused weight has no gradient to be scored by: such a class sets
-    ``scored_as_drawn``, and pruners see the layer with all of its weights.
+    ``scored_as_drawn``, and pruners see the layer with all of its weights. A class that trains ``weight`` as well sets
+    ``trains_weight``.
     """
 
     mixin: ClassVar[type['LatentConv']]
     plain: ClassVar[type[nn.Module]]
     latents: ClassVar[tuple[str, ...]]
     scored_as_drawn: bool = False
+    trains_weight: ClassVar[bool] = False
     special_backward = True  # so pruning scores set exact for a while
     exact = False
 
@@ -77,7 +79,8 @@ def latent_class(mixin: type[LatentConv], plain: type[nn.Module]) -> type[nn.Mod
 
 
 class LatentConverter(Converter):
-    """A converter to layers of ``mixin``, a :class:`LatentConv`; freezes their weights and gives them their latents.
+    """A converter to layers of ``mixin``, a :class:`LatentConv`; freezes their weights, unless they are
+    trained too, and gives them their latents.
 
     Args:
         layers: patterns of :mod:`pab.patterns`; every convolution that they select, of any class, is converted if it
@@ -105,7 +108,8 @@ class LatentConverter(Converter):
         return None if weight is None or is_lazy(weight) else latent_class(self.mixin, type(layer))
 
     def set_up(self, layer: LatentConv, name: str) -> None:
-        layer.weight.requires_grad_(False)
+        if not layer.trains_weight:
+            layer.weight.requires_grad_(False)
         for latent in layer.latents:
             if latent not in layer._parameters:
                 layer.register_parameter(latent, nn.Parameter(self.new_latent(layer, latent)))

@@ -84,6 +84,9 @@ class ImagePreprocessor(BaseDataPreprocessor):
 
     def _check(self, images: Tensor) -> None:
         channels = len(self.mean)
+        if not isinstance(images, Tensor):  # as mmengine's own collate_fn gives them
+            way_out = "set collate_fn=dict(type='collate_images') of the loader"
+            raise TypeError(f'ImagePreprocessor: images must be one tensor, got a {type(images).__name__}; {way_out}')
         if images.ndim != 4 or images.shape[1] != channels:
             raise ValueError(f'ImagePreprocessor: images must be (N, {channels}, H, W), got {tuple(images.shape)}')
         if images.dtype != torch.uint8 and not images.is_floating_point():

@@ -116,7 +116,7 @@ class Rounds:
         zero = [name for name in zero if self.masks[name].any()]
         if not zero:
             return
-        reason = f'nothing passes {self._network.blocked()}'
+        reason = self._network.blocked()
         if len(zero) == len(scores) and all(alive.all() for _, alive, _ in self._flat):
             raise ValueError(
                 f'{owner}: every score is 0, since {reason}; draw weights that are not 0 there, or take a pruner that '

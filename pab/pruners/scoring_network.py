@@ -14,8 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..contracts import exact_gradients
 from ..state_dicts import MASK
-from .blocked import find_blocked, find_overflow
+from .blocked import find_blocked, find_cuts, find_overflow
 from .flow import KeepFlow, fill_zero_weight, is_layer_scale
+from .inputs import DISCRETE, IGNORED
 
 Tensors = dict[str, Tensor]  # by parameter name
 
@@ -67,15 +68,35 @@ class ScoringNetwork:
         every = {name: tensors[names[0]] for names in self._names.values() for name in names}
         with KeepFlow() if keep_flow else contextlib.nullcontext():
             arguments = ((), dict(images)) if isinstance(images, Mapping) else ((images,), {})
-            return functional_call(self._model, every, *arguments, tie_weights=False)
+            try:
+                return functional_call(self._model, every, *arguments, tie_weights=False)
+            except IndexError as error:
+                self._check_ids(images)
+                raise error
+
+    def _check_ids(self, inputs: Tensor | Mapping[str, Tensor]) -> None:
+        """Raise a ValueError that compares token ids with what the embeddings have, if there are such."""
+        named = inputs.items() if isinstance(inputs, Mapping) else [('inputs', inputs)]
+        ids = {name: ids for name, ids in named if ids.dtype in DISCRETE}
+        got = [f'{name} {int(x.min())} to {int(x.max())}, {tuple(x.shape)}' for name, x in ids.items()]
+        tables = {name: getattr(layer, 'num_embeddings', 0) for name, layer in self._model.named_modules()}
+        known = ', '.join(f'{name} 0 to {number - 1}' for name, number in tables.items() if number)
+        if ids and known:
+            raise ValueError(
+                f'batches: an index is out of range of an embedding: got {"; ".join(got)}, and the network has {known};'
+                ' give ids, and a length of the input, that it knows'
+            )
 
     def blocked(self) -> str:
-        """Name the layers, and functions outside of layers, that passed nothing on in the last call."""
-        weights, images, *settings = self._last
+        """Say which layers, and functions outside of layers, let no gradient through in the last call."""
+        weights, images, absolute, keep_flow = self._last
         if isinstance(images, Tensor) and images.is_floating_point():
             images = images.detach().requires_grad_()  # so that the first layer is looked at too
-        found = find_blocked(self._model, lambda: self(weights, images, *settings))
-        return ', '.join(dict.fromkeys(found)) or 'the network'
+        if found := find_blocked(self._model, lambda: self(weights, images, absolute, keep_flow)):
+            return f'nothing passes {", ".join(dict.fromkeys(found))}'
+        if found := find_cuts(self._model, lambda: self(weights, images, absolute)):  # stand-ins cut, too
+            return f'the gradient ends at {", ".join(dict.fromkeys(found))}'
+        return 'no gradient of the outputs reaches these weights'
 
     def forget(self) -> None:
         """Let the last call go, with the memory of its weights."""
@@ -103,6 +124,11 @@ def cross_entropy(outputs: Any, labels: Tensor, temperature: float = 1) -> Tenso
             f'loss: cross-entropy needs logits, a tensor (N, K), but the model returns a {type(outputs).__name__}; '
             'give prune(..., loss=...) a function of (outputs, labels)'
         )
+    if not labels.is_floating_point() and outputs.dim() > 1:
+        counted, number = labels[labels != IGNORED], outputs.shape[1]
+        if len(counted) and not (counted.min() >= 0 and counted.max() < number):
+            got = f'{int(counted.min())} to {int(counted.max())}'
+            raise ValueError(f'batches: labels must lie in [0, {number}), the number of outputs, got {got}')
     return F.cross_entropy(outputs / temperature, labels)
 
 

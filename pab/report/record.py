@@ -28,6 +28,7 @@ PARTS = {  # a field -> the form of each of its entries
     'seconds': 'be a number',
     'numbers': 'be a number or null',
 }
+LARGEST = float(np.finfo(np.float32).max)  # of what is drawn; the axes of a picture multiply numbers
 SHOWN = 50  # classes of a confusion
 NOT_TIMED = 'checkpoints'  # the phase between two others
 RATES = {  # of optimizers
@@ -157,7 +158,7 @@ def find_fault(record: Any) -> str | None:
         entries = record.get(part, {})
         for key, entry in entries.items() if isinstance(entries, dict) else enumerate(entries):
             if not _has_form(part, key, entry):
-                return f'{part}[{key!r}] must {form}, got {entry!r:.100}'
+                return f'{part}[{key!r}] must {form}, got {entry!r:.100}; the largest that is drawn is {LARGEST:.2g}'
     if (confusion := record.get('confusion')) is not None and not _is_confusion(confusion):
         return f'confusion must have names, counts and images of each class, and three numbers, got {confusion!r:.100}'
     return None
@@ -195,12 +196,12 @@ def _is_confusion(entry: Any) -> bool:
 
 
 def _numbers(values: list, gaps: bool = False) -> bool:
-    """Tell if all are numbers of a float's range, with ``gaps`` NaN, infinity or None too."""
+    """Tell if all are numbers of up to ``LARGEST``, with ``gaps`` NaN, infinity or None too."""
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float):
             if not (gaps and value is None):
                 return False
-        elif not abs(value) <= sys.float_info.max and not (gaps and isinstance(value, float)):
+        elif not abs(value) <= LARGEST and not (gaps and isinstance(value, float) and not math.isfinite(value)):
             return False
     return True
 

@@ -34,7 +34,8 @@ class UnusableCheckpoint(ValueError):
 def to_plain(value: Any, where: str, dropped: list[str]) -> Any:
     """Turn the value named ``where`` into tensors, dicts, lists, tuples, strings and numbers, sets into sorted lists.
 
-    What has no plain form becomes None, and its name is added to ``dropped``.
+    What has no plain form becomes None, and its name is added to ``dropped``. Functions in dicts are left out if
+    ``where`` begins with param_schedulers: OneCycleLR holds one beside its numbers, and a resumed run builds it anew.
     """
     if type(value) in (bool, int, float, complex, str, bytes, type(None)):
         return value
@@ -48,6 +49,8 @@ def to_plain(value: Any, where: str, dropped: list[str]) -> Any:
     if isinstance(value, np.generic):
         return to_plain(value.item(), where, dropped)
     if isinstance(value, Mapping):
+        if where.startswith('param_schedulers'):
+            value = {k: v for k, v in value.items() if not callable(v)}
         plain = {to_plain(k, f'{where} key', dropped): to_plain(v, f'{where}.{k}', dropped) for k, v in value.items()}
         if hasattr(value, '_metadata'):  # of a state dict: the versions of its modules
             plain = OrderedDict(plain)

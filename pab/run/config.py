@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 from .. import registry
 from ..optim.wrapper import check_clipping
 from .config_files import CONFIGS
-from .config_values import check_values
+from .config_values import NO_DATA, check_values
 from .loops import check_loop
 
 # What mmengine's runner reads from the config beyond its constructor's arguments.
@@ -103,6 +103,12 @@ def read_config(path: str | os.PathLike) -> Config:
         if error.args != ("'__name__' not in globals",):  # a relative import
             raise
         raise ValueError('a base is read in the block of a line of its own, not indented: with read_base():') from error
+    except TypeError as error:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]  # mmengine copies what a file holds
+        keys = [frame.f_locals.get('key') for frame in frames if 'deepcopy_' in frame.f_code.co_name]
+        if not str(error).startswith('cannot pickle'):
+            raise
+        raise ValueError(f'{".".join(map(str, keys))} {NO_DATA} ({error})') from error
     except (AttributeError, NameError, RuntimeError) as error:
         frames, folder = traceback.extract_tb(error.__traceback__), os.path.dirname(mmengine.__file__)
         if isinstance(error, RuntimeError) and not frames[-1].filename.startswith(folder):
@@ -256,7 +262,9 @@ def _check_arguments(name: str, value: Any) -> None:
     if isinstance(value, Mapping):
         known = [_read_by(reader) for reader in readers if reader is not None]
         if known and None not in known:
-            _check_keys(name, [key for key in value if key not in ('type', '_scope_')], set().union(*known))
+            # a name of the author's own may hold what replaces a group elsewhere
+            unread = {'type', '_scope_', *(['_delete_'] if name.startswith('_') else [])}
+            _check_keys(name, [key for key in value if key not in unread], set().union(*known))
         for key, item in value.items():
             _check_arguments(f'{name}.{key}', item)
     elif isinstance(value, list | tuple):

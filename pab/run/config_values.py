@@ -1,11 +1,12 @@
 """Values in a config that mmengine or torch would take unseen, or refuse late and without the key."""
 
+import ast
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook, LoggerHook
 from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.runner import BaseLoop, LogProcessor, Runner
 from torch.optim import Optimizer
@@ -22,6 +23,8 @@ TYPED = (
     *('*_dataloader.dataset', '*_dataloader.sampler', 'optim_wrapper.optimizer', 'optim_wrapper.optimizers.*'),
     *('*_evaluator', '*_evaluator[[]*]', 'custom_hooks[[]*]', 'param_scheduler.*', 'param_scheduler.*[[]*]'),
 )
+# What is said of an open file, for example, which no checkpoint can hold with the text of the config.
+NO_DATA = 'is no plain data, as values of a config must be; write its value, or end the file with del of the name'
 # Those of them that cannot be None.
 NEEDED = ('model.network', '*_dataloader.dataset', 'default_hooks.*.pruner', 'optim_wrapper.optimizers.*')
 
@@ -35,6 +38,11 @@ def check_values(name: str, value: Any, readers: Iterable[Callable]) -> None:
         readers: the classes and functions whose arguments a group's keys are.
     """
     _check_type(name, value)
+    if not isinstance(value, str | int | float | Mapping | list | tuple | type | None):
+        try:
+            ast.parse(repr(value), mode='eval')
+        except SyntaxError as error:
+            raise ValueError(f'{name} {NO_DATA}, got {value!r}') from error
     if name == 'param_scheduler' and value is not None:
         by_optimizer = isinstance(value, Mapping) and 'type' not in value
         for key, entry in {f'{name}.{key}': value[key] for key in value}.items() if by_optimizer else [(name, value)]:
@@ -54,6 +62,8 @@ def check_values(name: str, value: Any, readers: Iterable[Callable]) -> None:
             _check_numbers_of_schedule(name, value)
         if inspect.isclass(reader) and issubclass(reader, LoggerHook):
             _check_logging(name, value)
+        if inspect.isclass(reader) and issubclass(reader, CheckpointHook | EarlyStoppingHook):
+            _check_waiting_hook(name, value, reader)
         if inspect.isclass(reader) and issubclass(reader, BaseLoop):
             _check_intervals(f'{name}.dynamic_intervals', value.get('dynamic_intervals'))
 
@@ -110,6 +120,19 @@ def _check_logging(name: str, settings: Mapping) -> None:
         value = settings[key]
         if type(value) is not int or value < 1:
             raise ValueError(f'{name}.{key} must be an integer >= 1, got {value!r}')
+
+
+def _check_waiting_hook(name: str, settings: Mapping, hook: type[Hook]) -> None:
+    """Check the counts of a hook that waits for a metric, and build one for what mmengine says, without the key."""
+    for key, least, means in (('interval', 1, 'none'), ('max_keep_ckpts', 1, 'all'), ('save_begin', 0, '')):
+        value = settings.get(key, least)
+        if type(value) is not int or not (value >= least or (means and value == -1)):
+            other = f', or -1 for {means}' if means else ''
+            raise ValueError(f'{name}.{key} must be an integer >= {least}{other}, got {value!r}')
+    try:
+        hook(**{key: value for key, value in settings.items() if key not in ('type', 'priority', '_scope_')})
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{name}: {error.args[0]}') from error
 
 
 def _is_number(value: Any) -> bool:

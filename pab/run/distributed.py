@@ -52,12 +52,14 @@ def process_group(cfg: Config) -> Iterator[None]:
     Raises:
         ValueError: torchrun started processes and ``launcher`` is 'none', or ``launcher`` is 'pytorch' and it did not;
             there are more processes than GPUs; ``sync_bn`` needs a GPU and there is none; Slurm or MPI did not start
-            this process.
+            this process; Slurm's scontrol is missing.
     """
     launcher, device = cfg.get('launcher', 'none'), get_device()
     _check(cfg, launcher, device)
     if launcher != 'none' and device == 'cpu':
         cfg.model_wrapper_cfg = {'device_ids': None, **wrapper_settings(cfg)}
+    if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:  # of a failing scontrol mmengine takes the message
+        os.environ['MASTER_ADDR'] = _first_machine()
     if launcher in LAUNCHERS and device == 'cpu':
         _take_up(launcher)
     if (launcher == 'pytorch' and device == 'cuda') or (launcher != 'none' and device == 'cpu'):
@@ -114,10 +116,20 @@ def _take_up(launcher: str) -> None:
     for name, theirs in zip(('RANK', 'LOCAL_RANK', 'WORLD_SIZE'), LAUNCHERS[launcher], strict=True):
         os.environ[name] = os.environ[theirs]
     os.environ.setdefault('MASTER_PORT', '29500')
-    if 'MASTER_ADDR' not in os.environ and launcher == 'slurm':
-        names = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
-        os.environ['MASTER_ADDR'] = subprocess.run(names, capture_output=True, text=True, check=True).stdout.split()[0]
     os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
+
+
+def _first_machine() -> str:
+    """The name of the first machine of a job of Slurm; ValueError where nobody here knows it."""
+    machines = os.environ['SLURM_NODELIST']
+    names = ['scontrol', 'show', 'hostnames', machines]
+    try:
+        return subprocess.run(names, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        raise ValueError(
+            f'launcher: slurm needs scontrol, which tells the first machine of {machines}, and it cannot be run here '
+            f'({error}); add it to PATH, or set MASTER_ADDR to the name of that machine'
+        ) from error
 
 
 def _join(settings: dict, device: str) -> None:

@@ -4,6 +4,7 @@ import argparse
 import dis
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.logging import MMLogger
 from torch import distributed
 
 from ..datasets import asks_data, classes_in, settle_auto
@@ -25,9 +27,12 @@ from .config_files import find_config
 from .distributed import process_group, rank_of_process
 from .face import on_first_process
 from .storage import check_writable
-from .work_dir import locked
+from .work_dir import LOCK, locked
 
 IN_ONE_LINE = (ValueError, TypeError, KeyError, OSError, SyntaxError, ImportError, FloatingPointError)
+
+
+SHOW = '(PAB_TRACEBACK=1 shows where)'
 
 
 class KeyValue(DictAction):
@@ -93,16 +98,37 @@ def load_config(args: argparse.Namespace) -> Config:
 def run(cfg: Config, act: Callable[[Any], Any], trains: bool = False) -> None:
     """Build the runner of a config, with the launcher and work dir of the command line, and let it act.
 
-    One that ``trains`` locks its work dir before the runner writes anything there.
+    One that ``trains`` locks its work dir before the runner writes anything there. One that fails before its training
+    begins leaves no log and no folder behind.
     """
     if get_device() == 'cpu':
         keep_freed_memory()
     rank = rank_of_process() if cfg.get('launcher', 'none') != 'none' else 0
+    folder, runner = Path(os.path.abspath(cfg.work_dir)), None
+    before = {*folder.glob('*')}
+    missing = [path for path in (folder / LOCK, folder, *folder.parents) if not os.path.exists(path)]
     with errors_in_one_line(f'process {rank}: ' if rank else '', cfg.work_dir), process_group(cfg), ExitStack() as held:
-        if trains and (rank == 0 or distributed.is_initialized()):  # some launchers' processes meet in the runner
-            on_first_process(lambda: check_writable(cfg.work_dir))
-            on_first_process(lambda: held.enter_context(locked(cfg.work_dir, lambda _: None)))  # the runner tells
-        act(RUNNERS.build(cfg))
+        try:
+            if trains and (rank == 0 or distributed.is_initialized()):  # some launchers' processes meet in the runner
+                on_first_process(lambda: check_writable(cfg.work_dir))
+                on_first_process(lambda: held.enter_context(locked(cfg.work_dir, lambda _: None)))  # the runner tells
+            runner = RUNNERS.build(cfg)
+            act(runner)
+        except Exception:
+            if rank == 0 and not getattr(runner, 'began', False):
+                _remove_traces(folder, before, missing)
+            raise
+
+
+def _remove_traces(folder: Path, before: set[Path], missing: list[Path]) -> None:
+    """Remove the log of this process from a work dir, unless it was there ``before``, and what was ``missing``."""
+    for handler in MMLogger.get_current_instance().handlers:
+        path = Path(getattr(handler, 'baseFilename', folder)).parent  # mmengine's folder for one run
+        if path.parent == folder and path not in before:
+            shutil.rmtree(path, ignore_errors=True)
+    for path in missing:
+        with suppress(OSError):  # a folder that holds something else stays
+            path.unlink() if path.name == LOCK else path.rmdir()
 
 
 @contextmanager
@@ -130,7 +156,7 @@ def errors_in_one_line(who: str = '', folder: str | os.PathLike | None = None) -
         if not ours and not refused and not isinstance(error, IN_ONE_LINE):
             raise
         if not ours:
-            text = f'{type(error).__name__}: {" ".join(text.split())} (PAB_TRACEBACK=1 shows where)'
+            text = f'{type(error).__name__}: {" ".join(text.split())} {SHOW}'
         sys.exit(f'error: {who}{text}')
 
 
@@ -144,7 +170,9 @@ def way_out(error: BaseException, folder: str | os.PathLike | None = None) -> st
                 f'memory is short in a worker of a data loader: {cause}; lower num_workers or batch_size of the loader '
                 '(in a container, raise --shm-size), and go on with --resume'
             )
-        return cause
+        files = re.findall(r'File "(.*?)", line', text)
+        is_ours = bool(files) and Path(files[-1]).is_relative_to(Path(__file__).parents[1])
+        return cause if is_ours else f'{cause} {SHOW}'
     if match := re.match(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)', text):
         return (
             f'process {match[1]}, a worker of a data loader, was ended by the system ({match[2].splitlines()[0]}); '

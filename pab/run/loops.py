@@ -83,6 +83,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     def run_epoch(self) -> None:
         """Train on the rest of the current epoch."""
         self.runner.call_hook('before_train_epoch')
+        self.runner.dump_config()  # the first time: now nothing refuses the run any more
         self.runner.model.train()
         done, loader = self._iter - self._epoch * len(self.dataloader), self.dataloader
         skipped = loader.skip(done) if done and hasattr(loader, 'skip') else 0

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process, master_only
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, OptimWrapperDict, _ParamScheduler
@@ -50,6 +50,7 @@ class PabRunner(RunFace, Runner):
     - training does not begin in a folder with the checkpoints of another run unless the config has ``overwrite=True``.
     """
 
+    began = False  # whether all is checked and the first step comes next
     _outdated: list[Path] = []
     _schedules_before: dict | list | None = None  # their states in the file that a run resumes from
     _read: tuple[str, dict] | None = None  # a file that was found good when the start was chosen, and its content
@@ -105,8 +106,8 @@ class PabRunner(RunFace, Runner):
         """Register the config's hooks, and those of every run, for data, metrics, moving weights and checkpoints."""
         super().register_hooks(*args, **kwargs)
         self.register_hook(dict(type='pab.MovesHook'))
+        self.register_hook(dict(type='pab.DataCheckHook'))  # first, as it knows why a topk gives no metric
         self.register_hook(dict(type='pab.MetricCheckHook'))
-        self.register_hook(dict(type='pab.DataCheckHook'))
         self.register_hook(dict(type='pab.CheckpointFormatHook'))
 
     def call_hook(self, fn_name: str, **kwargs) -> None:
@@ -123,19 +124,20 @@ class PabRunner(RunFace, Runner):
         return loader
 
     def dump_config(self) -> None:
-        """Do nothing, where mmengine writes into a work dir that may be another run's; :meth:`train` does."""
-
-    @master_only
-    def _write_config(self) -> None:
-        name = Path(self.cfg.filename).name if self.cfg.filename else f'{self.timestamp}.py'
-        write_atomically(self.cfg.dump().encode(), Path(self.work_dir) / name)
+        """Write the config into the work dir, once the training begins; mmengine would before the run is refused."""
+        if not self.trains or self.began:
+            return
+        self.began = True
+        if is_main_process():
+            name = Path(self.cfg.filename).name if self.cfg.filename else f'{self.timestamp}.py'
+            write_atomically(self.cfg.dump().encode(), Path(self.work_dir) / name)
 
     def train(self) -> nn.Module:
         """Train, in a work dir that is new, that this run goes on in, or that it may overwrite; else errors as there.
 
         A resume without a file's name takes the newest good checkpoint (:func:`choose_start`). Where there is none, the
         run begins anew with a warning, so that a cluster can always start a job with ``--resume``. Another process that
-        trains in the same folder is an error (:func:`locked`). The config is written into the folder then, whole.
+        trains in the same folder is an error (:func:`locked`).
         """
         with ExitStack() as held:
             for folder in checkpoint_folders(self):
@@ -147,7 +149,6 @@ class PabRunner(RunFace, Runner):
             self._resume, self._load_from = start is not None, start or self._load_from
             if start and hasattr(self.bare_model, 'weights'):
                 self.bare_model.weights = None  # the checkpoint has all of them, and the file may be gone
-            self._write_config()
             try:
                 return super().train()
             finally:

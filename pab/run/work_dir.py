@@ -153,10 +153,11 @@ def choose_start(runner: Runner) -> tuple[str | None, Any, list[Path]]:
     same = [file for file in files if file.path.resolve() == here]
     left = [file.path for file in files if not same or (file.written > same[0].written and file.content)]
     if left and not runner.cfg.get('overwrite', False):
+        resume = 'none of them is one to resume from: ' if newest_counts else 'go on from the newest by --resume, '
         raise FileExistsError(
             f'work_dir {runner.work_dir} already holds {some([path.name for path in left])}, which a run that begins '
-            f'{f"at {start}" if start else "anew"} would be mixed up with; go on from the newest by --resume, choose '
-            'another --work-dir, or remove them by --overwrite (in a config: resume, work_dir, overwrite)'
+            f'{f"at {start}" if start else "anew"} would be mixed up with; {resume}choose another --work-dir, or '
+            'remove them by --overwrite (in a config: resume, work_dir, overwrite)'
         )
     return start, None, left
 

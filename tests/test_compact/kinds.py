@@ -30,6 +30,7 @@ KINDS = {  # converters; how sign-trained weights are stored; and what else is s
         'drawn',
         dict(init=dict(scheme='kaiming_constant_signed', seed=SEED, fan_share=0.3)),
     ),
+    'sign-in': ([dict(type='SignIn')], 'values', dict(prune=True)),
     'biprop': ([dict(type='Biprop', density=0.2), dict(type='AffineFreeBatchNorm')], 'drawn', {}),
 }
 CONSTANT = {'biprop'}

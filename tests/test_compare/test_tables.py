@@ -4,13 +4,15 @@ import csv
 import io
 import json
 import re
+import runpy
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
 from pab.cli.compare import main
-from pab.compare.page import draw_comparison, write_page
+from pab.compare.page import draw_amounts, draw_comparison, write_page
 from pab.compare.plan import COMMAND, Comparison, Training
 from pab.compare.progress import TABLE, TABLE_CSV, Progress
 from pab.compare.results import RESULT
@@ -316,3 +318,23 @@ def test_ctrl_c_while_nothing_is_trained_is_one_line(compare, place):
 
     code, out, _ = compare('--collect', stub=place, act=interrupted)
     assert (code, out) == (130, ('', '\nStopped\n'))
+
+
+def test_the_pictures_of_the_results_are_drawn_from_their_table():
+    docs = Path(__file__).parents[2] / 'docs'
+    script, page = runpy.run_path(str(docs / 'pictures' / 'draw.py')), (docs / 'results.md').read_text()
+    rows = script['rows_of'](page)
+    dense, sgd = rows[:2]
+    assert [row.run.name for row in (dense, sgd, rows[-1])] == [
+        'dense, SGD',
+        'SynFlow, weights by SGD',
+        'magnitude with rewinding, weights by SGD',
+    ]
+    assert len(rows) == 25
+    assert sgd.accuracy() == (61.28, 0.04)
+    assert rows[-1].accuracy() == (71.05, None)
+    assert [sgd.mean(key) for key in ('density', 'bit_operations', 'size')] == pytest.approx([0.3, 4.23e15, 358e3])
+    assert dense.mean('size') == pytest.approx(1.11e6)
+    figures = draw_amounts(rows)
+    assert len(figures) == 3
+    assert all((docs / 'pictures' / f'{name}.png').is_file() and f'pictures/{name}.png' in page for name in figures)

@@ -84,10 +84,20 @@ def test_configs_that_leave_nothing_open_need_no_data():
     settle_auto(Config({}))
 
 
+def test_images_that_are_no_squares_come_from_transforms(photos):
+    cfg = config(photos)
+    cfg.model.input_shape = (3, 8, 12)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.transforms = [dict(type='Resize', size=[8, 12])]
+    settle_auto(cfg)
+    assert DATASETS.build(cfg.train_dataloader.dataset)[0]['images'].shape == (3, 8, 12)
+
+
 def test_what_the_data_do_not_say(photos):
     cfg = config(photos)
     cfg.model.input_shape = (3, 8, 9)
-    with pytest.raises(ValueError, match=r"size='auto': model.input_shape must be a square, .*, got \(3, 8, 9\)"):
+    rule = r"size='auto': crops are squares, and model.input_shape is \(3, 8, 9\); take .*'Resize', size=\[8, 9\]"
+    with pytest.raises(ValueError, match=rule):
         settle_auto(cfg)
     for model, message in (
         ({}, 'Nameless, name no classes'),

@@ -1,25 +1,26 @@
-import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 
+from pab.datasets import in_memory
 from pab.registry import DATASETS
 
-sklearn_datasets = pytest.importorskip('sklearn.datasets', reason='needs scikit-learn')
+pytestmark = pytest.mark.skipif(not find_spec('sklearn'), reason='needs scikit-learn')
 
 
 def test_split_is_fixed_stratified_and_complete():
     train, test = DATASETS.build({'type': 'Digits'}), DATASETS.build({'type': 'Digits', 'split': 'test'})
     assert (len(train), len(test)) == (1442, 355)
-    images, labels = sklearn_datasets.load_digits(return_X_y=True)
+    images, labels = pytest.importorskip('sklearn.datasets').load_digits(return_X_y=True)
     counts, of_test = np.bincount(labels), np.bincount(test.labels)
     assert np.array_equal(np.bincount(train.labels) + of_test, counts)
     assert np.array_equal(of_test, counts // 5)
-    # the fifth zero of the file is the first zero of the test set
-    fifth_zero = images[np.flatnonzero(labels == 0)[4]].reshape(8, 8)
-    first_zero = test.images[test.labels == 0][0, 0].numpy()
-    assert np.array_equal(first_zero, np.rint(fifth_zero * 255 / 16))
+    for digit in range(10):
+        every = np.rint(images[labels == digit] * 255 / 16).reshape(-1, 1, 8, 8)
+        assert np.array_equal(test.images[test.labels == digit], every[4::5])
+        assert np.array_equal(train.images[train.labels == digit], np.delete(every, slice(4, None, 5), axis=0))
     assert train.metainfo['classes'] == tuple('0123456789')
 
 
@@ -37,6 +38,7 @@ def test_unknown_split():
 
 
 def test_without_scikit_learn(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
+    in_memory._load_digits.cache_clear()
+    monkeypatch.setattr(in_memory, 'find_spec', lambda name: None)
     with pytest.raises(ImportError, match=r'Digits: .*scikit-learn.*pip install scikit-learn'):
         DATASETS.build({'type': 'Digits'})

@@ -15,7 +15,10 @@ WAYS = {
     'biprop': dict(type='Biprop', density=0.3),
     'biprop, global': dict(type='Biprop', density=0.3, scope='global'),
 }
+DRAWN = list(WAYS)  # whose latents are drawn, beside weights that stay
+WAYS['sign-in'] = dict(type='SignIn')
 every_way = pytest.mark.parametrize('way', WAYS)
+every_way_that_draws = pytest.mark.parametrize('way', DRAWN)
 
 
 class Standardized(nn.Conv2d):

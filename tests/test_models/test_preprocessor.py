@@ -159,6 +159,11 @@ def test_bad_settings(options, text):
     ('images', 'error', 'text'),
     [
         (torch.zeros(2, 1, 4, 4), ValueError, r'images must be \(N, 3, H, W\), got \(2, 1, 4, 4\)'),
+        (
+            [torch.zeros(3, 4, 4)] * 2,
+            TypeError,
+            r"got a list; set collate_fn=dict\(type='collate_images'\)",
+        ),
         (torch.zeros(2, 3, 4, 4, dtype=torch.int64), TypeError, r'uint8 .* or floating .* got torch\.int64'),
         (torch.tensor([0.0, 255.0]).repeat(2, 3, 4, 1), ValueError, r'lie in \[0, 1\], got \[0, 255\]; pass uint8'),
         (torch.full((2, 3, 4, 4), torch.nan), ValueError, r'floating images must lie in \[0, 1\], got \[nan, nan\]'),

@@ -302,16 +302,15 @@ def test_layers_that_stop_the_flow_are_named():
 
 
 @pytest.mark.parametrize(
-    'function',
+    ('function', 'name'),
     [
-        lambda x: x.clamp_(max=1),
-        lambda x: torch.minimum(x, torch.ones(())),
-        lambda x: (x * 100).sigmoid(),
-        lambda x: torch.cat([x.floor(), x.floor()], 1)[:, :2],
-        lambda x: x.detach(),
+        (lambda x: x.clamp_(max=1), 'clamp_'),
+        (lambda x: torch.minimum(x, torch.ones(())), 'minimum'),
+        (lambda x: (x * 100).sigmoid(), 'sigmoid'),
+        (lambda x: torch.cat([x.floor(), x.floor()], 1)[:, :2], 'floor'),
     ],
 )
-def test_functions_that_stop_the_flow_are_placed(function):
+def test_functions_that_stop_the_flow_are_named(function, name):
     """The layers around them pass what they get."""
 
     class Limited(nn.Module):
@@ -326,8 +325,7 @@ def test_functions_that_stop_the_flow_are_placed(function):
     model[1].conv.weight.data.fill_(1)
     with warnings_of() as messages:
         build('SynFlow', 0.9, keep_flow=False).prune(model, input_shape=(1, 1, 1))
-    told = 'nothing passes what follows 1.conv (Conv2d)'
-    assert messages[0] == f'SynFlow: every score is 0 in 0.weight, 1.conv.weight; {told}'
+    assert messages[0] == f'SynFlow: every score is 0 in 0.weight, 1.conv.weight; nothing passes {name} of 1 (Limited)'
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.modules())
 
 
@@ -341,9 +339,34 @@ def test_a_layer_without_any_gradient_is_named():
     net = nn.Sequential(first, Signs(), nn.Flatten(), last)
     with warnings_of() as messages:
         build('SynFlow', 0.75, prunable=('Conv2d', 'Linear')).prune(net, input_shape=(2, 1, 1))
-    assert messages[0] == 'SynFlow: every score is 0 in 0.weight; nothing passes 1 (Signs)'
-    with pytest.raises(ValueError, match=r'every score is 0, since nothing passes 1 \(Signs\);'):
+    assert messages[0] == 'SynFlow: every score is 0 in 0.weight; the gradient ends at 1 (Signs)'
+    with pytest.raises(ValueError, match=r'every score is 0, since the gradient ends at 1 \(Signs\);'):
         build('SynFlow', 0.5).prune(nn.Sequential(first, Signs()), input_shape=(2, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ('cut', 'reason'),
+    [
+        (lambda x: x.detach(), 'the gradient ends at detach of 1 (Residual)'),
+        (lambda x: x.data, 'the gradient ends at data of 1 (Residual)'),
+        (torch.zeros_like, 'the gradient ends at zeros_like of 1 (Residual)'),
+        (lambda x: (x > 0).float(), 'no gradient of the outputs reaches these weights'),
+    ],
+)
+def test_where_a_block_cuts_the_gradient(cut, reason):
+    """Beside a shortcut, which everything passes, and a gate, whose stand-in has a constant part."""
+
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 2, 1, bias=False)
+
+        def forward(self, x):
+            return x.sigmoid() + cut(self.conv(x))
+
+    with warnings_of() as messages:
+        build('SynFlow', 0.5).prune(chain(Residual(), nn.Conv2d(2, 2, 1, bias=False)), input_shape=(1, 1, 1))
+    assert messages[0] == f'SynFlow: every score is 0 in 1.conv.weight; {reason}'
 
 
 @pytest.mark.parametrize('name', ['SNIP', 'GraSP'])

@@ -105,3 +105,27 @@ def test_losses_that_do_not_fit(name, tagger, ids):
 def test_a_loss_that_is_no_function_is_named(name, tagger, ids):
     with pytest.raises(TypeError, match=rf'^{name}: loss must be a function of \(outputs, labels\), or None, got 3$'):
         build(name, 0.4, prunable=PRUNABLE).prune(Logits(tagger), [(ids, LABELS)], loss=3)
+
+
+@pytest.mark.parametrize('name', DATA)
+def test_ids_and_labels_out_of_range(name, tagger, ids):
+    pruner = build(name, 0.4, prunable=PRUNABLE)
+    model = Logits(tagger)
+    wrong = ids.clone()
+    wrong[0, 0] = 20
+    told = (
+        rf'an index is out of range .* got inputs {wrong.min()} to 20, \(6, 7\), .* tagger.embedding 0 to 19; give ids'
+    )
+    with pytest.raises(ValueError, match=told):
+        pruner.prune(model, [(wrong, LABELS)])
+    given = dict(ids=wrong, counts=wrong >= 0)
+    with pytest.raises(
+        ValueError, match=rf'got ids {wrong.min()} to 20, \(6, 7\); counts 1 to 1, .* embedding 0 to 19;'
+    ):
+        pruner.prune(tagger, [(given, LABELS)], loss=own_loss(name))
+    for label in (5, -1):
+        with pytest.raises(
+            ValueError, match=rf'labels must lie in \[0, 5\), the number of outputs, got {min(label, 0)} to'
+        ):
+            pruner.prune(model, [(ids, torch.cat([LABELS[:5], torch.tensor([label])]))])
+    pruner.prune(model, [(ids, torch.cat([LABELS[:5], torch.tensor([-100])]))])  # which does not count

@@ -196,7 +196,7 @@ def test_runs_without_signs_have_fewer_pictures(record):
     assert set(draw_run(bare)) == {'accuracy', 'seconds'}
 
 
-def test_one_page_for_several_runs(record, tmp_path, tool):
+def test_one_page_for_several_runs(record, tmp_path, tool, undrawn):
     a, b = folders = [tmp_path / name / 'seed_0' for name in 'ab']
     for folder in folders:
         write_record(folder, {**record, 'name': 'seed_0'})
@@ -255,6 +255,15 @@ HUGE = 10**400  # a whole number in JSON, and no float
         (dict(series={'test accuracy': [[None], [50.0]]}), 'epochs and as many numbers'),
         (dict(series={'test accuracy': [[1], ['high']]}), 'epochs and as many numbers'),
         (dict(series={'test accuracy': [[1], [HUGE]]}), 'epochs and as many numbers'),
+        (
+            dict(series={'test accuracy': [[1, 2], [1e308, -1e308]]}),
+            r'epochs and as many numbers, .* drawn is 3.4e\+38',
+        ),
+        (dict(layers={'flip rate': {'a': [1e308]}}), 'lists of one length'),
+        (
+            dict(seconds={'training': 1e308}),
+            "seconds.'training'. must be a number, got 1e.308; the largest that is drawn",
+        ),
         (dict(series={'test accuracy': ['1', '2']}), 'epochs and as many numbers'),
         (dict(layers={'flip rate': [0.5]}), 'layers.*must hold a number by layer, or lists of one length'),
         (dict(layers={'flip rate': {'a': [0.5], 'b': [0.5, 0.5]}}), 'lists of one length'),
@@ -292,7 +301,7 @@ def test_runs_are_named_by_the_shortest_ends_that_tell_them_apart(folders, names
 
 def test_what_is_not_finite_is_none_in_the_file_and_a_gap_in_the_pictures(record, tmp_path):
     record['series'] = {'test accuracy': [[1, 2, 3], [50.0, math.nan, math.inf]]}
-    record['layers'] = {'flip rate': {'conv': [0.5, math.nan]}}
+    record['layers'], record['confusion'] = {'flip rate': {'conv': [0.5, math.nan]}}, None
     write_report(tmp_path, record)
     text = (tmp_path / 'report.json').read_text()
     assert 'NaN' not in text and 'Infinity' not in text

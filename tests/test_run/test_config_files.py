@@ -1,6 +1,7 @@
 """Configs that come with pab, named, copied and inherited from another folder; and the command pab."""
 
 import ast
+import contextlib
 import re
 import runpy
 import sys
@@ -13,7 +14,7 @@ from pab.__main__ import COMMANDS, main
 from pab.command import words_of
 from pab.compare.plan import read_comparison
 from pab.run import config_files
-from pab.run.config import read_config
+from pab.run.config import check_config, read_config
 from pab.run.config_files import CONFIGS, config_names, find_config, first_comment, read_for_elsewhere
 from tests.launching import ROOT
 
@@ -121,6 +122,33 @@ def test_the_syntax_of_mmengine_for_other_packages_is_answered(tmp_path):
 
 def read(text):
     return Config.fromstring(text, '.py').train_cfg
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        (
+            'with open(__import__("os").devnull) as f: pass',
+            r"f is no plain data.* del of the name \(cannot pickle '_io",
+        ),
+        ('_made = dict(by=(i for i in "ab"))', r"_made.by is no plain data.* \(cannot pickle 'generator' object"),
+        ('_one = object()', '_one is no plain data.*, got <object object at'),
+        ('import functools; _make = functools.partial(int, 3)', '_make is no plain data.*, got functools.partial'),
+        (
+            'for i in range(3): pass',
+            "config: nothing reads the key 'i'; .*a name of your own begins with an underscore",
+        ),
+        ('def helper(): return 3\nclass Own: pass\ntrain_cfg = dict(max_epochs=helper())', None),
+        ("_data = dict(_delete_=True, type='Digits', split='test')\nval_dataloader = dict(dataset=_data)", None),
+    ],
+)
+def test_names_that_are_left_over(tmp_path, text, message):
+    """In a config, and in its base; functions and classes are helpers and stay out."""
+    (tmp_path / 'own.py').write_text(f"_base_ = '{{{{$PAB_CONFIGS:}}}}/pab/quickstart.py'\n{text}\n")
+    (tmp_path / 'child.py').write_text("_base_ = './own.py'")
+    for name in ('own', 'child'):
+        with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
+            check_config(read_config(tmp_path / f'{name}.py'))
 
 
 def test_the_commands_and_their_lines(pab):

@@ -36,7 +36,7 @@ def test_wrong_numbers_of_optimizers(tmp_path, options, message):
         check_config(small_config(tmp_path, **options))
 
 
-LOADER, SCHEDULE = 'train_dataloader__', 'param_scheduler__sgd'
+LOADER, SCHEDULE, CHECKPOINT = 'train_dataloader__', 'param_scheduler__sgd', 'default_hooks__checkpoint__'
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,26 @@ LOADER, SCHEDULE = 'train_dataloader__', 'param_scheduler__sgd'
         (dict(default_hooks__ar_decay__gamma='abc'), r"default_hooks.ar_decay.gamma must be a number, got 'abc'"),
         (dict(default_hooks__checkpoint__interval='abc'), r"checkpoint.interval must be a number, got 'abc'"),
         (dict(default_hooks__checkpoint__by_epoch='no'), r"checkpoint.by_epoch must be True or False, got 'no'"),
+        *(
+            ({CHECKPOINT + key: value}, rf'default_hooks.checkpoint{message}')
+            for key, value, message in (
+                ('interval', 0, r'.interval must be an integer >= 1, or -1 for none, got 0'),
+                ('interval', 0.5, r'.interval must be an integer >= 1, or -1 for none, got 0.5'),
+                ('max_keep_ckpts', 0, r'.max_keep_ckpts must be an integer >= 1, or -1 for all, got 0'),
+                ('save_begin', -1, r'.save_begin must be an integer >= 0, got -1'),
+                ('rule', 'bigger', ': rule must be greater, less or None, but got bigger'),
+                ('rule', ['less', 'less'], ': Number of "rule" must be 1 or the same as number of "save_best"'),
+                ('save_best', 3, ': "save_best" should be a str or list of str or None'),
+            )
+        ),
+        (
+            dict(default_hooks__checkpoint=dict(save_best='error', rule=None)),
+            'default_hooks.checkpoint: Cannot infer the rule for key error, thus a specific rule must be specified',
+        ),
+        (
+            dict(custom_hooks=[dict(type='EarlyStoppingHook', monitor='accuracy/top1', rule='bigger')]),
+            r'custom_hooks\[0\]: `rule` should be either "greater" or "less"',
+        ),
         (dict(default_hooks__prune__pruner=None), r'default_hooks.prune.pruner must be a dict .*type, got None'),
         ({LOADER + 'batch_size': 'abc'}, r"train_dataloader.batch_size must be an integer >= 1, got 'abc'"),
         ({LOADER + 'batch_size': None}, r'train_dataloader.batch_size must be an integer >= 1, got None'),
@@ -166,6 +186,7 @@ def test_every_norm_is_taken_and_can_be_written(tmp_path, norm):
         ({BEST: ['accuracy/top1', 'f1']}, r"save_best: .*no metric 'f1'; it has accuracy/top1, cross_entropy"),
         (dict(default_hooks__report__metric='accuracy/top5', report=True), r"ReportHook.metric: .*'accuracy/top5'"),
         (dict(default_hooks__report__metric='cross_entropy', report=True), r'ReportHook: metric must be an accuracy'),
+        (dict(val_evaluator__topk=(5,)), r'Accuracy: topk must not exceed the number of classes, 4, got 5'),
         (dict(val_evaluator__prefix='own'), r"'accuracy/top1'; did you mean own/accuracy/top1"),
         (dict(custom_hooks=[dict(type='EarlyStoppingHook', monitor='loss')]), r"EarlyStoppingHook.monitor: .*'loss'"),
         (

@@ -36,7 +36,7 @@ def fill(folder: Path) -> None:
 
 
 class AccidentHook(Hook):
-    """Fill the disk of the work dir, or remove that folder: at the start, or when the last checkpoint is written."""
+    """Fill the disk of the work dir, or remove that folder: at the first step, or when the last checkpoint is due."""
 
     priority = 'LOWEST'
 
@@ -52,8 +52,8 @@ class AccidentHook(Hook):
         for _ in range(3):
             runner.logger.info('-' * 5000)  # more than the last page of the log has room for
 
-    def before_run(self, runner) -> None:
-        if self.at_start:
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if self.at_start and runner.iter == 0:
             self._act(runner)
 
     def before_val_epoch(self, runner) -> None:

@@ -11,6 +11,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
 from pab.optim import TopFlips
+from pab.run.checkpoint import to_plain
 from pab.run.schedulers import Schedulers
 from tests.small_run import run_in_child, small_config, train
 
@@ -130,6 +131,21 @@ def test_what_schedules_keep_beside_the_number_and_at_another_place(before, now)
         scheduler.step()
     kept = [{key: value for key, value in w.param_groups[0].items() if key != 'params'} for w in (whole, resumed)]
     assert kept[0] == kept[1]
+
+
+def test_the_function_of_a_one_cycle_is_built_anew():
+    """It is nothing that a checkpoint has to hold, so nothing is warned of, and nothing is replayed."""
+    (whole, one), (resumed, other) = adam([dict(PEAK, eta_max=1.0)]), adam([dict(PEAK, eta_max=1.0)])
+    one[0].step()
+    schedules, dropped = Schedulers([resumed], other), []
+    states = to_plain(dict(sgd=[one[0].state_dict()]), 'param_schedulers', dropped)
+    assert dropped == []
+    resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+    other[0].load_state_dict(states['sgd'][0])
+    assert schedules.settle(1, 1, 1) == []
+    for scheduler in one + other:
+        scheduler.step()
+    assert whole.param_groups[0]['lr'] == resumed.param_groups[0]['lr'] != 1.0
 
 
 def test_the_numbers_of_a_longer_epoch_by_hand():

@@ -52,6 +52,15 @@ def test_what_is_refused(environment, variables, config, message):
         enter(**config)
 
 
+@pytest.mark.parametrize('device', ['cpu', 'cuda'])
+def test_slurm_without_scontrol(environment, monkeypatch, tmp_path, device):
+    monkeypatch.setattr('pab.run.distributed.get_device', lambda: device)
+    environment(PATH=str(tmp_path), SLURM_PROCID='0', SLURM_LOCALID='0', SLURM_NTASKS='2', SLURM_NODELIST='n[1-2]')
+    text = r'launcher: slurm needs scontrol, which tells the first machine of n\[1-2\], .*scontrol.*set MASTER_ADDR to'
+    with pytest.raises(ValueError, match=text):
+        enter(launcher='slurm')
+
+
 def test_more_processes_than_gpus_are_refused(environment, monkeypatch):
     environment(**LAUNCHED, LOCAL_WORLD_SIZE='2')
     monkeypatch.setattr('pab.run.distributed.get_device', lambda: 'cuda')

@@ -56,6 +56,7 @@ def test_data_that_go_away(tmp_path, workers):
     status, line = run_in_child(_lines, _remove_data, tmp_path, workers)
     assert status == 0
     assert f'ImageFolder: the folder {tmp_path}/train is no longer there; bring it back, and go on with' in line
+    assert 'PAB_TRACEBACK' not in line
     assert '\n' not in line
 
 
@@ -86,6 +87,11 @@ def test_memory_that_is_short_in_a_worker(error):
         'lower num_workers or batch_size of the loader (in a container, raise --shm-size), and go on with --resume'
     )
     assert '\n' not in line
+
+
+def test_an_error_of_a_data_set_of_ones_own_in_a_worker():
+    status, line = run_in_child(_lines, _read_without_memory, RuntimeError('no such song'))
+    assert (status, line) == (0, 'error: process 1: RuntimeError: no such song (PAB_TRACEBACK=1 shows where)')
 
 
 def test_a_full_disk_of_which_the_system_names_no_file(tmp_path):

@@ -160,6 +160,13 @@ def test_a_new_run_needs_a_folder_without_checkpoints(folder, tmp_path):
         start(folder)
 
 
+def test_a_resume_that_finds_only_the_best_is_not_told_to_resume(folder):
+    for epoch in (1, 2, 3):
+        (folder / f'epoch_{epoch}.pth').unlink()
+    with pytest.raises(FileExistsError, match=r'best_epoch_2.pth, .* none of them is one to resume from: choose'):
+        start(folder, resume=True)
+
+
 def test_a_resume_goes_on_from_the_newest_or_the_file_it_is_given(folder):
     assert start(folder, resume=True) == ('epoch_3.pth', [])
     assert start(folder, resume=True, overwrite=True) == ('epoch_3.pth', [])

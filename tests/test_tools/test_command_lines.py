@@ -3,14 +3,20 @@
 import functools
 import itertools
 import json
+import os
 import re
+import signal
+import sys
 from argparse import Namespace
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
 
+from pab.__main__ import main
+from pab.command import end_without_readers
 from pab.contrib import sparse
 from pab.registry import MODELS
 from pab.run.launch import load_config
@@ -132,13 +138,58 @@ def test_analyze_draws_and_keeps_files(tool, tmp_path):
     printed, status = analyze('--picture', picture, '--json', numbers)
     assert status == 0
     assert picture.read_bytes()[1:4] == b'PNG'
-    assert re.search(r'layer3.0.shortcut.0 +\d/8 +128 +\d+   64, 28\n', printed)
+    assert re.search(r'layer3.0.shortcut.0 +\d/8 +128 +\d+ +\d+   64, 28\n', printed)
     assert len(json.loads(numbers.read_text())['structure']) == 10
     assert re.search(r'd.png exists; choose another file', analyze('--picture', picture)[1])
     noise = 'The pruner reads images. This one read noise'
     assert noise not in printed
     assert noise in analyze(options=['default_hooks.prune.pruner.type=SNIP'])[0]
     assert 'has no pruned layer' in analyze('--picture', tmp_path / 'e.png', options=['default_hooks.prune=None'])[1]
+
+
+def test_analyze_assumes_classes_that_only_data_say(tool, tmp_path, monkeypatch):
+    monkeypatch.setenv('PAB_DATA', str(tmp_path / 'nowhere'))
+    network = "dict(_delete_=True, type='CIFARResNet', depth=8, width=2, num_classes='auto')"
+    config = tmp_path / 'own.py'
+    config.write_text(
+        f"_base_ = ['{ROOT}/configs/pab/folder.py']\n"
+        f'model = dict(network={network}, input_shape=(3, 8, 8))\ndefault_hooks = dict(prune=None)\n'
+    )
+    printed, status = tool('analyze.py', config)
+    assert status == 0, printed
+    assert 'The training data, which say the number of classes, are not here; 10 are assumed.' in printed
+    assert re.search(r'^linear +Linear +10x8 ', printed, re.MULTILINE)
+    printed, _ = tool('analyze.py', config, '--cfg-options', 'model.network.num_classes=3')
+    assert 'assumed' not in printed
+    assert re.search(r'^linear +Linear +3x8 ', printed, re.MULTILINE)
+    assert "num_classes='auto'" in tool('print_config.py', config)[0]
+
+
+@pytest.mark.parametrize('words', [['config', '--list'], ['config', '--help'], ['--help']])
+def test_a_reader_that_has_gone_ends_a_command_quietly(words, monkeypatch, capfd):
+    monkeypatch.setattr(sys, 'argv', ['pab', *words])
+    with no_reader(monkeypatch), pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 128 + signal.SIGPIPE
+    assert capfd.readouterr().err == ''
+
+
+def test_a_training_goes_on_without_readers(monkeypatch):
+    with no_reader(monkeypatch):
+        end_without_readers('train')
+        for line in range(3):
+            print(line, flush=True)
+
+
+@contextmanager
+def no_reader(monkeypatch):
+    """Make standard output a pipe whose other end is closed."""
+    read, write = os.pipe()
+    os.close(read)
+    with monkeypatch.context() as patch, os.fdopen(write, 'w') as file:
+        patch.setattr(sys, 'stdout', file)
+        yield
+        sys.stdout.close()
 
 
 @pytest.fixture
@@ -150,6 +201,7 @@ def refusal(tool, tmp_path, monkeypatch):
         _, line = tool('train.py', QUICKSTART, '--work-dir', tmp_path, '--cfg-options', *options)
         assert line.startswith('error: ')
         assert len(line.splitlines()) == 1
+        assert list(tmp_path.iterdir()) == []
         return line
 
     return refusal
@@ -219,6 +271,19 @@ def test_bad_input_is_one_clear_line(refusal, option, message):
     assert message in line
     from_elsewhere = option.startswith('model.network.type.x')
     assert line.endswith('(PAB_TRACEBACK=1 shows where)') == from_elsewhere  # pab's own say what to do
+
+
+@pytest.mark.parametrize('option', ['data.num_samples=0', 'pruner.prunable=["name:nothing"]'])
+def test_a_refused_run_leaves_nothing_behind(tool, tmp_path, option):
+    """Refused when it is built, and when it would train; a run that is there keeps all of its files."""
+    here = tmp_path / 'work_dirs' / 'own'
+    call = ['--work-dir', here, '--cfg-options', f'default_hooks.prune.{option}']
+    assert tool('train.py', QUICKSTART, *call)[1].startswith('error: ')
+    assert list(tmp_path.iterdir()) == []
+    here.mkdir(parents=True)
+    (here / 'quickstart.py').write_text('own = 1')
+    assert tool('train.py', QUICKSTART, *call)[1].startswith('error: ')
+    assert [(path.name, path.read_text()) for path in here.iterdir()] == [('quickstart.py', 'own = 1')]
 
 
 @pytest.mark.parametrize('where', ['config', 'run'])

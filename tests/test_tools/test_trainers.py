@@ -2,14 +2,20 @@
 
 import os
 import socket
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import pytest
 import torch
 
-from tests.test_tools.test_readme import ROOT, block_after
+from tests.small_run import run_in_child
+from tests.test_tools.test_readme import block_after
+
+
+def _run(script, folder, variables):
+    """Run a script in a folder, in this process."""
+    os.chdir(folder)
+    os.environ.update(variables)
+    exec(compile(script, 'script', 'exec'), {'__name__': '__main__'})
 
 
 @pytest.mark.parametrize('heading', ['A plain loop', 'accelerate', 'lightning', 'transformers', 'FSDP2'])
@@ -23,13 +29,5 @@ def test_a_script(heading, tmp_path):
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     alone = dict(RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])  # a library may be there alone
-    run = subprocess.run(
-        [sys.executable, '-c', block_after('trainers.md', f'\n## {heading}\n')],
-        cwd=tmp_path,
-        env={**os.environ, 'PYTHONPATH': paths, 'OMP_NUM_THREADS': '1', **(alone if heading == 'FSDP2' else {})},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr
+    script = block_after('trainers.md', f'\n## {heading}\n')
+    assert run_in_child(_run, script, tmp_path, alone if heading == 'FSDP2' else {}) == (0, None)

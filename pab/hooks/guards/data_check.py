@@ -9,8 +9,8 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
 
-from ...datasets import class_names, classes_in, count_classes, difference, number_classes_
-from ...models import network_of
+from ...datasets import class_names, classes_in, count_classes, difference, names_for, number_classes_
+from ...models import ImagePreprocessor, network_of
 from ...registry import HOOKS, MODELS
 from ...run import PabRunner, RunHook
 from ...run.distributed import check_agreement
@@ -40,7 +40,7 @@ class DataCheckHook(RunHook):
     def check_resume(self, runner: PabRunner, checkpoint: dict) -> None:
         """Refuse to go on with other classes."""
         before, own = classes_in(checkpoint), class_names(runner.train_dataloader.dataset)
-        if before and own and set(before) != set(own):
+        if before and own and set(names_for(before, own)) != set(own):
             told = difference(own, before, 'train_dataloader', 'the checkpoint')
             raise ValueError(
                 f'resume: the training set has other classes than the checkpoint was trained with: {told}; resume '
@@ -55,6 +55,8 @@ class DataCheckHook(RunHook):
         """Check the training data, and those of the validation."""
         loader, own = runner.train_dataloader, class_names(runner.train_dataloader.dataset)
         check_data_agree(loader, 'train_dataloader')
+        check_items(runner.bare_model, loader, 'train_dataloader')
+        self._name(runner, own, 'train_dataloader')
         if self._classes and own and not set(own) <= set(self._classes):
             told = difference(own, self._classes, 'train_dataloader', 'the checkpoint')
             runner.logger.warning(f'The network learns other classes than those of the checkpoint it loads: {told}')
@@ -81,6 +83,8 @@ class DataCheckHook(RunHook):
             return
         self._checked.add(who)
         check_data_agree(loop.dataloader, who)
+        check_items(runner.bare_model, loop.dataloader, who)
+        self._name(runner, class_names(loop.dataloader.dataset), who)
         self._number(runner, loop.dataloader, who)
         check_input_shape(runner.bare_model, loop.dataloader, who, channels_only=True)
         check_outputs(runner.bare_model, loop.dataloader, who)
@@ -88,6 +92,12 @@ class DataCheckHook(RunHook):
             for metric in loop.evaluator.metrics:
                 if hasattr(metric, 'check_classes'):
                     metric.check_classes(number)
+
+    def _name(self, runner: PabRunner, own: tuple[str, ...] | None, who: str) -> None:
+        """Take the names of the data where a checkpoint has none."""
+        if self._classes and self._whose == 'the checkpoint' and names_for(self._classes, own) != self._classes:
+            runner.logger.info(f'The checkpoint only numbers its {len(own)} classes: they get their names from {who}')
+            self._classes = own
 
     def _number(self, runner: PabRunner, loader: DataLoader, who: str) -> None:
         before = class_names(loader.dataset)
@@ -105,6 +115,22 @@ def check_data_agree(loader: DataLoader, who: str) -> None:
     """Raise a ValueError if processes have different numbers of images or batches, or different classes."""
     facts = {'images': len(loader.dataset), 'batches': len(loader), 'classes': class_names(loader.dataset)}
     check_agreement({f'{who}: {name}': value for name, value in facts.items()})
+
+
+def check_items(model: nn.Module, loader: DataLoader, who: str) -> None:
+    """Raise a ValueError, which begins with ``who``, unless a loader's items are dicts that the model's part can read.
+
+    ``ImagePreprocessor`` reads images and labels; of another one only a dict is asked.
+    """
+    with torch.random.fork_rng():
+        item = loader.dataset[0]
+    needed = {'images', 'labels'} if isinstance(model.data_preprocessor, ImagePreprocessor) else set()
+    if not isinstance(item, Mapping) or not needed <= item.keys():
+        got = f'the keys {", ".join(map(str, item))}' if isinstance(item, Mapping) else f'a {type(item).__name__}'
+        raise ValueError(
+            f'{who}: items of {type(loader.dataset).__name__} must be dict(images=(C, H, W) uint8, labels=int), got '
+            f"{got}; return such a dict, or take a data set of torchvision by type='TorchvisionDataset' and its name"
+        )
 
 
 def check_input_shape(model: nn.Module, loader: DataLoader, who: str, channels_only: bool = False) -> None:

@@ -40,11 +40,7 @@ class MovesHook(RunHook):
                 'Moves: weights grow with the magnitudes that a seed gives, and init=None leaves them to the network; '
                 "set model.init=dict(scheme='kaiming_normal'), or take TopFlips"
             )
-        for hook in runner.hooks:
-            narrow = isinstance(hook, PruneHook) and hook.narrow
-            if narrow or isinstance(hook, RewindHook | EMAHook):
-                name = 'narrow=True' if narrow else type(hook).__name__
-                raise ValueError(f'Moves: {name} needs masks that stay; leave it out, or take TopFlips')
+        refuse_what_needs_masks_that_stay(runner, 'Moves', 'TopFlips')
         seed = runner.seed if init['seed'] is None else init['seed']
         fresh = initialize_(copy.deepcopy(runner.network), init['scheme'], seed, init['fan_share'])
         for optimizer in optimizers:
@@ -57,3 +53,12 @@ class MovesHook(RunHook):
             runner.message_hub.update_scalar('moves/total', total)
             runner.visualizer.add_scalars({'moves/total': total}, step=runner.epoch + 1)
             runner.logger.info(f'Epoch {runner.epoch + 1}: {total:,} weights have changed places since the start')
+
+
+def refuse_what_needs_masks_that_stay(runner: PabRunner, who: str, other: str) -> None:
+    """Raise a ValueError for a hook that a changing mask would mislead; ``other`` is a way to train that keeps it."""
+    for hook in runner.hooks:
+        narrow = isinstance(hook, PruneHook) and hook.narrow
+        if narrow or isinstance(hook, RewindHook | EMAHook):
+            name = 'narrow=True' if narrow else type(hook).__name__
+            raise ValueError(f'{who}: {name} needs masks that stay; leave it out, or take {other}')

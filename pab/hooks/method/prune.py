@@ -6,8 +6,8 @@ from mmengine.model import is_model_wrapper
 
 from ...checks import check_ints
 from ...costs.count import count_layers
-from ...costs.narrow import describe_narrowing
-from ...narrowing import Cut, TrainedPart, find_cuts
+from ...costs.narrow import cut_sizes, describe_narrowing
+from ...narrowing import TrainedPart, find_cuts
 from ...pruners import get_masks
 from ...pruners.schedules import linear
 from ...registry import HOOKS
@@ -78,8 +78,7 @@ class PruneHook(PruningHook):
             network, shape = runner.network, self.data.input_shape(runner)
             cuts = find_cuts(network, shape, get_masks(network))
             layers = count_layers(network, shape)
-            sizes = {row.name: _size(row.weight, cuts[row.name]) for row in layers if row.name in cuts}
-            runner.logger.info(f'Narrow training: {describe_narrowing(layers, sizes)}')
+            runner.logger.info(f'Narrow training: {describe_narrowing(layers, cut_sizes(layers, cuts))}')
             self._part = TrainedPart(network, cuts)
         self._part.enter(runner.optimizers)
 
@@ -88,7 +87,3 @@ class PruneHook(PruningHook):
             self._part.leave()
 
     before_checkpoint = after_train_epoch = before_val_epoch = after_exit = _leave
-
-
-def _size(weight: tuple[int, ...], cut: Cut) -> tuple[int, int]:
-    return len(cut.outputs), weight[1] if cut.inputs is None else len(cut.inputs)

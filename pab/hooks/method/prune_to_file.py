@@ -11,7 +11,7 @@ from ...pruners import register_masks_
 from ...run import PabRunner
 from ...run.checkpoint import UnusableCheckpoint
 from ...state_dicts import PRUNING_RECORD
-from ..guards.data_check import check_input_shape, check_outputs
+from ..guards.data_check import check_input_shape, check_items, check_outputs
 from .pruning import PruningHook, hash_file
 
 
@@ -36,6 +36,7 @@ def prune_to_file(runner: PabRunner, path: Path, overwrite: bool = False) -> Non
     if runner.resumes:
         raise ValueError('prune: a run is not resumed here, got resume=True; name the file of the network by load_from')
     model = runner.bare_model
+    check_items(model, runner.train_dataloader, 'train_dataloader')
     check_input_shape(model, runner.train_dataloader, 'train_dataloader')
     check_outputs(model, runner.train_dataloader, 'train_dataloader')
     model.init_weights()

@@ -171,6 +171,27 @@ def test_a_checkpoint_without_names_is_told(trained, tmp_path):
     assert told == ['the checkpoint does not name its classes: test_dataloader numbers them by itself']
 
 
+def test_a_checkpoint_that_only_numbers_its_classes(trained, tmp_path):
+    checkpoint, file = torch.load(trained[1]), tmp_path / 'numbered.pth'
+    checkpoint['meta']['dataset_meta']['classes'] = tuple('0123')
+    torch.save(checkpoint, file)
+    runner = RUNNERS.build(animals(trained[0], tmp_path / 'test', load_from=str(file)))
+    told = []
+    runner.logger.info = told.append
+    assert runner.test()['accuracy/top1'] == 100
+    assert 'The checkpoint only numbers its 4 classes: they get their names from test_dataloader' in told
+    for resume in (False, True):
+        runner = RUNNERS.build(animals(trained[0], tmp_path / f'run_{resume}', load_from=str(file), resume=resume))
+        warned = []
+        runner.logger.warning = warned.append
+        runner.train()
+        assert runner.message_hub.get_info('best_score') == 100
+        assert not any('classes' in text for text in warned)
+    root = draw(tmp_path, 'val', 'ant', 'bee', 'cat')  # another number
+    with pytest.raises(ValueError, match=r'test_dataloader: has classes that the checkpoint does not have'):
+        accuracy_of_test(animals(root, tmp_path / 'other'), file)
+
+
 def test_topk_beyond_the_classes_is_refused_before_training(trained, tmp_path):
     cfg = animals(trained[0], tmp_path / 'run', val_evaluator__topk=(1, 5))
     with pytest.raises(ValueError, match='Accuracy: topk must not exceed the number of classes, 4, got 5'):
@@ -187,6 +208,34 @@ def images(tmp_path, **options):
     cfg.param_scheduler = None
     cfg.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
     return cfg
+
+
+@DATASETS.register_module()
+class Pairs(torch.utils.data.Dataset):
+    """Four images and labels as torchvision's data sets give them, or under other names."""
+
+    def __init__(self, keys=None) -> None:
+        self.keys = keys
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int):
+        pair = torch.zeros(1, 6, 6, dtype=torch.uint8), index % 4
+        return dict(zip(self.keys, pair, strict=True)) if self.keys else pair
+
+
+@pytest.mark.parametrize(('keys', 'got'), [(None, 'a tuple'), (['img', 'gt_label'], 'the keys img, gt_label')])
+@pytest.mark.parametrize('part', ['train', 'val', 'test', 'prune'])
+def test_items_that_are_no_dicts_of_images_and_labels(tmp_path, part, keys, got):
+    name = 'train_dataloader' if part == 'prune' else f'{part}_dataloader'
+    runner = RUNNERS.build(images(tmp_path, **{f'{name}__dataset': dict(_delete_=True, type='Pairs', keys=keys)}))
+    text = rf'^{name}: items of Pairs must be dict\(images=.*, labels=int\), got {got}; return .*TorchvisionDataset'
+    with pytest.raises(ValueError, match=text):
+        if part == 'prune':
+            prune_to_file(runner, tmp_path / 'pruned.pth')
+        else:
+            (runner.test if part == 'test' else runner.train)()
 
 
 @pytest.mark.parametrize('part', ['train', 'val', 'test'])

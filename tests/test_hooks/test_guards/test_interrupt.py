@@ -229,11 +229,12 @@ def _tell(cfg, scenario):
     return ended, runners[0].iter
 
 
-def _tell_each(cfg):
-    """One process of the job: the end of the whole run, and of each scenario; where it was resumed, of that run too."""
+def _tell_each(cfg, names):
+    """One process of the job: the end of the whole run, and of scenarios; where one was resumed, of that run too."""
     os.setpgid(0, 0)
     ends = {'whole': train(_named(cfg, 'whole'))}
-    for name, scenario in SCENARIOS.items():
+    for name in names:
+        scenario = SCENARIOS[name]
         here = _named(cfg, _folder(name), **scenario.changes)
         if scenario.workers:
             for loader in (here.train_dataloader, here.val_dataloader):
@@ -257,10 +258,16 @@ def _named(cfg, name, **options):
 
 
 @pytest.fixture(scope='module')
-def told(tmp_path_factory):
-    """Its folder, and what :func:`_tell_each` returned in the two processes of one job."""
+def told(tmp_path_factory, request):
+    """Its folder, and what :func:`_tell_each` returned in the two processes of one job, of what is tested today."""
     folder = tmp_path_factory.mktemp('told')
-    ranks = run_ranks(2, _tell_each, small_config(folder / 'run', train_dataloader__batch_size=4))
+    tested = {
+        test.callspec.params['name']
+        for test in request.session.items
+        if test.path == request.path and 'told' in test.fixturenames
+    }
+    names = [name for name in SCENARIOS if name in tested]
+    ranks = run_ranks(2, _tell_each, small_config(folder / 'run', train_dataloader__batch_size=4), names)
     assert [status for status, _ in ranks] == [0, 0]
     return folder, [ends for _, ends in ranks]
 

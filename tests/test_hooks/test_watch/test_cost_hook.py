@@ -128,7 +128,8 @@ def test_a_run_resumed_within_an_epoch_counts_the_same(tmp_path, converter):
         return small_config(folder, digits=True, default_hooks=hooks, **changes)
 
     whole = trained(config(tmp_path / 'whole'))
-    for step in (2, 4, 6, 8):  # four to an epoch: within each, and at the end of each
+    # four to an epoch: within each, and where the used weights change with it, at the end of each
+    for step in (2, 6) if converter == 'PSG' else (2, 4, 6, 8):
         folder = tmp_path / str(step)
         folder.mkdir()
         shutil.copy(tmp_path / 'whole' / f'iter_{step}.pth', folder)
