@@ -104,6 +104,8 @@ class Pruner:
         allocation: str = 'uniform',
     ):
         name = type(self).__name__
+        if not hasattr(self, 'score'):
+            raise TypeError(f'{name}: a pruner defines score(...), with arguments among {", ".join(INGREDIENTS)}')
         self.settings = PruneSettings(name, density, rounds, schedule, scope, prunable, min_per_tensor, allocation)
         asked = inspect.signature(self.score).parameters
         self.asks = tuple(asked)
