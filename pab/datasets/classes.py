@@ -24,15 +24,12 @@ class NamedClasses:
 
 def check_class_names(owner: str, classes: Sequence[str]) -> tuple[str, ...]:
     """Return the names of two or more classes; ValueError naming ``owner`` for a string, one class, or equal names."""
-    names = (classes,) if isinstance(classes, str) else tuple(classes)
-    if isinstance(classes, str) or not all(isinstance(name, str) for name in names):
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
         hint = f'; a tuple of one name is written ({classes!r},)' if isinstance(classes, str) else ''
         raise ValueError(f'{owner}: classes must be a list of names, got {classes!r}{hint}')
-    if len(names) < 2:
-        raise ValueError(f'{owner}: a classifier needs two classes or more, got {some(names, 5)}')
-    if len(set(names)) < len(names):
-        raise ValueError(f'{owner}: classes must have different names, got {some(names, 5)}')
-    return names
+    if len(classes) < 2 or len(set(classes)) < len(classes):
+        raise ValueError(f'{owner}: a classifier needs two classes or more, of different names, got {some(classes, 5)}')
+    return tuple(classes)
 
 
 def class_names(dataset: Any) -> tuple[str, ...] | None:

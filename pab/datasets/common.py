@@ -45,12 +45,9 @@ def subset(
         raise ValueError(f'{who}: sample_seed={sample_seed!r} chooses among samples only together with num_samples')
     if indices is not None:
         kept = torch.as_tensor(indices)
-        if kept.ndim != 1 or len(kept) == 0 or kept.dtype != torch.int64:
-            raise ValueError(f'{who}: indices must be a list of one or more integers, got {indices!r}')
-        if int(kept.min()) < 0 or int(kept.max()) >= total:
-            raise ValueError(f'{who}: indices must lie in 0..{total - 1}, got {int(kept.min())}..{int(kept.max())}')
-        if len(kept.unique()) != len(kept):
-            raise ValueError(f'{who}: indices must not name a sample twice')
+        is_list = kept.ndim == 1 and len(kept) and kept.dtype == torch.int64
+        if not is_list or len(kept.unique()) < len(kept) or kept.min() < 0 or kept.max() >= total:
+            raise ValueError(f'{who}: indices must be different integers in 0..{total - 1}, got {indices!r:.200}')
         return kept
     if num_samples is None:
         return slice(None)

@@ -53,8 +53,6 @@ class TorchvisionDataset(Dataset):
         known_choice('TorchvisionDataset', 'name', name, NAMES)
         kind, self._name = getattr(datasets, name), f'TorchvisionDataset: {name}'
         arguments, known = dict(arguments or {}), inspect.signature(kind).parameters
-        if odd := [key for key in arguments if key not in known]:
-            raise ValueError(f'{self._name}: arguments has the key {odd[0]!r}; known: {", ".join(known)}')
         if 'root' in known:
             arguments.setdefault('root', str(data_folder()))
         try:

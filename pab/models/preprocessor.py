@@ -1,6 +1,7 @@
 """From the loader's pixels to what a network sees: augmentation and normalisation of a whole batch on its device."""
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from numbers import Real
 
 import torch
@@ -45,18 +46,14 @@ class ImagePreprocessor(BaseDataPreprocessor):
         num_classes: int | None = None,
     ):
         super().__init__(non_blocking=True)  # no waiting for the copy of pinned memory
-        for name, values in (('mean', mean), ('std', std)):
-            is_list = isinstance(values, Sequence) and not isinstance(values, str)
-            if not is_list or not all(isinstance(value, Real) for value in values):
-                rule = f'{name} must be a list of numbers, one for each channel'
-                raise ValueError(f'ImagePreprocessor: {rule}, such as (0.5, 0.5, 0.5), got {values!r}')
-        if len(mean) == 0 or len(mean) != len(std):
-            got = f'{len(mean)} and {len(std)}'
-            raise ValueError(f'ImagePreprocessor: mean and std need one number for each channel, got {got}')
-        if not all(0 <= value <= 1 for value in mean):
-            raise ValueError(f'ImagePreprocessor: mean must lie in [0, 1], the range of pixels / 255, got {mean!r}')
-        if not all(0 < value < float('inf') for value in std):
-            raise ValueError(f'ImagePreprocessor: std must be finite and > 0, got {std!r}')
+        means, stds = (v if isinstance(v, Sequence) and not isinstance(v, str) else () for v in (mean, std))
+        pairs = zip(means, stds, strict=False)
+        numbers = all(isinstance(m, Real) and isinstance(s, Real) and 0 <= m <= 1 and 0 < s < inf for m, s in pairs)
+        if not numbers or not 0 < len(means) == len(stds):
+            raise ValueError(
+                'ImagePreprocessor: mean and std must be lists of a number for each channel, such as (0.5, 0.5, 0.5), '
+                f'in units of pixels / 255: mean in [0, 1], std > 0; got {mean!r} and {std!r}'
+            )
         check_ints('ImagePreprocessor', 0, crop_padding=crop_padding)
         known_choice('ImagePreprocessor', 'padding_value', padding_value, ('black', 'mean'))
         if num_classes is not None:

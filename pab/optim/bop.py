@@ -45,6 +45,8 @@ class Bop(SignOptimizer):
     (:math:`|m| = \tau` flips) is the reference's.
     """
 
+    ranges = {'adaptivity_rate': 'lie in (0, 1)', 'threshold': 'be >= 0'}
+
     def __init__(
         self,
         params: Iterable,
@@ -57,15 +59,9 @@ class Bop(SignOptimizer):
         settings = dict(adaptivity_rate=adaptivity_rate, threshold=threshold, first_step=first_step)
         super().__init__(params, {**settings, 'flips_per_weight': flips_per_weight, 'lr': lr})
 
-    def check(self, settings: dict[str, Any]) -> None:
-        rate, threshold = settings['adaptivity_rate'], settings['threshold']
-        if not 0 < rate < 1:
-            raise ValueError(
-                f'Bop: adaptivity_rate must lie in (0, 1), got {rate!r}; it is the share of the newest gradient'
-            )
-        if not threshold >= 0:
-            raise ValueError(f'Bop: threshold must be >= 0, got {threshold!r}; 0 lets every agreement in sign flip')
-        known_choice('Bop', 'first_step', settings['first_step'], ('zero', 'gradient'))
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        known_choice('Bop', 'first_step', {**self.defaults, **param_group}['first_step'], ('zero', 'gradient'))
+        super().add_param_group(param_group)
 
     def start(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         state = super().start(param, group)

@@ -68,6 +68,8 @@ class Moves(TopFlips):
         ([0.0, -0.5, 0.0, 0.30000001192092896], [False, True, False, True])
     """
 
+    ranges = {**TopFlips.ranges, 'move_share': 'lie in [0, 1]'}
+
     def __init__(
         self,
         params: Iterable,
@@ -87,12 +89,6 @@ class Moves(TopFlips):
         self.__dict__.setdefault('_places', {})  # a copy is attached to nothing
         for index in range(len(self.param_groups)):
             self._want_gradients(index)
-
-    def check(self, settings: dict[str, Any]) -> None:
-        """Raise a ValueError for a setting out of range."""
-        super().check(settings)
-        if not 0 <= settings['move_share'] <= 1:
-            raise ValueError(f'{type(self).__name__}: move_share must lie in [0, 1], got {settings["move_share"]!r}')
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, and ask for the gradients of their pruned weights."""

@@ -51,6 +51,9 @@ class SecondOrderBop(SignOptimizer):
     defaults of gamma, tau and sigma are those of the authors' commands for section 5.1, eps that of their code.
     """
 
+    ranges = dict.fromkeys(('adaptivity_rate', 'second_rate'), 'lie in (0, 1)')
+    ranges |= dict.fromkeys(('threshold', 'eps'), 'be >= 0')
+
     def __init__(
         self,
         params: Iterable,
@@ -65,14 +68,6 @@ class SecondOrderBop(SignOptimizer):
         settings = dict(adaptivity_rate=adaptivity_rate, threshold=threshold, second_rate=second_rate, eps=eps)
         flags = dict(bias_corrected=bias_corrected, flips_per_weight=flips_per_weight)
         super().__init__(params, {**settings, **flags, 'lr': lr})
-
-    def check(self, settings: dict[str, Any]) -> None:
-        for name in ('adaptivity_rate', 'second_rate'):
-            if not 0 < settings[name] < 1:
-                raise ValueError(f'SecondOrderBop: {name} must lie in (0, 1), got {settings[name]!r}')
-        for name in ('threshold', 'eps'):
-            if not settings[name] >= 0:
-                raise ValueError(f'SecondOrderBop: {name} must be >= 0, got {settings[name]!r}')
 
     def start(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         state = super().start(param, group)

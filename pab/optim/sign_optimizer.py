@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,12 +10,18 @@ from torch.optim import Optimizer
 
 from .flips import laid_out
 
+RANGES = {
+    'lie in (0, 1)': lambda value: 0 < value < 1,
+    'lie in [0, 1]': lambda value: 0 <= value <= 1,
+    'be >= 0': lambda value: value >= 0,
+}
+
 
 class SignOptimizer(Optimizer, ABC):
     """An optimizer that changes nothing but signs; it offers all that :mod:`pab.contracts` says of sign optimizers.
 
-    A subclass, such as :class:`~pab.optim.Bop`, says what a step does to one tensor (:meth:`flip`), and may check
-    settings and start a state of its own. Parameter groups may have ``flips_per_weight``, which counts the flips of
+    A subclass, such as :class:`~pab.optim.Bop`, says what a step does to one tensor (:meth:`flip`), and may give ranges
+    of settings and start a state of its own. Parameter groups may have ``flips_per_weight``, which counts the flips of
     every single weight.
 
     Parameter groups have ``lr`` where they have the setting that ``scaled_by_lr`` names. It is a factor on that
@@ -30,6 +36,9 @@ class SignOptimizer(Optimizer, ABC):
     scaled_by_lr = 'adaptivity_rate'
     """The setting that a step multiplies by ``lr``; if the product is above 1, the step raises a ValueError."""
 
+    ranges: ClassVar[dict[str, str]] = {}
+    """Setting -> a key of ``RANGES``, what it must do in every parameter group; else a ValueError."""
+
     last_flips: Tensor | None
     """The number of weights that the last step flipped: int64, no dimensions, on the device (reading it waits)."""
 
@@ -41,9 +50,6 @@ class SignOptimizer(Optimizer, ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault('last_flips', None)  # a copy has none
-
-    def check(self, settings: dict[str, Any]) -> None:
-        """Raise a ValueError for settings of a parameter group that are out of range."""
 
     def start(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """The state of a parameter before its first step: the average of its gradients, 0."""
@@ -62,11 +68,9 @@ class SignOptimizer(Optimizer, ABC):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         settings = {**self.defaults, **param_group}
-        if not settings.get('lr', 1) >= 0:
-            raise ValueError(
-                f'{type(self).__name__}: lr must be >= 0, got {settings["lr"]!r}; it is a factor on {self.scaled_by_lr}'
-            )
-        self.check(settings)
+        for name, rule in {'lr': 'be >= 0', **self.ranges}.items():
+            if name in settings and not RANGES[rule](settings[name]):
+                raise ValueError(f'{type(self).__name__}: {name} must {rule}, got {settings[name]!r}')
         super().add_param_group(param_group)
         for param in self.param_groups[-1]['params']:
             if not param.is_floating_point():

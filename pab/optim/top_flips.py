@@ -66,6 +66,7 @@ class TopFlips(SignOptimizer):
     """
 
     scaled_by_lr = 'flip_share'
+    ranges = {'flip_share': 'lie in [0, 1]', 'adaptivity_rate': 'lie in (0, 1)'}
 
     def __init__(
         self,
@@ -77,14 +78,6 @@ class TopFlips(SignOptimizer):
     ) -> None:
         defaults = dict(flip_share=flip_share, adaptivity_rate=adaptivity_rate, flips_per_weight=flips_per_weight)
         super().__init__(params, {**defaults, 'lr': lr})
-
-    def check(self, settings: dict[str, Any]) -> None:
-        """Raise a ValueError for a setting out of range."""
-        name = type(self).__name__
-        if not 0 <= settings['flip_share'] <= 1:
-            raise ValueError(f'{name}: flip_share must lie in [0, 1], got {settings["flip_share"]!r}')
-        if not 0 < settings['adaptivity_rate'] < 1:
-            raise ValueError(f'{name}: adaptivity_rate must lie in (0, 1), got {settings["adaptivity_rate"]!r}')
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters; ValueError for a sharded one (a DTensor), whose entries no process can rank."""

@@ -1,7 +1,8 @@
 """The settings of PSG: one frozen, checked dataclass that travels from a config file to the arithmetic."""
 
-from dataclasses import dataclass, fields
-from numbers import Real
+from dataclasses import dataclass
+
+from ..checks import check_ints, known_choice
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class PSGConfig:
             takes [-s, s] for a batch that has a negative entry and [0, s], with half the step, for one that has none;
             each process decides so, and each part of an accumulated batch.
 
-    A setting of another type raises a TypeError, one out of its range a ValueError.
+    A setting out of its range raises a ValueError.
     """
 
     input_bits: int = 8
@@ -42,15 +43,8 @@ class PSGConfig:
     input_signed: bool | None = None
 
     def __post_init__(self):
-        kinds = {int: (int, 'an int'), float: (Real, 'a number'), bool: (bool, 'True or False')}
-        kinds[bool | None] = bool | None, 'True, False or None (by the data)'
-        for field in fields(self):
-            name, value = field.name, getattr(self, field.name)
-            kind, words = kinds[field.type]
-            if not isinstance(value, kind) or (isinstance(value, bool) and field.type in (int, float)):
-                raise TypeError(f'PSGConfig: {name} must be {words}, got {value!r}')
-            if kind is int and value < 1:
-                raise ValueError(f'PSGConfig: {name} must be at least 1, got {value!r}; 32 or more is full precision')
+        check_ints('PSGConfig', input_bits=self.input_bits, weight_bits=self.weight_bits, grad_bits=self.grad_bits)
+        known_choice('PSGConfig', 'input_signed', self.input_signed, (True, False, None))
         if self.bfloat16_product and not (max(self.input_bits, self.grad_bits) <= 8 and self.sparsify):
             raise ValueError(
                 'PSGConfig: bfloat16_product needs input_bits and grad_bits of at most 8, which bfloat16 holds without '

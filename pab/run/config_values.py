@@ -120,7 +120,8 @@ def _functions_of(reader: Any) -> list[Callable]:
     module = getattr(reader, '__module__', '').partition('.')[0]
     if not inspect.isclass(reader) or not (module == 'pab' or (module in LIBRARIES and issubclass(reader, CHECKED))):
         return []
-    return [cls.__init__ for cls in reader.__mro__ if '__init__' in vars(cls)]
+    own = [cls.__init__ for cls in reader.__mro__ if '__init__' in vars(cls)]
+    return own + [kind.__init__ for kind in [getattr(reader, 'settings_class', None)] if kind]
 
 
 def _check_type(name: str, value: Any) -> None:

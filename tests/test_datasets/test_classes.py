@@ -73,9 +73,9 @@ def test_a_data_set_without_a_way_to_number():
     [
         ('ship', r"classes must be a list of names, got 'ship'; a tuple of one name is written \('ship',\)"),
         ((1, 2), r'classes must be a list of names, got \(1, 2\)'),
-        (('ship',), 'a classifier needs two classes or more, got ship'),
-        ((), 'a classifier needs two classes or more, got none'),
-        (('a', 'b', 'a'), 'classes must have different names, got a, b, a'),
+        (('ship',), 'a classifier needs two classes or more, of different names, got ship'),
+        ((), 'a classifier needs two classes or more, of different names, got none'),
+        (('a', 'b', 'a'), 'a classifier needs two classes or more, of different names, got a, b, a'),
     ],
 )
 def test_names_that_are_none(tmp_path, classes, text):

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -62,11 +64,10 @@ def test_subsets():
         ({'num_samples': 0}, r'num_samples must be an integer in 1\.\.10, got 0'),
         ({'num_samples': 11}, r'num_samples must be an integer in 1\.\.10, got 11'),
         ({'num_samples': 0.5}, 'num_samples must be an integer'),
-        ({'indices': [0, 10]}, r'indices must lie in 0\.\.9, got 0\.\.10'),
-        ({'indices': [-1]}, r'indices must lie in 0\.\.9, got -1'),
-        ({'indices': [1, 1]}, 'must not name a sample twice'),
-        ({'indices': []}, 'must be a list of one or more integers'),
-        ({'indices': [0.5]}, 'must be a list of one or more integers'),
+        *(
+            ({'indices': wrong}, rf'indices must be different integers in 0\.\.9, got {re.escape(repr(wrong))}')
+            for wrong in ([0, 10], [-1], [1, 1], [], [0.5])
+        ),
         ({'indices': [0], 'num_samples': 1}, 'indices or num_samples, not both'),
         ({'sample_seed': 1}, 'sample_seed=1 .* only together with num_samples'),
     ],

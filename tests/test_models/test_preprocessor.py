@@ -135,14 +135,14 @@ def test_input_is_left_alone_and_state_dict_empty():
     ('options', 'text'),
     [
         *(
-            ({name: value}, rf'{name} must be a list of numbers, .* such as .*, got {re.escape(repr(value))}')
+            ({name: value}, rf'mean and std must be lists of a number for each channel, .*{re.escape(repr(value))}')
             for name in ('mean', 'std')
             for value in (0.3, '0.3', None, ['0.3'])
         ),
-        ({'mean': (0.5,), 'std': (0.5, 0.5)}, 'mean and std need one number for each channel, got 1 and 2'),
-        ({'mean': (), 'std': ()}, 'need one number for each channel'),
-        ({'mean': (123.7,), 'std': (58.4,)}, r'mean must lie in \[0, 1\].*123.7'),
-        ({'mean': (0.5,), 'std': (0.0,)}, 'std must be finite and > 0'),
+        ({'mean': (0.5,), 'std': (0.5, 0.5)}, r'lists of a number for each channel, .* got \(0.5,\) and \(0.5, 0.5\)'),
+        ({'mean': (), 'std': ()}, r'lists of a number for each channel, .* got \(\) and \(\)'),
+        ({'mean': (123.7,), 'std': (58.4,)}, r'mean in \[0, 1\].*123.7'),
+        ({'mean': (0.5,), 'std': (0.0,)}, r'std > 0; got \(0.5,\) and \(0.0,\)'),
         ({'crop_padding': -1}, 'crop_padding must be an int >= 0, got -1'),
         ({'crop_padding': 1.5}, 'crop_padding must be an int >= 0, got 1.5'),
         ({'batch_transforms': [dict(type='MixUp')]}, 'MixUp mixes the images of a batch and needs num_classes'),

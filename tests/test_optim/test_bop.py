@@ -140,7 +140,7 @@ def test_half_precision_weights_are_averaged_in_float32():
     'settings, message',
     [
         (dict(adaptivity_rate=0.0), r'Bop: adaptivity_rate must lie in \(0, 1\), got 0.0'),
-        (dict(adaptivity_rate=1.0), r'got 1.0; it is the share of the newest gradient'),
+        (dict(adaptivity_rate=1.0), r'must lie in \(0, 1\), got 1.0'),
         (dict(first_step='one'), "Bop: unknown first_step 'one'; known: zero, gradient"),
     ],
 )

@@ -10,24 +10,9 @@ def test_defaults_are_those_of_the_recipes():
 @pytest.mark.parametrize('name', ['input_bits', 'weight_bits', 'grad_bits'])
 def test_bits(name):
     assert getattr(PSGConfig(**{name: 1}), name) == 1
-    with pytest.raises(ValueError, match=f'PSGConfig: {name} must be at least 1, got 0'):
-        PSGConfig(**{name: 0})
-
-
-@pytest.mark.parametrize(
-    ('settings', 'message'),
-    [
-        *(({name: 8.0}, f'{name} must be an int, got 8.0') for name in ('input_bits', 'weight_bits', 'grad_bits')),
-        *(({name: True}, f'{name} must be an int, got True') for name in ('input_bits', 'weight_bits', 'grad_bits')),
-        (dict(threshold='1e-7'), "threshold must be a number, got '1e-7'"),
-        (dict(sparsify=1), 'sparsify must be True or False, got 1'),
-        (dict(sparsify=None), 'sparsify must be True or False, got None'),
-        (dict(input_signed=1), r'input_signed must be True, False or None \(by the data\), got 1'),
-    ],
-)
-def test_wrong_types(settings, message):
-    with pytest.raises(TypeError, match=f'PSGConfig: {message}'):
-        PSGConfig(**settings)
+    for wrong in (0, 8.0, True):
+        with pytest.raises(ValueError, match=f'PSGConfig: {name} must be an int >= 1, got {wrong}'):
+            PSGConfig(**{name: wrong})
 
 
 @pytest.mark.parametrize('threshold', [-1e-7, float('inf'), float('nan')])

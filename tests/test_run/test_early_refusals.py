@@ -118,6 +118,8 @@ LOADER, SCHEDULE, CHECKPOINT = 'train_dataloader__', 'param_scheduler__sgd', 'de
             dict(optim_wrapper__optimizers__signs=dict(_delete_=True, type='SecondOrderBop', bias_corrected=1)),
             'optim_wrapper.optimizers.signs.bias_corrected must be True or False, got 1',
         ),
+        (dict(model__converter=dict(type='PSG', sparsify=1)), r'model.converter.sparsify must be True or False, got 1'),
+        (dict(model__converter=dict(type='PSG', threshold='1e-7')), r"threshold must be a number, got '1e-7'"),
         (dict(model__label_smoothing='abc'), r"model.label_smoothing must be a number, got 'abc'"),
         (dict(data_preprocessor__flip='abc'), r"data_preprocessor.flip must be True or False, got 'abc'"),
         (dict(train_cfg__val_begin='abc'), r"train_cfg.val_begin must be a number, got 'abc'"),
