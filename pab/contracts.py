@@ -45,8 +45,16 @@ _wanted = WeakTensorKeyDictionary()  # not an attribute of the parameter, which 
 
 
 def special_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """(name, layer) of every layer with a special backward pass."""
-    return ((name, layer) for name, layer in model.named_modules() if getattr(type(layer), 'special_backward', False))
+    """(name, layer) of every layer with a special backward pass; TypeError for one that has no ``exact``."""
+    for name, module in model.named_modules():
+        kind = type(module)
+        if getattr(kind, 'special_backward', False):
+            if not hasattr(kind, 'exact'):
+                raise TypeError(
+                    f'{kind.__name__}: a class with special_backward = True needs exact = False too, which its forward '
+                    'pass reads: while it is True, gradients must be the ordinary ones'
+                )
+            yield name, module
 
 
 @contextmanager

@@ -66,6 +66,8 @@ class Converter:
 
     def _find(self, network: nn.Module) -> dict[str, tuple[nn.Module, type[nn.Module]]]:
         me = type(self).__name__
+        if not isinstance(network, nn.Module):
+            raise TypeError(f'{me}: network must be an nn.Module, got {type(network).__name__}')
         patterns = self._patterns()
         not_left_out = Patterns(me, ['name:*', *(p for p in patterns.patterns if p.startswith(LEAVE_OUT))])
         found, others = {}, []

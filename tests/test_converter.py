@@ -86,7 +86,7 @@ def test_a_special_layer_without_the_exact_switch_is_refused():
     class Half(nn.Linear):
         special_backward = True
 
-    with pytest.raises(AttributeError, match="'Half' object has no attribute 'exact'"):
+    with pytest.raises(TypeError, match=r'Half: a class with special_backward = True needs exact = False too'):
         Mag(density=0.3).prune(nn.Sequential(nn.Conv2d(1, 2, 1), Half(2, 2)))
 
 
@@ -223,7 +223,9 @@ def test_wrong_layers_are_refused_and_nothing_changes(layers, kind, text):
     assert type(net['stem']) is nn.Conv2d
 
 
-def test_a_bare_layer_is_a_network_too():
+def test_a_bare_layer_is_a_network_too_and_other_things_are_none():
     assert type(Scale()(nn.Linear(3, 4))) is Scaled
+    with pytest.raises(TypeError, match=r'Scale: network must be an nn.Module, got dict'):
+        Scale()({})
     with pytest.raises(ValueError, match=r'Scale: ReLU has nothing to convert: .* no layers of exactly the types'):
         Scale()(nn.ReLU())

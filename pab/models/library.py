@@ -46,8 +46,10 @@ def TimmModel(
     ``name`` is one of ``timm.list_models()``, ``arguments`` are those of ``timm.create_model``. Raises an ImportError
     where timm is not installed.
     """
-    import timm  # an extra
-
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError('TimmModel: timm is not installed; pip install timm') from error
     known_choice('TimmModel', 'name', name, timm.list_models())
     settings = {'in_chans': in_channels, **(arguments or {})}
     return _build('TimmModel', timm.create_model, name, num_classes, in_channels, settings)

@@ -72,6 +72,9 @@ class SignOptimizer(Optimizer, ABC):
             if name in settings and not RANGES[rule](settings[name]):
                 raise ValueError(f'{type(self).__name__}: {name} must {rule}, got {settings[name]!r}')
         super().add_param_group(param_group)
+        for param in self.param_groups[-1]['params']:
+            if not param.is_floating_point():
+                raise TypeError(f'{type(self).__name__}: parameters must be floating tensors, got dtype {param.dtype}')
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -105,6 +108,8 @@ class SignOptimizer(Optimizer, ABC):
         return {**group, name: scaled}
 
     def _state_of(self, param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        if param.grad.is_sparse:
+            raise RuntimeError(f'{type(self).__name__}: sparse gradients are not supported; use a dense layer')
         state = self.state[param]
         if not state:
             state['tensor_flips'] = torch.zeros((), dtype=torch.int64, device=param.device)

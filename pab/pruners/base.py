@@ -104,6 +104,8 @@ class Pruner:
         allocation: str = 'uniform',
     ):
         name = type(self).__name__
+        if not hasattr(self, 'score'):
+            raise TypeError(f'{name}: a pruner defines score(...), with arguments among {", ".join(INGREDIENTS)}')
         self.settings = PruneSettings(name, density, rounds, schedule, scope, prunable, min_per_tensor, allocation)
         asked = inspect.signature(self.score).parameters
         self.asks = tuple(asked)
@@ -124,8 +126,8 @@ class Pruner:
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
         named, rest = settings.density.by_tensor(places, sizes)
         if shot is not None:
-            named = {name: as_density(shot(own), settings.owner, 'what shot returns') for name, own in named.items()}
-            rest = rest and as_density(shot(rest), settings.owner, 'what shot returns')
+            named = {name: _in_shot(settings, density, shot) for name, density in named.items()}
+            rest = None if rest is None else _in_shot(settings, rest, shot)
         return make_groups(shapes, settings.scope, rest, settings.min_per_tensor, settings.allocation, named)
 
     def prune(
@@ -196,6 +198,16 @@ class Pruner:
                     on_round(done, settings.rounds, kept_density)
             rounds.warn()
         return {name: rounds.masks[name].clone() for name in weights}
+
+
+def _in_shot(settings: PruneSettings, density: Fraction, shot: Callable[[Fraction], Fraction]) -> Fraction:
+    reached = as_density(shot(density), settings.owner, 'what shot returns')
+    if reached < density:
+        raise ValueError(
+            f'{settings.owner}: shot must return a density between that of the settings and 1, got {float(reached):g} '
+            f'for {float(density):g}'
+        )
+    return reached
 
 
 def _check_inputs(settings: PruneSettings, layers: Mapping[str, nn.Module]) -> None:

@@ -19,6 +19,8 @@ def as_batches(batches, device: torch.device, owner: str) -> Batches | None:
     """
     if batches is None:
         return None
+    if isinstance(batches, Tensor | Mapping):
+        raise TypeError(f'{owner}: batches must be a list of (images, labels), got a {type(batches).__name__}')
     batches = list(batches)  # an iterator too: every round reads them again
     if not batches:
         raise ValueError(f'{owner}: batches is empty; give at least one (images, labels)')

@@ -28,7 +28,10 @@ class PSGLayer:
 
     def __init__(self, *args, psg: PSGConfig | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.psg = psg or PSGConfig()
+        psg = PSGConfig() if psg is None else psg
+        if not isinstance(psg, PSGConfig):
+            raise TypeError(f'{type(self).__name__}: psg must be a PSGConfig, got {psg!r}')
+        self.psg = psg
 
     @property
     def weight_gradient_bits(self) -> tuple[int, int]:
@@ -161,4 +164,7 @@ class PSG(Converter):
 
 def convert_psg_(network: nn.Module, cfg: PSGConfig | None = None, **options) -> nn.Module:
     """Apply :class:`PSG` with the settings ``cfg`` (None: the defaults) and its other arguments as ``options``."""
-    return PSG(**options, **asdict(cfg or PSGConfig()))(network)
+    cfg = PSGConfig() if cfg is None else cfg
+    if not isinstance(cfg, PSGConfig):
+        raise TypeError(f'convert_psg_: cfg must be a PSGConfig, got {cfg!r}; write PSGConfig(**cfg)')
+    return PSG(**options, **asdict(cfg))(network)

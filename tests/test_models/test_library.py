@@ -95,3 +95,9 @@ def test_timm():
         TimmModel('resnet10')
     with pytest.raises(ValueError, match="arguments cannot have 'pretrained'"):
         TimmModel('test_vit', arguments=dict(pretrained=True))
+
+
+def test_without_timm(monkeypatch):
+    monkeypatch.setitem(__import__('sys').modules, 'timm', None)
+    with pytest.raises(ImportError, match='TimmModel: timm is not installed; pip install timm'):
+        TimmModel('resnet18')

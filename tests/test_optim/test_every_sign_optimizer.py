@@ -176,6 +176,8 @@ def test_a_step_without_any_gradient_does_nothing(kind):
 
 def test_what_a_sign_optimizer_refuses(kind):
     name, weight = kind.__name__, nn.Parameter(torch.ones(1))
+    with pytest.raises(TypeError, match=rf'{name}: parameters must be floating tensors, got dtype torch.int64'):
+        kind([torch.tensor([1])])
     for key, value in kind([weight]).defaults.items():
         for wrong in (-1.0, float('nan')) if isinstance(value, float) else ():
             with pytest.raises(ValueError, match=rf'{name}: {key} must .*got {wrong}'):

@@ -136,7 +136,10 @@ def test_refusals(settings, text):
         build('Mag', **dict(dict(density=0.5), **settings))
 
 
-def test_refusals_of_a_network():
+def test_refusals_of_a_network(net):
+    pruner = build('Mag', 0.5, scope='2:4')
+    with pytest.raises(ValueError, match=r'Mag: shot must return a density between .* and 1, got 0.25 for 0.5'):
+        pruner.prune(net, shot=lambda density: density / 2)
     turned = build('Mag', 0.5, scope='2:4', prunable=['ConvTranspose2d'])
     with pytest.raises(ValueError, match=r"'0.weight' of a transposed convolution is not; add '!name:0.weight'"):
         turned.prune(nn.Sequential(nn.ConvTranspose2d(8, 8, 3)))

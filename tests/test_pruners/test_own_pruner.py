@@ -45,6 +45,11 @@ def test_a_score_that_asks_for_something_unknown():
                 return data
 
 
+def test_a_pruner_without_a_score():
+    with pytest.raises(TypeError, match=r'Pruner: a pruner defines score\(\.\.\.\)'):
+        Pruner(density=0.5)
+
+
 def test_a_score_of_another_shape_or_name(net):
     class Flat(Pruner):
         def score(self, weights):

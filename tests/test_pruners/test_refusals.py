@@ -86,7 +86,7 @@ def test_bad_batches(net, batches, flips):
         build('SNIP').prune(net, [])
     with pytest.raises(TypeError, match=r'SNIP: batches must hold pairs of tensors \(images, labels\), got a Tensor'):
         build('SNIP').prune(net, batches[0])
-    with pytest.raises(TypeError, match=r'SNIP: batches must hold pairs'):
+    with pytest.raises(TypeError, match=r'SNIP: batches must be a list'):
         build('SNIP').prune(net, batches[0][0])
     del flips['conv1.weight']
     with pytest.raises(ValueError, match=r"FlipFreq: flips has no entry for 'conv1.weight'"):

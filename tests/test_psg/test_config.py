@@ -1,6 +1,6 @@
 import pytest
 
-from pab.psg import PSGConfig
+from pab.psg import PSGConfig, PSGConv2d, PSGLinear
 
 
 def test_defaults_are_those_of_the_recipes():
@@ -24,3 +24,9 @@ def test_threshold_out_of_range(threshold):
 def test_frozen():
     with pytest.raises(AttributeError):
         PSGConfig().threshold = 0.1
+
+
+@pytest.mark.parametrize('layer', [lambda **kw: PSGConv2d(1, 1, 1, **kw), lambda **kw: PSGLinear(1, 1, **kw)])
+def test_layers_refuse_settings_of_another_type(layer):
+    with pytest.raises(TypeError, match='psg must be a PSGConfig, got'):
+        layer(psg=dict(input_bits=8))

@@ -56,6 +56,8 @@ def test_errors():
         CONVERTERS.build(dict(type='PSG', threshold=-1.0))
     with pytest.raises(ValueError, match=r"PSGConfig: unknown input_signed \{'0': True\}; known: True, False, None"):
         CONVERTERS.build(dict(type='PSG', input_signed={'0': True}))
+    with pytest.raises(TypeError, match=r'cfg must be a PSGConfig, got .* write PSGConfig\(\*\*cfg\)'):
+        convert_psg_(small_net(), dict(input_bits=8))
 
 
 def gradients(net, x):
