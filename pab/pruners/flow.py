@@ -35,10 +35,6 @@ def _clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     return input.clone() if min is None else torch.clamp(input, min)
 
 
-def _clamp_max(input: Tensor, max: Any) -> Tensor:
-    return input.clone()
-
-
 def _lower(minimum: Callable) -> Callable:
     """The same function; of an activation and a bound, which is constant, it is the activation."""
 
@@ -192,9 +188,9 @@ STAND_INS: dict[Callable, Callable] = {
     **_named('mul multiply matmul mm bmm mv dot vdot inner outer einsum', _share_flow),
     **_named('minimum fmin min', _lower),
     **_named('relu6 hardswish silu gelu mish', lambda _: _relu),
-    **_named('hardtanh tanh softsign erf atan arctan logsigmoid local_response_norm log_softmax', lambda _: _identity),
+    **_named('hardtanh tanh softsign erf atan arctan logsigmoid log_softmax', lambda _: _identity),
+    **_named('local_response_norm clamp_max', lambda _: _identity),
     **_named('clamp clip', lambda _: _clamp),
-    **_named('clamp_max', lambda _: _clamp_max),
     **_named('sigmoid expit hardsigmoid', lambda _: _gate),
     **_named('glu', lambda _: _glu),
     **_named('softmax softmin', lambda _: _softmax),

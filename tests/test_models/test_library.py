@@ -27,7 +27,7 @@ def on_meta(name: str, **options) -> nn.Module:
 @pytest.mark.parametrize('name', [*FAMILIES, *SLOW])
 def test_every_network_has_its_size_and_a_rule_for_each_weight(name, monkeypatch):
     drawn = []
-    for function in ('_draw_affine', '_fill'):
+    for function in ('_draw_affine', 'fill_'):
         monkeypatch.setattr(initialization, function, lambda *args: drawn.append(args))
     network = on_meta(name)
     count = sum(p.numel() for p in network.parameters())
