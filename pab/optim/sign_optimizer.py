@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -69,7 +70,7 @@ class SignOptimizer(Optimizer, ABC):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         settings = {**self.defaults, **param_group}
         for name, rule in {'lr': 'be >= 0', **self.ranges}.items():
-            if name in settings and not RANGES[rule](settings[name]):
+            if name in settings and not (isinstance(settings[name], Real | Tensor) and RANGES[rule](settings[name])):
                 raise ValueError(f'{type(self).__name__}: {name} must {rule}, got {settings[name]!r}')
         super().add_param_group(param_group)
         for param in self.param_groups[-1]['params']:

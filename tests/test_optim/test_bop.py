@@ -139,6 +139,7 @@ def test_half_precision_weights_are_averaged_in_float32():
 @pytest.mark.parametrize(
     'settings, message',
     [
+        (dict(lr='abc'), r"Bop: lr must be >= 0, got 'abc'"),
         (dict(adaptivity_rate=0.0), r'Bop: adaptivity_rate must lie in \(0, 1\), got 0.0'),
         (dict(adaptivity_rate=1.0), r'must lie in \(0, 1\), got 1.0'),
         (dict(first_step='one'), "Bop: unknown first_step 'one'; known: zero, gradient"),
