@@ -44,7 +44,8 @@ class KeyValue(DictAction):
             try:
                 super().__call__(parser, namespace, [text], option_string)
             except (ValueError, AssertionError, RecursionError):  # no equals sign; brackets of another kind, or open
-                sys.exit(f'error: {option_string} takes KEY=VALUE, such as train_cfg.max_epochs=8, got {text!r}')
+                rule = 'takes KEY=VALUE, such as train_cfg.max_epochs=8, and no dicts'
+                sys.exit(f'error: {option_string} {rule}, got {text!r}')
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -71,7 +72,8 @@ def add_seed_argument(parser: argparse.ArgumentParser) -> None:
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config of a command line, which replaces parts of it; SystemExit if it is none or has a wrong key.
 
-    What it leaves to its data is settled. The number of classes is that of ``args.checkpoint`` where one is named.
+    What it leaves to its data is settled. The number of classes is that of ``args.checkpoint`` or ``args.file``
+    where one is named.
     """
     with errors_in_one_line():
         path = find_config(args.config)
@@ -80,10 +82,11 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg = read_config(path)
         merge_options(cfg, args.cfg_options or {})
         check_config(cfg)
-        trained = getattr(args, 'checkpoint', None)
+    trained = getattr(args, 'checkpoint', None) or getattr(args, 'file', None)
+    with errors_in_one_line():
         classes = classes_in(load_any(trained)) if trained and asks_data(cfg) else None
-        with suppress(FileNotFoundError):  # a checkpoint may know as much as the training data
-            settle_auto(cfg, len(classes) if classes else None)
+    with errors_in_one_line(f'{path}: '), suppress(FileNotFoundError):  # a file may know as much as the training data
+        settle_auto(cfg, len(classes) if classes else None)
     name = path.stem
     if getattr(args, 'seed', None) is not None:
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)

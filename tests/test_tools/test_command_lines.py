@@ -251,7 +251,10 @@ def test_a_key_that_nothing_reads_is_named(refusal, group, key, hint):
         ('default_hooks.prune.data.num=3', 'PruneHook: data has the keys num_samples and batch_size, got num'),
         ('resume=True load_from=none.pth', 'resume: there is no checkpoint none.pth'),
         ('train_dataloader.drop_last=True train_dataloader.batch_size=2000', 'train_dataloader: an epoch has no batch'),
-        ('novalue', "error: --cfg-options takes KEY=VALUE, such as train_cfg.max_epochs=8, got 'novalue'"),
+        (
+            'novalue',
+            "error: --cfg-options takes KEY=VALUE, such as train_cfg.max_epochs=8, and no dicts, got 'novalue'",
+        ),
         ('param_scheduler.sgd=[dict(b=1,c=2)]', "got 'param_scheduler.sgd=[dict(b=1,c=2)]'"),
         ('param_scheduler.sgd.0.milestones=[1,2', "got 'param_scheduler.sgd.0.milestones=[1,2'"),
         ('val_evaluator.topk=(1,11)', 'Accuracy: topk must not exceed the number of classes, 10, got 11'),

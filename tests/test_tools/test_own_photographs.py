@@ -67,6 +67,8 @@ def test_a_path_is_enough(photos, tool, monkeypatch, options):
     text, status = tool('test.py', CONFIG, file, '--cfg-options', *OPTIONS, *options)
     assert status == 0, text
     assert 'accuracy/top1' in text
+    text, status = tool('predict.py', file, photos / 'food', '--config', CONFIG, '--cfg-options', *OPTIONS, *options)
+    assert status == 0, text
     monkeypatch.setenv('PAB_DATA', str(photos.parent / 'gone'))  # a file needs no photographs
     text, status = tool('compact.py', 'pack', CONFIG, file, 'own.pab', '--cfg-options', *OPTIONS, *options)
     assert status == 0, text
