@@ -2,7 +2,7 @@
 
 Each is a dict of its name and its arguments, ``dict(type='RandomResizedCrop', size=64)``. ``transforms`` of
 RandomApply, RandomChoice and RandomOrder is such a list, too. Names stand for what plain data cannot hold:
-``dtype='float32'``, ``interpolation='bicubic'``.
+``dtype='float32'``, ``interpolation='bicubic'``, ``policy='cifar10'``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,7 +55,7 @@ def _build(owner: str, config: Mapping, num_classes: int | None) -> v2.Transform
     try:
         return kind(**settings)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f'{refused}: {error}') from error
+        raise ValueError(f'{refused}: {" ".join(str(error).split())}') from error
 
 
 def _value(owner: str, key: str, value: Any, num_classes: int | None) -> Any:
@@ -69,4 +69,6 @@ def _value(owner: str, key: str, value: Any, num_classes: int | None) -> Any:
         return getattr(torch, value)
     if isinstance(value, str) and key == 'interpolation':
         return InterpolationMode(value)
+    if isinstance(value, str) and key == 'policy':
+        return v2.AutoAugmentPolicy(value)
     return value

@@ -15,15 +15,17 @@ def test_names_lists_and_words_become_what_torchvision_takes():
             dict(type='Resize', size=[8, 6], interpolation='bicubic'),
             dict(type='RandomApply', transforms=[dict(type='ColorJitter', brightness=0.5)], p=0.0),
             dict(type='ToDtype', dtype='float32', scale=True),
+            dict(type='AutoAugment', policy='cifar10'),
         ],
     )
-    resize, apply, convert = built.transforms
+    resize, apply, convert, policy = built.transforms
     assert resize.interpolation is InterpolationMode.BICUBIC
     assert isinstance(apply.transforms[0], v2.ColorJitter)
     assert convert.dtype is torch.float32
+    assert policy.policy is v2.AutoAugmentPolicy.CIFAR10
     image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
     want = v2.functional.resize(image, [8, 6], InterpolationMode.BICUBIC).float() / 255
-    torch.testing.assert_close(built(image), want)
+    torch.testing.assert_close(v2.Compose(built.transforms[:3])(image), want)
 
 
 def test_every_transform_of_torchvision_is_known():
@@ -54,6 +56,8 @@ def test_of_batches():
         ([dict(type='Resize', sice=8)], ValueError, r"who: transform Resize refuses .*'sice'"),
         ([dict(type='Resize', size=8, interpolation='cubic')], ValueError, "who: transform Resize refuses .*'cubic'"),
         ([dict(type='ToDtype', dtype='float31')], ValueError, "who: transform ToDtype refuses .*'float31'"),
+        ([dict(type='AutoAugment', policy='cifar')], ValueError, "who: transform AutoAugment refuses .*'cifar'"),
+        ([dict(type='CutMix', alpha=-1, num_classes=2)], ValueError, r'who: transform CutMix refuses .+\Z'),
         ([dict(type='CutMix')], ValueError, 'who: CutMix mixes the images of a batch and needs num_classes'),
     ],
 )
