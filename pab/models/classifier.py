@@ -156,6 +156,11 @@ class ImageClassifier(BaseModel):
             got = f'{len(self.class_weights)} and {num_classes}'
             raise ValueError(f'ImageClassifier: class_weights need one number for each of the logits, got {got}')
         if labels.is_floating_point():
+            if labels.shape[-1] != num_classes:
+                raise ValueError(
+                    'ImageClassifier: mixed labels need a probability for each of the logits, got '
+                    f"{labels.shape[-1]} and {num_classes}; set num_classes='auto' of the data_preprocessor"
+                )
             return
         # On a GPU a label out of range would surface later, as an assertion of some other kernel.
         low, high = labels.min().item(), labels.max().item()

@@ -78,7 +78,14 @@ class ImagePreprocessor(BaseDataPreprocessor):
             images = crop_and_flip(images, self.crop_padding, level, self.flip)
         images = self._normalise(images)
         if training and self.batch_transform is not None:
-            images, labels = self.batch_transform(images, data['labels'])
+            try:
+                images, labels = self.batch_transform(images, data['labels'])
+            except RuntimeError as error:
+                if 'num_classes' not in str(error):
+                    raise
+                raise ValueError(
+                    f"ImagePreprocessor: batch_transforms: {error}; set num_classes='auto', that of the data"
+                ) from error
             return {**data, 'images': images, 'labels': labels}
         return {**data, 'images': images}
 
@@ -88,7 +95,10 @@ class ImagePreprocessor(BaseDataPreprocessor):
             way_out = "set collate_fn=dict(type='collate_images') of the loader"
             raise TypeError(f'ImagePreprocessor: images must be one tensor, got a {type(images).__name__}; {way_out}')
         if images.ndim != 4 or images.shape[1] != channels:
-            raise ValueError(f'ImagePreprocessor: images must be (N, {channels}, H, W), got {tuple(images.shape)}')
+            raise ValueError(
+                f'ImagePreprocessor: images must be (N, {channels}, H, W), as mean and std have {channels} numbers, '
+                f'got {tuple(images.shape)}; give them a number for each channel of the images'
+            )
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise TypeError(
                 f'ImagePreprocessor: images must be uint8 (0..255) or floating ([0, 1]), got {images.dtype}'

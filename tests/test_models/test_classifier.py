@@ -200,6 +200,7 @@ def test_bad_settings(options, error, message):
             ({'labels': torch.tensor([0, wrong, 1, 2, 3, 3])}, ValueError, r'lie in \[0, 10\), .* got .* num_classes')
             for wrong in (10, -1)
         ),
+        ({'labels': torch.zeros(6, 7)}, ValueError, "mixed labels need .*, got 7 and 10; set num_classes='auto'"),
     ],
 )
 def test_bad_batches(images, labels, changes, error, message):

@@ -158,7 +158,7 @@ def test_bad_settings(options, text):
 @pytest.mark.parametrize(
     ('images', 'error', 'text'),
     [
-        (torch.zeros(2, 1, 4, 4), ValueError, r'images must be \(N, 3, H, W\), got \(2, 1, 4, 4\)'),
+        (torch.zeros(2, 1, 4, 4), ValueError, r'\(N, 3, H, W\), as mean and std have 3 .*, got \(2, 1, 4, 4\); give'),
         (
             [torch.zeros(3, 4, 4)] * 2,
             TypeError,
@@ -172,6 +172,12 @@ def test_bad_settings(options, text):
 def test_bad_images(images, error, text):
     with pytest.raises(error, match=text):
         ImagePreprocessor(MEAN, STD)(batch(images))
+
+
+def test_too_few_classes_to_mix():
+    mixing = ImagePreprocessor(MEAN, STD, batch_transforms=[dict(type='CutMix')], num_classes=3)
+    with pytest.raises(ValueError, match=r"batch_transforms: .* num_classes.*; set num_classes='auto'"):
+        mixing({'images': torch.zeros(2, 3, 4, 4), 'labels': torch.tensor([0, 3])}, training=True)
 
 
 @pytest.mark.cuda
