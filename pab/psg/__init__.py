@@ -1,7 +1,7 @@
 """Predictive sign gradient: the weight gradient of a layer from a quantised input and a quantised output gradient."""
 
 from ..contracts import exact_gradients
-from .config import PSGConfig
+from .settings import PSGConfig
 from .layers import PSG, ByteMaskReLU, PSGConv2d, PSGLayer, PSGLinear, convert_psg_
 
 __all__ = [
