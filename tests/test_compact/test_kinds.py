@@ -105,7 +105,7 @@ def test_sgd_on_weights_of_a_sign_optimizer_is_refused(tmp_path):
     ],
 )
 def test_the_tools_pack_and_evaluate_it(name, tmp_path, tool):
-    cfg, checkpoint, model = kind(name, tmp_path)
+    cfg, checkpoint, _ = kind(name, tmp_path)
     cfg.test_dataloader.dataset.num_samples = 297
     if KINDS[name][2].get('prune'):  # puts masks on the network
         cfg.default_hooks.prune = dict(type='PruneHook', pruner=dict(type='Mag', density=0.4))
