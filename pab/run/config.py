@@ -230,8 +230,8 @@ def check_schedules(scheduler: Any, optimizers: Iterable[str]) -> None:
 def _check_choices(cfg: Config) -> None:
     """Refuse what mmengine would not look at, or only in a run of several processes."""
     seed, wrapper = (cfg.get('randomness') or {}).get('seed'), (cfg.get('model_wrapper_cfg') or {}).get('type')
-    if not isinstance(seed, int | None):
-        raise ValueError(f'randomness: seed must be an integer, or None to draw one, got {seed!r}')
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**32):
+        raise ValueError(f'randomness: seed must be an integer in 0..{2**32 - 1}, or None to draw one, got {seed!r}')
     if isinstance(wrapper, str) and not _registered(wrapper):
         raise ValueError(
             f'model_wrapper_cfg: {wrapper!r} is not a registered model wrapper; MMDistributedDataParallel is'
