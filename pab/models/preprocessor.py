@@ -88,7 +88,10 @@ class ImagePreprocessor(BaseDataPreprocessor):
             way_out = "set collate_fn=dict(type='collate_images') of the loader"
             raise TypeError(f'ImagePreprocessor: images must be one tensor, got a {type(images).__name__}; {way_out}')
         if images.ndim != 4 or images.shape[1] != channels:
-            raise ValueError(f'ImagePreprocessor: images must be (N, {channels}, H, W), got {tuple(images.shape)}')
+            raise ValueError(
+                f'ImagePreprocessor: images must be (N, {channels}, H, W), got {tuple(images.shape)}; set mean and '
+                'std to a number for each channel, or give images of that many'
+            )
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise TypeError(
                 f'ImagePreprocessor: images must be uint8 (0..255) or floating ([0, 1]), got {images.dtype}'

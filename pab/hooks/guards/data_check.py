@@ -180,6 +180,8 @@ def describe_input_shape(cfg: Mapping) -> str:
     shape = cfg['model'].get('input_shape')
     if shape is None:
         raise ValueError('model.input_shape: costs need the (channels, height, width) of one image, got None')
+    if not isinstance(shape, list | tuple) or len(shape) != 3:
+        raise ValueError(f'model.input_shape must be (channels, height, width), got {shape!r}')
     line = f'for one image of {" x ".join(map(str, shape))} (model.input_shape)'
     settings = copy.deepcopy(dict(cfg['train_dataloader']))
     settings.update(num_workers=0, persistent_workers=False, prefetch_factor=None)
