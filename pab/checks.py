@@ -10,7 +10,7 @@ def check_ints(owner: str, low: int = 1, **values: int) -> None:
     """ValueError naming the class ``owner`` and the argument unless every value is an int >= ``low``."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            auto = '; point PAB_DATA to the data, which would say it, or give a number' if value == 'auto' else ''
+            auto = '; point PAB_DATA to the data, which say it, or give a number' if value == 'auto' else ''
             raise ValueError(f'{owner}: {name} must be an int >= {low}, got {value!r}{auto}')
 
 

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +128,11 @@ def export(
             file is written then.
     """
     check_target(file, format, overwrite)
+    if not isinstance(images, Tensor) or images.dim() != 4 or len(images) == 0 or images.dtype != torch.float32:
+        got = f'{images.dtype} {images.shape}' if isinstance(images, Tensor) else repr(images)[:100]
+        raise ValueError(f'export: images must be a tensor (N, C, H, W), float32, N >= 1, got {got}')
     images = images.cpu().contiguous()
-    if images.dim() != 4 or len(images) == 0 or images.dtype != torch.float32:
-        raise ValueError(f'export: images must be (N, C, H, W), float32, N >= 1, got {images.dtype} {images.shape}')
-    if not tolerance >= 0:
+    if not (isinstance(tolerance, Real) and tolerance >= 0):
         raise ValueError(f'export: tolerance must be 0 or more, got {tolerance!r}')
     try:
         json.dumps(dict(metadata or {}), allow_nan=False)

@@ -64,6 +64,8 @@ def compare(args: argparse.Namespace) -> None:
     folder = (args.work_dir or Path('work_dirs', 'compare', args.comparison.stem)).absolute()
     with errors_in_one_line():
         check_ints('compare', jobs=args.jobs)
+        if args.collect and not folder.is_dir():
+            raise FileNotFoundError(f'--collect: there is no {folder} with results; name it by --work-dir')
         seeds, options = asked(args, folder / COMMAND)
         comparison = read_comparison(args.comparison, seeds, folder, options)
         progress = Progress(comparison, folder, args.jobs, lambda line: print(line, flush=True))

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 JPEG_END = b'\xff\xd9'
@@ -32,6 +33,9 @@ def decode_rgb(data: bytes) -> Tensor:
             width, height = image.size
             if max(width, height) > MAX_ASPECT * min(width, height):
                 raise UnreadableImageError(f'its sides are {width} x {height}, a ratio above {MAX_ASPECT}')
+            if image.format == 'MPO':  # of phones and cameras: more JPEGs behind the first, which is as any other
+                file = io.BytesIO(data)
+                image = JpegImageFile(file)
             # Without an end, as where the tail of a file is zeroed, Pillow refuses or fills with grey, by how its
             # buffers fall. The search begins behind the header: a preview in it has an end.
             if image.format == 'JPEG' and data.find(JPEG_END, file.tell()) < 0:

@@ -96,8 +96,8 @@ class ImagePreprocessor(BaseDataPreprocessor):
             raise TypeError(f'ImagePreprocessor: images must be one tensor, got a {type(images).__name__}; {way_out}')
         if images.ndim != 4 or images.shape[1] != channels:
             raise ValueError(
-                f'ImagePreprocessor: images must be (N, {channels}, H, W), as mean and std have {channels} numbers, '
-                f'got {tuple(images.shape)}; give them a number for each channel of the images'
+                f'ImagePreprocessor: images must be (N, {channels}, H, W), got {tuple(images.shape)}; set mean and '
+                'std to a number for each channel, or give images of that many'
             )
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise TypeError(

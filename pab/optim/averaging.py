@@ -28,6 +28,11 @@ def keep_signs(average: Average | None = None) -> Average:
         raise TypeError(f'keep_signs: average must be a function, such as get_ema_avg_fn(0.99), got {average!r}')
 
     def keeping(averaged: Tensor, newest: Tensor, num_averaged: Tensor | int) -> Tensor:
+        if not isinstance(newest, Tensor):
+            raise TypeError(
+                f'keep_signs: takes one tensor after another, got a {type(newest).__name__}; give it as avg_fn, '
+                'not as multi_avg_fn'
+            )
         if not newest.is_floating_point():
             return newest
         kept = (averaged.abs() == newest.abs()) | (newest == 0)

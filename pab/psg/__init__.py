@@ -1,8 +1,8 @@
 """Predictive sign gradient: the weight gradient of a layer from a quantised input and a quantised output gradient."""
 
 from ..contracts import exact_gradients
-from .config import PSGConfig
 from .layers import PSG, ByteMaskReLU, PSGConv2d, PSGLayer, PSGLinear, convert_psg_
+from .settings import PSGConfig
 
 __all__ = [
     'PSG',

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from . import kernels, quantize as q
-from .config import PSGConfig
+from .settings import PSGConfig
 
 Conv = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]
 """Stride, padding, dilation and groups of a convolution, as ``F.conv2d`` takes them; pairs are (height, width)."""

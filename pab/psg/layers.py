@@ -11,7 +11,7 @@ from ..converter import Converter
 from ..registry import CONVERTERS
 from . import kernels
 from .autograd import Conv, PSGProduct
-from .config import PSGConfig
+from .settings import PSGConfig
 
 
 class PSGLayer:

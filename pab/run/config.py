@@ -23,6 +23,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.registry import Registry
 from mmengine.runner import LogProcessor, Runner, TestLoop, ValLoop
+from mmengine.utils import import_modules_from_strings
 from mmengine.visualization import Visualizer
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -157,7 +158,10 @@ def _plain(value: Any) -> Any:
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Replace values of a config, by their dotted names; ValueError where that is a whole group of settings."""
+    """Replace values of a config, by their dotted names; ValueError where that is a whole group of settings.
+
+    Modules that ``custom_imports`` then names are imported, as those of a file are.
+    """
     for name, value in options.items():
         old: Any = cfg._cfg_dict
         for key in name.split('.'):
@@ -166,6 +170,8 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
             choices = ', '.join(f'{name}.{key}' for key in old)
             raise ValueError(f'{name} is a group of settings, got {value!r}; set one of {choices}')
     cfg.merge_from_dict(dict(options))
+    if any(name.partition('.')[0] == 'custom_imports' for name in options) and cfg.custom_imports:
+        import_modules_from_strings(**cfg.custom_imports)
 
 
 def check_config(cfg: Config) -> None:

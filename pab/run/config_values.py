@@ -70,7 +70,10 @@ OPEN = ('T_max', 'total_steps', 'eta_min', 'eta_min_ratio', 'dynamic_intervals')
 NAMED = {
     'load_from': ('the path or address of a file, or None', lambda value: isinstance(value, str | None)),
     'new_head': ('True or False', lambda value: isinstance(value, bool | None)),
-    'randomness.seed': ('an integer, or None to draw one', lambda value: isinstance(value, int | None)),
+    'randomness.seed': (
+        f'an integer in 0..{2**32 - 1}, or None to draw one',  # as numpy takes it
+        lambda value: value is None or (isinstance(value, int) and 0 <= value < 2**32),
+    ),
     'env_cfg.dist_cfg.timeout': ('a number of seconds above 0', lambda value: _is_number(value) and value > 0),
 }
 

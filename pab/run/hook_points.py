@@ -48,15 +48,17 @@ HOOK_POINTS = {*Hook.stages, *(name for name in vars(RunHook) if name.startswith
 def check_hook(hook: Hook) -> None:
     """Raise a ValueError for a method of a hook that is named like a point and is none; it names those most like it.
 
-    A ``check_...`` is a helper of the hook's own unless it takes a runner and is named almost like a point.
+    That is any ``before_...`` and ``after_...``, and what takes a runner and is named almost like a point.
     """
     cls = type(hook)
     for name in dir(cls):
         method = getattr(cls, name)
-        if not name.startswith(PREFIXES) or name in HOOK_POINTS or not callable(method):
+        if name.startswith('_') or name in HOOK_POINTS or not callable(method):
             continue
-        takes_runner = 'runner' in inspect.signature(method).parameters
-        if not name.startswith('check_') or (takes_runner and difflib.get_close_matches(name, HOOK_POINTS, cutoff=0.8)):
+        almost = 'runner' in inspect.signature(method).parameters and difflib.get_close_matches(
+            name, HOOK_POINTS, cutoff=0.8
+        )
+        if name.startswith(('before_', 'after_')) or almost:
             raise ValueError(
                 f'{cls.__name__}: no hook is ever called at {name!r}; {suggest(name, HOOK_POINTS, "the points are")} A '
                 'method of your own begins with an underscore, a point of your own is added to '

@@ -194,7 +194,10 @@ class PabRunner(RunFace, Runner):
                     if moved is not None and moved not in has:
                         hint = suggest(moved, has, 'its settings are')
                         raise ValueError(f'param_scheduler.{name}: the optimizer has no {moved!r} to move; {hint}')
-        built = super().build_param_scheduler(scheduler)
+        try:
+            built = super().build_param_scheduler(scheduler)
+        except ValueError as error:  # mmengine's, without the key
+            raise ValueError(f'param_scheduler: {error}') from error
         for name, schedules in built.items() if isinstance(built, dict) else [('', built)]:
             for schedule in schedules:
                 self._warn_of_unfinished(schedule, f'param_scheduler{name and "."}{name}')

@@ -189,7 +189,7 @@ def test_an_option_may_be_infinite(read):
         ('default_hooks.prune.pruner.density', 7, r'SynFlow: density must lie in \(0, 1\], got 7'),
         ('custom_hooks', [{'type': 'Nothing'}], '.*Nothing'),
         ('model.label_smoothing', 2, 'ImageClassifier: label_smoothing must lie'),
-        ('model.converter.weight_bits', 0, 'PSGConfig: weight_bits must be at least 1'),
+        ('model.converter.weight_bits', 0, 'PSGConfig: weight_bits must be an int >= 1'),
         ('model.init.seed', 0, 'model.init.seed must be None, got 0; the seeds of a comparison must differ'),
         ('optim_wrapper.optimizers.signs.owns', ['Conv2d.none'], 'ownership: .*Conv2d.none'),
         ('param_scheduler', {'_delete_': True, 'sgd': []}, r"param_scheduler: needs one entry .* got \['sgd'\]"),

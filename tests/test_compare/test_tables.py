@@ -293,6 +293,12 @@ def test_collect_goes_by_the_last_training(compare, tmp_path):
     assert json.loads((tmp_path / COMMAND).read_text())['seeds'] == 5
 
 
+def test_collect_needs_a_folder(compare, tmp_path):
+    code, _, _ = compare('--collect', '--work-dir', str(tmp_path / 'mistyped'))
+    assert code == f'error: --collect: there is no {tmp_path}/mistyped with results; name it by --work-dir'
+    assert not (tmp_path / 'mistyped').exists()
+
+
 def test_interrupted_trainings_are_no_success(compare):
     code, out, _ = compare()
     assert code == '6 trainings have no result: they were interrupted; start this again'

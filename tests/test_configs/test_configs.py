@@ -165,6 +165,7 @@ def test_short_schedules_fill_the_run_whatever_the_number_of_steps(name):
     [
         pytest.param('r18_cifar10', 180, 5, 3e-3, 2000, marks=pytest.mark.slow),
         ('r20_cifar10', 6, 1, 1e-2, 100),
+        ('r20_cifar10_30e', 30, 1, 3e-3, 1000),
     ],
 )
 def test_each_way_follows_its_budget(monkeypatch, budget, epochs, warm_up, rate, step):

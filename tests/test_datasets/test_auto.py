@@ -114,5 +114,7 @@ def test_what_the_data_do_not_say(photos):
 
 
 def test_a_number_that_is_left_to_data_that_are_missing():
-    with pytest.raises(ValueError, match=r"must be .*'auto'.*point PAB_DATA to them, or give num_classes a"):
+    with pytest.raises(
+        ValueError, match=r"must be .*'auto'.*point PAB_DATA to the data, which say it, or give a number"
+    ):
         check_ints('Net', num_classes='auto')

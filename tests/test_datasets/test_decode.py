@@ -108,6 +108,21 @@ def test_jpegs_without_an_end_are_unreadable(options, exif, keep, tail):
         decode_rgb(kept + ending)
 
 
+@pytest.mark.parametrize('exif', [None, b'Exif\0\0' + preview()])
+@pytest.mark.parametrize('keep', [0.3, 0.6, 0.9, 0.99, 1])
+def test_of_several_jpegs_in_a_file_the_first_must_have_its_end(exif, keep):
+    noise = Image.fromarray(np.random.RandomState(0).randint(0, 256, (64, 96, 3)).astype(np.uint8))
+    data = encode(noise, 'MPO', save_all=True, append_images=[noise], **({'exif': exif} if exif else {}))
+    expect(data, pillow(data))
+    first = data.find(b'\xff\xd9\xff\xd8') + 2
+    end = data[: int(keep * first)].ljust(len(data), b'\0')
+    if keep == 1:
+        expect(end, pillow(data))
+    else:
+        with pytest.raises(UnreadableImageError, match='no end marker'):
+            decode_rgb(end)
+
+
 @pytest.mark.parametrize('ending', [bytes(500), b'\xff\xda' + bytes(9), preview(), preview()[:-2]])
 def test_what_follows_the_end_of_a_jpeg_is_ignored(ending):
     data = encode(Image.fromarray(COLOUR), 'JPEG')

@@ -59,3 +59,11 @@ def test_an_average_is_a_network_that_training_reaches(rule, use_buffers):
     assert int(averaged.module[1].num_batches_tracked) == 6
     assert torch.equal(averaged.module[1].running_mean, net[1].running_mean) == (not use_buffers)
     copy.deepcopy(averaged).load_state_dict(averaged.state_dict())
+
+
+def test_a_rule_for_single_tensors_is_no_multi_avg_fn():
+    net = nn.Linear(2, 2)
+    averaged = AveragedModel(net, multi_avg_fn=keep_signs())
+    averaged.update_parameters(net)  # copies
+    with pytest.raises(TypeError, match='keep_signs: takes one tensor after another, got a list; give it as avg_fn'):
+        averaged.update_parameters(net)

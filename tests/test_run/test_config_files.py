@@ -14,7 +14,7 @@ from pab.__main__ import COMMANDS, main
 from pab.command import words_of
 from pab.compare.plan import read_comparison
 from pab.run import config_files
-from pab.run.config import check_config, read_config
+from pab.run.config import check_config, merge_options, read_config
 from pab.run.config_files import CONFIGS, config_names, find_config, first_comment, read_for_elsewhere
 from tests.launching import ROOT
 
@@ -204,3 +204,14 @@ def test_a_wheel_has_every_config(monkeypatch):
     assert {'.'.join(('pab', 'configs', *folder.parts)) for folder in folders} <= {*told['packages']}
     assert told['package_dir'] == {'pab.configs': 'configs'}
     assert not any('__pycache__' in name for name in told['packages'])
+
+
+def test_modules_that_an_option_names_are_imported(tmp_path, monkeypatch):
+    (tmp_path / 'named_by_option.py').write_text('')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'named_by_option', raising=False)
+    cfg = read_config(CONFIGS / 'pab' / 'quickstart.py')
+    merge_options(cfg, {'custom_imports.imports': ['named_by_option']})
+    assert 'named_by_option' in sys.modules
+    with pytest.raises(ImportError, match='no_such_module'):
+        merge_options(cfg, {'custom_imports': {'imports': ['no_such_module']}})

@@ -30,6 +30,7 @@ def runner():
         ('before_trian_epoch', 'before_train_epoch'),
         ('after_scalers', 'after_scalars'),
         ('check_resumed', 'check_resume'),
+        ('befor_train', 'before_train'),
         ('after_iter', 'after_val_iter'),
     ],
 )

@@ -145,6 +145,7 @@ def test_analyze_draws_and_keeps_files(tool, tmp_path):
     assert noise not in printed
     assert noise in analyze(options=['default_hooks.prune.pruner.type=SNIP'])[0]
     assert 'has no pruned layer' in analyze('--picture', tmp_path / 'e.png', options=['default_hooks.prune=None'])[1]
+    assert 'input_shape must be (channels, height, width), got 3' in analyze(options=['model.input_shape=3'])[1]
 
 
 def test_analyze_assumes_classes_that_only_data_say(tool, tmp_path, monkeypatch):
@@ -243,7 +244,13 @@ def test_a_key_that_nothing_reads_is_named(refusal, group, key, hint):
         ),
         ('model=3', 'model is a group of settings, got 3; set one of model.type, model.init, '),
         ('model.network.type.x=3', 'You may set `_delete_=True`'),
-        ('randomness.seed=x', "randomness.seed must be an integer, or None to draw one, got 'x'"),
+        ('randomness.seed=x', "randomness.seed must be an integer in 0..4294967295, or None to draw one, got 'x'"),
+        ('randomness.seed=-1', 'randomness.seed must be an integer in 0..4294967295, or None to draw one, got -1'),
+        ('param_scheduler.sgd.0.begin=30', 'param_scheduler: end should be larger than begin, but got begin=30'),
+        (
+            'data_preprocessor.mean=[0.3,0.3] data_preprocessor.std=[1,1]',
+            '(N, 2, H, W), got (1, 1, 8, 8); set mean and std to',
+        ),
         ('log_level=LOUD', 'config: log_level must be one of '),
         ('sync_bn=nonsense', 'config: sync_bn must be one of torch, mmcv, got'),
         ('custom_hooks=3', 'config: custom_hooks must be a list of hooks, got 3'),

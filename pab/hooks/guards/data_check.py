@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 
 import torch
+from mmengine.dataset import InfiniteSampler
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
@@ -53,6 +54,7 @@ class DataCheckHook(RunHook):
     def before_train(self, runner: PabRunner) -> None:
         """Check the training data, and those of the validation."""
         loader, own = runner.train_dataloader, class_names(runner.train_dataloader.dataset)
+        check_sampler(loader, 'train_dataloader')
         check_data_agree(loader, 'train_dataloader')
         check_items(runner.bare_model, loader, 'train_dataloader')
         self._name(runner, own, 'train_dataloader')
@@ -79,6 +81,7 @@ class DataCheckHook(RunHook):
         if who in self._checked:
             return
         self._checked.add(who)
+        check_sampler(loop.dataloader, who)
         check_data_agree(loop.dataloader, who)
         check_items(runner.bare_model, loop.dataloader, who)
         self._name(runner, class_names(loop.dataloader.dataset), who)
@@ -106,6 +109,12 @@ class DataCheckHook(RunHook):
         if before and before != self._classes:
             known = f'the {len(self._classes)} classes of {self._whose}'
             runner.logger.info(f'{who}: {len(before)} of {known}, numbered as there')
+
+
+def check_sampler(loader: DataLoader, who: str) -> None:
+    """Refuse a sampler that never ends, in whose epochs steps have no end either."""
+    if isinstance(loader.sampler, InfiniteSampler):
+        raise ValueError(f'{who}.sampler: InfiniteSampler never ends an epoch; take DefaultSampler')
 
 
 def check_data_agree(loader: DataLoader, who: str) -> None:
@@ -180,6 +189,8 @@ def describe_input_shape(cfg: Mapping) -> str:
     shape = cfg['model'].get('input_shape')
     if shape is None:
         raise ValueError('model.input_shape: costs need the (channels, height, width) of one image, got None')
+    if not isinstance(shape, list | tuple) or len(shape) != 3:
+        raise ValueError(f'model.input_shape must be (channels, height, width), got {shape!r}')
     line = f'for one image of {" x ".join(map(str, shape))} (model.input_shape)'
     settings = copy.deepcopy(dict(cfg['train_dataloader']))
     settings.update(num_workers=0, persistent_workers=False, prefetch_factor=None)

@@ -192,6 +192,13 @@ def test_a_checkpoint_that_only_numbers_its_classes(trained, tmp_path):
         accuracy_of_test(animals(root, tmp_path / 'other'), file)
 
 
+@pytest.mark.parametrize('loader', ['train_dataloader', 'val_dataloader'])
+def test_a_sampler_without_an_end_is_refused(trained, tmp_path, loader):
+    cfg = animals(trained[0], tmp_path / 'run', **{f'{loader}__sampler': dict(_delete_=True, type='InfiniteSampler')})
+    with pytest.raises(ValueError, match=rf'{loader}.sampler: InfiniteSampler never ends an epoch'):
+        RUNNERS.build(cfg).train()
+
+
 def test_topk_beyond_the_classes_is_refused_before_training(trained, tmp_path):
     cfg = animals(trained[0], tmp_path / 'run', val_evaluator__topk=(1, 5))
     with pytest.raises(ValueError, match='Accuracy: topk must not exceed the number of classes, 4, got 5'):
