@@ -156,7 +156,7 @@ def check_input_shape(model: nn.Module, loader: DataLoader, who: str, channels_o
 
 
 def check_outputs(model: nn.Module, loader: DataLoader, who: str) -> None:
-    """Raise a ValueError, which begins with ``who``, if a network has fewer outputs than a loader's data have classes.
+    """Raise a ValueError if a network has fewer outputs than a loader's data have classes, or not one for each weight.
 
     Data that do not know the number of their classes (:func:`pab.datasets.count_classes`), and a network whose outputs
     are no logits (N, K), fit everything.
@@ -171,10 +171,17 @@ def check_outputs(model: nn.Module, loader: DataLoader, who: str) -> None:
     finally:
         for layer, training in modes:
             layer.training = training
-    if isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[1] < number:
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        return
+    if logits.shape[1] < number:
         raise ValueError(
             f'{who}: has {number} classes, and the network {logits.shape[1]} outputs; set num_classes of the network '
             f'(model.network) to {number}, or give the data that it is for'
+        )
+    weights = getattr(model, 'class_weights', None)
+    if weights is not None and len(weights) != logits.shape[1]:
+        raise ValueError(
+            f'model.class_weights must have one number for each of the {logits.shape[1]} outputs, got {len(weights)}'
         )
 
 

@@ -29,7 +29,10 @@ class PruneData:
         """Return the size of the training set; a ValueError if it has fewer images than asked for."""
         size, asked = len(runner.train_dataloader.dataset), self.num_samples
         if asked > size:
-            raise ValueError(f'PruneHook: data.num_samples must not exceed the training set, {size}, got {asked}')
+            raise ValueError(
+                f'PruneHook: data.num_samples must not exceed the training set, {size}, got {asked}; set '
+                f'default_hooks.prune.data.num_samples={size} or less'
+            )
         return size
 
     def batches(self, runner: PabRunner) -> list[tuple[Tensor, Tensor]]:

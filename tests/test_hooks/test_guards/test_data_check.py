@@ -265,6 +265,13 @@ def test_fewer_outputs_than_classes_are_refused_before_a_pruning_to_a_file(tmp_p
     assert not (tmp_path / 'pruned.pth').exists()
 
 
+def test_class_weights_are_counted_before_training(tmp_path):
+    runner = RUNNERS.build(images(tmp_path, model__class_weights=[1.0, 2.0]))
+    with pytest.raises(ValueError, match=r'model.class_weights must have one number for each of the 4 outputs, got 2'):
+        runner.train()
+    assert not list(tmp_path.glob('**/*.pth'))
+
+
 def test_classes_without_names_are_those_of_a_checkpoint_with_names(tmp_path):
     RUNNERS.build(images(tmp_path)).train()
     nameless = {f'{part}_dataloader__dataset__classes': None for part in ('train', 'val', 'test')}
