@@ -76,6 +76,7 @@ def process_group(cfg: Config) -> Iterator[None]:
     finally:
         # After an error nccl would wait for what the others still have to send; the process ends anyway.
         if distributed.is_initialized() and (done or distributed.get_backend() == 'gloo'):
+            time.sleep(0.1)  # torch 2.6 waits for ever where a thread of gloo has yet to free the last tensors
             distributed.destroy_process_group()
             time.sleep(1)  # threads of the group that outlive the interpreter abort it
 
