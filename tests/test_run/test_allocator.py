@@ -23,6 +23,7 @@ def _count_faults():
     return done, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='only glibc has the setting')
 def test_freed_memory_serves_again(monkeypatch):
     for name in SETTINGS_OF_THE_USER:

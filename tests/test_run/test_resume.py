@@ -88,7 +88,7 @@ def test_a_kill_within_a_step_changes_nothing(tmp_path, uninterrupted, options, 
             [(5, 9), (11, 9), (20, 15), (30, 9)],
             [3, 6, 9, 10, 15, 18, 21, 27],
         ),
-        (
+        pytest.param(
             dict(
                 optim_wrapper__accumulative_counts=3,
                 optim_wrapper__precision='float16',  # with the state of the loss scaler
@@ -97,6 +97,7 @@ def test_a_kill_within_a_step_changes_nothing(tmp_path, uninterrupted, options, 
             None,  # files of epochs only
             [(15, 9), (24, 15), (30, 15)],
             [10, 20],
+            marks=pytest.mark.slow,
         ),
     ],
     ids=['float32', 'float16 and averages'],
@@ -176,6 +177,7 @@ def test_a_finished_run_resumes_to_the_same_end(tmp_path, finished):
     assert_same(end, finished.end)
 
 
+@pytest.mark.slow  # each alone is in the default suite
 def test_two_processes_under_autocast(tmp_path):
     """And with three passes for a step, of which the process that is killed has its own gradients."""
     options = dict(optim_wrapper__precision='bfloat16', optim_wrapper__accumulative_counts=3)
