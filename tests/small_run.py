@@ -25,6 +25,7 @@ from pab.run.distributed import process_group
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 QUICKSTART = CONFIGS / 'pab' / 'quickstart.py'
+# mmengine names a run by the second it starts in, and runs of one name share their log
 RUNS = itertools.count()
 PRELOAD = ['tests.small_run', 'pytest', 'matplotlib.backends.backend_agg', 'mmengine.visualization']
 PRELOAD += ['torch.utils.cpp_extension', 'torch.distributed.algorithms.ddp_comm_hooks', 'pab.contrib']
@@ -84,7 +85,6 @@ def _quickstart() -> Config:
 def _few_digits(cfg: Config) -> None:
     cfg.merge_from_dict(
         dict(
-            # mmengine names a run by the second it starts in, and runs of one name share their log
             experiment_name=f'digits_{next(RUNS)}',
             model=dict(network=dict(width=2)),
             train_dataloader=dict(batch_size=32, dataset=dict(num_samples=128)),
@@ -101,6 +101,7 @@ def _stripes(cfg: Config) -> None:
     loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
     cfg.merge_from_dict(
         dict(
+            experiment_name=f'stripes_{next(RUNS)}',
             **{name: dict(batch_size=8, dataset=dict(_delete_=True, type='Stripes')) for name in loaders},
             model=dict(network=dict(_delete_=True, type='TinyNet'), input_shape=(1, 6, 6)),
             train_cfg=dict(max_epochs=EPOCHS),
