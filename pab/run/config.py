@@ -100,6 +100,10 @@ def read_config(path: str | os.PathLike) -> Config:
             raise
         way = "write '{{$PAB_CONFIGS:}}/pab/quickstart.py' for a config of pab"
         raise ValueError(f"_base_: mmengine reads 'pab::...' for packages of its own family only; {way}") from error
+    except KeyError as error:
+        if error.args != ("'__name__' not in globals",):  # a relative import
+            raise
+        raise ValueError('a base is read in the block of a line of its own, not indented: with read_base():') from error
     except TypeError as error:
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]  # mmengine copies what a file holds
         keys = [frame.f_locals.get('key') for frame in frames if 'deepcopy_' in frame.f_code.co_name]

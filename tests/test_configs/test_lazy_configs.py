@@ -134,6 +134,12 @@ def test_spaces_do_not_change_the_kind_of_a_config(both, line):
     assert read_config(both[1]).to_dict() == read_config(both[0]).to_dict()
 
 
+def test_a_base_that_mmengine_does_not_see_is_one_line(both):
+    both[1].write_text(LEAF.replace('import read_base', 'import read_base as base').replace('read_base():', 'base():'))
+    with pytest.raises(ValueError, match=r'a base is read in the block of a line of its own, .*with read_base\(\):'):
+        read_config(both[1])
+
+
 def test_a_base_that_is_not_there_is_one_line(both):
     both[1].write_text(LEAF.replace('.base', '.nothing'))
     with pytest.raises(ValueError, match=r'^\S*nothing.py not found'):
