@@ -75,13 +75,47 @@ def read(file: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return recipe, tensors
 
 
+def join(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One tensor for each type, of any values of it, in the order of their names."""
+    parts: dict[torch.dtype, list[Tensor]] = {}
+    for name in sorted(values):  # as bytes, since not every type of numbers can be joined
+        parts.setdefault(values[name].dtype, []).append(values[name].reshape(-1).view(torch.uint8))
+    return {_joined_name(kind): torch.cat(own).view(kind) for kind, own in parts.items()}
+
+
+def split(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo :func:`join`, where ``expected`` has the names, types and shapes of the values.
+
+    Raises:
+        CompactError: the tensors hold other types, or more or fewer numbers.
+    """
+    joined = {name: tensor for name, tensor in tensors.items() if _part(name) == 'values'}
+    need, have = (', '.join(line(name, own[name]) for name in sorted(own)) for own in (join(expected), joined))
+    if need != have:
+        raise CompactError(f'its network takes {need or "no values"}, and it has {have or "none":.200}')
+    values = {}
+    for name in sorted(expected):
+        own = joined[kind := _joined_name(expected[name].dtype)]
+        values[name], joined[kind] = own.tensor_split([expected[name].numel()])
+        values[name] = values[name].view(expected[name].shape)
+    return values
+
+
+def line(name: str, tensor: Tensor) -> str:
+    """Name, type and shape of a tensor, such as ``bn1.weight float32 64``."""
+    return f'{name} {str(tensor.dtype).removeprefix("torch.")} {"x".join(map(str, tensor.shape))}'
+
+
+def _joined_name(kind: torch.dtype) -> str:
+    return f'values/{kind}'.replace('torch.', '')
+
+
 def _digests(recipe: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """The sha256 of each part: of the recipe's text; of a line with name, type and shape, and the bytes, per tensor."""
     digests = {'recipe': hashlib.sha256(recipe.encode()), **{part: hashlib.sha256() for part in TENSOR_PARTS}}
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
-        kind, shape = str(tensor.dtype).removeprefix('torch.'), 'x'.join(map(str, tensor.shape))
-        digests[_part(name)].update(f'{name} {kind} {shape}\n'.encode())
+        digests[_part(name)].update(f'{line(name, tensor)}\n'.encode())
         if tensor.numel():
             digests[_part(name)].update(tensor.reshape(-1).view(torch.uint8).numpy())
     return {part: digest.hexdigest() for part, digest in digests.items()}

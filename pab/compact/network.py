@@ -1,9 +1,11 @@
 """From a network to a file and back: magnitudes as a seed, signs as bits, masks coded, everything else as it is."""
 
+import hashlib
 import json
 import math
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from ..patterns import Patterns, places_of_parameters
 from ..pruners import apply_masks_, get_masks
 from ..state_dicts import MASK
 from . import mask_coding, sign_coding
-from .container import TENSOR_PARTS, CompactError, read, write
+from .container import TENSOR_PARTS, CompactError, join, line, read, split, write
 from .recipe import build_network, build_outline, check_recipe
 from .sign_coding import Masks, State, hash_drawn, hash_mask_bits
 
@@ -73,6 +75,7 @@ def save(
         raise CompactError(f'save: classes must be a list of names, got {classes!r}')
     recipe = {
         'network': network,
+        'layout': '',
         'init': None if seed is None else {'scheme': scheme, 'seed': seed, 'fan_share': fan_share, 'sha256': ''},
         'signs': [],
         'drawn': False,
@@ -145,7 +148,7 @@ def _describe(recipe: dict[str, Any], model: nn.Module, signs: Sequence[str]) ->
         if wrong := np.count_nonzero(state[name].numpy()[~own]):
             raise CompactError(f'save: {wrong} pruned weights of {name} are not 0; apply the masks before')
         state[name] = state[name].masked_fill(torch.from_numpy(~own), 0)  # and none is -0
-    recipe['signs'] = signed = _select(fresh, signs)
+    recipe['layout'], recipe['signs'] = _hash_layout(state), (signed := _select(fresh, signs))
     bits, recipe['drawn'], constants = sign_coding.encode(signed, state, initial, masks, _source(init))
     recipe['constant'] = list(constants)
     mask['names'], mask['sha256'], recipe['counts'] = list(masks), hash_mask_bits(masks.values()), _counts(state, masks)
@@ -156,11 +159,12 @@ def _describe(recipe: dict[str, Any], model: nn.Module, signs: Sequence[str]) ->
         cubes = _cubes(initial, masks, init)
         kept = [own.reshape(cube.shape) for own, cube in zip(masks.values(), cubes, strict=True)]
         arrays, mask['magnitudes'] = mask_coding.encode(kept, cubes)
-    tensors = {'signs': torch.from_numpy(bits), **{f'values/{name}': value for name, value in constants.items()}}
+    tensors, values = {'signs': torch.from_numpy(bits)}, dict(constants)
     tensors |= {f'mask/{name}': torch.from_numpy(array) for name, array in arrays.items()}
     for name in state.keys() - set(signed):
         value = state[name][torch.from_numpy(masks[name])] if name in masks else state[name]
-        tensors[f'values/{name}'] = _rounded(name, value, VALUES[recipe['values']])
+        values[name] = _rounded(name, value, VALUES[recipe['values']])
+    tensors |= join(values)
     _check_comes_back(recipe, tensors, state, masks)
     return tensors
 
@@ -185,18 +189,20 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 def _restored(recipe: dict[str, Any], tensors: State, size: int) -> nn.Module:
     check_recipe(recipe, 'recipe')
-    signed, masked, init = recipe['signs'], recipe['mask']['names'], recipe['init']
-    values = {name.removeprefix('values/'): t for name, t in tensors.items() if name.startswith('values/')}
-    constants = {name: values.pop(name, None) for name in recipe['constant']}
+    signed, masked, constant, init = recipe['signs'], recipe['mask']['names'], recipe['constant'], recipe['init']
     limit = max(MEMORY[0], MEMORY[1] * size)
-    outline = _contents(build_outline(recipe['network'], limit))
-    if sorted([*signed, *values]) != sorted(outline):
-        raise CompactError(f'its tensors are not those of its network, {len(outline)} such as {list(outline)[:2]}')
-    for name in (*signed, *masked):
-        if not isinstance(outline.get(name), nn.Parameter) or outline[name].dtype != torch.float32:
-            raise CompactError(f'{name!r} is no float32 parameter, so it has neither signs nor a mask')
+    build_outline(recipe['network'], limit)  # refuses one that is too large before it takes memory
     network = _drawn(recipe, limit)
     state = _contents(network)
+    if _hash_layout(state) != recipe['layout']:
+        raise CompactError(
+            f'its tensors are not those of its network, of which a name, shape or type is another one here: '
+            f'{_counts(state, {})["numbers"]} numbers, and {recipe["counts"]["numbers"]} where it was written'
+        )
+    floats = [name for name, t in state.items() if isinstance(t, nn.Parameter) and t.dtype == torch.float32]
+    for names, allowed in ((signed, floats), (masked, floats), (constant, signed)):
+        if odd := Counter(names) - Counter(allowed):
+            raise CompactError(f'{min(odd)!r} is named twice, no float32 parameter, or has one magnitude without signs')
     if init is not None and hash_drawn(state, recipe) != init['sha256']:
         raise CompactError(
             f'{_source(init)} give other magnitudes here than where it was written, {recipe["written_by"]}'
@@ -204,11 +210,23 @@ def _restored(recipe: dict[str, Any], tensors: State, size: int) -> nn.Module:
     masks = _decoded(recipe, tensors, state)
     if hash_mask_bits(masks.values()) != recipe['mask']['sha256'] or _counts(state, masks) != recipe['counts']:
         raise CompactError('its mask or its counts are not the ones it was written with')
+    values = split(tensors, _expected(recipe, state, masks))
+    constants = {name: values.pop(name) for name in constant}
     sign_coding.decode_(signed, state, masks, tensors.get('signs'), recipe['drawn'], constants)
     for name, value in values.items():
-        _set_values(name, state[name].detach(), value, masks.get(name), VALUES[recipe['values']])
+        target = state[name].detach()
+        target[torch.from_numpy(masks[name]) if name in masks else ...] = value.to(target.dtype)
     apply_masks_(network, {name: torch.from_numpy(mask) for name, mask in masks.items()})
     return network.eval()
+
+
+def _expected(recipe: Mapping[str, Any], state: State, masks: Masks) -> State:
+    """What a file has values of, as tensors without numbers."""
+    forms, kind = dict.fromkeys(recipe['constant'], ((1,), torch.float32)), VALUES[recipe['values']]
+    for name in state.keys() - set(recipe['signs']):
+        shape = (np.count_nonzero(masks[name]),) if name in masks else state[name].shape
+        forms[name] = shape, kind if state[name].dtype == torch.float32 else state[name].dtype
+    return {name: torch.empty(shape, dtype=dtype, device='meta') for name, (shape, dtype) in forms.items()}
 
 
 def _decoded(recipe: dict[str, Any], tensors: State, state: State) -> Masks:
@@ -232,6 +250,11 @@ def _counts(state: State, masks: Masks) -> dict[str, int]:
     numbers = sum(value.numel() for value in state.values())
     kept = sum(int(mask.sum()) for mask in masks.values())
     return {'numbers': numbers, 'prunable': sum(mask.size for mask in masks.values()), 'kept': kept}
+
+
+def _hash_layout(state: State) -> str:
+    """The sha256 of what values are joined by: names, types and shapes."""
+    return hashlib.sha256('\n'.join(line(name, state[name]) for name in sorted(state)).encode()).hexdigest()
 
 
 def _contents(network: nn.Module) -> dict[str, Tensor]:
@@ -265,13 +288,6 @@ def _rounded(name: str, value: Tensor, kind: torch.dtype) -> Tensor:
     if value.dtype == torch.float32 and not torch.equal(rounded.isfinite(), value.isfinite()):
         raise CompactError(f'save: {name} holds numbers too large for float16; store values in float32')
     return rounded
-
-
-def _set_values(name: str, target: Tensor, value: Tensor, mask: np.ndarray | None, kind: torch.dtype) -> None:
-    shape = target.shape if mask is None else (np.count_nonzero(mask),)
-    if value.shape != shape or value.dtype != (kind if target.dtype == torch.float32 else target.dtype):
-        raise CompactError(f'{name!r} should have the shape {tuple(shape)}, got {value.dtype} {tuple(value.shape)}')
-    target[... if mask is None else torch.from_numpy(mask)] = value.to(target.dtype)
 
 
 def _cubes(initial: State, names: Iterable[str], init: Mapping[str, Any] | None) -> list[np.ndarray]:

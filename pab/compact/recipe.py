@@ -17,6 +17,7 @@ from .container import CompactError
 
 RECIPE = {
     'network': dict,
+    'layout': str,
     'init': (dict, type(None)),
     'signs': [str],
     'drawn': bool,

@@ -69,7 +69,7 @@ def decode_(
     masks: Masks,
     packed: Tensor | None,
     drawn: bool,
-    constants: Mapping[str, Tensor | None],
+    constants: Mapping[str, Tensor],
 ) -> None:
     """Give freshly drawn tensors, in place, what :func:`encode` found of them; entries that masks remove stay.
 
@@ -81,8 +81,6 @@ def decode_(
     if packed is None or packed.dtype != torch.uint8 or packed.shape != ((sum(counts) + 7) // 8,):
         raise CompactError(f'it does not have the {sum(counts)} signs that its masks leave')
     for name, value in constants.items():
-        if name not in names or value is None or value.dtype != torch.float32 or value.shape != (1,):
-            raise CompactError(f'{name!r} should have signs and one magnitude, a float32 number')
         if not 0 < value.item() < float('inf'):
             raise CompactError(f'the magnitude of {name!r} should be a positive number, got {value.item()}')
     bits, start = np.unpackbits(packed.numpy(), count=sum(counts)).astype(np.int32) << 31, 0

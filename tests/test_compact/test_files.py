@@ -88,12 +88,16 @@ def test_the_documented_lines_work(tmp_path, monkeypatch, capsys):
 
 
 def test_any_safetensors_reader_lists_the_file(file):
-    compact.save(trained(), file, network=RESNET, seed=7, classes=['cat', 'dog'], input_shape=SHAPE)
+    model = trained()
+    compact.save(model, file, network=RESNET, seed=7, classes=['cat', 'dog'], input_shape=SHAPE)
     with safe_open(file, 'np') as opened:
         recipe = json.loads(opened.metadata()['recipe'])
         assert opened.metadata()['version'] == '1'
-        assert {'signs', 'mask/bits', 'mask/numbers', 'mask/table', 'values/linear.weight'} <= set(opened.keys())
-        assert opened.get_tensor('values/bn1.weight').dtype == np.float32
+        masks = {'mask/bits', 'mask/numbers', 'mask/table'}
+        assert set(opened.keys()) == {'signs', *masks, 'values/float32', 'values/int64'}
+        values = opened.get_tensor('values/float32')
+    assert values[:4].tolist() == model.bn1.bias.tolist()  # the first name, and linear.weight the last
+    assert np.array_equal(values[-160:].reshape(10, 16), model.linear.weight.detach().numpy())
     assert recipe['classes'] == ['cat', 'dog']
     assert recipe['network'] == RESNET
 

@@ -64,7 +64,8 @@ def lie(good):
     def write(changes, **tensors):
         recipe, own = container.read(good[0])
         file = good[0].with_name('lie.pab')
-        container.write(file, {**recipe, **changes}, {**own, **tensors})
+        tensors = {name: tensor for name, tensor in {**own, **tensors}.items() if tensor is not None}
+        container.write(file, {**recipe, **changes}, tensors)
         return file
 
     return write
@@ -216,7 +217,7 @@ SIZES = [  # that take more memory than the file may ask for
     (network('WideResNet', depth=6 * 10**11 + 4), r'more than the 400,000,000 bytes'),
     (network('CIFARResNet', depth=8, width=1000), r'more than the 400,000,000 bytes'),
     (network(depth=3), r'its tensors are not those'),
-    (network(width=5, depth=2), r'give other magnitudes'),
+    (network(width=5, depth=2), r'its tensors are not those .*: 301 numbers, and 241 where'),
     (dict(input_shape=[0, 1, 1]), r'input_shape should be'),
     (dict(input_shape=[1, 1]), r'input_shape should be'),
 ]
@@ -232,11 +233,17 @@ DRAWS = [
     (dict(drawn=True), r'give other magnitudes here'),  # the sum is another one then
     (dict(constant='conv.1.weight'), r'recipe.constant should be'),
     (dict(constant=[1]), r'recipe.constant\[0\] should be'),
-    (dict(constant=[]), r'its tensors are not those'),
-    (dict(constant=['conv.1.weight'] * 2), r"'conv.1.weight' should have signs and one magnitude"),
-    (dict(constant=['conv.1.weight', 'conv.0.weight']), r"'conv.0.weight' should have signs and one magnitude"),
-    (dict(constant=['conv.1.weight', 'norm.weight']), r'its tensors are not those'),
-    (dict(constant=['conv.1.weight', 'nowhere']), r"'nowhere' should have signs and one magnitude"),
+    (dict(constant=[]), r'takes values/float32 float32 24, .* and it has values/float32 float32 25, '),
+    (dict(constant=['conv.1.weight'] * 2), r"'conv.1.weight' is named twice"),
+    (dict(constant=['conv.1.weight', 'conv.0.weight']), r'takes values/float32 float32 26, .* float32 25, '),
+    (dict(constant=['conv.1.weight', 'norm.weight']), r"'norm.weight' .* has one magnitude without signs"),
+    (dict(constant=['conv.1.weight', 'nowhere']), r"'nowhere' .* has one magnitude without signs"),
+    (dict(signs=['conv.0.weight', 'conv.1.weight', 'norm.running_var']), r"'norm.running_var' .* no float32 parameter"),
+    (dict(signs=['conv.0.weight', 'conv.1.weight', 'nowhere']), r"'nowhere' .* no float32 parameter"),
+    (dict(signs=['conv.1.weight'] * 2), r"'conv.1.weight' is named twice"),
+    (dict(signs=['conv.1.weight'], drawn=True), r'give other magnitudes here'),
+    (dict(layout=''), r'its tensors are not those .*: 241 numbers, and 241 where it was written'),
+    (dict(values='float16'), r'takes values/float16 float16 24, values/float32 float32 1, values/int64 int64 1, and'),
     (dict(counts=dict(numbers=1, prunable=1, kept=1)), r'its mask or its counts'),
 ]
 
@@ -266,11 +273,35 @@ def test_a_recipe_that_gives_other_weights_is_refused(lie, change, message):
     refused_quickly(lie(change), message)
 
 
-@pytest.mark.parametrize('value', [[0.0], [-0.5], [float('inf')], [float('nan')], [0.5, 0.5], [], 0.5])
-@pytest.mark.parametrize('kind', [torch.float32, torch.float16])
-def test_a_magnitude_is_one_positive_number(lie, value, kind):
-    file = lie({}, **{'values/conv.1.weight': torch.tensor(value, dtype=kind)})
-    refused_quickly(file, r"'conv.1.weight' should (have signs and one|be a positive)")
+@pytest.mark.parametrize('value', [0.0, -0.5, float('inf'), float('nan')])
+def test_a_magnitude_is_a_positive_number(good, lie, value):
+    values = container.read(good[0])[1]['values/float32']
+    assert values[8] == 0.25  # after the biases of both convolutions
+    values[8] = value
+    refused_quickly(lie({}, **{'values/float32': values}), r"magnitude of 'conv.1.weight' should be a positive number")
+
+
+@pytest.mark.parametrize(
+    'name, change, found',
+    [
+        ('float32', lambda value: value[:-1], 'values/float32 float32 24, values/int64 int64 1'),
+        ('float32', lambda value: torch.cat([value, value]), 'values/float32 float32 50, values/int64 int64 1'),
+        ('float32', lambda value: value[None], 'values/float32 float32 1x25, values/int64 int64 1'),
+        ('float32', lambda value: value.half(), 'values/float32 float16 25, values/int64 int64 1'),
+        ('float32', lambda value: None, 'values/int64 int64 1'),
+        ('int64', lambda value: value[0], 'values/float32 float32 25, values/int64 int64 '),
+        ('int64', lambda value: value.int(), 'values/float32 float32 25, values/int64 int32 1'),
+        ('float64', lambda value: torch.ones(0), 'values/float32 float32 25, values/float64 float32 0, values/int64 '),
+        (
+            'bn.weight',
+            lambda value: torch.ones(4),
+            'values/bn.weight float32 4, values/float32 float32 25, ',
+        ),
+    ],
+)
+def test_values_that_do_not_fit_the_network_are_told_beside_what_it_takes(good, lie, name, change, found):
+    file = lie({}, **{f'values/{name}': change(container.read(good[0])[1].get(f'values/{name}'))})
+    refused_quickly(file, f'its network takes values/float32 float32 25, values/int64 int64 1, and it has {found}')
 
 
 def test_another_format_and_another_version_are_named(tmp_path):
@@ -302,7 +333,7 @@ def test_a_wrong_length_of_the_header_is_refused(good, length, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'old, new', [(b'"shape":[4]', b'"shape":[9999999999999]'), (b'"data_offsets":[0,', b'"data_offsets":[9,')]
+    'old, new', [(b'"shape":[25]', b'"shape":[9999999999999]'), (b'"data_offsets":[0,', b'"data_offsets":[9,')]
 )
 def test_a_wrong_place_of_a_tensor_is_refused(good, old, new, tmp_path):
     assert old in good[1]

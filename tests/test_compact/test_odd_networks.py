@@ -9,6 +9,7 @@ from torch import nn
 from pab import compact
 from pab.compact import CompactError, network as network_module
 from pab.compact.checkpoint import as_checkpoint
+from pab.compact.container import read
 from pab.models import initialize_
 from pab.pruners import Mag, apply_masks_, get_masks
 from pab.registry import MODELS
@@ -76,13 +77,31 @@ class Inner(nn.Module):
 
 @MODELS.register_module()
 class OddTypes(nn.Module):
-    """Parameters and buffers of several types."""
+    """Parameters and buffers of several types: one has two names, one no numbers, some no dimension."""
 
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(1, 2, 3)
-        self.double, self.short = nn.Linear(2, 2).double(), nn.Linear(2, 2).bfloat16()
+        self.wide, self.short = nn.Linear(2, 2).double(), nn.Linear(2, 2).bfloat16()
+        self.again = nn.Linear(2, 2).double()
+        self.again.weight = self.wide.weight
+        self.register_buffer('halves', torch.tensor([1.0, 2.0, 3.0]).half())
+        self.register_buffer('nothing', torch.zeros(0, 2))
         self.register_buffer('steps', torch.tensor(3))
+        self.register_buffer('sum', torch.tensor(1 / 3).double())
+        self.register_buffer('used', torch.tensor([[True], [False]]))
+
+
+@MODELS.register_module()
+class Changing(nn.Module):
+    """A class of one's own, of which a later version has other parameters."""
+
+    FORMS = dict(a=torch.ones(2, 3), b=torch.ones(3, 2))
+
+    def __init__(self):
+        super().__init__()
+        for name, value in self.FORMS.items():
+            self.register_parameter(name, nn.Parameter(value.clone()))
 
 
 @MODELS.register_module()
@@ -116,6 +135,56 @@ def test_a_network_comes_back_however_it_is_built(name, pruned, tmp_path):
         {n.removeprefix('network.'): t for n, t in torch.load(tmp_path / 'net.pth')['state_dict'].items()}
     )
     assert same(model, again)
+
+
+@pytest.mark.parametrize('values', ['float32', 'float16'])
+def test_values_are_joined_by_their_type(values, tmp_path):
+    model = initialize_(OddTypes(), seed=7)
+    apply_masks_(model, Mag(density=0.5).prune(model))
+    change(model).steps += 2**40
+    compact.save(model, tmp_path / 'net.pab', network=dict(type='OddTypes'), seed=7, values=values)
+    tensors = read(tmp_path / 'net.pab')[1]
+    bias = [model.conv.bias] if values == 'float32' else []
+    expected = {
+        'bfloat16': [model.short.bias, model.short.weight],
+        'bool': [model.used],
+        'float16': [model.halves] if bias else [model.conv.bias.half(), model.halves],
+        'float64': [model.again.bias, model.sum, model.wide.bias, model.wide.weight],  # the first of its two names
+        **({'float32': bias} if bias else {}),
+        'int64': [model.steps],
+    }
+    assert {name for name in tensors if 'values' in name} == {f'values/{dtype}' for dtype in expected}
+    for dtype, own in expected.items():
+        assert torch.equal(tensors[f'values/{dtype}'], torch.cat([value.detach().flatten() for value in own])), dtype
+    loaded = compact.load(tmp_path / 'net.pab')
+    assert loaded.again.weight is loaded.wide.weight
+    if not bias:
+        model.conv.bias.data = model.conv.bias.data.half().float()
+    assert same(model, loaded)
+
+
+@pytest.mark.parametrize(
+    'now, numbers',
+    [
+        (dict(a=torch.ones(3, 2), b=torch.ones(2, 3)), 12),  # the same names and as many numbers
+        (dict(a=torch.ones(2, 3), c=torch.ones(3, 2)), 12),
+        (dict(a=torch.ones(2, 3), b=torch.ones(6)), 12),
+        (dict(a=torch.ones(2, 3), b=torch.ones(3, 2).half()), 12),
+        (dict(a=torch.ones(2, 3), b=torch.ones(3, 3)), 15),
+        (dict(a=torch.ones(2, 3), b=torch.ones(3, 2), c=torch.ones(0)), 12),
+    ],
+)
+def test_a_class_that_has_changed_since_is_told_in_a_line(now, numbers, tmp_path, monkeypatch):
+    compact.save(Changing(), tmp_path / 'net.pab', network=dict(type='Changing'), seed=None, signs=())
+    assert same(Changing(), compact.load(tmp_path / 'net.pab'))
+    monkeypatch.setattr(Changing, 'FORMS', dict(reversed(Changing.FORMS.items())))
+    assert torch.equal(compact.load(tmp_path / 'net.pab').b, torch.ones(3, 2))  # the order does not matter
+    monkeypatch.setattr(Changing, 'FORMS', now)
+    message = (
+        rf'net.pab cannot be loaded: its tensors are not those .*: {numbers} numbers, and 12 where it was written$'
+    )
+    with pytest.raises(CompactError, match=message):
+        compact.load(tmp_path / 'net.pab')
 
 
 def test_save_refuses_what_load_would_refuse(tmp_path, monkeypatch):
