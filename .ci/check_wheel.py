@@ -50,6 +50,7 @@ print(run('train', 'pab/quickstart', '--cfg-options', 'train_cfg.max_epochs=1')[
 assert 'accuracy/top1' in run('test', 'pab/quickstart', CHECKPOINT)
 run('compact', 'pack', 'pab/quickstart', CHECKPOINT, 'digits.pab')
 assert 'accuracy/top1' in run('test', 'pab/quickstart', 'digits.pab')
+assert 'bytes, of 21 tensors' in run('compact', 'info', 'r20_cifar10_d30')
 Image.new('L', (20, 30)).save('photo.png')
 assert 'photo.png: ' in run('predict', 'digits.pab', 'photo.png')
 run('config', '--copy', 'pab/quickstart')

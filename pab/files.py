@@ -1,4 +1,4 @@
-"""Files that whoever reads them finds whole, the old one or the new one; and the text of tables in them."""
+"""Files that whoever reads them finds whole, the old one or the new one; text of tables; the networks of pab."""
 
 import contextlib
 import csv
@@ -11,6 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+_PACKAGE = Path(__file__).parent
+# trained networks that come with pab: inside of an installed package, beside that of a checkout
+ZOO = _PACKAGE / 'zoo' if (_PACKAGE / 'zoo').is_dir() else _PACKAGE.with_name('zoo')
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # numbers of errors for want of space
 
 
@@ -49,6 +52,21 @@ def reason_of(error: OSError, folder: str | os.PathLike, needed: int | None = No
 
 def _amount(size: int) -> str:
     return f'{size} bytes' if size < 1e3 else f'{size / 1e3:.0f} kB' if size < 999_500 else f'{size / 1e6:.1f} MB'
+
+
+def find_trained(file: str | os.PathLike) -> Path:
+    """The path of a file, or of the network with this name that comes with pab (``zoo/README.md``).
+
+    Raises:
+        FileNotFoundError: a bare name without an ending is neither; lists the known ones.
+    """
+    path = Path(file).expanduser()
+    if path.exists() or path.suffix or path.name != os.fspath(file):
+        return path
+    if not (known := ZOO / f'{path.name}.pab').is_file():
+        names = ', '.join(sorted(each.stem for each in ZOO.glob('*.pab'))) or 'none here'
+        raise FileNotFoundError(f'there is no file {file}, and no network of this name in pab, which has {names}')
+    return known
 
 
 def check_free(path: str | os.PathLike, overwrite: bool) -> None:

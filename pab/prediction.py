@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 from .checks import check_ints
 from .datasets import UnreadableImageError, classes_in, decode_rgb, image_files, settle_auto, to_grey
+from .files import find_trained
 from .models import ImagePreprocessor, network_of
 from .preprocessing import preprocessing_of
 from .pruners import apply_masks_
@@ -112,17 +113,18 @@ def load(file: str | os.PathLike, cfg: Config | None = None) -> TrainedClassifie
     Nothing of a file runs. Torch's random state stays as it was.
 
     Args:
-        file: a compact file (.pab), or a checkpoint that training wrote.
+        file: a compact file (.pab), or a checkpoint that training wrote; or the name of a network that comes with pab
+            (``zoo/README.md``), such as ``'r20_cifar10_d30'``.
         cfg: config of the training. It counts before the settings in a checkpoint, and is needed where these name a
             class that is not imported, or where a checkpoint has none. A compact file takes from it what the file does
             not say of images.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file or name.
         ValueError: it is neither; it is damaged or refused, or of another network than the config's.
         ImportError: a compact file, and a package for it is missing.
     """
-    file = Path(file).expanduser()
+    file = find_trained(file)
     if file.suffix == '.pab':
         from . import compact  # what it needs is an extra
 

@@ -1,23 +1,44 @@
-"""Draw the pictures of docs/results.md anew, from the numbers of its first table: python docs/pictures/draw.py."""
+"""Draw the pictures of docs/results.md anew, from its tables and that of zoo/: python docs/pictures/draw.py."""
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+from matplotlib.figure import Figure
+
 from pab.compare.page import draw_amounts
 from pab.compare.summary import Spread
 from pab.compare.tables import COLUMNS
-from pab.report.figures import to_png
+from pab.report.figures import draw_points, to_png
 
 PAGE = Path(__file__).parents[1] / 'results.md'
+ZOO = Path(__file__).parents[2] / 'zoo' / 'README.md'
 FACTORS = {letter: 1000**power for power, letter in enumerate('kMGTP', 1)}
 
 
 def rows_of(page: str) -> list[SimpleNamespace]:
     """The rows of the first table, as draw_amounts takes them in place of summaries."""
-    lines = page[page.index('| run | seeds |') :].partition('\n\n')[0].splitlines()[2:]
-    return [row_of([cell.strip() for cell in line.strip('| ').split(' | ')]) for line in lines if '**' not in line]
+    return [row_of(cells) for cells in cells_of(page, '| run | seeds |') if '**' not in cells[0]]
+
+
+def cells_of(page: str, head: str) -> list[list[str]]:
+    """The cells of each row of the table whose first line begins so."""
+    lines = page[page.index(head) :].partition('\n\n')[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip()[1:-1].split('|')] for line in lines]
+
+
+def draw_small(page: str, zoo: str) -> Figure:
+    """Accuracy over bytes of the networks up to 100 kB, those of the zoo's table included."""
+    rows = [cells[:4] for cells in cells_of(page, '| network | density | size |')]
+    own = [cells[:3] for cells in cells_of(zoo, '| file | bytes |')]
+    rows += [['networks of zoo/', file.strip('`').removesuffix('.pab'), size, text] for file, size, text in own]
+    rows = sorted((number(size.replace(',', '')), name, beside, float(text)) for name, beside, size, text in rows)
+    series, names = {}, {}
+    for size, name, beside, accuracy in rows:
+        series.setdefault(name, []).append((size, accuracy, 0.0))
+        names.setdefault(name, []).append(beside)
+    return draw_points('Networks up to 100 kB', 'bytes', 'accuracy, %', series, names=names)
 
 
 def row_of(cells: Sequence[str]) -> SimpleNamespace:
@@ -41,5 +62,7 @@ def number(text: str) -> float:
 
 if __name__ == '__main__':
     folder = Path(sys.argv[1]) if sys.argv[1:] else PAGE.with_name('pictures')
-    for name, figure in draw_amounts(rows_of(PAGE.read_text())).items():
+    pictures = draw_amounts(rows_of(PAGE.read_text()))
+    pictures['accuracy_up_to_100_kb'] = draw_small(PAGE.read_text(), ZOO.read_text())
+    for name, figure in pictures.items():
         (folder / f'{name}.png').write_bytes(to_png(figure))

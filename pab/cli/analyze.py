@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..costs.run import RunCosts, masks_of_checkpoint, masks_of_config, needs_images, run_costs
 from ..datasets import asks_data, settle_auto
-from ..files import check_free, write_atomically
+from ..files import check_free, find_trained, write_atomically
 from ..hooks.guards.data_check import describe_input_shape
 from ..report.amounts import short
 from ..report.figures import draw_densities, to_png
@@ -28,7 +28,7 @@ CLASSES = 10  # where only data that are not here say their number
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', nargs='?', help='whose masks count (default: prune anew, as the config says)')
+    parser.add_argument('checkpoint', nargs='?', help='file or name whose masks count (default: prune anew)')
     parser.add_argument('--json', type=Path, help='write the numbers to this file too')
     text = 'draw the density of each layer and of its channels into this file'
     parser.add_argument('--picture', type=Path, metavar='OUT.png', help=text)
@@ -47,7 +47,8 @@ def main() -> None:
             told = f'The training data, which say the number of classes, are not here; {CLASSES} are assumed'
             print(f'{told}. PAB_DATA=FOLDER or --cfg-options model.network.num_classes=N says it\n')
         shape = describe_input_shape(cfg)  # before the pruning, which takes a while
-        masks = masks_of_checkpoint(load_any(args.checkpoint)) if args.checkpoint else masks_of_config(cfg)
+        trained = args.checkpoint and find_trained(args.checkpoint)
+        masks = masks_of_checkpoint(load_any(trained)) if trained else masks_of_config(cfg)
         costs = run_costs(cfg, masks)
         if needs_images(cfg) and not args.checkpoint:
             print("The pruner reads images. This one read noise: a run's masks differ, a checkpoint has them\n")

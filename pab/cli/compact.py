@@ -4,7 +4,7 @@ pab compact pack pab/r18_cifar10 work_dirs/r18_cifar10/epoch_180.pth r18.pab
 pab compact info r18.pab
 pab compact unpack r18.pab r18.pth      # a checkpoint of plain data; --config CONFIG imports your network
 
-pab test and load_from take .pab files as they are.
+pab test and load_from take .pab files as they are. info and unpack take the name of a network of pab, too.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import torch
 
 from .. import compact
 from ..compact.checkpoint import as_checkpoint
-from ..files import check_free, write_atomically
+from ..files import check_free, find_trained, write_atomically
 from ..run.checkpoint import load_safely
 from ..run.launch import add_config_arguments, errors_in_one_line, load_config
 
@@ -54,7 +54,7 @@ def unpack_command(args: argparse.Namespace) -> None:
     if args.config:
         load_config(argparse.Namespace(config=args.config, cfg_options=None))
     content = io.BytesIO()
-    torch.save(as_checkpoint(args.file), content)
+    torch.save(as_checkpoint(find_trained(args.file)), content)
     write_atomically(content.getvalue(), args.out)
     print(f'wrote {args.out}')
 
@@ -84,7 +84,7 @@ def show(file: Path) -> None:
 
 def main() -> None:
     args = parse_args()
-    act = {'pack': pack_command, 'unpack': unpack_command, 'info': lambda a: show(a.file)}
+    act = {'pack': pack_command, 'unpack': unpack_command, 'info': lambda a: show(find_trained(a.file))}
     with errors_in_one_line():
         if args.command != 'info':
             check_free(args.out, args.force)

@@ -4,8 +4,9 @@ r"""Write a trained network for other programs: as ONNX, or as a program of torc
         --config pab/quickstart
     pab export digits.pab digits.pt2 --format torch
 
-FILE is a checkpoint or a compact file (.pab). The network in the new file takes normalised images. The outputs for 100
-images, of the config's test set where there is one, are compared with the model's before the file is written.
+FILE is a checkpoint, a compact file (.pab) or the name of a network that comes with pab. The network in the new
+file takes normalised images. The outputs for 100 images, of the config's test set where there is one, are compared with
+the model's before the file is written.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from torch.utils.data import default_collate
 from ..costs.narrow import compare_networks
 from ..datasets import class_names, names_for, number_classes_
 from ..export import FORMATS, check_target, export
+from ..files import find_trained
 from ..narrowing import narrow, plain_copy
 from ..prediction import load
 from ..registry import DATASETS
@@ -45,7 +47,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--force', action='store_true', help='write over a file that is there')
     args = parser.parse_args()
-    args.file, args.out = args.file.expanduser(), args.out.expanduser()
+    with errors_in_one_line():
+        args.file, args.out = find_trained(args.file), args.out.expanduser()
     if not args.file.is_file():
         sys.exit(f'error: there is no file {args.file}')
     if args.cfg_options and args.config is None:

@@ -3,9 +3,9 @@
 pab predict r18.pab photos/ant.jpg more_photos --top 3
 pab predict work_dirs/quickstart/epoch_20.pth digits --csv digits.csv
 
-FILE is a compact file (.pab) or a checkpoint, which say how images are resized and normalised, and what the classes are
-called. A folder stands for all images in it, at any depth. An image that cannot be read is named and left out, and the
-status is then 1.
+FILE is a compact file (.pab), a checkpoint or the name of a network that comes with pab; it says how images are resized
+and normalised, and what the classes are called. A folder stands for all images in it, at any depth. An image that
+cannot be read is named and left out, and the status is then 1.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint, or a compact file, on the test set of a config.
+"""Evaluate a checkpoint, a compact file or a network that comes with pab, on the test set of a config.
 
 pab test pab/quickstart work_dirs/quickstart/epoch_20.pth --csv predictions.csv
 
@@ -20,7 +20,7 @@ from torch.utils.data import SequentialSampler
 
 from ..contrib import sparse
 from ..evaluation import Accuracy, ClassAccuracy, ClassResults
-from ..files import check_free, csv_text, write_atomically
+from ..files import check_free, csv_text, find_trained, write_atomically
 from ..run import PabRunner
 from ..run.launch import add_run_arguments, errors_in_one_line, load_config, run
 
@@ -40,7 +40,7 @@ class UseSparseKernels(Hook):
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_run_arguments(parser)
-    parser.add_argument('checkpoint', help='a checkpoint that training wrote, or a compact file (.pab)')
+    parser.add_argument('checkpoint', help='a checkpoint, a compact file (.pab), or a name')
     parser.add_argument('--csv', type=Path, metavar='OUT', help='write the prediction for each image to this file')
     parser.add_argument('--force', action='store_true', help='write over that file if it is there')
     parser.add_argument('--sparse', action='store_true', help='multiply by 2:4 weights on sparse kernels')
@@ -131,12 +131,13 @@ def main() -> None:
     if args.sparse and (lacking := sparse.missing_support()):
         sys.exit(f'error: --sparse: {lacking}')
     cfg = load_config(args)
-    cfg.load_from, cfg.resume = args.checkpoint, False
     with errors_in_one_line():
+        file = str(find_trained(args.checkpoint)) if '://' not in args.checkpoint else args.checkpoint
+        cfg.load_from, cfg.resume = file, False
         if args.csv:
             check_free(args.csv, args.force)
-        if args.checkpoint.endswith('.pab'):
+        if file.endswith('.pab'):
             from ..compact.checkpoint import evaluate_file_  # what it needs is an extra
 
-            evaluate_file_(cfg, args.checkpoint)
+            evaluate_file_(cfg, file)
     run(cfg, lambda runner: test(runner, args.sparse, args.csv))

@@ -1,19 +1,23 @@
 """Moves, a sign optimizer whose kept weights also change places."""
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..checks import known_choice
 from ..contracts import want_pruned_gradients
 from ..registry import OPTIMIZERS
 from ..state_dicts import MASK
 from .flips import laid_out
 from .sign_optimizer import SignOptimizer
 from .top_flips import RANKED, TopFlips
+
+SCOPES = 'local', 'global'
 
 
 @OPTIMIZERS.register_module()
@@ -33,14 +37,18 @@ class Moves(TopFlips):
     signs, as without moves. A sign changes by a flip, or when a weight leaves and grows again. Fewer move where fewer
     have evidence against them, or fewer pruned weights a gradient.
 
+    With scope 'global' all tensors of a parameter group count as one: the ranking, n, k and l are those of all. A
+    tensor may then lose weights or gain them, and the number of kept weights stays in the group. Of each tensor the
+    kept weight that the gradient opposes least stays as it is, so that no tensor loses all.
+
     The gradient of pruned weights has to be computed while move_share is above 0; it counts in the norm by which
-    gradients are clipped. At 0 the optimizer is TopFlips. A cosine that brings the share to 0 lets training settle.
-    With too high a share weights leave before their places have shown their use, with too low a share the mask stays
-    that of the pruning.
+    gradients are clipped. At 0 the optimizer is TopFlips, with scope 'global' over all tensors. A cosine that brings
+    the share to 0 lets training settle. With too high a share weights leave before their places have shown their use,
+    with too low a share the mask stays that of the pruning.
 
     The optimizer needs the masks and the weights as drawn (:meth:`attach`); in a run of ``pab`` a hook hands them over.
-    Every place of a tensor is ranked in each step. The state is the average ``m``, one number
-    for each weight, and counts for each tensor.
+    Every place of a tensor is ranked in each step; with scope 'global' a step copies all of them. The state is the
+    average ``m``, one number for each weight, and counts for each tensor.
 
     Args:
         params: weights with masks (:func:`pab.pruners.apply_masks_`), or dicts of them (parameter groups).
@@ -50,6 +58,7 @@ class Moves(TopFlips):
         adaptivity_rate: gamma, the share of the newest gradient in the average, per step; in (0, 1), else ValueError.
         flips_per_weight: also count the flips at every single place (int32, as large as the weights).
         lr: a factor on both shares, for schedulers that move a learning rate; >= 0, else ValueError.
+        scope: where weights compete: 'local', in each tensor, or 'global', over all of the group, else ValueError.
 
     Source: ours; the parts are those of docs/method.md.
 
@@ -78,20 +87,23 @@ class Moves(TopFlips):
         adaptivity_rate: float = 3e-3,
         flips_per_weight: bool = False,
         lr: float = 1.0,
+        scope: str = 'local',
     ) -> None:
         self._places: dict[Tensor, tuple[nn.Module, str, Tensor]] = {}  # layer, own name, magnitudes as drawn
         shares = dict(flip_share=flip_share, move_share=move_share)
         rest = dict(adaptivity_rate=adaptivity_rate, flips_per_weight=flips_per_weight, lr=lr)
-        SignOptimizer.__init__(self, params, {**shares, **rest})
+        SignOptimizer.__init__(self, params, {**shares, **rest, 'scope': scope})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault('_places', {})  # a copy is attached to nothing
         for index in range(len(self.param_groups)):
+            self.param_groups[index].setdefault('scope', 'local')  # of a state that was saved before there were others
             self._want_gradients(index)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, and ask for the gradients of their pruned weights."""
+        known_choice('Moves', 'scope', param_group.get('scope', self.defaults['scope']), SCOPES)
         super().add_param_group(param_group)
         self._want_gradients(len(self.param_groups) - 1)
 
@@ -99,8 +111,8 @@ class Moves(TopFlips):
     def attach(self, network: nn.Module, drawn: Mapping[str, Tensor]) -> None:
         """Say where the weights belong, and with which magnitudes they grow.
 
-        Until then a step with a share above 0 raises a RuntimeError, which means: before the first, and in a resumed
-        training as well, after its checkpoint has been loaded. Waits for the device.
+        Until then a step with a share above 0 or scope 'global' raises a RuntimeError, which means: before the first,
+        and in a resumed training as well, after its checkpoint has been loaded. Waits for the device.
 
         Args:
             network: has all weights of this optimizer. Its masks are looked up in every step.
@@ -138,11 +150,65 @@ class Moves(TopFlips):
                 places[param] = layer, own, sizes
         self._places = places
 
+    def flip_group(
+        self, params: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any]
+    ) -> Sequence[Tensor]:
+        """Step on all tensors of a group, together where they compete."""
+        if group['scope'] == 'global' and params:
+            return self._move(params, states, group)
+        return super().flip_group(params, states, group)
+
     def flip(self, param: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
         """Average, rank, move and flip."""
-        share, flip_share, rate = self._share(group), max(0.0, group['flip_share']), group['adaptivity_rate']
-        if share <= 0:  # a schedule may end a rounding below 0
+        if self._share(group) <= 0:  # a schedule may end a rounding below 0
             return super().flip(param, state, group)
+        return self._move([param], [state], group)[0]
+
+    def _move(self, params: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any]) -> list[Tensor]:
+        """Average, then rank, move and flip in these tensors as if they were one; the flips of each."""
+        share, flip_share = max(0.0, self._share(group)), max(0.0, group['flip_share'])
+        changed, parts = [], []
+        for param, state in zip(params, states, strict=True):
+            tensors, sizes = self._averaged(param, state, group['adaptivity_rate'])
+            # in the order of memory; flat they are views, or copies of what has another layout
+            order = sorted(range(param.ndim), key=param.stride, reverse=True)
+            changed.append([tensor.permute(order) for tensor in tensors])
+            parts.append([tensor.permute(order).reshape(-1) for tensor in (*tensors, sizes)])
+        *flat, sizes = (own[0] if len(own) == 1 else torch.cat(own) for own in zip(*parts, strict=True))
+        (w, kept, m), lengths = flat[:3], [len(part[0]) for part in parts]
+        against = m * w.sign()
+        if len(parts) > 1:
+            for own, mask in zip(against.split(lengths), kept.split(lengths), strict=True):  # one of each stays
+                own.scatter_(0, own.masked_fill(~mask, torch.inf).argmin(0, keepdim=True), 0)
+        # how many are due only the device knows; of each no more than these, with the one carried over
+        most, more = (min(len(w), ceil(len(w) * part) + 1) for part in (share, flip_share))
+        evidence, at = _largest(against, min(len(w), most + more))
+        strength, grow = _largest((m.abs() * sizes).masked_fill_(kept, 0), most)
+        count, ranks, due = kept.sum(dtype=torch.float64), torch.arange(len(at), device=w.device), states[0]
+        moves = (evidence[:most] > 0) & (strength > 0) & (ranks[:most] < _whole(due['moves_due'], count * share))
+        first = moves.sum()
+        flips = (evidence > 0) & (ranks >= first) & (ranks < first + _whole(due['due'], count * flip_share))
+        grown = -sizes[grow] * m[grow].sign().to(w.dtype)
+        for where, which, values in ((at, flips, -w[at]), (at[:most], moves, 0), (grow, moves, grown)):
+            w.scatter_(0, where, torch.where(which, values, w[where]))
+            m.scatter_(0, where, m[where].masked_fill(which, 0))
+        kept.scatter_(0, at[:most], kept[at[:most]] & ~moves).scatter_(0, grow, kept[grow] | moves)
+        for flips_so_far in flat[3:]:
+            flips_so_far.scatter_add_(0, at, flips.to(flips_so_far.dtype))
+        for tensors, *own in zip(changed, *(t.split(lengths) for t in flat), strict=True):
+            for tensor, part in zip(tensors, own, strict=True):
+                if part.data_ptr() != tensor.data_ptr():
+                    tensor.copy_(part.view(tensor.shape))
+        counts = [(first, flips.sum())]
+        if len(parts) > 1:
+            here = [(at >= end - length) & (at < end) for length, end in zip(lengths, accumulate(lengths), strict=True)]
+            counts = [((moves & own[:most]).sum(), (flips & own).sum()) for own in here]
+        for state, (moved, _) in zip(states, counts, strict=True):
+            state['tensor_moves'].add_(moved)
+        return [flipped for _, flipped in counts]
+
+    def _averaged(self, param: Tensor, state: dict[str, Tensor], rate: float) -> tuple[list[Tensor], Tensor]:
+        """Average the gradient; what a step changes of a parameter, and the magnitudes as drawn, in its layout."""
         if param not in self._places:
             raise RuntimeError(
                 'Moves: attach(network, drawn) comes before a step: weights grow with the magnitudes that were drawn'
@@ -153,32 +219,8 @@ class Moves(TopFlips):
         layer, own, sizes = self._places[param]
         average = state['moving_average']
         average.mul_(1 - rate).add_(param.grad.to(average.dtype) * rate)
-        # views in the order of memory, or copies of what has another layout
-        order = sorted(range(param.ndim), key=param.stride, reverse=True)
         changed = [param.detach(), layer._buffers[own + MASK], average]
-        changed += [state['weight_flips']] if 'weight_flips' in state else []
-        *flat, sizes = (t.permute(order).reshape(-1) for t in (*changed, laid_out(sizes, param)))
-        w, kept, m = flat[:3]
-        # how many are due only the device knows; of each no more than these, with the one carried over
-        most, more = (min(len(w), ceil(len(w) * part) + 1) for part in (share, flip_share))
-        evidence, at = _largest(m * w.sign(), min(len(w), most + more))
-        strength, grow = _largest((m.abs() * sizes).masked_fill_(kept, 0), most)
-        count, ranks = kept.sum(dtype=torch.float64), torch.arange(len(at), device=w.device)
-        moves = (evidence[:most] > 0) & (strength > 0) & (ranks[:most] < _whole(state['moves_due'], count * share))
-        first = moves.sum()
-        flips = (evidence > 0) & (ranks >= first) & (ranks < first + _whole(state['due'], count * flip_share))
-        grown = -sizes[grow] * m[grow].sign().to(w.dtype)
-        for where, which, values in ((at, flips, -w[at]), (at[:most], moves, 0), (grow, moves, grown)):
-            w.scatter_(0, where, torch.where(which, values, w[where]))
-            m.scatter_(0, where, m[where].masked_fill(which, 0))
-        kept.scatter_(0, at[:most], kept[at[:most]] & ~moves).scatter_(0, grow, kept[grow] | moves)
-        for flips_so_far in flat[3:]:
-            flips_so_far.scatter_add_(0, at, flips.to(flips_so_far.dtype))
-        for tensor, part in zip(changed, flat, strict=True):
-            if part.data_ptr() != tensor.data_ptr():
-                tensor.permute(order).copy_(part.view(tensor.permute(order).shape))
-        state['tensor_moves'].add_(first)
-        return flips.sum()
+        return changed + ([state['weight_flips']] if 'weight_flips' in state else []), laid_out(sizes, param)
 
     def _want_gradients(self, index: int) -> None:
         own = weakref.ref(self)

@@ -1,7 +1,7 @@
 """Base of the optimizers that flip signs: the step over all tensors, the counts, exact restoring."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -67,6 +67,12 @@ class SignOptimizer(Optimizer, ABC):
         how many weights have flipped: int64, no dimensions, on the device.
         """
 
+    def flip_group(
+        self, params: list[Tensor], states: list[dict[str, Tensor]], group: dict[str, Any]
+    ) -> Sequence[Tensor]:
+        """Step on all parameters of a group that have gradients; their flips as from :meth:`flip`, which it calls."""
+        return [self.flip(param, state, group) for param, state in zip(params, states, strict=True)]
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         settings = {**self.defaults, **param_group}
         for name, rule in {'lr': 'be >= 0', **self.ranges}.items():
@@ -84,12 +90,10 @@ class SignOptimizer(Optimizer, ABC):
             loss = closure() if closure else None
         counts, totals = [], []
         for group in self.param_groups:
-            settings = self._scaled(group)
-            for param in group['params']:
-                if param.grad is not None:
-                    state = self._state_of(param, settings)
-                    counts.append(self.flip(param, state, settings))
-                    totals.append(state['tensor_flips'])
+            settings, params = self._scaled(group), [param for param in group['params'] if param.grad is not None]
+            states = [self._state_of(param, settings) for param in params]
+            counts += self.flip_group(params, states, settings)
+            totals += [state['tensor_flips'] for state in states]
         if counts:
             torch._foreach_add_(totals, counts)
         self.last_flips = torch.stack([c.to(counts[0].device) for c in counts]).sum() if counts else None

@@ -326,7 +326,7 @@ def test_ctrl_c_while_nothing_is_trained_is_one_line(compare, place):
     assert (code, out) == (130, ('', '\nStopped\n'))
 
 
-def test_the_pictures_of_the_results_are_drawn_from_their_table():
+def test_the_pictures_of_the_results_are_drawn_from_their_tables():
     docs = Path(__file__).parents[2] / 'docs'
     script, page = runpy.run_path(str(docs / 'pictures' / 'draw.py')), (docs / 'results.md').read_text()
     rows = script['rows_of'](page)
@@ -343,4 +343,11 @@ def test_the_pictures_of_the_results_are_drawn_from_their_table():
     assert dense.mean('size') == pytest.approx(1.11e6)
     figures = draw_amounts(rows)
     assert len(figures) == 3
-    assert all((docs / 'pictures' / f'{name}.png').is_file() and f'pictures/{name}.png' in page for name in figures)
+    small = script['draw_small'](page, script['ZOO'].read_text())
+    points = {line.get_label(): line[0].get_xydata().tolist() for line in small.axes[0].containers}
+    assert points['TopFlips, short budget'] == [[35600, 41.9], [42500, 54.5]]
+    assert len(points['networks of zoo/']) == len(list(script['ZOO'].parent.glob('*.pab')))
+    assert all(
+        (docs / 'pictures' / f'{name}.png').is_file() and f'pictures/{name}.png' in page
+        for name in [*figures, 'accuracy_up_to_100_kb']
+    )

@@ -109,17 +109,28 @@ def test_every_count_is_exact_and_every_magnitude_the_one_drawn(share, layout):
     )
 
 
-def test_an_independent_computation():
-    net, moves, drawn = trained(steps=0, move_share=0.1, flip_share=0.1, adaptivity_rate=0.25, flips_per_weight=True)
-    name = 'layer1.0.conv1.weight'
-    param, mask = net.get_parameter(name), get_masks(net)[name]
-    w, kept, size = (t.detach().numpy().copy() for t in (param, mask, drawn[name].abs()))
+def joined(tensors):
+    return np.concatenate([tensor.detach().numpy().reshape(-1) for tensor in tensors])
+
+
+@pytest.mark.parametrize('scope', ['local', 'global'])
+def test_an_independent_computation(scope):
+    settings = dict(move_share=0.1, flip_share=0.1, adaptivity_rate=0.25, flips_per_weight=True, scope=scope)
+    net, moves, drawn = trained(steps=0, **settings)
+    masks = get_masks(net) if scope == 'global' else {'layer1.0.conv1.weight': net.layer1[0].conv1.weight_mask}
+    params = [net.get_parameter(name) for name in masks]
+    owner = np.concatenate([np.full(param.numel(), i) for i, param in enumerate(params)])
+    w, kept, size = joined(params), joined(masks.values()), joined(drawn[name].abs() for name in masks)
     m, flips, flips_due, moves_due = np.zeros_like(w), np.zeros(w.shape, int), 0.0, 0.0
+    moved = np.zeros(len(params), int)
     for number in range(30):
         step(moves, [number])
-        m = m * np.float32(0.75) + param.grad.numpy() * np.float32(0.25)
+        m = m * np.float32(0.75) + joined(param.grad for param in params) * np.float32(0.25)
         flips_due, moves_due = flips_due + 0.1 * kept.sum(), moves_due + 0.1 * kept.sum()
         evidence = m * np.sign(w)
+        if scope == 'global':  # the last of each tensor stays
+            for i in range(len(params)):
+                evidence[np.where(kept & (owner == i), evidence, np.inf).argmin()] = 0
         against = sorted((i for i in np.ndindex(w.shape) if evidence[i] > 0), key=lambda i: -evidence[i])
         strongest = sorted((i for i in np.ndindex(w.shape) if not kept[i]), key=lambda i: -abs(m[i] * size[i]))
         count = min(int(moves_due), len(against))
@@ -127,12 +138,31 @@ def test_an_independent_computation():
             w[i], m[i], flips[i] = -w[i], 0, flips[i] + 1
         for leaves, grows in zip(against[:count], strongest, strict=False):
             w[leaves], kept[leaves], m[leaves] = 0, False, 0
+            moved[owner[leaves]] += 1
             w[grows], kept[grows], m[grows] = -np.sign(m[grows]) * size[grows], True, 0
         flips_due, moves_due = flips_due % 1, moves_due % 1
-        assert np.array_equal(param.detach().numpy(), w)
-        assert np.array_equal(mask.numpy(), kept)
-        assert np.allclose(moves.state[param]['moving_average'].numpy(), m)
-    assert np.array_equal(moves.state[param]['weight_flips'].numpy(), flips)
+        assert np.array_equal(joined(params), w)
+        assert np.array_equal(joined(masks.values()), kept)
+        assert np.allclose(joined(moves.state[param]['moving_average'] for param in params), m)
+    assert np.array_equal(joined(moves.state[param]['weight_flips'] for param in params), flips)
+    assert [int(moves.state[param]['tensor_moves']) for param in params] == moved.tolist()
+    assert [int(moves.state[param]['tensor_flips']) for param in params] == [
+        flips[owner == i].sum() for i in range(len(params))
+    ]
+
+
+def test_tensors_that_compete_lose_and_gain_by_hand():
+    net = nn.Sequential(nn.Linear(3, 1, bias=False), nn.Linear(1, 2, bias=False))
+    drawn = {'0.weight': torch.tensor([[0.5, -0.5, 0.25]]), '1.weight': torch.tensor([[1.0], [-1.0]])}
+    net.load_state_dict(drawn)
+    apply_masks_(net, {'0.weight': torch.tensor([[True, True, False]]), '1.weight': torch.tensor([[True], [False]])})
+    moves = Moves(net.parameters(), move_share=1.0, scope='global')
+    moves.attach(net, drawn)
+    # the first tensor's second weight and the second one's first are the last that leave of theirs, so they stay
+    net[0].weight.grad, net[1].weight.grad = torch.tensor([[3.0, -1.0, 8.0]]), torch.tensor([[9.0], [3.0]])
+    moves.step()
+    assert [param.tolist() for param in net.parameters()] == [[[0.0, -0.5, 0.0]], [[1.0], [-1.0]]]
+    assert moves_of(moves) == [1, 0]
 
 
 @pytest.mark.parametrize('skewed', [False, True])
@@ -182,9 +212,11 @@ def test_the_learning_rate_is_a_factor_on_both_shares():
     assert ends[0][1] == ends[1][1]
 
 
-@pytest.mark.parametrize('clone', [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
-def test_a_restored_one_goes_on_bit_for_bit(clone):
-    net, moves, drawn = trained(move_share=0.02)
+@pytest.mark.parametrize(
+    ('clone', 'scope'), [(copy.deepcopy, 'local'), (lambda o: pickle.loads(pickle.dumps(o)), 'global')]
+)
+def test_a_restored_one_goes_on_bit_for_bit(clone, scope):
+    net, moves, drawn = trained(move_share=0.02, scope=scope)
     twin = clone(net)  # with its masks
     other = Moves([layer.weight for layer in twin.modules() if isinstance(layer, nn.Conv2d)], move_share=0.5)
     other.load_state_dict(copy.deepcopy(moves.state_dict()))
@@ -235,6 +267,8 @@ def test_what_it_refuses():
         moves.attach(nn.Linear(6, 2), drawn)
     with pytest.raises(ValueError, match=r'Moves: move_share must lie in \[0, 1\], got 1.5'):
         Moves(net.parameters(), move_share=1.5)
+    with pytest.raises(ValueError, match=r"Moves: unknown scope '2:4'; known: local, global"):
+        Moves(net.parameters(), scope='2:4')
     moves.attach(net, drawn)
     moves.step()
     copied = copy.deepcopy(moves)

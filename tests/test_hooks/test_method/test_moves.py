@@ -16,11 +16,11 @@ EACH_STEP = dict(checkpoint=dict(by_epoch=False, interval=1, max_keep_ckpts=-1, 
 NO_FILES = dict(checkpoint=dict(save_best=None, interval=99))
 
 
-def moving(folder, **changes):
+def moving(folder, scope='local', **changes):
     """The small run, pruned before it begins, with moves up to its last epoch; two passes make a step."""
     cfg = small_config(folder, **{'optim_wrapper__accumulative_counts': 2, **changes})
     cfg.optim_wrapper.optimizers.signs = dict(
-        type='Moves', owns=['Conv2d.weight'], flip_share=0.02, move_share=0.05, adaptivity_rate=0.2
+        type='Moves', owns=['Conv2d.weight'], flip_share=0.02, move_share=0.05, adaptivity_rate=0.2, scope=scope
     )
     cfg.param_scheduler.signs = [
         dict(type='PolyParamScheduler', param_name='move_share', end=2, convert_to_iter_based=True)
@@ -48,15 +48,18 @@ def summary(cfg):
     )
 
 
-def test_a_resumed_run_equals_one_that_was_not_stopped(tmp_path):
-    whole = trained(moving(tmp_path / 'whole', default_hooks=EACH_STEP))
+@pytest.mark.parametrize('scope', ['local', 'global'])
+def test_a_resumed_run_equals_one_that_was_not_stopped(tmp_path, scope):
+    whole = trained(moving(tmp_path / 'whole', scope, default_hooks=EACH_STEP))
     end, masks = final_state(whole), get_masks(whole.network)
     check_masks(whole.network)
     assert hash_masks(masks) != end['pruning']['masks_sha256']  # they are those of the pruning no more
-    assert {name: int(mask.sum()) for name, mask in masks.items()} == kept_by_pruning(tmp_path / 'whole')
-    for step in (13, 26):  # between the passes of a step; behind the last move
+    kept, before = {name: int(mask.sum()) for name, mask in masks.items()}, kept_by_pruning(tmp_path / 'whole')
+    assert (kept == before) == (scope == 'local')
+    assert sum(kept.values()) == sum(before.values())
+    for step in (13, 26)[: 2 if scope == 'local' else 1]:  # between the passes of a step; behind the last move
         file = str(tmp_path / 'whole' / f'iter_{step}.pth')
-        again = trained(moving(tmp_path / str(step), resume=True, load_from=file, default_hooks=NO_FILES))
+        again = trained(moving(tmp_path / str(step), scope, resume=True, load_from=file, default_hooks=NO_FILES))
         assert final_state(again) == end, step
 
 
@@ -66,14 +69,14 @@ def kept_by_pruning(folder):
 
 
 def test_two_processes_agree(tmp_path):
-    ends = run_ranks(2, summary, moving(tmp_path, train_dataloader__batch_size=4))
+    ends = run_ranks(2, summary, moving(tmp_path, 'global', train_dataloader__batch_size=4))
     assert [status for status, _ in ends] == [0, 0]
     assert ends[0][1] == ends[1][1]
     assert ends[0][1][3] > 40
 
 
 def test_the_network_is_its_seed_a_mask_and_signs(tmp_path):
-    cfg = moving(tmp_path, model__compile=False)
+    cfg = moving(tmp_path, 'global', model__compile=False)
     network = trained(cfg).network
     file = tmp_path / 'network.pab'
     compact.pack(cfg, torch.load(tmp_path / 'epoch_3.pth'), file)
