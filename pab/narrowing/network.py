@@ -51,8 +51,8 @@ def narrow(
             kernels of onnxruntime 1.32 take multiples of 4 (docs/performance.md). 1 keeps only what is needed.
 
     Raises:
-        ValueError: multiple is no int above 0; torch.export cannot follow the network, its forward pass does not take smaller
-            layers, or a logit differs.
+        ValueError: multiple is no int above 0; torch.export cannot follow the network, its forward pass does not take
+            smaller layers, or a logit differs.
 
     Example:
         >>> small = pab.narrow(network)
