@@ -227,6 +227,7 @@ def test_a_schedule_longer_than_the_run_is_told(tmp_path, length, warns):
         assert 'takes 50 steps and the run has 30' in told[2]
 
 
+@pytest.mark.usefixtures('untraced')
 def test_costs_of_one_optimizer_without_a_constructor(tmp_path):
     """The network and its step are those of the same optimizer that owns everything by a rule."""
     cfg = small_config(tmp_path)
