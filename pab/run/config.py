@@ -1,7 +1,6 @@
 """Reading a config for a run, and the check that something reads every key of it."""
 
 import contextlib
-import difflib
 import functools
 import inspect
 import logging
@@ -29,6 +28,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from .. import registry
+from ..checks import did_you_mean
 from ..optim.wrapper import check_clipping
 from .config_files import CONFIGS
 from .config_values import NO_DATA, check_values
@@ -319,5 +319,4 @@ def check_keys(where: str, keys: Iterable[str], known: set[str]) -> None:
 
 def suggest(key: str, known: Iterable[str], otherwise: str) -> str:
     """The known names most like one that is not known; all of them, after ``otherwise``, where none is."""
-    close = difflib.get_close_matches(key, known, n=3)
-    return f'did you mean {" or ".join(close)}?' if close else f'{otherwise} {", ".join(sorted(known))}'
+    return did_you_mean(key, known) or f'{otherwise} {", ".join(sorted(known))}'
