@@ -31,7 +31,7 @@ from .. import registry
 from ..checks import did_you_mean
 from ..optim.wrapper import check_clipping
 from .config_files import CONFIGS
-from .config_values import NO_DATA, check_values
+from .config_values import NO_DATA, check_values, signature_of
 from .loops import check_loop
 
 # What mmengine's runner reads from the config beyond its constructor's arguments.
@@ -302,7 +302,7 @@ def _read_by(reader: set[str] | Callable) -> set[str] | None:
         functions = [cls.__init__ for cls in reader.__mro__ if '__init__' in vars(cls)]
         known |= set().union(*(keys for cls, keys in READ_BY_BUILDERS.items() if issubclass(reader, cls)))
     for function in functions:
-        params = inspect.signature(function).parameters.values()
+        params = signature_of(function).parameters.values()
         known |= {p.name for p in params if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {'self'}
         if all(p.kind is not p.VAR_KEYWORD for p in params):
             return known

@@ -1,6 +1,7 @@
 """Values in a config that mmengine or torch would take unseen, or refuse late and without the key."""
 
 import ast
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -86,6 +87,9 @@ NAMED = {
 }
 
 
+signature_of = functools.cache(inspect.signature)  # of the same few functions for every group of settings
+
+
 def check_values(name: str, value: Any, readers: Iterable[Callable]) -> None:
     """Raise a ValueError, which begins with the dotted name, for a value that none of its readers can use.
 
@@ -168,7 +172,7 @@ def _check_building(name: str, settings: Mapping, hook: type[Hook]) -> None:
 
 def _check_kinds(name: str, settings: Mapping, function: Callable) -> None:
     """Refuse what is no number, or no bool, where the argument of a function is one by default and nothing else."""
-    params = inspect.signature(function).parameters
+    params = signature_of(function).parameters
     for key in settings.keys() & params.keys():
         value, param = settings[key], params[key]
         if param.annotation not in (int, float, bool, 'int', 'float', 'bool', param.empty):
