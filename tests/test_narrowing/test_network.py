@@ -78,7 +78,7 @@ def test_constants(kernel, padding, left):
         network.first.weight[:2] = 0
         network.bn.bias[:2] = network.bn.running_mean[:2] + torch.tensor([3.0, -3.0])
         network.second.weight[:, 2] = 0
-    small = narrow(network, (3, 9, 9))
+    small = narrow(network, (3, 9, 9), multiple=1)
     check(network, small, (9, 12))
     assert widths(small) == {'first': (left, 3), 'second': (4, left)}
     assert (small.second.bias is not None) == (left == 2)
@@ -89,7 +89,7 @@ def test_a_whole_dead_layer_keeps_one_channel():
     network = used(Two(3, 1))
     nn.init.zeros_(network.first.weight)
     nn.init.constant_(network.bn.bias, -5)
-    small = narrow(network, (3, 8, 8))
+    small = narrow(network, (3, 8, 8), multiple=1)
     assert widths(small) == {'first': (1, 3), 'second': (4, 1)}
     check(network, small, (8, 11))
 
@@ -106,13 +106,28 @@ def test_what_only_feeds_itself_goes():
         network.layer2[0].conv1.weight[1, 3] = 1
         network.layer2[0].shortcut[0].weight[:, 3] = 0
         network.layer1[0].conv1.weight[:, 3] = 0
-    small = narrow(network, (3, 12, 12))
+    small = narrow(network, (3, 12, 12), multiple=1)
     check(network, small, (12, 13))
     found = widths(small)
     assert found['conv1'] == (2, 3)
     assert found['layer1.0.conv2'] == (2, 4)
     assert found['layer2.0.conv1'] == (7, 2)
     assert found['layer2.0.shortcut.0'] == (8, 2)
+
+
+@pytest.mark.parametrize('share, multiple', [(0.4, 4), (0.8, 3)])
+def test_multiples_of_channels(share, multiple):
+    """What is kept without need reads channels that are gone; the logits do not see it."""
+    torch.manual_seed(0)
+    network = kill(used(CIFARResNet(8, width=10)), share)
+    least, small = (widths(narrow(network, (3, 16, 16), multiple=each)) for each in (1, multiple))
+    check(network, narrow(network, (3, 16, 16), multiple=multiple), (16, 9))
+    for name, whole in widths(network).items():
+        for before, needed, kept in zip(whole, least[name], small[name], strict=True):
+            assert kept == min(-(-needed // multiple) * multiple, before)
+    assert small != least and small != widths(network)
+    with pytest.raises(ValueError, match='multiple must be at least 1, got 0'):
+        narrow(network, (3, 16, 16), multiple=0)
 
 
 class Shared(nn.Module):
@@ -158,7 +173,7 @@ class Counting(Two):
 
 def test_a_forward_pass_that_counts_channels_is_refused():
     network = used(Counting(3, 1))
-    nn.init.zeros_(network.second.weight[:, 2])
+    nn.init.zeros_(network.second.weight[:, 1:])
     with pytest.raises(ValueError, match='takes no smaller layers'):
         narrow(network, (3, 8, 8))
 

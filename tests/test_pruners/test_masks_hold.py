@@ -98,6 +98,28 @@ def test_a_gradient_that_is_written_after_the_backward_pass_revives_nothing(opti
     assert net.fc.weight[masks['fc.weight']].all()
 
 
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_not_finite_is_masked_too(dtype, layout):
+    """Pruned entries are +0 in every type and layout, and kept ones stay what they are."""
+    mask = torch.rand(4, 3, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5
+    strange = torch.tensor([torch.nan, torch.inf, -torch.inf, -0.0, -2.5], dtype=dtype)[torch.arange(108) % 5]
+    strange = strange.view(4, 3, 3, 3).contiguous(memory_format=layout)
+    expected = torch.where(mask, strange, 0)
+    layer = nn.Conv2d(3, 4, 3, bias=False, dtype=dtype).to(memory_format=layout)
+    apply_masks_(layer, {'weight': mask})
+    (layer.weight * strange).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, expected, rtol=0, atol=0, equal_nan=True)
+    assert not layer.weight.grad[~mask].signbit().any()
+    layer.weight.data.copy_(strange)
+    layer.weight.grad.zero_()
+    torch.optim.SGD(layer.parameters(), lr=0.0).step()
+    torch.testing.assert_close(
+        layer.weight.detach()[~mask], torch.zeros(int((~mask).sum()), dtype=dtype), rtol=0, atol=0
+    )
+    assert not layer.weight[~mask].signbit().any()
+
+
 def test_sign_optimizers_need_no_masking(net, masks, batches, monkeypatch):
     apply_masks_(net, masks)
     monkeypatch.setattr('pab.pruners.masks._Keeper.after_step', lambda *_: pytest.fail('a pass for nothing'))

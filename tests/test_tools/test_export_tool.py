@@ -201,7 +201,7 @@ def test_a_compact_file_without_normalisation_and_a_test_set_of_pixels(
 def test_narrow(export_tool, checkpoint, tmp_path, monkeypatch):
     """The file has the channels that are needed, and what it has is printed; its logits are those of the checkpoint."""
     file, model = checkpoint
-    kill(model.network, 0.5)
+    kill(model.network, 0.8)
     torch.save({'meta': {}, 'state_dict': model.state_dict()}, file)
     monkeypatch.setenv('PAB_DATA', str(tmp_path / 'nothing'))
     out, options = tmp_path / 'net.pt2', ('--format', 'torch', '--narrow', '--fold-batch-norm')
