@@ -2,8 +2,8 @@
 
 pab test pab/quickstart work_dirs/quickstart/epoch_20.pth --csv predictions.csv
 
-A table has accuracy and precision of each class, and balanced accuracy and calibration error of all
-(pab/evaluation/classes.py). --csv writes the prediction for each image.
+Where scikit-learn is installed, a table has accuracy and precision of each class, and balanced accuracy and calibration
+error of all (pab/evaluation/classes.py). --csv writes the prediction for each image.
 
 With --sparse, linear layers and 1x1 convolutions with 2:4 weights (of a pruner with scope='2:4' and density=0.5) run on
 the GPU's sparse kernels, in bfloat16. The log says which do, and why the others run as they are.
@@ -59,10 +59,10 @@ def test(runner: PabRunner, use_sparse_kernels: bool, csv: Path | None) -> None:
 
 
 def class_metric(runner: PabRunner, needed: bool) -> ClassAccuracy | None:
-    """The metric by class of a test, added to it if it has none; None where it does not fit the others.
+    """The metric by class of a test, added to it if it has none; None where it does not fit the others or cannot be.
 
     Raises:
-        ValueError: it is needed and there is none, or the order of the images is not that of the data set.
+        ImportError, ValueError: it is needed and there is none, or the order of the images is not that of the data set.
     """
     if (loop := runner.test_loop) is None:  # the test itself will say so
         return None
@@ -76,7 +76,13 @@ def class_metric(runner: PabRunner, needed: bool) -> ClassAccuracy | None:
         if needed:
             raise ValueError('--csv: test_evaluator needs the metric Accuracy or ClassAccuracy')
         return None
-    metric = ClassAccuracy()
+    try:
+        metric = ClassAccuracy()
+    except ImportError as error:
+        if needed:
+            raise
+        runner.logger.info(f'There is no table of classes. {error}')
+        return None
     metric.dataset_meta = evaluator.dataset_meta
     evaluator.metrics.append(metric)
     return metric

@@ -1,4 +1,4 @@
-"""What a classifier does class by class."""
+"""What a classifier does class by class, by scikit-learn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,14 +52,21 @@ class ClassAccuracy(RowMetric):
     Args:
         kwargs: those of :class:`RowMetric`.
 
-    Source: of the calibration error, Guo et al. 2017 (arXiv 1706.04599). Counted here, as importing scikit-learn takes
-    seconds, and torchmetrics would count a class without images as one that is never recognised.
+    Raises:
+        ImportError: scikit-learn is not installed.
+
+    Source: of the calibration error, Guo et al. 2017 (arXiv 1706.04599); scikit-learn has the balanced accuracy and
+    the curve of calibration, torchmetrics would count a class without images as one that is never recognised.
     """
 
     metric_keys = ('balanced_accuracy', 'calibration_error')
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
+        try:
+            import sklearn  # noqa: F401 (an extra)
+        except ImportError as error:
+            raise ImportError('ClassAccuracy: needs scikit-learn: pip install scikit-learn') from error
         self.results_by_class: ClassResults | None = None  # of the last evaluation, in the main process
         self._outputs = 0
 
@@ -84,28 +91,30 @@ def by_class(
     classes: Sequence[str], labels: np.ndarray, predictions: np.ndarray, confidences: np.ndarray
 ) -> ClassResults:
     """Compute :class:`ClassResults`; ValueError if no label is that of a class."""
+    from sklearn.calibration import calibration_curve
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
     known = labels >= 0
     if not known.any():
         raise ValueError('ClassAccuracy: there is no sample with a label to evaluate; is the dataset empty?')
     if (most := labels.max()) >= len(classes):
         raise ValueError(f'ClassAccuracy: labels must lie below the number of classes, {len(classes)}, got {most}')
-    given = known & (predictions >= 0)
-    confusion = np.zeros((len(classes), len(classes)), dtype=int)
-    np.add.at(confusion, (labels[given], predictions[given]), 1)
-    images, right = np.bincount(labels[known], minlength=len(classes)), confusion.diagonal()
-    with np.errstate(invalid='ignore'):  # 0 / 0
-        accuracy, precision = right / images, right / confusion.sum(0)
+    pair, each = (labels[known], predictions[known]), range(len(classes))
+    precision, accuracy, _, images = precision_recall_fscore_support(*pair, labels=each, zero_division=np.nan)
     finite = known & np.isfinite(confidences)
-    sure = confidences[finite].clip(0, 1)
-    bins = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], sure)
-    gaps = np.bincount(bins, weights=sure - (labels == predictions)[finite])  # of each bin, times its images
-    error = 100 * np.abs(gaps).sum() / finite.sum() if finite.any() else np.nan
+    error = np.nan
+    if finite.any():
+        right, sure = (labels == predictions)[finite].astype(int), confidences[finite].clip(0, 1)
+        observed, expected = calibration_curve(right, sure, n_bins=BINS, pos_label=1)
+        edges = np.linspace(0, 1, BINS + 1)[1:-1]
+        counts = np.unique(np.searchsorted(edges, sure), return_counts=True)[1]  # of the bins that are not empty
+        error = 100 * np.average(np.abs(observed - expected), weights=counts)
     return ClassResults(
         tuple(classes),
         labels,
         predictions,
         confidences,
-        confusion,
+        confusion_matrix(*pair, labels=each),
         images,
         accuracy,
         precision,

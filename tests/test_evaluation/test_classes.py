@@ -1,4 +1,5 @@
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -105,6 +106,12 @@ def test_bad_input():
         ClassAccuracy().evaluate(0)
     with pytest.raises(ValueError, match='labels must lie below the number of classes, 3, got 3'):
         evaluate(ClassAccuracy(), (sure(0, 0.9)[None], torch.tensor([3])))
+
+
+def test_without_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'sklearn', None)
+    with pytest.raises(ImportError, match='ClassAccuracy: needs scikit-learn'):
+        ClassAccuracy()
 
 
 def test_the_record_of_many_classes_has_those_with_the_lowest_accuracy():

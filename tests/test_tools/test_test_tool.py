@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -97,6 +98,15 @@ def test_a_file_whose_classes_do_not_fit_the_folder(run):
     status = run(classes=['red', 'green, x', 'blue'])[1]
     assert 'error: test_dataloader: has classes that the checkpoint does not have' in status
     assert 'only in test_dataloader (of 2): =red;' in status
+
+
+def test_without_scikit_learn(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'sklearn', None)
+    printed, status = run()
+    assert status == 0
+    assert 'accuracy/top1: 75.0' in printed
+    assert 'There is no table of classes. ClassAccuracy: needs scikit-learn' in printed
+    assert 'needs scikit-learn' in run('--csv', tmp_path / 'a.csv')[1]
 
 
 def test_of_many_classes_the_table_has_the_worst():
