@@ -1,12 +1,12 @@
 """The command ``pab``, which ``python -m pab`` is too: the commands in :mod:`pab.cli` by their names."""
 
 import ast
-import difflib
 import importlib
 import sys
 from pathlib import Path
 
 from . import __version__
+from .checks import did_you_mean
 from .command import end_without_readers
 
 COMMANDS = {path.stem: path for path in sorted((Path(__file__).parent / 'cli').glob('[!_]*.py'))}
@@ -28,8 +28,8 @@ def main() -> None:
         print(f'pab {__version__}')
         sys.exit()
     if words[0] not in COMMANDS:
-        close = difflib.get_close_matches(words[0], COMMANDS) or [*COMMANDS]
-        sys.exit(f'error: {program} has no command {words[0]!r}; did you mean {" or ".join(close)}?')
+        hint = did_you_mean(words[0], COMMANDS) or f'its commands are {", ".join(COMMANDS)}'
+        sys.exit(f'error: {program} has no command {words[0]!r}; {hint}')
     sys.argv = [f'{program} {words[0]}', *words[1:]]  # from which argparse takes the name of the program
     run(words[0])
 

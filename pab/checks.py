@@ -1,7 +1,7 @@
 """Checks of arguments that many classes share."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 SHOWN = 20  # names that a message lists
 
@@ -24,6 +24,11 @@ def known_choice(owner: str, name: str, value, known) -> None:
     """ValueError listing ``known``, of many those most like ``value``, when ``value`` is not one of them."""
     names = [*map(str, known)]
     if value not in list(known):  # a list has no hash, and is no key
-        close = difflib.get_close_matches(str(value), names, n=5, cutoff=0.4) if len(names) > SHOWN else []
-        hint = f'did you mean {" or ".join(close)}?' if close else f'known: {", ".join(names)}'
-        raise ValueError(f'{owner}: unknown {name} {value!r}; {hint}')
+        hint = did_you_mean(str(value), names) if len(names) > SHOWN else ''
+        raise ValueError(f'{owner}: unknown {name} {value!r}; {hint or "known: " + ", ".join(names)}')
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The question after at most three known names that are most like a name; '' where none is."""
+    close = difflib.get_close_matches(name, known)
+    return f'did you mean {" or ".join(close)}?' if close else ''

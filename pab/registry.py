@@ -4,12 +4,13 @@ A child finds what its root holds (``type='LoggerHook'`` works as it always did)
 is first asked for a name, so nothing has to be imported by hand.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmengine import registry as roots
 from mmengine.registry import Registry
+
+from .checks import did_you_mean
 
 SCOPE = 'pab'
 
@@ -26,11 +27,10 @@ class NamingRegistry(Registry):
         found = super().get(key)
         if found is None:
             own = sorted(self.module_dict)
-            everything = own + sorted(self.parent.module_dict if self.parent else ())
-            close = difflib.get_close_matches(key, everything, n=3, cutoff=0.5)
-            hint = f'did you mean {" or ".join(close)}? ' if close else ''
+            hint = did_you_mean(key, own + sorted(self.parent.module_dict if self.parent else ()))
+            names = ', '.join(own) or 'none of its own'
             raise KeyError(
-                f'{key!r} is not a registered {self.name}; {hint}pab has {", ".join(own) or "none of its own"}; '
+                f'{key!r} is not a registered {self.name}; {hint and hint + " "}pab has {names}; '
                 'a class of your own must be imported first: custom_imports=dict(imports=[...])'
             )
         return found

@@ -15,14 +15,8 @@ import pytest
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('PAB_COMPILE', '0')  # a compilation takes seconds; tests of compiled loops ask for them
 
-import mmengine.config.config
-import torch
-from filelock import FileLock  # comes with torch
-
+# What takes seconds to import is imported in fixtures: the process that hands out tests runs none.
 TOOLS = Path(__file__).parents[1] / 'tools'
-# To lay out the text of a config takes longer than to read and check it; the tests that start processes do it.
-mmengine.config.config.FormatCode = lambda text, **_: (text, True)
-
 COMPILED = {'test_optim', 'test_psg', 'test_narrowing', 'test_export.py', 'test_export_tool.py', 'test_benchmark.py'}
 
 
@@ -71,6 +65,8 @@ def unpacked(tmp_path_factory):
     folder = Path(os.environ.get('PAB_TEST_CACHE') or (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base))
 
     def unpack(name: str) -> Path:
+        from filelock import FileLock  # comes with torch
+
         if not script.is_file():
             pytest.skip(f'no real images: there is no {script}; set PAB_SHARED to the folder that holds tools and data')
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,9 +89,31 @@ def cifar10_root(unpacked) -> Path:
     return unpacked('cifar10')
 
 
+@pytest.fixture(autouse=True, scope='session')
+def _no_layout():
+    """Write configs as they are: laying out their text, as tests that start processes do, takes longer than a check."""
+    import mmengine.config.config
+    import mmengine.model.utils
+
+    mmengine.config.config.FormatCode = lambda text, **_: (text, True)
+    mmengine.model.utils.mmcv_full_available = lambda: False  # which looks for it once for each layer of a network
+
+
 @pytest.fixture(autouse=True)
 def _seed():
+    import torch
+
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def untraced(monkeypatch):
+    """Count costs as of a network that torch.export cannot follow, which takes a second for one that it can."""
+
+    def refuse(*_):
+        raise ValueError('not followed')
+
+    monkeypatch.setattr('pab.costs.run.find_cuts', refuse)
 
 
 @pytest.fixture

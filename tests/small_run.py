@@ -92,7 +92,12 @@ def _few_digits(cfg: Config) -> None:
             test_dataloader=dict(dataset=dict(num_samples=32)),
             train_cfg=dict(max_epochs=2),
             param_scheduler=dict(sgd=[dict(type='MultiStepLR', milestones=[1], gamma=0.1)]),
-            default_hooks=dict(prune=dict(pruner=dict(rounds=3)), ar_decay=dict(interval=1), logger=dict(interval=1)),
+            default_hooks=dict(
+                prune=dict(pruner=dict(rounds=3)),
+                ar_decay=dict(interval=1),
+                logger=dict(interval=1),
+                checkpoint=dict(save_best=None),
+            ),
         )
     )
 

@@ -191,6 +191,7 @@ def test_a_file_that_is_no_checkpoint_has_no_masks(content):
         masks_of_checkpoint(content)
 
 
+@pytest.mark.usefixtures('untraced')
 def test_the_masks_of_a_config_are_those_of_its_run(tiny_config):
     cfg = tiny_config(train_cfg=dict(max_epochs=1))
     RUNNERS.build(cfg).train()
@@ -262,6 +263,7 @@ class Opaque(nn.Sequential):
         return super().forward(images)
 
 
+@pytest.mark.usefixtures('untraced')
 def test_a_file_of_weights_that_is_gone_is_not_needed_for_the_costs_of_a_checkpoint(tiny_config):
     cfg = tiny_config(model__weights='gone.pth', model__network__width=2)
     masks = masks_of_config(tiny_config(model__network__width=2))
@@ -279,6 +281,7 @@ def test_a_network_that_cannot_be_traced_has_no_narrow_column(tiny_config):
     assert re.match(r'narrow: torch.export cannot follow Opaque on images of shape \(1, 8, 8\): .+$', told[-1])
 
 
+@pytest.mark.usefixtures('untraced')
 def test_the_size_of_a_compact_file_is_near(tiny_config, tmp_path):
     cfg = tiny_config(model=dict(network=dict(width=8)), train_cfg=dict(max_epochs=1))
     RUNNERS.build(cfg).train()

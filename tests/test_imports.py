@@ -1,6 +1,7 @@
 """Imports of pab go from the top to the bottom, those inside functions too: no floor knows one above, and no circle."""
 
 import ast
+import functools
 import graphlib
 import re
 from pathlib import Path
@@ -34,7 +35,12 @@ def imported(module: str) -> set[str]:
 
 
 MODULES = {module.removesuffix('.__init__'): module for module in FILES}
-IMPORTS = {module: imported(module) for module in FILES}
+
+
+@functools.cache
+def imports() -> dict[str, set[str]]:
+    """Module -> those that it imports; not read while tests are collected, which every process of them does."""
+    return {module: imported(module) for module in FILES}
 
 
 def part(module: str) -> str:
@@ -53,18 +59,18 @@ def test_no_import_goes_up():
     height = {name: -number for number, floor in enumerate(FLOORS) for name in floor}
     wrong = [
         f'{module} -> {other}'
-        for module, others in IMPORTS.items()
+        for module, others in imports().items()
         for other in others
         if part(module) != part(other) and height[part(module)] <= height[part(other)]
     ]
     assert wrong == []
-    assert sum(len(others) for others in IMPORTS.values()) > 250, 'nothing would have been compared'
+    assert sum(len(others) for others in imports().values()) > 250, 'nothing would have been compared'
 
 
 def test_no_circle_of_files_or_of_folders():
-    graphlib.TopologicalSorter(IMPORTS).prepare()
+    graphlib.TopologicalSorter(imports()).prepare()
     folders: dict[str, set[str]] = {}
-    for module, others in IMPORTS.items():
+    for module, others in imports().items():
         folders.setdefault(folder(module), set()).update({folder(other) for other in others} - {folder(module)})
     # a package's __init__ gathers the names of its folders, which is no use of them
     for package in {folder(module) for module in FILES if module.endswith('__init__')}:

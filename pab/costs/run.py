@@ -35,7 +35,7 @@ def masks_of_config(cfg: Mapping) -> dict[str, Tensor]:
         raise ValueError(
             f'analyze: {type(pruner).__name__} needs flips, which only a run has; give a checkpoint of the run'
         )
-    model = _initial_model(cfg)
+    model = _initial_model(cfg['model'], _seed(cfg))
     network = network_of(model)
     batches = _noise(network, model.input_shape) if 'batches' in pruner.needs else None
     return pruner.prune(network, batches, input_shape=model.input_shape, seed=_seed(cfg))
@@ -58,12 +58,10 @@ def _pruner_of(cfg: Mapping) -> Any:
     return PRUNERS.build(copy.deepcopy(dict(hook['pruner']))) if hook else None
 
 
-def _initial_model(cfg: Mapping, drawn: bool = False) -> nn.Module:
-    """The model with the weights that a run of the config starts with; ``drawn`` leaves out those of a file."""
-    torch.manual_seed(_seed(cfg))
-    model = MODELS.build(cfg['model'])
-    if drawn and hasattr(model, 'weights'):
-        model.weights = None
+def _initial_model(settings: Mapping, seed: int) -> nn.Module:
+    """The model with the weights that a run starts with."""
+    torch.manual_seed(seed)
+    model = MODELS.build(dict(settings))
     model.init_weights()
     return model
 
@@ -110,7 +108,8 @@ def run_costs(cfg: Mapping, masks: Mapping[str, Tensor]) -> RunCosts:
         cfg: the whole config.
         masks: parameter name in the network -> bool tensor, True where the weight is kept.
     """
-    model = _initial_model(cfg, drawn=True)  # costs depend on the masks, and a file of weights may be gone
+    drawn = {key: value for key, value in cfg['model'].items() if key != 'weights'}  # whose file may be gone
+    model = _initial_model(drawn, _seed(cfg))
     network, shape = network_of(model), tuple(model.input_shape)
     settings = dict(cfg['optim_wrapper'])
     kind = settings.pop('constructor', 'DefaultOptimWrapperConstructor')

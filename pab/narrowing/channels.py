@@ -88,6 +88,7 @@ def find_cuts(
         input_shape: (C, H, W) of one image, for the trace; the result holds for all sizes.
         masks: None asks about the network as it is, in evaluation. Masks, by parameter name, ask about all networks
             that its training under these masks can lead to.
+        multiple: what gets smaller keeps a multiple of so many channels, the first of those without need.
 
     Returns:
         Name of a layer -> its cut. Layers that stay whole have none.

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from ..checks import check_ints
 from ..contracts import special_layers
 from ..latent import merge_latents_
 from ..models import network_of
@@ -50,15 +51,14 @@ def narrow(
             kernels of onnxruntime 1.32 take multiples of 4 (docs/performance.md). 1 keeps only what is needed.
 
     Raises:
-        ValueError: multiple is below 1; torch.export cannot follow the network, its forward pass does not take smaller
-            layers, or a logit differs.
+        ValueError: multiple is no int above 0; torch.export cannot follow the network, its forward pass does not take
+            smaller layers, or a logit differs.
 
     Example:
         >>> small = pab.narrow(network)
         >>> torch.onnx.export(small, ...)
     """
-    if multiple < 1:
-        raise ValueError(f'narrow: multiple must be at least 1, got {multiple}')
+    check_ints('narrow', multiple=multiple)
     network = plain_copy(model)
     shape = tuple(input_shape or getattr(model, 'input_shape', None) or _guessed(network))
     cuts = find_cuts(network, shape, multiple=multiple)

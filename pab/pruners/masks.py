@@ -96,8 +96,8 @@ class _Keeper:
                 self.mask(name)  # raises
             if id(weight) in stepped and (mask := self.mask(name)) is not None:
                 weight, mask = weight.detach(), _beside(mask, weight)
-                if bits := _integers(weight):
-                    weight.view(bits).mul_(mask.to(bits))
+                if (numbers := _as_integers(weight)) is not None:
+                    numbers.mul_(mask.to(numbers.dtype))
                 else:
                     weight.mul_(mask).add_(0)  # adding makes -0 0
 
@@ -122,8 +122,8 @@ class _MaskGradient:
         if mask is None or wants_pruned_gradients(self.keeper.layer._parameters[self.name]):
             return grad
         mask = _beside(mask, grad)
-        if bits := _integers(grad):
-            return grad.view(bits).mul(mask.to(bits)).view(grad.dtype)
+        if (numbers := _as_integers(grad)) is not None:
+            return numbers.mul(mask.to(numbers.dtype)).view(grad.dtype)
         # masked_fill, not a product of floats: 0 * inf would let a NaN into a pruned weight
         return grad.masked_fill(~mask, 0)
 
@@ -142,10 +142,14 @@ def _mask_after_step(optimizer: Optimizer, _args: tuple, _kwargs: dict[str, Any]
         keeper.after_step(stepped)
 
 
-def _integers(tensor: Tensor) -> torch.dtype | None:
-    """Integers of the size of the numbers of a tensor on a CPU, whose product with a mask takes a third of the time."""
+def _as_integers(tensor: Tensor) -> Tensor | None:
+    """The bits of a tensor on a CPU as integers of their size: their product with a mask takes a third of the time."""
     plain = type(tensor) is Tensor and tensor.is_cpu and not tensor.requires_grad
-    return {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(tensor.element_size()) if plain else None
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(tensor.element_size()) if plain else None
+    try:
+        return None if bits is None else tensor.view(bits)
+    except RuntimeError:  # a conjugate that is not written out, or gradients that are batched (is_grads_batched)
+        return None
 
 
 def _beside(mask: Tensor, weight: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Reading a config for a run, and the check that something reads every key of it."""
 
 import contextlib
-import difflib
 import functools
 import inspect
 import logging
@@ -29,9 +28,10 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from .. import registry
+from ..checks import did_you_mean
 from ..optim.wrapper import check_clipping
 from .config_files import CONFIGS
-from .config_values import NO_DATA, check_values
+from .config_values import NO_DATA, check_values, signature_of
 from .loops import check_loop
 
 # What mmengine's runner reads from the config beyond its constructor's arguments.
@@ -302,7 +302,7 @@ def _read_by(reader: set[str] | Callable) -> set[str] | None:
         functions = [cls.__init__ for cls in reader.__mro__ if '__init__' in vars(cls)]
         known |= set().union(*(keys for cls, keys in READ_BY_BUILDERS.items() if issubclass(reader, cls)))
     for function in functions:
-        params = inspect.signature(function).parameters.values()
+        params = signature_of(function).parameters.values()
         known |= {p.name for p in params if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {'self'}
         if all(p.kind is not p.VAR_KEYWORD for p in params):
             return known
@@ -319,5 +319,4 @@ def check_keys(where: str, keys: Iterable[str], known: set[str]) -> None:
 
 def suggest(key: str, known: Iterable[str], otherwise: str) -> str:
     """The known names most like one that is not known; all of them, after ``otherwise``, where none is."""
-    close = difflib.get_close_matches(key, known, n=3)
-    return f'did you mean {" or ".join(close)}?' if close else f'{otherwise} {", ".join(sorted(known))}'
+    return did_you_mean(key, known) or f'{otherwise} {", ".join(sorted(known))}'

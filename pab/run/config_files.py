@@ -1,10 +1,11 @@
 """The config files that come with pab: where they are, and how they are named and inherited from elsewhere."""
 
-import difflib
 import os
 import posixpath
 import re
 from pathlib import Path
+
+from ..checks import did_you_mean
 
 # inside of an installed package, beside that of a checkout
 _PACKAGE = Path(__file__).parents[1]
@@ -32,9 +33,8 @@ def find_config(name: str | os.PathLike, folder: str | os.PathLike = '') -> Path
 def _config_of_pab(name: str, otherwise: str) -> Path:
     known, wanted = config_names(), name.removesuffix('.py')
     if wanted not in known:
-        close = difflib.get_close_matches(wanted.removeprefix('configs/'), known, n=3)
-        hint = f'did you mean {" or ".join(close)}? ' if close else ''
-        raise FileNotFoundError(f'{otherwise}; {hint}pab config --list names the configs of pab')
+        hint = did_you_mean(wanted.removeprefix('configs/'), known)
+        raise FileNotFoundError(f'{otherwise}; {hint and hint + " "}pab config --list names the configs of pab')
     return known[wanted]
 
 

@@ -1,9 +1,11 @@
 """Values in a config that mmengine or torch would take unseen, or refuse late and without the key."""
 
 import ast
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
+from os import PathLike
 from typing import Any
 
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook, LoggerHook
@@ -53,6 +55,7 @@ PAIRS = (
 # Classes, arguments of theirs, and their rule with its test, where defaults do not tell what values are.
 RULES = (
     (BaseLoop, ('max_epochs', 'max_iters', 'val_interval'), COUNT),
+    (BaseLoop, ('val_begin',), NATURAL),
     (BaseLoop, ('dynamic_intervals',), PAIRS),
     (DataLoader, ('batch_size',), COUNT),
     (DataLoader, ('num_workers',), NATURAL),
@@ -60,7 +63,9 @@ RULES = (
     (CheckpointHook, ('interval',), ('an integer >= 1, or -1 for none', _is_count_or_minus_1)),
     (CheckpointHook, ('max_keep_ckpts',), ('an integer >= 1, or -1 for all', _is_count_or_minus_1)),
     (CheckpointHook, ('save_begin',), NATURAL),
-    (Optimizer, ('lr', 'momentum', 'weight_decay'), ('a number >= 0', lambda value: _is_number(value) and value >= 0)),
+    (EarlyStoppingHook, ('patience',), NATURAL),
+    (Optimizer, ('lr', 'weight_decay'), ('a number >= 0', lambda value: _is_number(value) and value >= 0)),
+    (Optimizer, ('momentum',), ('a number in [0, 1)', lambda value: _is_number(value) and 0 <= value < 1)),
     (_ParamScheduler, ('T_max', 'total_steps', 'step_size'), LENGTH),
     (_ParamScheduler, ('eta_min', 'eta_min_ratio', 'gamma'), NUMBER),
     (_ParamScheduler, ('milestones', 'periods', 'restart_weights'), NUMBERS),
@@ -69,6 +74,10 @@ OPEN = ('T_max', 'total_steps', 'eta_min', 'eta_min_ratio', 'dynamic_intervals')
 # Settings by their dotted names, likewise.
 NAMED = {
     'load_from': ('the path or address of a file, or None', lambda value: isinstance(value, str | None)),
+    'model.weights': (
+        "the path of a file, a name of torchvision's, or None",
+        lambda value: isinstance(value, str | PathLike | None),
+    ),
     'new_head': ('True or False', lambda value: isinstance(value, bool | None)),
     'randomness.seed': (
         f'an integer in 0..{2**32 - 1}, or None to draw one',  # as numpy takes it
@@ -76,6 +85,9 @@ NAMED = {
     ),
     'env_cfg.dist_cfg.timeout': ('a number of seconds above 0', lambda value: _is_number(value) and value > 0),
 }
+
+
+signature_of = functools.cache(inspect.signature)  # of the same few functions for every group of settings
 
 
 def check_values(name: str, value: Any, readers: Iterable[Callable]) -> None:
@@ -160,7 +172,7 @@ def _check_building(name: str, settings: Mapping, hook: type[Hook]) -> None:
 
 def _check_kinds(name: str, settings: Mapping, function: Callable) -> None:
     """Refuse what is no number, or no bool, where the argument of a function is one by default and nothing else."""
-    params = inspect.signature(function).parameters
+    params = signature_of(function).parameters
     for key in settings.keys() & params.keys():
         value, param = settings[key], params[key]
         if param.annotation not in (int, float, bool, 'int', 'float', 'bool', param.empty):

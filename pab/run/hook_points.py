@@ -1,6 +1,7 @@
 """The points of a run at which hooks are called: mmengine's and pab's own."""
 
 import difflib
+import functools
 import inspect
 from typing import ClassVar
 
@@ -50,7 +51,11 @@ def check_hook(hook: Hook) -> None:
 
     That is any ``before_...`` and ``after_...``, and what takes a runner and is named almost like a point.
     """
-    cls = type(hook)
+    _check_class(type(hook))
+
+
+@functools.cache  # for a process that starts several runs
+def _check_class(cls: type[Hook]) -> None:
     for name in dir(cls):
         method = getattr(cls, name)
         if name.startswith('_') or name in HOOK_POINTS or not callable(method):

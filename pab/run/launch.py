@@ -186,6 +186,8 @@ def way_out(error: BaseException, folder: str | os.PathLike | None = None) -> st
             f'memory is short: {(text.splitlines() or ["a MemoryError"])[0]}; lower train_dataloader.batch_size '
             '(optim_wrapper.accumulative_counts keeps the batch of an update), and go on with --resume'
         )
+    if re.search(r"Output size is too small|Kernel size can't be greater|expected input.* to have \d+ channels", text):
+        return f'images do not fit the network: {text.splitlines()[0]}; change their size or channels, or the network'
     if re.search(r'Connection (closed|reset) by peer|Broken pipe', text) and distributed.is_initialized():
         return 'another process of this run has ended; its own message says why. Go on with --resume'
     if isinstance(error, OSError) and error.errno in FULL and folder:

@@ -126,8 +126,9 @@ def test_multiples_of_channels(share, multiple):
         for before, needed, kept in zip(whole, least[name], small[name], strict=True):
             assert kept == min(-(-needed // multiple) * multiple, before)
     assert small != least and small != widths(network)
-    with pytest.raises(ValueError, match='multiple must be at least 1, got 0'):
-        narrow(network, (3, 16, 16), multiple=0)
+    for wrong in (0, 2.5, '4'):
+        with pytest.raises(ValueError, match=f'narrow: multiple must be an int >= 1, got {wrong!r}'):
+            narrow(network, (3, 16, 16), multiple=wrong)
 
 
 class Shared(nn.Module):

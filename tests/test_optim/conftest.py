@@ -3,15 +3,16 @@
 import warnings
 
 import pytest
-import torch
-
-from pab import compiled
-from pab.optim import Bop, flips
 
 
 @pytest.fixture(params=['compiled', 'plain'])
 def way(request, monkeypatch):
     """Each way, with a limit so low that small tensors take it; skipped where there is no compiler."""
+    import torch
+
+    from pab import compiled
+    from pab.optim import Bop, flips
+
     monkeypatch.setenv('PAB_COMPILE', '1' if request.param == 'compiled' else '0')
     monkeypatch.setattr(compiled, '_failed', False)
     if request.param == 'compiled':

@@ -120,6 +120,19 @@ def test_what_is_not_finite_is_masked_too(dtype, layout):
     assert not layer.weight[~mask].signbit().any()
 
 
+def test_gradients_without_bits_to_view_are_masked_too():
+    """A batch of gradients (is_grads_batched), and a conjugate that torch has not written out."""
+    mask = torch.eye(3, dtype=torch.bool)
+    layer = nn.Linear(3, 3, bias=False)
+    apply_masks_(layer, {'weight': mask})
+    (grads,) = torch.autograd.grad(layer(torch.ones(3)), layer.weight, torch.eye(3), is_grads_batched=True)
+    torch.testing.assert_close(grads, torch.eye(3)[:, :, None] * mask, rtol=0, atol=0)
+    layer = nn.Linear(3, 3, bias=False, dtype=torch.complex64)
+    apply_masks_(layer, {'weight': mask})
+    (layer.weight.conj() * torch.full((3, 3), 2 + 1j)).real.sum().backward()
+    torch.testing.assert_close(layer.weight.grad, mask * (2 + 1j), rtol=0, atol=0)
+
+
 def test_sign_optimizers_need_no_masking(net, masks, batches, monkeypatch):
     apply_masks_(net, masks)
     monkeypatch.setattr('pab.pruners.masks._Keeper.after_step', lambda *_: pytest.fail('a pass for nothing'))

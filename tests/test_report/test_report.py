@@ -90,6 +90,19 @@ def test_what_is_recorded(trained, record):
     assert record['series']['learning rate of sgd'][1] == pytest.approx([0.1, 0.01])
 
 
+def test_report_after_a_run(trained):
+    runner, _ = trained
+    assert (Path(runner.work_dir) / 'report' / 'density.png').read_bytes().startswith(b'\x89PNG')
+    log = next(Path(runner.log_dir).glob('*.log')).read_text()
+    summary = log[log.index('Trained 2 epochs') :]
+    for part in ('accuracy', 'density', '0.3', 'flips', 'epoch_2.pth', 'scalars.json', 'report.html'):
+        assert part in summary
+    scalars = [
+        json.loads(line) for line in (Path(runner.log_dir) / 'vis_data' / 'scalars.json').read_text().splitlines()
+    ]
+    assert any('flips/epoch' in line and line['step'] == 2 for line in scalars)
+
+
 def test_the_confusions_are_those_of_the_last_validation(trained, record):
     runner, _ = trained
     results = runner.val_loop.evaluator.metrics[1].results_by_class
@@ -251,7 +264,7 @@ def test_a_confusion_without_numbers_is_drawn(record):
     ids=str,
 )
 def test_a_record_whose_parts_cannot_be_drawn(record, tmp_path, tool, change):
-    (tmp_path / 'report.json').write_text(json.dumps({**record, **change}))
+    (tmp_path / 'report.json').write_text(json.dumps(record | dict(series={}, layers={}, confusion=None) | change))
     told = tool('report.py', tmp_path)[1]
     assert told.startswith('error: a report.json cannot be drawn: ') and '\n' not in told
 

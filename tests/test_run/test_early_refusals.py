@@ -28,7 +28,8 @@ BEST, CLIP, SGD = 'default_hooks__checkpoint__save_best', 'optim_wrapper__clip_g
         ({SGD + 'lr': 'abc'}, r"optim_wrapper.optimizers.sgd.lr must be a number >= 0, got 'abc'"),
         ({SGD + 'lr': None}, r'optim_wrapper.optimizers.sgd.lr must be a number >= 0, got None'),
         ({SGD + 'weight_decay': True}, r'optim_wrapper.optimizers.sgd.weight_decay must be a number >= 0, got True'),
-        ({SGD + 'momentum': '0.9'}, r"sgd.momentum must be a number >= 0, got '0.9'"),
+        ({SGD + 'momentum': '0.9'}, r"sgd.momentum must be a number in \[0, 1\), got '0.9'"),
+        ({SGD + 'momentum': 1}, r'sgd.momentum must be a number in \[0, 1\), got 1'),
     ],
 )
 def test_wrong_numbers_of_optimizers(tmp_path, options, message):
@@ -122,7 +123,13 @@ LOADER, SCHEDULE, CHECKPOINT = 'train_dataloader__', 'param_scheduler__sgd', 'de
         (dict(model__converter=dict(type='PSG', threshold='1e-7')), r"threshold must be a number, got '1e-7'"),
         (dict(model__label_smoothing='abc'), r"model.label_smoothing must be a number, got 'abc'"),
         (dict(data_preprocessor__flip='abc'), r"data_preprocessor.flip must be True or False, got 'abc'"),
-        (dict(train_cfg__val_begin='abc'), r"train_cfg.val_begin must be a number, got 'abc'"),
+        (dict(train_cfg__val_begin='abc'), r"train_cfg.val_begin must be an integer >= 0, got 'abc'"),
+        (dict(train_cfg__val_begin=-1), r'train_cfg.val_begin must be an integer >= 0, got -1'),
+        (dict(model__weights=3), r"model.weights must be the path of a file, a name of torchvision's, or None, got 3"),
+        (
+            dict(custom_hooks=[dict(type='EarlyStoppingHook', monitor='accuracy/top1', patience=-3)]),
+            r'custom_hooks\[0\].patience must be an integer >= 0, got -3',
+        ),
         (dict(train_cfg__dynamic_intervals=3), r'train_cfg.dynamic_intervals must be a list of pairs .*, got 3'),
         (dict(randomness__deterministic='abc'), r"randomness.deterministic must be True or False, got 'abc'"),
         (dict(log_processor__window_size='abc'), r"log_processor.window_size must be a number, got 'abc'"),
@@ -227,6 +234,7 @@ def test_a_schedule_longer_than_the_run_is_told(tmp_path, length, warns):
         assert 'takes 50 steps and the run has 30' in told[2]
 
 
+@pytest.mark.usefixtures('untraced')
 def test_costs_of_one_optimizer_without_a_constructor(tmp_path):
     """The network and its step are those of the same optimizer that owns everything by a rule."""
     cfg = small_config(tmp_path)

@@ -9,6 +9,7 @@ import signal
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from torch.utils.data import DataLoader
 
 from pab.datasets import ImageFolder
@@ -99,6 +100,14 @@ def test_a_full_disk_of_which_the_system_names_no_file(tmp_path):
     assert told.startswith(f'a file in {tmp_path} cannot be written: No space left on device (')
     assert told.endswith(' MB free)')
     assert way_out(OSError(errno.EIO, 'Input/output error'), tmp_path) is None
+
+
+@pytest.mark.parametrize('layer', [nn.Conv2d(1, 1, 5), nn.MaxPool2d(4), nn.AvgPool2d(4), nn.Conv2d(3, 1, 1)])
+def test_images_that_do_not_fit(layer):
+    line = _lines(layer, torch.ones(1, 1, 3, 3))
+    assert line.startswith('error: process 1: images do not fit the network: ')
+    assert re.search(r'3(x| x |, )3.*; change their size or channels, or the network$', line)
+    assert '\n' not in line
 
 
 def test_a_runtime_error_that_nobody_knows_keeps_its_traceback():

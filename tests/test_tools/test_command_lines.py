@@ -33,6 +33,7 @@ TINY = [
     'train_cfg.max_epochs=1',
     'default_hooks.prune.pruner.rounds=2',
     'default_hooks.logger.interval=1',
+    'default_hooks.report=None',
 ]
 
 
@@ -129,25 +130,34 @@ def test_print_config_shows_the_whole_config(tool):
         assert part in printed
 
 
-def test_analyze_draws_and_keeps_files(tool, tmp_path):
+@pytest.fixture
+def analyze(tool):
+    """A function: arguments and options -> what tools/analyze.py printed for the small run, and how it ended."""
+    return lambda *args, options=(): tool('analyze.py', QUICKSTART, *args, '--cfg-options', *TINY, *options)
+
+
+NOISE = 'The pruner reads images. This one read noise'
+
+
+def test_analyze_draws_and_keeps_files(analyze, tmp_path):
     picture, numbers = tmp_path / 'd.png', tmp_path / 'costs.json'
-
-    def analyze(*args, options=()):
-        return tool('analyze.py', QUICKSTART, *args, '--cfg-options', *TINY, *options)
-
     printed, status = analyze('--picture', picture, '--json', numbers)
     assert status == 0
     assert picture.read_bytes()[1:4] == b'PNG'
     assert re.search(r'layer3.0.shortcut.0 +\d/8 +128 +\d+ +\d+   64, 28\n', printed)
     assert len(json.loads(numbers.read_text())['structure']) == 10
     assert re.search(r'd.png exists; choose another file', analyze('--picture', picture)[1])
-    noise = 'The pruner reads images. This one read noise'
-    assert noise not in printed
-    assert noise in analyze(options=['default_hooks.prune.pruner.type=SNIP'])[0]
+    assert NOISE not in printed
+
+
+@pytest.mark.usefixtures('untraced')
+def test_analyze_tells_of_noise_and_of_what_it_cannot_draw(analyze, tmp_path):
+    assert NOISE in analyze(options=['default_hooks.prune.pruner.type=SNIP'])[0]
     assert 'has no pruned layer' in analyze('--picture', tmp_path / 'e.png', options=['default_hooks.prune=None'])[1]
     assert 'input_shape must be (channels, height, width), got 3' in analyze(options=['model.input_shape=3'])[1]
 
 
+@pytest.mark.usefixtures('untraced')
 def test_analyze_assumes_classes_that_only_data_say(tool, tmp_path, monkeypatch):
     monkeypatch.setenv('PAB_DATA', str(tmp_path / 'nowhere'))
     network = "dict(_delete_=True, type='CIFARResNet', depth=8, width=2, num_classes='auto')"

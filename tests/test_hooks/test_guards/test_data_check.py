@@ -293,6 +293,7 @@ def test_images_of_another_shape_than_the_models(tmp_path, shape):
     assert not list(tmp_path.glob('**/*.pth'))
 
 
+@pytest.mark.usefixtures('untraced')
 def test_costs_are_those_of_the_images_where_these_can_be_read(tmp_path, tool):
     cfg = images(tmp_path, model__input_shape=(1, 12, 12))
     with pytest.raises(ValueError, match=r'train_dataloader: images are \(1, 6, 6\) .*input_shape is \(1, 12, 12\)'):

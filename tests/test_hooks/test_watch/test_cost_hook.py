@@ -16,6 +16,7 @@ from pab.registry import MODELS, PRUNERS, RUNNERS
 from pab.report.run import write_record
 from tests.small_run import QUICKSTART, runner_hook, small_config
 
+pytestmark = pytest.mark.usefixtures('untraced')
 IMAGES = 128  # of an epoch of the tiny run
 EACH_STEP = dict(checkpoint=dict(by_epoch=False, interval=1, max_keep_ckpts=-1, save_best=None))
 NO_FILES = dict(checkpoint=dict(save_best=None, interval=99))
