@@ -345,7 +345,7 @@ def test_the_pictures_of_the_results_are_drawn_from_their_tables():
     assert len(figures) == 3
     small = script['draw_small'](page, script['ZOO'].read_text())
     points = {line.get_label(): line[0].get_xydata().tolist() for line in small.axes[0].containers}
-    assert points['TopFlips, short budget'] == [[35600, 41.9], [42500, 54.5]]
+    assert points['TopFlips, short budget'] == [[26400, 41.9], [33300, 54.5]]
     assert len(points['networks of zoo/']) == len(list(script['ZOO'].parent.glob('*.pab')))
     assert all(
         (docs / 'pictures' / f'{name}.png').is_file() and f'pictures/{name}.png' in page
