@@ -26,7 +26,7 @@ from .sign_coding import Masks, State, hash_drawn, hash_mask_bits
 
 VALUES = {'float32': torch.float32, 'float16': torch.float16}
 UNREADABLE = ValueError, TypeError, RuntimeError, LookupError
-MEMORY = 400_000_000, 2048  # bytes that any file may ask for; or for each of its own bytes, if that is more
+MEMORY = 400_000_000, 4096  # bytes that any file may ask for; or for each of its own bytes, if that is more
 
 
 def save(
