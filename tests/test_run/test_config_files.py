@@ -202,7 +202,7 @@ def test_a_wheel_has_every_config(monkeypatch):
     runpy.run_path(str(ROOT / 'setup.py'))
     folders = {path.parent.relative_to(ROOT / 'configs') for path in config_files.CONFIGS.rglob('*.py')}
     assert {'.'.join(('pab', 'configs', *folder.parts)) for folder in folders} <= {*told['packages']}
-    assert told['package_dir'] == {'pab.configs': 'configs'}
+    assert told['package_dir'] == {'pab.configs': 'configs', 'pab.zoo': 'zoo'}
     assert not any('__pycache__' in name for name in told['packages'])
 
 
