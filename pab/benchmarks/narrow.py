@@ -80,7 +80,7 @@ def _narrow(case: Case, make: Callable, way: str, settings: Settings, pruned: nn
 
 def _forecast(case: Case, network: nn.Module) -> dict[str, str]:
     shape = (3, case.size, case.size)
-    small, layers = narrow(network, shape), count_layers(network, shape)
+    small, layers = narrow(network, shape, multiple=1), count_layers(network, shape)  # as it trains
     sizes = {layer.name: tuple(small.get_submodule(layer.name).weight.shape[:2]) for layer in layers}
     whole = narrow_macs(layers, {})
     counts = {'MACs': narrow_macs(layers, sizes), 'in blocks': narrow_macs(layers, sizes, block_width())}
