@@ -74,6 +74,35 @@ def test_a_step_by_hand():
     assert [int(moves.last_flips), int(state['tensor_flips']), int(state['tensor_moves'])] == [1, 1, 1]
 
 
+@pytest.mark.parametrize('per_channel', [True, False])
+def test_evidence_counts_beside_that_of_its_channel(per_channel):
+    net = nn.Linear(3, 2, bias=False)
+    drawn = torch.tensor([[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]])
+    net.weight.data.copy_(drawn)
+    apply_masks_(net, {'weight': torch.tensor([[True, True, False], [True, True, False]])})
+    moves = Moves(net.parameters(), move_share=0.25, per_channel=per_channel)  # one of four weights
+    moves.attach(net, {'weight': drawn})
+    # the first channel has ten times the gradients; evidence over its mean: 1.2 1.05, and 1.8 0.6; to grow .75, .6
+    net.weight.grad = torch.tensor([[8.0, 7.0, 5.0], [0.9, 0.3, 0.3]])
+    moves.step()
+    leaves = (1, 0) if per_channel else (0, 0)
+    expected = drawn * torch.tensor([[1.0, 1.0, -1.0], [1.0, 1.0, 0.0]])
+    expected[leaves] = 0
+    assert torch.equal(net.weight, expected)
+
+
+def test_a_channel_without_gradients_moves_nothing():
+    net = nn.Linear(2, 2, bias=False)
+    drawn = torch.full((2, 2), 0.5)
+    net.weight.data.copy_(drawn)
+    apply_masks_(net, {'weight': torch.tensor([[True, False], [True, False]])})
+    moves = Moves(net.parameters(), move_share=1.0)
+    moves.attach(net, {'weight': drawn})
+    net.weight.grad = torch.tensor([[0.0, 0.0], [1e-30, 1e-30]])
+    moves.step()
+    assert net.weight.tolist() == [[0.5, 0.0], [0.0, -0.5]]
+
+
 def test_no_more_move_than_have_evidence_against_them_and_a_gradient_for_them():
     net, moves = six(flip_share=0.0, move_share=1.0)
     net.weight.grad = torch.tensor([[1.0, 1.0, 0.5, 1.0, 1.0, 1.0]])  # it speaks for the second
@@ -113,9 +142,11 @@ def joined(tensors):
     return np.concatenate([tensor.detach().numpy().reshape(-1) for tensor in tensors])
 
 
+@pytest.mark.parametrize('per_channel', [True, False])
 @pytest.mark.parametrize('scope', ['local', 'global'])
-def test_an_independent_computation(scope):
+def test_an_independent_computation(scope, per_channel):
     settings = dict(move_share=0.1, flip_share=0.1, adaptivity_rate=0.25, flips_per_weight=True, scope=scope)
+    settings['per_channel'] = per_channel
     net, moves, drawn = trained(steps=0, **settings)
     masks = get_masks(net) if scope == 'global' else {'layer1.0.conv1.weight': net.layer1[0].conv1.weight_mask}
     params = [net.get_parameter(name) for name in masks]
@@ -127,12 +158,20 @@ def test_an_independent_computation(scope):
         step(moves, [number])
         m = m * np.float32(0.75) + joined(param.grad for param in params) * np.float32(0.25)
         flips_due, moves_due = flips_due + 0.1 * kept.sum(), moves_due + 0.1 * kept.sum()
-        evidence = m * np.sign(w)
+        ranked = m.copy()
+        if per_channel:
+            start = 0
+            for param in params:
+                for channel in range(len(param)):
+                    end = start + param[channel].numel()
+                    ranked[start:end] /= np.abs(m[start:end]).mean()
+                    start = end
+        evidence = ranked * np.sign(w)
         if scope == 'global':  # the last of each tensor stays
             for i in range(len(params)):
                 evidence[np.where(kept & (owner == i), evidence, np.inf).argmin()] = 0
         against = sorted((i for i in np.ndindex(w.shape) if evidence[i] > 0), key=lambda i: -evidence[i])
-        strongest = sorted((i for i in np.ndindex(w.shape) if not kept[i]), key=lambda i: -abs(m[i] * size[i]))
+        strongest = sorted((i for i in np.ndindex(w.shape) if not kept[i]), key=lambda i: -abs(ranked[i] * size[i]))
         count = min(int(moves_due), len(against))
         for i in against[count : count + int(flips_due)]:
             w[i], m[i], flips[i] = -w[i], 0, flips[i] + 1
