@@ -23,7 +23,7 @@ def fast_bfloat16(device: str) -> bool:
     return device == 'cpu' and any(ask() for ask in asked if ask)
 
 
-# torch.compile cannot follow it. torch.compiler.assume_constant_result sets the same mark, and imports torch's compiler.
+# torch.compile cannot follow it. torch.compiler.assume_constant_result sets the same mark, but imports the compiler.
 fast_bfloat16._dynamo_marked_constant = True
 
 
