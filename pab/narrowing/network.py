@@ -51,14 +51,16 @@ def narrow(
             kernels of onnxruntime 1.32 take multiples of 4 (docs/performance.md). 1 keeps only what is needed.
 
     Raises:
-        ValueError: multiple is no int above 0; torch.export cannot follow the network, its forward pass does not take
-            smaller layers, or a logit differs.
+        ValueError: multiple is no int above 0; the network has no values; torch.export cannot follow it, its forward
+            pass does not take smaller layers, or a logit differs.
 
     Example:
         >>> small = pab.narrow(network)
         >>> torch.onnx.export(small, ...)
     """
     check_ints('narrow', multiple=multiple)
+    if any(param.is_meta for param in network_of(model).parameters()):
+        raise ValueError('narrow: the network is on the meta device, without values; load its weights before')
     network = plain_copy(model)
     shape = tuple(input_shape or getattr(model, 'input_shape', None) or _guessed(network))
     cuts = find_cuts(network, shape, multiple=multiple)
@@ -73,9 +75,11 @@ def narrow(
             f'narrow: the forward pass of {type(network).__name__} takes no smaller layers: {error}'
         ) from error
     if not difference <= tolerance * float(expected.abs().max()):
+        reason = 'so its forward pass does something that its graph does not show; export it as it is'
+        if images.dtype in (torch.float16, torch.bfloat16):
+            reason = f'as sums in another order round in {images.dtype}; make it float() before, or raise tolerance'
         raise ValueError(
-            f'narrow: the logits of the smaller {type(network).__name__} differ by {difference:.2g}, so its forward '
-            'pass does something that its graph does not show; export it as it is'
+            f'narrow: the logits of the smaller {type(network).__name__} differ by {difference:.2g}, {reason}'
         )
     return network
 

@@ -1,6 +1,5 @@
 """The two passes of a PSG layer: ordinary in the output and the input gradient, quantised in the weight gradient."""
 
-import functools
 from contextlib import nullcontext
 
 import torch
@@ -15,7 +14,6 @@ Conv = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]
 """Stride, padding, dilation and groups of a convolution, as ``F.conv2d`` takes them; pairs are (height, width)."""
 
 
-@functools.cache
 def fast_bfloat16(device: str) -> bool:
     """True if torch says that the processor or GPU multiplies bfloat16 by instructions of its own."""
     if device == 'cuda':
@@ -23,6 +21,10 @@ def fast_bfloat16(device: str) -> bool:
     # torch has no public name for this question
     asked = (getattr(torch.cpu, name, None) for name in ('_is_amx_tile_supported', '_is_avx512_bf16_supported'))
     return device == 'cpu' and any(ask() for ask in asked if ask)
+
+
+# torch.compile cannot follow it. torch.compiler.assume_constant_result sets the same mark, but imports the compiler.
+fast_bfloat16._dynamo_marked_constant = True
 
 
 class PSGProduct(torch.autograd.Function):

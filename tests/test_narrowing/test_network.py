@@ -182,3 +182,12 @@ def test_a_forward_pass_that_counts_channels_is_refused():
 def test_a_network_that_cannot_be_traced_is_refused():
     with pytest.raises(ValueError, match='cannot follow ConvNet on images of shape'):
         narrow(ConvNet(2, image_size=8), (3, 9, 9))
+
+
+def test_narrow_types_and_networks_without_values():
+    torch.manual_seed(0)
+    network = kill(used(CIFARResNet(8, width=8)), 0.5)
+    with pytest.raises(ValueError, match=r'round in torch\.bfloat16; make it float\(\) before, or raise tolerance'):
+        narrow(copy.deepcopy(network).bfloat16(), (3, 10, 10))
+    with pytest.raises(ValueError, match='narrow: the network is on the meta device'):
+        narrow(network.to('meta'), (3, 8, 8))
