@@ -11,6 +11,10 @@ logits backwards. A layer does not read a channel that
   channel stays.
 
 For training, where shifts and weights change, a mask alone says that there is no weight, and 0 is the only constant.
+A layer with a special backward pass reads every channel that is not 0 throughout: PSG's scale of the input, and the
+largest entry of its weight gradient, see channels without a kept weight as well. A channel that nothing needs learns no
+shift, so behind a filter without kept weights it is 0 if its BatchNorm's shift is 0 now.
+
 Groups that an unknown operation reads or writes (concatenation, attention, a product of tensors, a grouped convolution
 that is not depthwise, a weight with two uses), images and logits stay whole, and each group keeps a channel at least.
 """
@@ -28,7 +32,7 @@ from torch.fx import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from ..contracts import exact_gradients
+from ..contracts import exact_gradients, special_layers
 from ..state_dicts import MASK
 
 IDENTITIES = {'alias', 'clone', 'contiguous', 'detach', 'detach_'}
@@ -37,7 +41,8 @@ RESHAPES = {'flatten', 'view', 'reshape', '_unsafe_view', 'squeeze', 'unsqueeze'
 ACTIVATIONS = {'relu', 'relu6', 'hardtanh', 'leaky_relu', 'elu', 'gelu', 'silu', 'mish', 'sigmoid', 'tanh', 'softplus'}
 ACTIVATIONS |= {'hardswish', 'hardsigmoid', 'clamp', 'clamp_min'}
 POOLS = {'max_pool2d', 'avg_pool2d', 'adaptive_avg_pool2d', 'mean'}
-BATCH_NORMS = {'_native_batch_norm_legit_no_training', '_native_batch_norm_legit_functional'}
+TRAINING = '_native_batch_norm_legit_functional'
+BATCH_NORMS = {'_native_batch_norm_legit_no_training', TRAINING}
 CONVOLUTIONS = {'conv1d', 'conv2d', 'conv3d'}
 LAYERS = (_ConvNd, nn.Linear, _BatchNorm)
 
@@ -63,7 +68,9 @@ class _Flow:
 
     group: int
     repeats: int  # entries of each channel in dimension 1, behind a flatten
-    constant: Tensor  # (C,) float64: the value of a channel that has one for all images and positions, else NaN
+    # (2, C) float64: the value of a channel that has one for all images and positions, else NaN. In the second row that
+    # of a training as long as nothing needs the channel.
+    constants: Tensor
 
 
 @dataclass
@@ -76,6 +83,7 @@ class _Layer:
     reads: Tensor  # (outputs, C) bool: there is a weight
     sums: Tensor  # (outputs, C) float64: of the weights
     foldable: Tensor  # (C,) bool: the channel is a constant, and nothing is lost without it
+    seen: Tensor  # (C,) bool: the channel changes the layer's gradients without a weight that reads it
 
 
 def find_cuts(
@@ -108,6 +116,7 @@ class _Graph:
         self.whole: set[int] = set()
         self.layers: list[_Layer] = []
         self.members: dict[str, int] = {}  # BatchNorm or depthwise convolution -> its group
+        self.special = {name for name, layer in special_layers(network) if masks is not None and not layer.exact}
         owners = [module for _, module in network.named_modules(remove_duplicate=False)]
         self.places = Counter(id(t) for m in owners for t in (*m._parameters.values(), *m._buffers.values()))
         program = _trace(network, input_shape, training=masks is not None)
@@ -138,7 +147,7 @@ class _Graph:
             keep = needed[source]
             if keep.all() and needed[target].all():
                 continue
-            constant = torch.where(keep, 0, layer.input.constant).nan_to_num()
+            constant = torch.where(keep, 0, layer.input.constants[0]).nan_to_num()
             shift = (layer.sums @ constant)[stays[target]] if self.masks is None else torch.zeros(())
             repeats = layer.input.repeats
             entries = (stays[source][:, None] * repeats + torch.arange(repeats)).flatten()
@@ -154,7 +163,9 @@ class _Graph:
             before = sum(int(keep.sum()) for keep in needed.values())
             for layer in reversed(self.layers):
                 rows = needed[self._root(layer.output.group)]
-                needed[self._root(layer.input.group)] |= layer.reads[rows].any(0) & ~layer.foldable
+                needed[self._root(layer.input.group)] |= (
+                    layer.reads[rows].any(0) & ~layer.foldable | layer.seen & rows.any()
+                )
             if before == sum(int(keep.sum()) for keep in needed.values()):
                 empty = [keep for keep in needed.values() if not keep.any()]
                 if not empty:
@@ -180,13 +191,13 @@ class _Graph:
             return self._sum(node, given)
         if len(node.all_input_nodes) != 1:
             return False
-        constant, shape, new = self.flows[source].constant, source.meta['val'].shape, _shape(node)
+        constants, shape, new = self.flows[source].constants, source.meta['val'].shape, _shape(node)
         if name in IDENTITIES:
             return self._continue(node, source)
         if name in ACTIVATIONS:
-            arguments = [constant if arg is source else arg for arg in node.args]
+            arguments = [constants if arg is source else arg for arg in node.args]
             return self._continue(
-                node, source, torch.where(constant.isnan(), constant, node.target(*arguments, **node.kwargs))
+                node, source, torch.where(constants.isnan(), constants, node.target(*arguments, **node.kwargs))
             )
         if name in POOLS and len(shape) == 4:
             if name == 'mean' and not (given.get('dim') and all(dim % len(shape) >= 2 for dim in given['dim'])):
@@ -194,8 +205,8 @@ class _Graph:
             if name == 'avg_pool2d' and (
                 any(given['padding']) or given['divisor_override']
             ):  # zeros at the border count
-                constant = torch.where(constant == 0, constant, math.nan)
-            return self._continue(node, source, constant)
+                constants = torch.where(constants == 0, constants, math.nan)
+            return self._continue(node, source, constants)
         if name in RESHAPES and new[0] == shape[0]:
             if len(new) > 1 and new[1] == shape[1]:
                 return self._continue(node, source)
@@ -203,9 +214,9 @@ class _Graph:
                 return self._continue(node, source, repeats=math.prod(shape[2:]))
         return False
 
-    def _continue(self, node: Node, source: Node, constant: Tensor | None = None, repeats: int = 1) -> bool:
+    def _continue(self, node: Node, source: Node, constants: Tensor | None = None, repeats: int = 1) -> bool:
         flow = self.flows[source]
-        self.flows[node] = _Flow(flow.group, flow.repeats * repeats, flow.constant if constant is None else constant)
+        self.flows[node] = _Flow(flow.group, flow.repeats * repeats, flow.constants if constants is None else constants)
         return True
 
     def _sum(self, node: Node, given: dict) -> bool:
@@ -216,43 +227,46 @@ class _Graph:
         if first.repeats != second.repeats:
             return False
         self._join(first.group, second.group)
-        return self._continue(node, a, first.constant + given['alpha'] * second.constant)
+        return self._continue(node, a, first.constants + given['alpha'] * second.constants)
 
     def _batch_norm(self, node: Node, source: Node, name: str, given: dict) -> bool:
         flow, layer = self.flows[source], self.network.get_submodule(name)
         if flow.repeats != 1:
             return False
-        constant = torch.full_like(flow.constant, math.nan)
+        constant, resting = torch.full_like(flow.constants, math.nan)
+        if node.target._schema.name.endswith(TRAINING):  # each batch loses its mean
+            shift = layer.bias.double().cpu() if layer.affine else torch.zeros_like(resting)
+            resting = torch.where(flow.constants[1].isnan(), math.nan, shift)
         if self.masks is None and layer.running_mean is not None:
             mean, var = layer.running_mean.double().cpu(), layer.running_var.double().cpu()
-            constant = (flow.constant - mean) / (var + given['eps']).sqrt()
+            constant = (flow.constants[0] - mean) / (var + given['eps']).sqrt()
             if layer.affine:
                 constant = constant * layer.weight.double().cpu() + layer.bias.double().cpu()
         self.members[name] = flow.group
-        return self._continue(node, source, constant.detach())
+        return self._continue(node, source, torch.stack([constant, resting]).detach())
 
     @torch.no_grad()
     def _product(self, node: Node, source: Node, name: str, given: dict) -> bool:
         flow, layer = self.flows[source], self.network.get_submodule(name)
         is_linear, groups = isinstance(layer, nn.Linear), given.get('groups', 1)
-        depthwise = groups > 1 and groups == len(flow.constant) == len(layer.weight)
+        depthwise = groups > 1 and groups == len(flow.constants[0]) == len(layer.weight)
         if (
             (groups > 1 and not depthwise)
             or (flow.repeats > 1 and not is_linear)
             or (is_linear and len(_shape(node)) > 2)
         ):
             return False
-        channels = 1 if depthwise else len(flow.constant)
+        channels = 1 if depthwise else len(flow.constants[0])
         weight = layer.weight.double().cpu().reshape(len(layer.weight), channels, -1)  # (O, C, positions)
         mask = (self.masks or {}).get(f'{name}.weight'.removeprefix('.'))
         reads = (weight != 0) if self.masks is None else torch.ones_like(weight, dtype=torch.bool)
         reads = (reads if mask is None else mask.cpu().reshape(weight.shape)).any(2)
         sums, padding = weight.sum(2), given.get('padding', 0)
         pads = isinstance(padding, str) or any(padding) if not is_linear else False
-        foldable = flow.constant == 0
+        foldable = flow.constants[0] == 0
         if self.masks is None and not pads:
-            foldable = ~flow.constant.isnan()
-        constant, varies = torch.where(foldable, flow.constant, 0), ~foldable
+            foldable = ~flow.constants[0].isnan()
+        constant, varies = torch.where(foldable, flow.constants[0], 0), ~foldable
         bias = torch.zeros(len(weight), dtype=torch.float64)
         if layer.bias is not None:
             bias = layer.bias.double().cpu() if self.masks is None else torch.full_like(bias, math.nan)
@@ -260,12 +274,15 @@ class _Graph:
             varies, total = reads[:, 0] & varies, sums[:, 0] * constant
         else:
             varies, total = (reads & varies).any(1), sums @ constant
-        output = torch.where(varies, math.nan, total + bias)
+        resting = torch.zeros_like(bias) if layer.bias is None else layer.bias.double().cpu()
+        resting = torch.where(reads.any(1), math.nan, resting)
+        output = torch.stack([torch.where(varies, math.nan, total + bias), resting])
         if depthwise:
             self.members[name] = flow.group
             return self._continue(node, source, output)
         self.flows[node] = _Flow(self._new_group(len(weight)), 1, output)
-        self.layers.append(_Layer(name, flow, self.flows[node], reads, sums, foldable))
+        seen = (flow.constants[1] != 0) & (name in self.special)
+        self.layers.append(_Layer(name, flow, self.flows[node], reads, sums, foldable, seen))
         return True
 
     def _layer(self, given: dict) -> str | None:
@@ -285,7 +302,7 @@ class _Graph:
         if isinstance(value := node.meta.get('val'), Tensor) and value.dim() > 1:
             group = self._new_group(value.shape[1])
             self.whole.add(group)
-            self.flows[node] = _Flow(group, 1, torch.full((value.shape[1],), math.nan, dtype=torch.float64))
+            self.flows[node] = _Flow(group, 1, torch.full((2, value.shape[1]), math.nan, dtype=torch.float64))
 
     def _new_group(self, size: int) -> int:
         self.parents.append(len(self.sizes))
