@@ -85,7 +85,7 @@ class TrainedPart:
 
         def whole_again(key: tuple, part: Tensor, cut: Cut) -> Tensor:
             if (tensor := whole.get(key)) is None:  # a gradient or a state from after enter: it is 0 for all else
-                tensor = torch.zeros_like(whole[(*key[:2], '')], dtype=part.dtype)
+                tensor = _zeros(part, whole[(*key[:2], '')], cut)
             if key[1].endswith(MASK) and not torch.equal(part, take(tensor, cut)):
                 changed.append(key[0])
             return put(part, cut, tensor)
@@ -97,7 +97,7 @@ class TrainedPart:
             raise ValueError(f'narrow: the mask of {changed[0]} has changed while its dead channels were left out')
 
     def _replace(self, change: Callable[[tuple, Tensor, Cut], Tensor]) -> None:
-        """Change the tensors of all layers, and what belongs to a parameter: its gradient, its state of its shape."""
+        """Change the tensors of all layers, and what belongs to a parameter: its gradient, its state."""
         for name, layer, cut in self._cuts:
             for own in (own for base in TENSORS for own in (base, base + MASK)):
                 if (tensor := getattr(layer, own, None)) is None:
@@ -111,26 +111,46 @@ class TrainedPart:
                     tensor.grad = change((name, own, 'grad'), grad, cut)
                 for number, state in enumerate(optimizer.state.get(tensor, {}) for optimizer in self._optimizers):
                     for key, value in state.items():
-                        if isinstance(value, Tensor) and value.shape == shape:
+                        if isinstance(value, Tensor) and _is_laid_over(value.shape, shape):
                             state[key] = change((name, own, number, key), value, cut)
 
 
 def take(tensor: Tensor, cut: Cut) -> Tensor:
     """The part of a layer's tensor that stays, a copy in its memory format."""
-    part = tensor.index_select(0, cut.outputs.to(tensor.device))
-    if tensor.dim() > 1 and cut.inputs is not None:
-        part = part.index_select(1, cut.inputs.to(tensor.device))
+    part = tensor
+    for dim, at in enumerate(_kept(tensor, cut)):
+        part = part.index_select(dim, at)
     channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     return part.contiguous(memory_format=torch.channels_last) if channels_last else part
 
 
 def put(part: Tensor, cut: Cut, whole: Tensor) -> Tensor:
     """Write what :func:`take` gave back into the whole tensor, and return that."""
-    outputs = cut.outputs.to(whole.device)
-    if whole.dim() > 1 and cut.inputs is not None:
-        whole[outputs[:, None], cut.inputs.to(whole.device)] = part
+    outputs, *inputs = _kept(whole, cut)
+    if inputs:
+        whole[outputs[:, None], inputs[0]] = part
         return whole
     return whole.index_copy_(0, outputs, part)
+
+
+def _kept(tensor: Tensor, cut: Cut) -> list[Tensor]:
+    """What stays of a layer's tensor in its first dimensions; a dimension of size 1 is that of all channels."""
+    kept = [cut.outputs] if tensor.dim() < 2 or cut.inputs is None else [cut.outputs, cut.inputs]
+    return [
+        (at if size > 1 else at.new_zeros(1)).to(tensor.device) for at, size in zip(kept, tensor.shape, strict=False)
+    ]
+
+
+def _is_laid_over(state: torch.Size, param: torch.Size) -> bool:
+    """True for a state of its parameter's shape, or with 1 in place of some sizes (Adafactor's rows and columns)."""
+    return len(state) == len(param) > 0 and all(own in (1, size) for own, size in zip(state, param, strict=True))
+
+
+def _zeros(part: Tensor, whole: Tensor, cut: Cut) -> Tensor:
+    """Zeros for all channels in the place of a part that is laid over the part of ``whole``."""
+    smaller = take(whole, cut).shape
+    sizes = [1 if own < size else all_ for own, size, all_ in zip(part.shape, smaller, whole.shape, strict=True)]
+    return torch.zeros_like(whole[tuple(slice(size) for size in sizes)], dtype=part.dtype)
 
 
 def _sizes(layer: nn.Module, cut: Cut) -> dict[str, int]:

@@ -79,6 +79,37 @@ def test_steps_are_the_same(network, kind):
     assert small.conv1.weight.is_contiguous(memory_format=torch.channels_last) if network != 'no biases' else True
 
 
+@pytest.mark.parametrize('steps_before', [0, 1])
+def test_states_of_rows_and_columns_are_cut_too(steps_before):
+    network = kill(CIFARResNet(8, width=8), 0.5)
+    optimizer = torch.optim.Adafactor(network.parameters(), lr=0.01)
+
+    def step():
+        network(torch.randn(2, 3, 8, 8)).square().mean().backward()
+        optimizer.step()
+
+    def state():
+        return {
+            (n, key): t.clone() for n, p in enumerate(network.parameters()) for key, t in optimizer.state[p].items()
+        }
+
+    for _ in range(steps_before):
+        step()
+    before = state()
+    part = TrainedPart(network, find_cuts(network, (3, 8, 8), get_masks(network)))
+    part.enter([optimizer])
+    part.leave()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in state().items())
+    for _ in range(2):
+        part.enter([optimizer])
+        step()
+        part.leave()
+    conv = network.layer1[0].conv1.weight
+    assert optimizer.state[conv]['row_var'].shape == (8, 8, 3, 1)
+    assert optimizer.state[conv]['col_var'].shape == (8, 8, 1, 3)
+    step()
+
+
 @pytest.mark.slow
 def test_a_shift_that_can_learn_keeps_its_channel():
     """The filter is dead, but its BatchNorm's shift reaches a kept weight; in evaluation the same channel goes."""
