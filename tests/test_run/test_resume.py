@@ -44,6 +44,7 @@ def assert_same(got, want):
         assert got[part] == want[part], (part, different)
 
 
+@pytest.mark.slow
 def test_ten_kills_at_random_steps_change_nothing(tmp_path, uninterrupted):
     choose = random.Random(4)
     cfg = small_config(tmp_path / 'run', resume=True, **MID_EPOCH)

@@ -47,6 +47,7 @@ def checkpoint(tmp_path):
     return tmp_path / 'epoch_1.pth', model.eval()
 
 
+@pytest.mark.slow
 def test_tool_on_real_images(export_tool, checkpoint, cifar10_root, monkeypatch):
     file, model = checkpoint
     monkeypatch.setenv('PAB_DATA', str(cifar10_root))

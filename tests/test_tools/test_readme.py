@@ -64,7 +64,7 @@ def test_a_part_in_a_file_of_ones_own(tmp_path, page, name, printed):
     assert (folder / 'report.html').exists() == reported
 
 
-@pytest.mark.parametrize('file', ['mine/photos.py', 'mine/photos_mixed.py'])
+@pytest.mark.parametrize('file', [pytest.param('mine/photos.py', marks=pytest.mark.slow), 'mine/photos_mixed.py'])
 def test_photographs_of_ones_own(tmp_path, file):
     for split in ('train', 'val'):
         for label, name in enumerate(('ant', 'bee', 'cat')):

@@ -219,6 +219,7 @@ def test_a_norm_that_overflows_is_not_told_as_a_gradient_that_does(tmp_path):
     assert 'it began in the gradient of network.conv2.weight, the largest (8e+27). The state is in' in str(error)
 
 
+@pytest.mark.slow
 def test_a_resume_that_diverges_again_names_an_older_checkpoint(tmp_path):
     options = dict(default_hooks__checkpoint__save_best=None)
     _, error = run_in_child(_plant, small_config(tmp_path, **options), 23, _output)

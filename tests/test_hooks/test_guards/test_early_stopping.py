@@ -52,6 +52,7 @@ def test_a_killed_run_counts_on(tmp_path):
     assert run_in_child(progress, config(tmp_path, resume=True)) == (0, (4, 4 * STEPS))
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_at_once_when_resumed_unless_told_otherwise(ended):
     why = 'stopped after epoch 4 by EarlyStoppingHook: accuracy/top1 50.08, best 50, 3 validations without'
     time.sleep(1.1)  # log folders are named by the second

@@ -109,6 +109,7 @@ def test_a_loader_gives_all_batches_although_its_workers_are_ended():
     assert isinstance(run_in_child(_batches, 0, True, False)[1], RuntimeError)
 
 
+@pytest.mark.slow
 def test_with_loader_workers_that_are_told_too(tmp_path, finished):
     folder = tmp_path / 'run'
     assert run_in_child(_signal_the_group, small_config(folder, train_dataloader__num_workers=2), 14) == (143, None)
@@ -136,7 +137,7 @@ def _signal_in_validation(cfg):
     return train(cfg, prepare)
 
 
-@pytest.mark.parametrize('interval', [1, 3])
+@pytest.mark.parametrize('interval', [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_signal_in_a_validation(tmp_path, finished, interval):
     folder = tmp_path / 'run'
     cfg = small_config(folder, default_hooks__checkpoint__interval=interval)

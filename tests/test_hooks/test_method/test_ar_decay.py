@@ -68,6 +68,7 @@ SCHEDULES = [
 ]
 
 
+@pytest.mark.slow
 def test_any_scheduler_moves_rate_and_threshold_and_resumes(tmp_path):
     def config(name, **options):
         cfg = small_config(tmp_path / name, default_hooks__ar_decay=None, **options)

@@ -52,7 +52,7 @@ def test_a_copy_has_the_signs_of_the_network_and_the_average_of_the_rest(tmp_pat
     assert not torch.equal(copy['network.linear.weight'], live['module.network.linear.weight'])
 
 
-@pytest.mark.parametrize('ema', ['EMAHook', 'mmengine.EMAHook'])
+@pytest.mark.parametrize('ema', ['EMAHook', pytest.param('mmengine.EMAHook', marks=pytest.mark.slow)])
 def test_a_run_that_goes_on_without_averages_has_its_own_weights(tmp_path, finished, ema):
     """The network of a run with averages trains as that of one without them does, so the resumed run does as well."""
     hook = dict(default_hooks__ema=dict(type=ema, momentum=0.1, update_buffers=True))

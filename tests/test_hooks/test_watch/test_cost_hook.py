@@ -71,8 +71,8 @@ CASES = {
 }
 
 
-# 'dense' and the last alone repeat parts of others
-SLOW = {'dense', 'two passes for a step, the last alone'}
+# by default the recipe, and a smaller last batch; the others repeat parts of these
+SLOW = {'dense', 'two passes for a step, the last alone', 'a dense epoch', 'edge-popup'}
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,7 @@ def test_a_run_costs_what_its_config_predicts_to_the_last_digit(tiny_config, cas
     assert all(type(amount) is int for phases in (work.macs, work.bit_operations) for amount in phases.values())
 
 
+@pytest.mark.slow
 def test_an_epoch_of_the_quickstart_s_images(tmp_path):
     cfg = small_config(tmp_path, digits=True, train_cfg=dict(max_epochs=1))
     cfg.train_dataloader = type(cfg).fromfile(str(QUICKSTART)).train_dataloader
@@ -120,7 +121,7 @@ def test_every_shot_counts_from_its_epoch_on(tiny_config):
     assert epoch < counted.macs['forward'] < 3 * epoch
 
 
-@pytest.mark.parametrize('converter', ['PSG', 'LatentSigns'])
+@pytest.mark.parametrize('converter', [pytest.param('PSG', marks=pytest.mark.slow), 'LatentSigns'])
 def test_a_run_resumed_within_an_epoch_counts_the_same(tmp_path, converter):
     def config(folder, **changes):
         hooks = dict(NO_FILES if 'resume' in changes else EACH_STEP, prune=dict(epoch=1))
