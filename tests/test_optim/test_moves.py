@@ -314,3 +314,12 @@ def test_what_it_refuses():
     copied.param_groups[0]['params'][0].grad = torch.ones(2, 6)
     with pytest.raises(RuntimeError, match='comes before a step'):
         copied.step()
+
+
+def test_a_state_from_before_there_were_these_settings():
+    _, moves = six(scope='global', per_channel=True)
+    saved = moves.state_dict()
+    for name in ('scope', 'per_channel'):
+        del saved['param_groups'][0][name]
+    moves.load_state_dict(saved)
+    assert (moves.param_groups[0]['scope'], moves.param_groups[0]['per_channel']) == ('local', False)
