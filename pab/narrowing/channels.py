@@ -16,7 +16,8 @@ largest entry of its weight gradient, see channels without a kept weight as well
 shift, so behind a filter without kept weights it is 0 if its BatchNorm's shift is 0 now.
 
 Groups that an unknown operation reads or writes (concatenation, attention, a product of tensors, a grouped convolution
-that is not depthwise, a weight with two uses), images and logits stay whole, and each group keeps a channel at least.
+that is not depthwise, a weight with two uses), images and logits stay whole, and each group keeps a channel at least,
+in training two.
 """
 
 import copy
@@ -83,7 +84,6 @@ class _Layer:
     reads: Tensor  # (outputs, C) bool: there is a weight
     sums: Tensor  # (outputs, C) float64: of the weights
     foldable: Tensor  # (C,) bool: the channel is a constant, and nothing is lost without it
-    seen: Tensor  # (C,) bool: the channel changes the layer's gradients without a weight that reads it
 
 
 def find_cuts(
@@ -115,6 +115,8 @@ class _Graph:
         self.sizes: list[int] = []
         self.whole: set[int] = set()
         self.layers: list[_Layer] = []
+        # input and output group of a layer, and the channels (C,) that change its gradients without a kept weight
+        self.seen: list[tuple[int, int, Tensor]] = []
         self.members: dict[str, int] = {}  # BatchNorm or depthwise convolution -> its group
         self.special = {name for name, layer in special_layers(network) if masks is not None and not layer.exact}
         owners = [module for _, module in network.named_modules(remove_duplicate=False)]
@@ -137,6 +139,8 @@ class _Graph:
         needed = self._needed()
         for keep in needed.values():  # nothing that is needed reads the others, so their values do not matter
             keep[(~keep).nonzero().flatten()[: -int(keep.sum()) % multiple]] = True
+            if self.masks is not None and keep.sum() == 1:  # one looks like an optimizer's state for all channels
+                keep[(~keep).nonzero().flatten()[:1]] = True
         stays = {group: keep.nonzero().flatten() for group, keep in needed.items()}
         cuts = {}
         for name, group in self.members.items():
@@ -163,9 +167,9 @@ class _Graph:
             before = sum(int(keep.sum()) for keep in needed.values())
             for layer in reversed(self.layers):
                 rows = needed[self._root(layer.output.group)]
-                needed[self._root(layer.input.group)] |= (
-                    layer.reads[rows].any(0) & ~layer.foldable | layer.seen & rows.any()
-                )
+                needed[self._root(layer.input.group)] |= layer.reads[rows].any(0) & ~layer.foldable
+            for source, target, seen in self.seen:
+                needed[self._root(source)] |= seen & needed[self._root(target)].any()
             if before == sum(int(keep.sum()) for keep in needed.values()):
                 empty = [keep for keep in needed.values() if not keep.any()]
                 if not empty:
@@ -279,10 +283,12 @@ class _Graph:
         output = torch.stack([torch.where(varies, math.nan, total + bias), resting])
         if depthwise:
             self.members[name] = flow.group
-            return self._continue(node, source, output)
-        self.flows[node] = _Flow(self._new_group(len(weight)), 1, output)
-        seen = (flow.constants[1] != 0) & (name in self.special)
-        self.layers.append(_Layer(name, flow, self.flows[node], reads, sums, foldable, seen))
+            self._continue(node, source, output)
+        else:
+            self.flows[node] = _Flow(self._new_group(len(weight)), 1, output)
+            self.layers.append(_Layer(name, flow, self.flows[node], reads, sums, foldable))
+        if name in self.special:
+            self.seen.append((flow.group, self.flows[node].group, flow.constants[1] != 0))
         return True
 
     def _layer(self, given: dict) -> str | None:

@@ -32,8 +32,9 @@ class Moves(TopFlips):
     :math:`|m_t w_0| / c_t`, w0 being the weights as drawn: :math:`w_t = -|w_0| \operatorname{sign}(m_t)`. The next
     :math:`l_t` in the ranking flip. At all of these m starts at 0.
 
-    Without :math:`c_t` the channels whose gradients happen to be large (BatchNorm divides a channel and multiplies its
-    gradient) take most of the moves; with it accuracy is higher (docs/results.md).
+    With ``per_channel=False`` c is 1, and the channels whose gradients happen to be large (BatchNorm divides a channel
+    and multiplies its gradient) take more of the moves. Accuracy is higher with c (docs/results.md). Where every
+    channel has one weight c is that of the tensor.
 
     Of a tensor with n kept weights :math:`k_t` is the whole part of :math:`\sum_{i \le t} n r_i` less the moves due
     before, r being move_share, and :math:`l_t` the same of flip_share. So the number of kept weights stays in every
@@ -46,7 +47,8 @@ class Moves(TopFlips):
     kept weight that the gradient opposes least stays as it is, so that no tensor loses all.
 
     The gradient of pruned weights has to be computed while move_share is above 0; it counts in the norm by which
-    gradients are clipped. At 0 the optimizer is TopFlips, with scope 'global' over all tensors. A cosine that brings
+    gradients are clipped. At 0 the optimizer is TopFlips; with scope 'global' it ranks the flips of all tensors as it
+    ranks moves. A cosine that brings
     the share to 0 lets training settle. With too high a share weights leave before their places have shown their use,
     with too low a share the mask stays that of the pruning.
 
@@ -246,9 +248,10 @@ class Moves(TopFlips):
 
 
 def _relative(average: Tensor) -> Tensor:
-    """The averages of a tensor over the mean of their absolute values in their output channel."""
-    rest = tuple(range(1, average.ndim)) or 0  # one dimension is one channel
-    return average / average.abs().mean(rest, keepdim=True).clamp_(min=torch.finfo(average.dtype).tiny)
+    """The averages of a tensor over the mean of their absolute values in their output channel, if it has several."""
+    rest = tuple(range(average.numel() > len(average), average.ndim))  # from 0: relative to the tensor
+    sizes = average.abs().nan_to_num_(0, 0)  # one that is not finite holds back no other of its channel
+    return average / sizes.mean(rest, keepdim=True).clamp_(min=torch.finfo(average.dtype).tiny)
 
 
 def _whole(due: Tensor, added: Tensor) -> Tensor:

@@ -133,24 +133,57 @@ def test_a_bias_that_can_learn_keeps_its_channel():
 
 
 def test_a_psg_layer_sees_channels_without_kept_weights_unless_they_are_0():
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU6(), nn.Conv2d(4, 2, 3), nn.Flatten())
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU6(), nn.Conv2d(5, 2, 3), nn.Flatten())
     network[0].bias = None
-    masks = {'0.weight': torch.ones(4, 3, 3, 3, dtype=torch.bool), '3.weight': torch.ones(2, 4, 3, 3, dtype=torch.bool)}
-    masks['0.weight'][2:] = False  # 2 and 3 have no filter; nothing reads 1, 2 and 3
-    masks['3.weight'][:, 1:] = False
+    masks = {'0.weight': torch.ones(5, 3, 3, 3, dtype=torch.bool), '3.weight': torch.ones(2, 5, 3, 3, dtype=torch.bool)}
+    masks['0.weight'][2:4] = False  # 2 and 3 have no filter; nothing reads 1, 2 and 3
+    masks['3.weight'][:, 1:4] = False
     apply_masks_(network, masks)
 
     def kept():
         return find_cuts(network, (3, 6, 6), masks)['0'].outputs.tolist()
 
-    assert kept() == [0]
+    assert kept() == [0, 4]
     convert_psg_(network)
-    assert kept() == [0, 1]
+    assert kept() == [0, 1, 4]
     with torch.no_grad():
-        network[1].bias[2:] = torch.tensor([-1.0, 1.0])
-    assert kept() == [0, 1, 3]
+        network[1].bias[2:4] = torch.tensor([-1.0, 1.0])
+    assert kept() == [0, 1, 3, 4]
     with exact_gradients(network):
-        assert kept() == [0]
+        assert kept() == [0, 4]
+
+
+def test_a_depthwise_psg_layer_sees_them_too():
+    layers = (nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 5, 1, groups=5), nn.Conv2d(5, 2, 3), nn.Flatten())
+    network = nn.Sequential(*layers)
+    masks = {'0.weight': torch.ones(5, 3, 3, 3, dtype=torch.bool), '3.weight': torch.ones(2, 5, 3, 3, dtype=torch.bool)}
+    masks['0.weight'][2] = False
+    masks['3.weight'][:, 1:4] = False
+    network[0].bias = network[2].bias = None
+    apply_masks_(network, masks)
+    convert_psg_(network)
+    network[0].exact = network[3].exact = True
+    assert find_cuts(network, (3, 6, 6), masks)['0'].outputs.tolist() == [0, 1, 3, 4]
+    network[2].exact = True
+    assert find_cuts(network, (3, 6, 6), masks)['0'].outputs.tolist() == [0, 4]
+
+
+def test_a_training_keeps_two_channels():
+    """A dimension of size 1 would look like that of Adafactor's rows and columns."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 12, bias=False), nn.Linear(12, 3))
+    kept = torch.zeros(12, 4, dtype=torch.bool)
+    kept[5] = True
+    apply_masks_(network, {'1.weight': kept})
+    optimizer = torch.optim.Adafactor(network.parameters())
+    part = TrainedPart(network, find_cuts(network, (1, 2, 2), get_masks(network)))
+    part.enter([optimizer])
+    assert network[1].out_features == 2
+    for _ in range(2):
+        network(torch.randn(2, 1, 2, 2)).square().mean().backward()
+        optimizer.step()
+        part.leave()
+    assert optimizer.state[network[1].weight]['row_var'].shape == (12, 1)
+    assert optimizer.state[network[1].weight]['col_var'].shape == (1, 4)
 
 
 def test_a_zero_weight_that_may_grow_is_read():

@@ -103,6 +103,20 @@ def test_a_channel_without_gradients_moves_nothing():
     assert net.weight.tolist() == [[0.5, 0.0], [0.0, -0.5]]
 
 
+@pytest.mark.parametrize('broken', [float('nan'), float('inf')])
+def test_a_gradient_that_is_not_finite_holds_back_no_other_place(broken):
+    net = nn.Linear(4, 1, bias=False)
+    drawn = torch.full((1, 4), 0.5)
+    net.weight.data.copy_(drawn)
+    apply_masks_(net, {'weight': torch.tensor([[True, True, False, False]])})
+    moves = Moves(net.parameters(), move_share=1.0)
+    moves.attach(net, {'weight': drawn})
+    net.weight.grad = torch.tensor([[0.2, -0.2, broken, 0.3]])
+    moves.step()
+    assert net.weight_mask.tolist()[0] != [True, True, False, False]
+    assert not net.weight_mask[0, 0]
+
+
 def test_no_more_move_than_have_evidence_against_them_and_a_gradient_for_them():
     net, moves = six(flip_share=0.0, move_share=1.0)
     net.weight.grad = torch.tensor([[1.0, 1.0, 0.5, 1.0, 1.0, 1.0]])  # it speaks for the second
