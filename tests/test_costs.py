@@ -213,8 +213,8 @@ def test_what_layers_take_and_would_save_by_hand():
     masks = {'0.weight': torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]]).bool()[..., None, None]}
     rows = structures(net, (4, 2, 2), masks, signs=['0'])
     point, three, linear = rows.values()
-    # one of two channels between the convolutions is dead: half of 8 x 4 and of 72 x 4 products
-    assert [row.narrow_macs for row in rows.values()] == [16, 144, 128]
+    # one of two channels between the convolutions is dead, but a training keeps two
+    assert [row.narrow_macs for row in rows.values()] == [32, 288, 128]
     assert point.channel_density == (1.0, 0.0)
     # 8 bits say which half stays, 4 more the signs
     assert (point.full_bytes, point.compact_bytes) == (32, round(12 / 8))
@@ -224,6 +224,10 @@ def test_what_layers_take_and_would_save_by_hand():
     assert (three.saved_macs, three.saved_bytes) == (0, 0)
     assert three.obstacle == 'a 3x3 convolution is no matrix product'
     assert (linear.compact_bytes, linear.saved_macs, linear.obstacle) == (512, 64, '')
+    net = nn.Sequential(nn.Conv2d(4, 3, 1, bias=False), nn.Conv2d(3, 4, 3, padding=1), *net[2:])
+    masks = {'0.weight': torch.tensor([1, 1, 0]).bool().repeat(4, 1).T[..., None, None]}
+    # one of three is dead: 8 of 12 x 4 products, and 72 of 108 x 4
+    assert [row.narrow_macs for row in structures(net, (4, 2, 2), masks, signs=['0']).values()] == [32, 288, 128]
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,7 @@ def test_tensors_that_compete_lose_and_gain_by_hand():
     moves = Moves(net.parameters(), move_share=1.0, scope='global')
     moves.attach(net, drawn)
     # the first tensor's second weight and the second one's first are the last that leave of theirs, so they stay
-    net[0].weight.grad, net[1].weight.grad = torch.tensor([[3.0, -1.0, 8.0]]), torch.tensor([[9.0], [3.0]])
+    net[0].weight.grad, net[1].weight.grad = torch.tensor([[3.0, -1.0, 4.0]]), torch.tensor([[9.0], [3.0]])
     moves.step()
     assert [param.tolist() for param in net.parameters()] == [[[0.0, -0.5, 0.0]], [[1.0], [-1.0]]]
     assert moves_of(moves) == [1, 0]
