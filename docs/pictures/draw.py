@@ -32,7 +32,7 @@ def draw_small(page: str, zoo: str) -> Figure:
     """Accuracy over bytes of the networks up to 100 kB, those of the zoo's table included."""
     rows = [cells[:4] for cells in cells_of(page, '| network | density | size |')]
     own = [cells[:3] for cells in cells_of(zoo, '| file | bytes |')]
-    rows += [['networks of zoo/', file.strip('`').removesuffix('.pab'), size, text] for file, size, text in own]
+    rows += [[f'zoo/{file.strip("`").removesuffix(".pab")}', '', size, text] for file, size, text in own]
     rows = sorted((number(size.replace(',', '')), name, beside, float(text)) for name, beside, size, text in rows)
     series, names = {}, {}
     for size, name, beside, accuracy in rows:

@@ -346,7 +346,8 @@ def test_the_pictures_of_the_results_are_drawn_from_their_tables():
     small = script['draw_small'](page, script['ZOO'].read_text())
     points = {line.get_label(): line[0].get_xydata().tolist() for line in small.axes[0].containers}
     assert points['TopFlips, short budget'] == [[26400, 41.9], [33300, 54.5]]
-    assert len(points['networks of zoo/']) == len(list(script['ZOO'].parent.glob('*.pab')))
+    own = {f'zoo/{file.stem}': file.stat().st_size for file in script['ZOO'].parent.glob('*.pab')}
+    assert {name: points[name][0][0] for name in points if 'zoo/' in name} == own
     assert all(
         (docs / 'pictures' / f'{name}.png').is_file() and f'pictures/{name}.png' in page
         for name in [*figures, 'accuracy_up_to_100_kb']
