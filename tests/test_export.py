@@ -312,7 +312,7 @@ class Net(nn.Module):
 """
 
 
-@pytest.mark.parametrize('ending', ['.onnx', '.pt2'])
+@pytest.mark.parametrize('ending', [pytest.param('.onnx', marks=pytest.mark.slow), '.pt2'])
 def test_a_file_holds_no_image_no_path_and_no_source(tmp_path, ending):
     """So it is the same from two checkouts, whatever images check it."""
     contents = []

@@ -69,6 +69,7 @@ def test_both_kinds_are_one_config(both):
     check_config(lazy)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('untraced')
 def test_both_kinds_train_alike_and_serve_every_reader(both, tmp_path):
     ends = []

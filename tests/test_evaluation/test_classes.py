@@ -136,6 +136,7 @@ def one_rank(cfg):
     return metrics, results and (results.labels.tolist(), results.predictions.tolist())
 
 
+@pytest.mark.slow
 def test_two_uneven_ranks_have_each_sample_once_and_in_order():
     ended = run_ranks(2, one_rank, Config())
     assert [status for status, _ in ended] == [0, 0], ended

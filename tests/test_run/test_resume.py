@@ -67,7 +67,7 @@ def test_ten_kills_at_random_steps_change_nothing(tmp_path, uninterrupted):
     [
         (dict(), STEPS + 1),
         (dict(train_dataloader__num_workers=1, **MID_EPOCH), 19),
-        (dict(**MIXED, **MID_EPOCH), 17),
+        pytest.param(dict(**MIXED, **MID_EPOCH), 17, marks=pytest.mark.slow),
     ],
     ids=['right after an epoch', 'with workers', 'balanced and mixed'],
 )

@@ -46,7 +46,7 @@ def photos(photographs, tmp_path, monkeypatch) -> Path:
     'options',
     [
         pytest.param(['model.input_shape=(3,48,48)'], marks=pytest.mark.slow, id='colour'),
-        pytest.param([*GREY, *UNEQUAL], id='grey'),
+        pytest.param([*GREY, *UNEQUAL], marks=pytest.mark.slow, id='grey'),
     ],
 )
 def test_a_path_is_enough(photos, tool, monkeypatch, options):

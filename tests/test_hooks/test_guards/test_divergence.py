@@ -232,6 +232,7 @@ def test_a_resume_that_diverges_again_names_an_older_checkpoint(tmp_path):
     assert run_in_child(train, cfg)[1]['progress'] == (3, 30)
 
 
+@pytest.mark.slow
 def test_the_only_checkpoint_has_no_older_one(tmp_path):
     run_in_child(_plant, small_config(tmp_path), 13, _output)
     _, error = run_in_child(_plant, small_config(tmp_path, resume=True), 13, _output)

@@ -18,7 +18,11 @@ from tests.small_run import KillHook, run_in_child, run_ranks, small_config, tra
 
 @pytest.mark.parametrize(
     ('number', 'status', 'stage'),
-    [(signal.SIGINT, 130, 'in'), (signal.SIGTERM, 143, 'before'), (signal.SIGTERM, 143, 'after')],
+    [
+        (signal.SIGINT, 130, 'in'),
+        pytest.param(signal.SIGTERM, 143, 'before', marks=pytest.mark.slow),
+        (signal.SIGTERM, 143, 'after'),
+    ],
 )
 def test_a_signal_ends_the_run_after_the_step_with_nothing_lost(tmp_path, finished, number, status, stage):
     folder, step = tmp_path / 'run', 14
