@@ -61,7 +61,8 @@ def test_steps_are_the_same(network, kind):
         before = widths(small)
         part.enter([ways[1][1]])
         part.enter([ways[1][1]])
-        assert sum(a * b for a, b in widths(small).values()) < 0.85 * sum(a * b for a, b in before.values())
+        bound = 0.85 if network == 'PSG' else 0.8  # PSG sees channels that live and are not read
+        assert sum(a * b for a, b in widths(small).values()) < bound * sum(a * b for a, b in before.values())
         got = steps(*ways[1], 3, epoch)
         part.leave()
         part.leave()
