@@ -48,9 +48,8 @@ class Moves(TopFlips):
 
     The gradient of pruned weights has to be computed while move_share is above 0; it counts in the norm by which
     gradients are clipped. At 0 the optimizer is TopFlips; with scope 'global' it ranks the flips of all tensors as it
-    ranks moves. A cosine that brings
-    the share to 0 lets training settle. With too high a share weights leave before their places have shown their use,
-    with too low a share the mask stays that of the pruning.
+    ranks moves. A cosine that brings the share to 0 lets training settle. With too high a share weights leave before
+    their places have shown their use, with too low a share the mask stays that of the pruning.
 
     The optimizer needs the masks and the weights as drawn (:meth:`attach`); in a run of ``pab`` a hook hands them over.
     Every place of a tensor is ranked in each step; with scope 'global' a step copies all of them. The state is the
@@ -65,8 +64,8 @@ class Moves(TopFlips):
         flips_per_weight: also count the flips at every single place (int32, as large as the weights).
         lr: a factor on both shares, for schedulers that move a learning rate; >= 0, else ValueError.
         scope: where weights compete: 'local', in each tensor, or 'global', over all of the group, else ValueError.
-        per_channel: rank by evidence relative to that of the output channel (the first dimension); False ranks by
-            :math:`m_t \operatorname{sign}(w_{t-1})` and :math:`|m_t w_0|` themselves.
+        per_channel: True or False, else ValueError; rank by evidence relative to that of the output channel (the first
+            dimension), or by :math:`m_t \operatorname{sign}(w_{t-1})` and :math:`|m_t w_0|` themselves.
 
     Source: ours; the parts are those of docs/method.md.
 
@@ -108,12 +107,14 @@ class Moves(TopFlips):
         self.__dict__.setdefault('_places', {})  # a copy is attached to nothing
         for index in range(len(self.param_groups)):
             group = self.param_groups[index]  # may be of a state that was saved before there were these settings
-            group.setdefault('scope', 'local'), group.setdefault('per_channel', False)
+            group.setdefault('scope', 'local')
+            group.setdefault('per_channel', False)
             self._want_gradients(index)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, and ask for the gradients of their pruned weights."""
-        known_choice('Moves', 'scope', param_group.get('scope', self.defaults['scope']), SCOPES)
+        for name, known in (('scope', SCOPES), ('per_channel', (True, False))):
+            known_choice('Moves', name, param_group.get(name, self.defaults[name]), known)
         super().add_param_group(param_group)
         self._want_gradients(len(self.param_groups) - 1)
 
