@@ -74,12 +74,13 @@ def narrow(
         raise ValueError(
             f'narrow: the forward pass of {type(network).__name__} takes no smaller layers: {error}'
         ) from error
-    if not difference <= tolerance * float(expected.abs().max()):
-        reason = 'so its forward pass does something that its graph does not show; export it as it is'
-        if images.dtype in (torch.float16, torch.bfloat16):
-            reason = f'as sums in another order round in {images.dtype}; make it float() before, or raise tolerance'
+    largest = float(expected.abs().max())
+    if not difference <= tolerance * largest:
         raise ValueError(
-            f'narrow: the logits of the smaller {type(network).__name__} differ by {difference:.2g}, {reason}'
+            f'narrow: the logits of the smaller {type(network).__name__} differ by {difference:.2g}, tolerance is '
+            f'{tolerance:g} of {largest:.2g}. Either sums in another order round so much in {images.dtype}: then it '
+            'works on the network in a wider type, float() or double(), or with a larger tolerance. Or the forward '
+            'pass does something that its graph does not show: then export the network as it is'
         )
     return network
 

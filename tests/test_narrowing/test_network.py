@@ -187,7 +187,10 @@ def test_a_network_that_cannot_be_traced_is_refused():
 def test_narrow_types_and_networks_without_values():
     torch.manual_seed(0)
     network = kill(used(CIFARResNet(8, width=8)), 0.5)
-    with pytest.raises(ValueError, match=r'round in torch\.bfloat16; make it float\(\) before, or raise tolerance'):
+    with pytest.raises(
+        ValueError, match=r'round so much in torch\.bfloat16: then it works on the network in a wider type'
+    ):
         narrow(copy.deepcopy(network).bfloat16(), (3, 10, 10))
+    narrow(copy.deepcopy(network).double(), (3, 10, 10), tolerance=1e-12)
     with pytest.raises(ValueError, match='narrow: the network is on the meta device'):
         narrow(network.to('meta'), (3, 8, 8))
