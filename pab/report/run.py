@@ -109,10 +109,13 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
 
 
 def draw_run(record: Mapping[str, Any]) -> dict[str, Figure]:
-    """Draw the pictures of one run, by name; a picture without any value is left out."""
+    """Draw the pictures of one run, by name; a picture without any value is left out, and so is one of zeros alone
+    on a logarithmic scale, which does not show 0.
+    """
     layers, figures = record['layers'], {}
     for name, (title, unit, log, begins) in CURVES.items():
         lines = {key: line for key, line in record['series'].items() if key.startswith(begins) and line and line[0]}
+        lines = {key: line for key, line in lines.items() if not log or any(line[1])}
         if lines:
             figures[name] = draw_curves(title, unit, lines, log)
     if confusion := record.get('confusion'):
@@ -122,8 +125,8 @@ def draw_run(record: Mapping[str, Any]) -> dict[str, Figure]:
             told += f'; the {shown} of {confusion["of"]:,} classes with the lowest accuracy'
         figures['confusion'] = draw_confusion(f'Confusion: {told}', *(confusion[key] for key in CONFUSION_COUNTS))
     for name, (title, unit, log, key) in HEAT_MAPS.items():
-        if layers.get(key):
-            figures[name] = draw_by_layer(title, unit, layers[key], log)
+        if (rows := layers.get(key)) and (not log or any(map(any, rows.values()))):
+            figures[name] = draw_by_layer(title, unit, rows, log)
     if layers.get('density'):
         figures['density'] = draw_bars('Density by layer', 'kept / total', layers['density'])
     if record.get('seconds'):

@@ -98,6 +98,13 @@ def test_report_and_costs_know_of_moves(tmp_path, monkeypatch):
     assert sum(rate * kept[layer] * 10 for layer, row in rates.items() for rate in row) == pytest.approx(total)
     assert all(row[0] > row[1] > row[2] == 0 for row in rates.values())
     assert 'moves_by_layer' in draw_run(record)
+    for key in ('flip rate', 'share of flips of signs'):  # 0 has no place on a logarithmic scale
+        steps, values = record['series'][key]
+        record['series'][key] = steps, [0.0] * len(values)
+    record['layers']['flip rate'] = {layer: [0.0] * len(row) for layer, row in rates.items()}
+    pictures = draw_run(record)
+    assert not {'flips', 'flips_by_layer'} & set(pictures)
+    assert not any('flips' in line.get_label() for line in pictures['rates'].axes[0].lines)
     assert [name for name in record['series'] if 'moves' in name] == ['share of moves of signs']
     work = runner_hook(runner, 'CostHook').work
     # of 76 images in each of 3 epochs; conv1 9 x 6 weights at 36 places, conv2 6 times as many; the last without moves
