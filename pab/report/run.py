@@ -114,9 +114,9 @@ def draw_run(record: Mapping[str, Any]) -> dict[str, Figure]:
     """
     layers, figures = record['layers'], {}
     for name, (title, unit, log, begins) in CURVES.items():
-        lines = {key: line for key, line in record['series'].items() if key.startswith(begins) and line and line[0]}
-        lines = {key: line for key, line in lines.items() if not log or any(line[1])}
-        if lines:
+        if lines := {
+            key: line for key, line in record['series'].items() if key.startswith(begins) and _is_seen(line, log)
+        }:
             figures[name] = draw_curves(title, unit, lines, log)
     if confusion := record.get('confusion'):
         known = [key for key in CONFUSION_NUMBERS if confusion[key] is not None]
@@ -141,9 +141,14 @@ def compare_runs(records: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [[run, *(row.get(column, '') for column in columns)] for run, row in results.items()]
     pictures = {}
     for key, (unit, log, _) in COMPARED.items():
-        if lines := {run: record['series'][key] for run, record in records.items() if record['series'].get(key)}:
+        lines = {run: record['series'].get(key) for run, record in records.items()}
+        if lines := {run: line for run, line in lines.items() if _is_seen(line, log)}:
             pictures[key] = to_png(draw_curves(key.capitalize(), unit, lines, log))
     captions = {key: caption for key, (_, _, caption) in COMPARED.items()}
     texts = [(f'Settings of {run}', record['config']) for run, record in records.items()]
     subtitle = f'{len(records)} runs: ' + ', '.join(records)
     return render_page('Runs compared', subtitle, rows, pictures, captions, texts, columns=['run', *columns])
+
+
+def _is_seen(line: Sequence[Sequence] | None, log: bool) -> bool:
+    return bool(line and line[0]) and (not log or any(line[1]))
