@@ -327,6 +327,9 @@ class _Graph:
 def _trace(network: nn.Module, input_shape: tuple[int, ...], training: bool) -> torch.export.ExportedProgram:
     """The graph of a network, without operations that change a tensor in place."""
     copied = copy.deepcopy(network).cpu().float().train(training)
+    for layer in copied.modules():
+        if isinstance(layer, _BatchNorm) and layer.momentum is None:
+            layer.momentum = 0.1  # the graph is the same, and an average over all batches divides by a counter
     try:
         with exact_gradients(copied), torch.random.fork_rng(devices=[]):
             example = torch.zeros(2, *input_shape)

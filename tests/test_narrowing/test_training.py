@@ -213,3 +213,11 @@ def test_a_mask_that_changes_is_refused():
     with pytest.raises(ValueError, match='has changed'):
         part.leave()
     assert widths(network) == before
+
+
+def test_a_batch_norm_that_averages_over_all_batches():
+    network = nn.Sequential(nn.Conv2d(3, 5, 1, bias=False), nn.BatchNorm2d(5, momentum=None), nn.Conv2d(5, 2, 1))
+    masks = {'2.weight': torch.ones(2, 5, 1, 1, dtype=torch.bool)}
+    masks['2.weight'][:, 1:3] = False
+    assert find_cuts(network, (3, 4, 4), masks)['1'].outputs.tolist() == [0, 3, 4]
+    assert network[1].momentum is None
