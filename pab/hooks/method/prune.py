@@ -3,9 +3,10 @@
 from fractions import Fraction
 
 from mmengine.model import is_model_wrapper
+from torch import nn
 
 from ...checks import check_ints
-from ...costs.count import count_layers
+from ...costs.count import LayerCost, count_layers
 from ...costs.narrow import cut_sizes, describe_narrowing
 from ...narrowing import TrainedPart, find_cuts
 from ...pruners import get_masks
@@ -69,6 +70,8 @@ class PruneHook(PruningHook):
         others += [type(runner.model).__name__] if is_model_wrapper(runner.model) else []
         if others:
             raise ValueError(f'PruneHook: narrow=True does not go with {", ".join(others)}; set narrow=False')
+        if self.epoch:  # one that cannot be followed is found out before work is lost
+            find_cuts(runner.network, self.data.input_shape(runner), get_masks(runner.network))
 
     def before_train_iter(self, runner: PabRunner, batch_idx: int, data_batch=None) -> None:
         """Leave out the channels that nothing reads, once the last shot is over."""
@@ -77,9 +80,11 @@ class PruneHook(PruningHook):
         if self._part is None:
             network, shape = runner.network, self.data.input_shape(runner)
             cuts = find_cuts(network, shape, get_masks(network))
-            layers = count_layers(network, shape)
+            layers = _count(network, shape, 'does not run on the meta device, which counts its layers')
             runner.logger.info(f'Narrow training: {describe_narrowing(layers, cut_sizes(layers, cuts))}')
             self._part = TrainedPart(network, cuts)
+            self._part.enter(runner.optimizers)
+            _count(network, shape, 'takes no smaller layers in its forward pass')
         self._part.enter(runner.optimizers)
 
     def _leave(self, runner: PabRunner, *_args, **_kwargs) -> None:
@@ -87,3 +92,13 @@ class PruneHook(PruningHook):
             self._part.leave()
 
     before_checkpoint = after_train_epoch = before_val_epoch = after_exit = _leave
+
+
+def _count(network: nn.Module, shape: tuple[int, ...], problem: str) -> list[LayerCost]:
+    """Count the layers of a network; a ValueError with the problem where its forward pass does not run."""
+    try:
+        return count_layers(network, shape)
+    except Exception as error:  # a forward pass can do anything
+        raise ValueError(
+            f'PruneHook: narrow=True: {type(network).__name__} {problem}: {error}; set narrow=False'
+        ) from error

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from pab.pruners import get_masks
+from pab.registry import MODELS
 from pab.run import PabRunner
-from tests.small_run import final_state
+from tests.small_run import TinyNet, final_state, small_config
 
 
 @pytest.fixture
@@ -28,7 +29,9 @@ def trained(cfg):
     """The runner behind its training, its losses, and the sizes of a layer at its steps and in its validations."""
     runner, sizes = PabRunner.from_cfg(cfg), set()
     layer = runner.network.layer3[0].conv1
-    layer.register_forward_hook(lambda layer, _, out: sizes.add((layer.training, out.shape[1])))
+    layer.register_forward_hook(
+        lambda layer, _, out: None if out.is_meta else sizes.add((layer.training, out.shape[1]))
+    )
     runner.train()
     return runner, runner.message_hub.get_scalar('train/loss').data[0], sizes
 
@@ -65,3 +68,42 @@ def test_what_needs_all_channels_is_refused(config):
     cfg.custom_hooks = [dict(type='EMAHook')]
     with pytest.raises(ValueError, match='narrow=True does not go with EMAHook; set narrow=False'):
         PabRunner.from_cfg(cfg).train()
+
+
+@MODELS.register_module()
+class Sized(TinyNet):
+    """Its forward pass has the number of channels in it, or a tensor of the CPU, or a branch that no trace follows."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+
+    def forward(self, images):
+        if self.way == 'branch' and images.sum() > 1e9:
+            return images
+        out = torch.relu(self.bn1(self.conv1(images)))
+        if self.way == 'number':
+            out = out.reshape(-1, 6, 6, 6)
+        if self.way == 'device':
+            out = out * torch.ones(6)
+        return self.linear(torch.relu(self.conv2(out)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    'way, epoch, told',
+    [
+        ('number', 0, 'Sized takes no smaller layers in its forward pass'),
+        ('device', 0, 'Sized does not run on the meta device'),
+        ('branch', 1, 'narrow: torch.export cannot follow Sized'),
+    ],
+)
+def test_a_forward_pass_that_does_not_go_with_it_is_refused_in_one_line(tmp_path, way, epoch, told):
+    cfg = small_config(tmp_path, model__network=dict(_delete_=True, type='Sized', way=way), model__converter=None)
+    cfg.default_hooks.prune.update(
+        narrow=True, epoch=epoch, shots=1, pruner=dict(type='SynFlow', density=0.05, rounds=3)
+    )
+    runner = PabRunner.from_cfg(cfg)
+    with pytest.raises(ValueError, match=told):
+        runner.train()
+    assert runner.iter == 0
+    assert runner.network.conv2.weight.shape == (6, 6, 3, 3)
