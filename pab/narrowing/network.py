@@ -1,6 +1,7 @@
 """A smaller ordinary network with the logits of a pruned one."""
 
 import copy
+from numbers import Real
 
 import torch
 from torch import nn
@@ -51,14 +52,16 @@ def narrow(
             kernels of onnxruntime 1.32 take multiples of 4 (docs/performance.md). 1 keeps only what is needed.
 
     Raises:
-        ValueError: multiple is no int above 0; the network has no values; torch.export cannot follow it, its forward
-            pass does not take smaller layers, or a logit differs.
+        ValueError: multiple is no int above 0, or tolerance no number of 0 or more; the network has no values;
+            torch.export cannot follow it, its forward pass does not take smaller layers, or a logit differs.
 
     Example:
         >>> small = pab.narrow(network)
         >>> torch.onnx.export(small, ...)
     """
     check_ints('narrow', multiple=multiple)
+    if not (isinstance(tolerance, Real) and tolerance >= 0):
+        raise ValueError(f'narrow: tolerance must be 0 or more, got {tolerance!r}')
     if any(param.is_meta for param in network_of(model).parameters()):
         raise ValueError('narrow: the network is on the meta device, without values; load its weights before')
     network = plain_copy(model)

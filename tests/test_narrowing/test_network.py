@@ -186,6 +186,9 @@ def test_a_network_that_cannot_be_traced_is_refused():
 
 def test_narrow_types_and_networks_without_values():
     torch.manual_seed(0)
+    for wrong in ('x', -1, float('nan')):
+        with pytest.raises(ValueError, match='narrow: tolerance must be 0 or more, got'):
+            narrow(CIFARResNet(8), tolerance=wrong)
     network = kill(used(CIFARResNet(8, width=8)), 0.5)
     with pytest.raises(
         ValueError, match=r'round so much in torch\.bfloat16: then it works on the network in a wider type'
