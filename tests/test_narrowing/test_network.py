@@ -115,7 +115,7 @@ def test_what_only_feeds_itself_goes():
     assert found['layer2.0.shortcut.0'] == (8, 2)
 
 
-@pytest.mark.parametrize('share, multiple', [(0.4, 4), (0.8, 3)])
+@pytest.mark.parametrize('share, multiple', [pytest.param(0.4, 4, marks=pytest.mark.slow), (0.8, 3)])
 def test_multiples_of_channels(share, multiple):
     """What is kept without need reads channels that are gone; the logits do not see it."""
     torch.manual_seed(0)

@@ -131,7 +131,10 @@ def test_no_more_move_than_have_evidence_against_them_and_a_gradient_for_them():
     assert moves_of(moves) == [1]
 
 
-@pytest.mark.parametrize(('share', 'layout'), [(0.02, torch.channels_last), (0.0004, torch.contiguous_format)])
+@pytest.mark.parametrize(
+    ('share', 'layout'),
+    [pytest.param(0.02, torch.contiguous_format, marks=pytest.mark.slow), (0.0004, torch.channels_last)],
+)
 def test_every_count_is_exact_and_every_magnitude_the_one_drawn(share, layout):
     net, moves, drawn = trained(steps=0, move_share=share, flip_share=0.02, adaptivity_rate=0.5, layout=layout)
     kept = {name: int(mask.sum()) for name, mask in get_masks(net).items()}

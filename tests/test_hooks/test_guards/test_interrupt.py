@@ -287,6 +287,7 @@ def test_processes_stop_at_the_same_step_whichever_is_told(told, name):
     assert torch.load(folder / _folder(name) / 'interrupted.pth')['meta']['iter'] in SCENARIOS[name].allowed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [name for name, scenario in SCENARIOS.items() if scenario.workers])
 def test_a_job_whose_workers_were_told_resumes_exactly(told, name):
     for ends in told[1]:
