@@ -121,8 +121,13 @@ def run(args: argparse.Namespace) -> None:
         text = str(value)
         print(f'  {key:<12} {text if len(text) < 200 else text[:200] + " ..."}')
     if small is not None:
-        told = compare_networks(plain_copy(model.network), small, tuple(images.shape[1:]))
-        print('\n'.join(f'  {key:<12} {line}' for key, line in zip(('narrow', '', ''), told.splitlines(), strict=True)))
+        try:
+            told = compare_networks(plain_copy(model.network), small, tuple(images.shape[1:])).splitlines()
+        except Exception as error:  # the file is written, and a forward pass can do anything
+            problem = (str(error).splitlines() or [type(error).__name__])[0]
+            told = [f'not counted, as the network does not run on the meta device: {problem}']
+        for key, line in zip(['narrow'] + [''] * len(told), told, strict=False):
+            print(f'  {key:<12} {line}')
     before, left = result.batch_norms
     if args.fold_batch_norm:
         why = '; the others do not follow a convolution that only they read' if left else ''

@@ -216,3 +216,17 @@ def test_narrow(export_tool, checkpoint, tmp_path, monkeypatch):
     images = torch.randn(5, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(run_file(out, images), model(images), rtol=0, atol=1e-4)
+
+
+def test_narrow_of_a_network_whose_layers_cannot_be_counted(export_tool, checkpoint, tmp_path, monkeypatch):
+    file, _ = checkpoint
+
+    def forward(self, images, plain=CIFARResNet.forward):
+        return plain(self, images * torch.ones(3, 1, 1))  # of the CPU
+
+    monkeypatch.setattr(CIFARResNet, 'forward', forward)
+    monkeypatch.setenv('PAB_DATA', str(tmp_path / 'nothing'))
+    out = tmp_path / 'net.pt2'
+    printed, status = export_tool(file, out, '--config', R20, '--format', 'torch', '--narrow', '--cfg-options', *SMALL)
+    assert (status, out.is_file()) == (0, True), status
+    assert 'narrow       not counted, as the network does not run on the meta device: ' in printed
